@@ -1,0 +1,96 @@
+"""The state of a transform as `optimizer.state` holds it: a flat dict of tensors per parameter, under torch's names."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import optree
+import torch
+from torch import Tensor
+
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.rename import Renamed
+from functional_optim.hparams import HParams, PerLeaf, one_or_each
+from functional_optim.lifting import Leafwise
+from functional_optim.transform import Transform
+
+Key: TypeAlias = Any
+Params: TypeAlias = Mapping[Key, Tensor]
+Flat: TypeAlias = dict[str, Any]
+
+
+class Layout:
+    """The way between the nested state of a transform and one flat dict per parameter.
+
+    A value of the nested state is one of three kinds: a tree like the parameters, of which each parameter keeps its leaf; the
+    step count of a rule, which each parameter keeps for itself; or a value shared by all parameters, of which each keeps a
+    copy. It is called by the last key of its path, or by the whole dotted path where that name is taken.
+    """
+
+    def __init__(self, transform: Transform, params: Params, hparams: HParams) -> None:
+        self.transform = transform
+        state = transform.init_state(params, hparams)
+        accessors, values, self.spec = optree.tree_flatten_with_accessor(state, lambda x: _is_tree_like(params, x))
+        paths = [tuple(map(str, accessor.path)) for accessor in accessors]
+        counts = set(_counts(transform, ()))
+        self.kinds = [
+            "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
+            for path, value in zip(paths, values, strict=True)
+        ]
+        self.names: list[str] = []
+        for path in paths:
+            self.names.append(".".join(path) if path[-1] in self.names else path[-1])
+
+    def start(self, params: Params, hparams: HParams, states: Mapping[Key, Flat], counts_on_host: bool) -> None:
+        """Give every state the slots that it lacks; a new parameter lacks all of them.
+
+        A count that a foreign checkpoint lacks (torch's SGD keeps none) is that of `step`, or else 1: the first step is over.
+        """
+        fresh: list[Any] = self.spec.flatten_up_to(self.transform.init_state(params, hparams))
+        for key, state in states.items():
+            begun = any(state.get(name) is not None for name in self.names)
+            for name, kind, value in zip(self.names, self.kinds, fresh, strict=True):
+                if state.get(name) is not None:
+                    continue
+                if kind == "count":
+                    device = None if counts_on_host else params[key].device
+                    state[name] = torch.tensor(float(state.get("step", begun)), dtype=torch.float32, device=device)
+                else:
+                    state[name] = value[key] if kind == "leaf" else value.clone()
+
+    def read(self, states: Mapping[Key, Flat], counts_on_host: bool) -> Any:
+        """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels."""
+        values = []
+        for name, kind in zip(self.names, self.kinds, strict=True):
+            each = {key: state[name] for key, state in states.items()}
+            if kind == "count":
+                values.append(one_or_each({key: int(count) for key, count in each.items()} if counts_on_host else each))
+            else:
+                values.append(each if kind == "leaf" else next(iter(each.values())))
+        return optree.tree_unflatten(self.spec, values)
+
+    def write(self, nested: Any, states: Mapping[Key, Flat]) -> None:
+        """Write a nested state into the tensors of the flat ones, in place."""
+        for name, kind, value in zip(self.names, self.kinds, self.spec.flatten_up_to(nested), strict=True):
+            each = value.tree if isinstance(value, PerLeaf) else value
+            for key, state in states.items():
+                new = each[key] if kind == "leaf" or isinstance(value, PerLeaf) else each
+                if isinstance(new, Tensor):
+                    state[name].copy_(new)
+                else:
+                    state[name].fill_(new)
+
+
+def _is_tree_like(params: Params, value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == params.keys()
+
+
+def _counts(transform: Transform, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The paths of all step counts that rules keep."""
+    match transform.form:
+        case Leafwise(counts=True):
+            yield (*path, "step")
+        case Renamed(inner=inner):
+            yield from _counts(inner, path)
+        case Chained(links=links):
+            for name, link in links.items():
+                yield from _counts(link, (*path, name))

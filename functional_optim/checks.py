@@ -1,0 +1,62 @@
+"""What every gradient tree must satisfy before a transform sees it: checked on structure, shape and dtype, never on values."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.trees import Tree
+
+
+def check_params(params: Tree) -> None:
+    """Raise TypeError unless every leaf is a tensor or `None`."""
+    for i, leaf in enumerate(trees.leaves(params)):
+        if leaf is not None and not isinstance(leaf, Tensor):
+            where = trees.paths(params, "params")[i]
+            raise TypeError(f"{where} is a {type(leaf).__name__}: parameters are tensors. {_module_advice(leaf)}".rstrip())
+
+
+def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
+    """Raise unless `grads` are dense real or complex tensors (or `None`), shaped like `params` where those are given.
+
+    Raises:
+        TypeError: a leaf is not a tensor, is of an integer dtype, or is sparse.
+        ValueError: the trees have different structures, or two leaves different shapes.
+    """
+    leaves, spec = trees.flatten(grads)
+    for i, g in enumerate(leaves):
+        problem = _problem(g)
+        if problem:
+            raise TypeError(f"{trees.paths(grads, name)[i]} {problem}")
+    if params is None:
+        return
+    for i, (g, p) in enumerate(zip(leaves, trees.leaves_like(params, grads, spec, "params", name), strict=True)):
+        if g is None:
+            continue
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{trees.paths(params, 'params')[i]} is {p!r}, but has a gradient: expected a tensor.")
+        if g.shape != p.shape:
+            raise ValueError(
+                f"{trees.paths(grads, name)[i]} has shape {tuple(g.shape)}, its parameter {tuple(p.shape)}: they must agree."
+            )
+        if g.is_complex() != p.is_complex():
+            raise TypeError(
+                f"{trees.paths(grads, name)[i]} is {g.dtype}, its parameter {p.dtype}: both must be real or both complex."
+            )
+
+
+def _problem(g: Any) -> str:
+    if g is None:
+        return ""
+    if not isinstance(g, Tensor):
+        return f"is a {type(g).__name__}: a gradient is a tensor, or None for none."
+    if g.layout != torch.strided:
+        return f"is sparse ({g.layout}): gradients must be dense. Call .to_dense(), or embed with sparse=False."
+    if not (g.is_floating_point() or g.is_complex()):
+        return f"is {g.dtype}: gradients are floating point or complex. Give parameters that are not trained the gradient None."
+    return ""
+
+
+def _module_advice(leaf: Any) -> str:
+    return "For a module, pass dict(module.named_parameters())." if hasattr(leaf, "named_parameters") else ""

@@ -1,0 +1,69 @@
+"""`chain`: one transform after another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functional_optim.hparams import HParams, merge
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Chained:
+    """The form of a chain: its links by name, in order."""
+
+    links: Mapping[str, Transform]
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """Each link's state under its name."""
+        return {name: link.init_fn(params, link.select(hp)) for name, link in self.links.items()}
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """Each link in turn on what the one before it returned."""
+        if not isinstance(state, Mapping) or set(state) != set(self.links):
+            found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+            raise ValueError(
+                f"the state of this chain holds one entry per link, {list(self.links)}, but got {found}: "
+                "pass what init_state or the last update of this very chain returned."
+            )
+        new_state = {}
+        for name, link in self.links.items():
+            updates, new_state[name] = link.update_fn(updates, state[name], params, link.select(hp), **extra)
+        return updates, new_state
+
+
+def chain(*transforms: Transform, name: str = "chain") -> Transform:
+    """One transform after another: each gets the updates that the one before it returned.
+
+    The hyper-parameters of the links are merged into one flat mapping; links that share a name (`lr`) share its value. The
+    state is a dict keyed by the links' names, a second `scale_by_adam` being `"scale_by_adam_1"`. `chain()` is the
+    identity.
+
+    Args:
+        transforms: the links, first to last.
+        name: what errors, and the state of a chain around this one, call it.
+
+    Raises:
+        TypeError: a link is not a `Transform` (often a constructor that was not called).
+        ValueError: two links give one hyper-parameter different defaults; tell them apart with `rename_hparams`.
+
+    >>> from functional_optim import clip_by_global_norm, scale_by_learning_rate
+    >>> chain(clip_by_global_norm(max_norm=0.5), scale_by_learning_rate())
+    chain(clip_by_global_norm(max_norm=0.5), scale_by_learning_rate(lr=0.001))
+
+    As `optax.chain`, whose state is a tuple.
+    """
+    links: dict[str, Transform] = {}
+    for i, transform in enumerate(transforms):
+        if not isinstance(transform, Transform):
+            called = f": call it, {transform.__name__}()" if callable(transform) and hasattr(transform, "__name__") else ""
+            raise TypeError(f"link {i} of {name} is {transform!r}, not a Transform{called}.")
+        links[_free_name(transform.name, links)] = transform
+    form = Chained(links)
+    return Transform(form.init, form.update, merge({key: link.declared for key, link in links.items()}), name, form)
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    candidates = (name if i == 0 else f"{name}_{i}" for i in range(len(taken) + 1))
+    return next(candidate for candidate in candidates if candidate not in taken)

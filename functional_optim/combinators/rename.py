@@ -1,0 +1,49 @@
+"""`rename_hparams`: the same transform under other names for its hyper-parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functional_optim.hparams import HParams, unknown
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Renamed:
+    """The form of a renamed transform: what is inside, and outer name by inner name."""
+
+    inner: Transform
+    outer: Mapping[str, str]
+
+    def inner_hparams(self, hp: HParams) -> dict[str, Any]:
+        """The hyper-parameters under the names that the inner transform knows."""
+        return {name: hp[self.outer.get(name, name)] for name in self.inner.declared}
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The inner state, unchanged."""
+        return self.inner.init_fn(params, self.inner_hparams(hp))
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The inner update."""
+        return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
+
+
+def rename_hparams(transform: Transform, **names: str) -> Transform:
+    """The same transform with some of its hyper-parameters called otherwise: `rename_hparams(link, eps="clip_eps")`.
+
+    Raises:
+        ValueError: the transform has no such hyper-parameter, or two would get one name.
+
+    >>> from functional_optim import scale_by_adam
+    >>> rename_hparams(scale_by_adam(), eps="adam_eps").hparams
+    {'betas': (0.9, 0.999), 'adam_eps': 1e-08}
+    """
+    for name in names:
+        if name not in transform.declared:
+            raise ValueError(unknown(name, transform.declared, transform.name))
+    declared = {names.get(name, name): hparam for name, hparam in transform.declared.items()}
+    if len(declared) != len(transform.declared):
+        raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")
+    form = Renamed(transform, names)
+    return Transform(form.init, form.update, declared, transform.name, form)

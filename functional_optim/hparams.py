@@ -1,0 +1,180 @@
+"""Hyper-parameters: flat mappings of names to numbers; declared, merged, renamed and validated here.
+
+A value is a Python number, a () tensor, or a pair of those (`betas`). Python numbers are checked against the declared
+range; tensors are never read, so they can be batched, differentiated and traced.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.trees import IsLeaf, Spec, Tree
+
+HParams: TypeAlias = Mapping[str, Any]
+
+ANY = "(-inf, inf)"
+NON_NEGATIVE = "[0, inf)"
+POSITIVE = "(0, inf]"
+FRACTION = "[0, 1)"
+
+
+@dataclass(frozen=True)
+class Hparam:
+    """A declared hyper-parameter: its default and the interval its Python values must lie in.
+
+    Args:
+        default: a number, or a tuple of numbers.
+        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's.
+
+    >>> Hparam(0.9, "[0, 1)")
+    Hparam(default=0.9, range='[0, 1)')
+    """
+
+    default: Any
+    range: str = ANY
+
+
+@dataclass(frozen=True)
+class PerLeaf:
+    """One value of a hyper-parameter for each leaf, in a tree with the structure of the parameters.
+
+    `{"lr": PerLeaf({"w": 0.1, "b": 0.01})}` gives each parameter a learning rate of its own; a pair such as `betas`
+    is itself the leaf: `PerLeaf({"w": (0.9, 0.999), "b": (0.8, 0.99)})`. Parameter groups behind the adapter are this.
+    """
+
+    tree: Tree
+
+    def values(self, spec: Spec) -> list[Any]:
+        """The value of each leaf, in the order of `spec`."""
+        return spec.flatten_up_to(self.tree)
+
+
+def declare(hparams: HParams) -> dict[str, Hparam]:
+    """Declared hyper-parameters from a mapping whose values are `Hparam`s or bare defaults."""
+    declared = {name: value if isinstance(value, Hparam) else Hparam(value) for name, value in hparams.items()}
+    for name, hparam in declared.items():
+        if name == "step":
+            raise ValueError("a hyper-parameter can't be called 'step': that is the count of updates, kept in the state.")
+        _validate(name, hparam.default, hparam)
+    return declared
+
+
+def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) -> dict[str, Any]:
+    """The given values, validated, and the defaults of the rest.
+
+    Raises:
+        ValueError: an unknown name, or a Python number out of its range.
+        TypeError: a value that is neither a number nor a tensor.
+    """
+    given = {} if given is None else given
+    for name in given:
+        if name not in declared:
+            raise ValueError(unknown(name, declared, owner))
+        _validate(name, given[name], declared[name])
+    return {name: given.get(name, hparam.default) for name, hparam in declared.items()}
+
+
+def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:
+    """The message for a name that `owner` does not know."""
+    close = difflib.get_close_matches(name, accepted, n=1)
+    advice = f" Did you mean {close[0]!r}?" if close else ""
+    names = ", ".join(map(repr, accepted)) if accepted else "none"
+    return f"{owner} has no hyper-parameter {name!r}; it accepts: {names}.{advice}"
+
+
+def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
+    """The union of several links' declarations; a name they share must have one default."""
+    merged: dict[str, Hparam] = {}
+    owner: dict[str, str] = {}
+    for link, declared in named.items():
+        for name, hparam in declared.items():
+            if name in merged and merged[name].default != hparam.default:
+                raise ValueError(
+                    f"{owner[name]} and {link} both have a hyper-parameter {name!r}, with different defaults "
+                    f"({merged[name].default} and {hparam.default}). Give them one default, or tell them apart with "
+                    f'rename_hparams({link}, {name}="{link}_{name}").'
+                )
+            merged.setdefault(name, hparam)
+            owner.setdefault(name, link)
+    return merged
+
+
+def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
+    """The hyper-parameters and the step that hold for each leaf; leaves with the same values share one pair."""
+    scalars = {"step": t, **hp}
+    per_leaf = {name: value.values(spec) for name, value in scalars.items() if isinstance(value, PerLeaf)}
+    if not per_leaf:
+        return [(hp, t)] * spec.num_leaves
+    distinct: dict[tuple[Any, ...], tuple[HParams, Any]] = {}
+    pairs = []
+    for values in zip(*per_leaf.values(), strict=True):
+        own = {**scalars, **dict(zip(per_leaf, values, strict=True))}
+        pairs.append(distinct.setdefault(tuple(map(_identity, values)), ({name: own[name] for name in hp}, own["step"])))
+    return pairs
+
+
+def one_or_each(values: Mapping[Any, Any]) -> Any:
+    """The value itself where all leaves have the same one, else a `PerLeaf`: the reverse of `spread`."""
+    distinct = {_identity(value) for value in values.values()}
+    return next(iter(values.values())) if len(distinct) == 1 else PerLeaf(dict(values))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_identity, value))
+    return id(value) if isinstance(value, Tensor) else value
+
+
+def _validate(name: str, value: Any, hparam: Hparam) -> None:
+    is_pair = isinstance(hparam.default, tuple)
+    for where, each in _values(name, value, _is_sequence if is_pair else None):
+        if not is_pair:
+            _validate_number(where, each, hparam.range)
+        elif not _is_sequence(each) or len(each) != len(hparam.default):
+            raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
+        else:
+            for i in range(len(each)):
+                _validate_number(f"{where}[{i}]", each[i], hparam.range)
+
+
+def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:
+    """The value itself, or each of a `PerLeaf`'s with the path to it."""
+    if not isinstance(value, PerLeaf):
+        return [(name, value)]
+    return zip(trees.paths(value.tree, name, is_leaf), trees.leaves(value.tree, is_leaf), strict=True)
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether this is a tuple or list of numbers or () tensors, or a tensor that can be unpacked into such."""
+    if isinstance(value, Tensor):
+        return value.ndim == 1
+    return isinstance(value, tuple | list) and all(isinstance(entry, int | float | Tensor) for entry in value)
+
+
+def _validate_number(where: str, value: Any, interval: str) -> None:
+    if isinstance(value, Tensor):
+        if value.ndim != 0:
+            raise TypeError(
+                f"{where} is a tensor of shape {tuple(value.shape)}: a hyper-parameter is a number or a () tensor. "
+                "To try several values at once, map over them with torch.vmap; for one value per parameter, use PerLeaf."
+            )
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{where} = {value!r} is a {type(value).__name__}: expected a number or a () tensor.")
+    elif not contains(interval, value):
+        raise ValueError(f"{where} = {value} is outside {interval}.")
+
+
+def contains(interval: str, x: float) -> bool:
+    """Whether x lies in an interval such as `"[0, 1)"`; NaN lies in none.
+
+    >>> contains("[0, 1)", 0.0), contains("[0, 1)", 1.0), contains("(-inf, inf)", float("nan"))
+    (True, False, False)
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = x >= low if interval[0] == "[" else x > low
+    below = x <= high if interval[-1] == "]" else x < high
+    return above and below

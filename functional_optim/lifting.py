@@ -1,0 +1,165 @@
+"""Lifting: a rule for one tensor, mapped over the leaves of a tree.
+
+This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, and the step count; rules know
+nothing of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.hparams import HParams, PerLeaf, spread
+from functional_optim.trees import Spec, Tree
+
+Rule: TypeAlias = Callable[..., Any]
+SlotInit: TypeAlias = Callable[[Tensor, HParams], Tensor]
+Reduction: TypeAlias = Callable[..., Any]
+
+
+def zeros(p: Tensor, hp: HParams) -> Tensor:
+    """A slot's usual start: zeros like the parameter."""
+    del hp
+    return torch.zeros_like(p, requires_grad=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Leafwise:
+    """A transform that is a rule for one tensor, applied to every leaf.
+
+    Attributes:
+        name: of the transform.
+        scalars: `(hp[, t][, reduced], **options) -> rule`; `rule(g, p, *slots) -> (update, *slots)`, or the bare update.
+        slots: how each slot of a leaf starts.
+        counts: whether `scalars` takes the step `t`, so that the state holds a () count.
+        reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
+        elementwise: whether the rule treats every element alike, so that an engine may flatten, pack and fuse it.
+        options: the constructor's static choices.
+        state_dtype: the slots' dtype where it is not the parameter's.
+        recipe: the constructor and its arguments, from which a pickle is rebuilt.
+    """
+
+    name: str
+    scalars: Callable[..., Rule]
+    slots: Mapping[str, SlotInit]
+    counts: bool
+    reduce: Reduction | None
+    elementwise: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    state_dtype: torch.dtype | None = None
+    recipe: tuple[Callable[..., Any], Mapping[str, Any]] = (dict, {})
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The first state: `step` 0, and every slot at its start."""
+        leaves, spec = trees.flatten(params)
+        scalars = spread(hp, None, spec)
+        state = {"step": _count(leaves)} if self.counts else {}
+        for name, start in self.slots.items():
+            state[name] = trees.unflatten(
+                spec,
+                [None if p is None else self._stored(start(p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+            )
+        return state
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
+        del extra
+        u, spec = trees.flatten(updates)
+        p = [None] * len(u) if params is None else trees.leaves(params)
+        slots = self._slot_leaves(state, updates, spec)
+        t = _advanced(state["step"]) if self.counts else None
+
+        work = {
+            i: [self._opened(x) for x in (u[i], p[i], *(slot[i] for slot in slots))] for i in range(len(u)) if u[i] is not None
+        }
+        reduced = self._reduced(list(work.values()))
+        scalars = spread(hp, t, spec)
+        rules: dict[int, Rule] = {}
+        for i, arguments in work.items():
+            key = id(scalars[i])
+            if key not in rules:
+                rules[key] = self.rule(*scalars[i], reduced)
+            u[i], *new = self._stepped(rules[key], arguments, (u[i], *(slot[i] for slot in slots)))
+            for slot, value in zip(slots, new, strict=True):
+                slot[i] = value
+
+        new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
+        return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+    def rule(self, hp: HParams, t: Any, reduced: Any) -> Rule:
+        """The rule for one tensor under these scalars."""
+        arguments = [hp, *([t] if self.counts else []), *([reduced] if self.reduce else [])]
+        return self.scalars(*arguments, **self.options)
+
+    def _reduced(self, work: Sequence[Sequence[Any]]) -> Any:
+        """The whole-tree quantities that the rule asks for: global quantities first, leaves second."""
+        if self.reduce is None:
+            return None
+        columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
+        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=True)))
+
+    def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
+        """The rule's outputs for one leaf, each in the form that its input was stored in."""
+        try:
+            outputs = rule(*arguments)
+        except (TypeError, AttributeError) as error:
+            if arguments[1] is None:
+                raise ValueError(
+                    f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
+                ) from error
+            raise
+        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        if len(outputs) != len(stored):
+            raise ValueError(
+                f"the rule of {self.name} returned {len(outputs)} values: expected the update and its slots {tuple(self.slots)}."
+            )
+        return [_closed(new, old) for new, old in zip(outputs, stored, strict=True)]
+
+    def _slot_leaves(self, state: Tree, updates: Tree, spec: Spec) -> list[list[Any]]:
+        expected = {"step", *self.slots} if self.counts else set(self.slots)
+        if not isinstance(state, Mapping) or set(state) != expected:
+            found = sorted(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+            raise ValueError(
+                f"the state of {self.name} holds {sorted(expected)}, but got {found}: pass what init_state or the last update of "
+                "this very transform returned."
+            )
+        return [trees.leaves_like(state[name], updates, spec, f"state[{name!r}]", "grads") for name in self.slots]
+
+    def _opened(self, x: Tensor | None) -> Tensor | None:
+        """What the rule sees: at least float32, and complex numbers as pairs of reals."""
+        if x is not None and x.is_complex():
+            if not self.elementwise:
+                raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
+            x = torch.view_as_real(x)
+        return widened(x)
+
+    def _stored(self, slot: Tensor) -> Tensor:
+        return slot if self.state_dtype is None else slot.to(self.state_dtype)
+
+    def __reduce__(self) -> Any:
+        return (_rebuild, self.recipe)
+
+
+def widened(x: Tensor | None) -> Tensor | None:
+    """A tensor in at least float32, the precision that every rule computes in."""
+    return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _closed(new: Tensor, stored: Tensor) -> Tensor:
+    return (torch.view_as_complex(new) if stored.is_complex() else new).to(stored.dtype)
+
+
+def _count(leaves: Sequence[Tensor | None]) -> Tensor:
+    device = next((p.device for p in leaves if p is not None), None)
+    return torch.zeros((), dtype=torch.int64, device=device)
+
+
+def _advanced(step: Any) -> Any:
+    return PerLeaf(trees.map_leaves(lambda count: count + 1, step.tree)) if isinstance(step, PerLeaf) else step + 1
+
+
+def _rebuild(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> Leafwise:
+    return constructor(**arguments).form

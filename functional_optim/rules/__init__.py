@@ -1,0 +1,1 @@
+"""One algorithm per file, each with its paper's pseudocode on top."""

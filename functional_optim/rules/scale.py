@@ -1,0 +1,63 @@
+"""Scaling of updates: by a factor, by a schedule, and by minus the learning rate.
+
+u ← c u        u ← s(t − 1) u        u ← −η u
+"""
+
+from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
+from functional_optim.transform import elementwise
+
+
+@elementwise(hparams={"factor": Hparam(1.0, ANY)})
+def scale(hp):
+    """Multiply updates by `factor`, any finite number. As `optax.scale(step_size)`."""
+
+    def rule(u, p):
+        return hp["factor"] * u
+
+    return rule
+
+
+@elementwise()
+def scale_by_schedule(hp, t, *, schedule):
+    """Multiply updates by `schedule(step)`, where the first update sees step 0.
+
+    The schedule is a factor beside the learning rate, not in its place: `lr` stays a hyper-parameter that can be swept
+    or set per group, and every one of its values gets the same warm-up.
+
+    Args:
+        schedule: a pure function of the step, a Python number or a () tensor, to a factor.
+
+    State: `step` () int64.
+
+    As `optax.scale_by_schedule`, which has the same first step; `torch.optim.lr_scheduler.LambdaLR` with the same function.
+
+    >>> import torch
+    >>> tx = scale_by_schedule(lambda step: 1 / (1 + step))
+    >>> state = tx.init_state(torch.zeros(()))
+    >>> for _ in range(2):
+    ...     update, state = tx.update(torch.tensor(1.0), state)
+    >>> update
+    tensor(0.5000)
+    """
+    factor = schedule(t - 1)
+
+    def rule(u, p):
+        return factor * u
+
+    return rule
+
+
+@elementwise(hparams={"lr": Hparam(1e-3, NON_NEGATIVE)})
+def scale_by_learning_rate(hp):
+    """Multiply updates by `−lr`: the one place where the sign turns, so that updates are added to the parameters.
+
+    Args:
+        lr: the learning rate, at least 0.
+
+    As `optax.scale_by_learning_rate`.
+    """
+
+    def rule(u, p):
+        return -hp["lr"] * u
+
+    return rule

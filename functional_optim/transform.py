@@ -1,0 +1,216 @@
+"""The interface: `Transform`, and the two decorators that make one of a rule for one tensor."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from functional_optim import trees
+from functional_optim.checks import check_gradients, check_params
+from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
+from functional_optim.lifting import Leafwise, Reduction, SlotInit, widened, zeros
+from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Transform:
+    """A gradient transform: two pure functions and the hyper-parameters they take.
+
+        state          = transform.init_state(params, hparams)
+        updates, state = transform.update(grads, state, params, hparams)
+        params         = apply_updates(params, updates)
+
+    `params`, `grads` and the slots of the state are trees of tensors; `None` stands for a missing gradient. Hyper-parameters
+    are an argument of every call, so they can be swept with `torch.vmap`, differentiated with `torch.func.grad` and
+    scheduled without recompiling. Nothing is written to: every call returns new tensors.
+
+    Most transforms are made by `elementwise`, `per_tensor` or `chain`. By hand, give
+
+    Args:
+        init_fn: `(params, hparams) -> state`.
+        update_fn: `(updates, state, params, hparams, **extra) -> (updates, state)`; both get every hyper-parameter.
+        declared: name to default, or to `Hparam(default, range)`.
+        name: what errors, reprs and the states of chains call it.
+        form: how it is made of rules or of other transforms, for engines that look inside; None for one made by hand.
+
+    Differs from `optax.GradientTransformation` in taking hyper-parameters per call instead of closing over them.
+    """
+
+    init_fn: Callable[[Tree, HParams], Tree]
+    update_fn: Callable[..., tuple[Tree, Tree]]
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "transform"
+    form: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "declared", declare(self.declared))
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """Name to default of every hyper-parameter, in the order of the links: torch's names, flat."""
+        return {name: hparam.default for name, hparam in self.declared.items()}
+
+    def init_state(self, params: Tree, hparams: HParams | None = None) -> Tree:
+        """The state before the first update: plain dicts of trees like `params` and of () tensors.
+
+        Raises:
+            TypeError: a leaf of `params` is not a tensor.
+            ValueError: a hyper-parameter is unknown or out of range.
+        """
+        check_params(params)
+        return self.init_fn(params, self._completed(hparams))
+
+    def update(
+        self, grads: Tree, state: Tree, params: Tree = None, hparams: HParams | None = None, **extra: Any
+    ) -> tuple[Tree, Tree]:
+        """One step: what to add to `params`, and the next state.
+
+        Args:
+            grads: a tree of dense tensors, real or complex; None for "no gradient": its update is None, its slots stay.
+            state: what `init_state` or the previous `update` returned.
+            params: needed by rules that read the parameter, such as weight decay.
+            hparams: some or all of `self.hparams`, as Python numbers or () tensors; the rest keep their defaults.
+            extra: what some rules need and others ignore: `value` (the loss), ...
+
+        Returns:
+            Updates, in the structure, shapes and dtypes of `grads`, and the new state; computed in at least float32.
+
+        Raises:
+            TypeError: a gradient is not a tensor, is of an integer dtype, or is sparse.
+            ValueError: trees or shapes disagree, parameters are missing, a hyper-parameter is unknown or out of range.
+        """
+        check_gradients(grads, params)
+        hp = self._completed(hparams)
+        wide = trees.map_leaves(widened, grads), None if params is None else trees.map_leaves(widened, params)
+        updates, state = self.update_fn(wide[0], state, wide[1], hp, **extra)
+        return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
+
+    def select(self, hparams: HParams) -> dict[str, Any]:
+        """Of a complete mapping, the part that this transform takes."""
+        return {name: hparams[name] for name in self.declared}
+
+    def _completed(self, hparams: HParams | None) -> dict[str, Any]:
+        hp = complete(self.declared, hparams, self.name)
+        for name, value in hp.items():
+            if self.form is None and isinstance(value, PerLeaf):
+                raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
+        return hp
+
+    def __repr__(self) -> str:
+        links = getattr(self.form, "links", {}).values()
+        return f"{self.name}({', '.join(map(repr, links) if links else (f'{k}={v!r}' for k, v in self.hparams.items()))})"
+
+
+def elementwise(
+    slots: Sequence[str] | Mapping[str, SlotInit] = (),
+    hparams: HParams | None = None,
+    *,
+    reduce: Reduction | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
+    """Make the constructor of a transform from its rule for one tensor that treats every element alike.
+
+    The decorated function takes the scalars and returns the rule:
+
+    >>> @elementwise(slots=("exp_avg",), hparams={"lr": Hparam(1e-3, "[0, inf)"), "beta": Hparam(0.9, "[0, 1)")})
+    ... def sign_momentum(hp, t):
+    ...     def rule(g, p, m):
+    ...         m = hp["beta"] * m + (1 - hp["beta"]) * g
+    ...         return -hp["lr"] * m.sign(), m
+    ...     return rule
+    >>> sign_momentum(beta=0.95)
+    sign_momentum(lr=0.001, beta=0.95)
+
+    - `hp` is the complete mapping of hyper-parameters: Python numbers or () tensors.
+    - `t`, where the function asks for it, counts updates from 1: a Python number or a () tensor. Combine scalars with
+      operators and with `functional_optim.numerics`; never branch on them in Python.
+    - `reduce(updates, params, **slots)`, where given, gets lists of all leaves and returns whole-tree quantities; the
+      function takes them as its last positional argument.
+    - Keyword-only arguments are static choices of the constructor (`nesterov=False`); they may pick a rule.
+    - `rule(g, p, *slots)` returns the update and the new slots, or the bare update where there are none. It sees real tensors
+      of at least float32 and writes to none. `p` is None where the caller gave no parameters.
+
+    Args:
+        slots: names of the per-leaf state, each starting as zeros like the parameter; or name to `(p, hp) -> first value`.
+        hparams: name to default, or to `Hparam(default, range)`.
+        reduce: whole-tree quantities, computed over all leaves before any rule runs.
+        name: of the transform; the function's own name by default.
+
+    Returns:
+        A decorator. The constructor it makes takes a new default for each hyper-parameter, the static choices, and, where there
+        are slots, `state_dtype`, their dtype (the parameter's by default).
+    """
+    return functools.partial(_constructor, slots=slots, hparams=hparams or {}, reduce=reduce, name=name, elementwise=True)
+
+
+def per_tensor(
+    slots: Sequence[str] | Mapping[str, SlotInit] = (),
+    hparams: HParams | None = None,
+    *,
+    reduce: Reduction | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
+    """Like `elementwise`, for a rule that needs the tensor's true shape: norms, rows and columns, matrix products.
+
+    No engine flattens or packs its tensors, and complex parameters raise TypeError.
+    """
+    return functools.partial(_constructor, slots=slots, hparams=hparams or {}, reduce=reduce, name=name, elementwise=False)
+
+
+def _constructor(
+    scalars: Callable[..., Any],
+    *,
+    slots: Sequence[str] | Mapping[str, SlotInit],
+    hparams: HParams,
+    reduce: Reduction | None,
+    name: str | None,
+    elementwise: bool,
+) -> Callable[..., Transform]:
+    name = name or scalars.__name__
+    declared = declare(hparams)
+    starts = dict(slots) if isinstance(slots, Mapping) else dict.fromkeys(slots, zeros)
+    takes = inspect.signature(scalars).parameters.values()
+    options = [parameter for parameter in takes if parameter.kind is parameter.KEYWORD_ONLY]
+    counts = any(parameter.name == "t" for parameter in takes)
+    signature = _signature(declared, options, bool(starts))
+
+    @functools.wraps(scalars)
+    def construct(*args: Any, **kwargs: Any) -> Transform:
+        for given in kwargs:
+            if given not in signature.parameters:
+                raise TypeError(unknown(given, signature.parameters, name))
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
+        form = Leafwise(
+            name=name,
+            scalars=scalars,
+            slots=starts,
+            counts=counts,
+            reduce=reduce,
+            elementwise=elementwise,
+            options={option.name: values[option.name] for option in options},
+            state_dtype=values.get("state_dtype"),
+            recipe=(construct, dict(values)),
+        )
+        defaults = {key: Hparam(values[key], hparam.range) for key, hparam in declared.items()}
+        return Transform(form.init, form.update, defaults, name, form)
+
+    vars(construct)["__signature__"] = signature
+    return construct
+
+
+def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], has_slots: bool) -> inspect.Signature:
+    """What the constructor takes: required options, hyper-parameters, other options, and the dtype of the slots."""
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    required = [option.replace(kind=either) for option in options if option.default is option.empty]
+    optional = [option for option in options if option.default is not option.empty]
+    numbers = [inspect.Parameter(name, either, default=hparam.default) for name, hparam in declared.items()]
+    if has_slots:
+        optional.append(
+            inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.dtype | None)
+        )
+    return inspect.Signature([*required, *numbers, *optional], return_annotation=Transform)

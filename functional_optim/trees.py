@@ -1,0 +1,67 @@
+"""Trees of tensors: the project's only door to optree.
+
+A parameter tree is any pytree that optree knows: dict, list, tuple, NamedTuple, a dataclass registered in
+optree's global namespace, or a bare tensor. `None` is a leaf: it stands for "no gradient" or "no parameter".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import optree
+
+Tree: TypeAlias = Any
+Spec: TypeAlias = optree.PyTreeSpec
+IsLeaf: TypeAlias = Callable[[Any], bool]
+
+
+def flatten(tree: Tree) -> tuple[list[Any], Spec]:
+    """The leaves of a tree and its structure; `None` counts as a leaf."""
+    return optree.tree_flatten(tree, none_is_leaf=True)
+
+
+def unflatten(spec: Spec, leaves: Sequence[Any]) -> Tree:
+    """The tree of this structure with these leaves."""
+    return optree.tree_unflatten(spec, leaves)
+
+
+def leaves(tree: Tree, is_leaf: IsLeaf | None = None) -> list[Any]:
+    """The leaves of a tree, `None` included."""
+    return optree.tree_leaves(tree, is_leaf, none_is_leaf=True)
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """`function` on the leaves of one or several trees of equal structure; where the first has `None`, so has the result."""
+
+    def on_leaf(leaf: Any, *others: Any) -> Any:
+        return None if leaf is None else function(leaf, *others)
+
+    return optree.tree_map(on_leaf, tree, *rest, none_is_leaf=True)
+
+
+def paths(tree: Tree, root: str = "", is_leaf: IsLeaf | None = None) -> list[str]:
+    """How each leaf is reached from `root`, as Python source: `["params['w']", "params['layers'][0]"]`."""
+    return [accessor.codify(root) for accessor in optree.tree_accessors(tree, is_leaf, none_is_leaf=True)]
+
+
+def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_name: str) -> list[Any]:
+    """The leaves of `tree`, which must have the structure `spec` of `reference`.
+
+    Raises ValueError that names the first path by which they differ.
+    """
+    found, found_spec = flatten(tree)
+    if found_spec != spec:
+        raise ValueError(
+            f"{name} does not have the structure of {reference_name}: {_first_difference(tree, reference, name, reference_name)}"
+        )
+    return found
+
+
+def _first_difference(tree: Tree, reference: Tree, name: str, reference_name: str) -> str:
+    ours, theirs = paths(tree), paths(reference)
+    for path in theirs:
+        if path not in ours:
+            return f"{reference_name}{path} has no counterpart in {name}"
+    for path in ours:
+        if path not in theirs:
+            return f"{name}{path} has no counterpart in {reference_name}"
+    return f"the same leaves are held by other containers: {flatten(tree)[1]} against {flatten(reference)[1]}"
