@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-import optree
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.rename import Renamed
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
@@ -29,8 +29,8 @@ class Layout:
     def __init__(self, transform: Transform, params: Params, hparams: HParams) -> None:
         self.transform = transform
         state = transform.init_state(params, hparams)
-        accessors, values, self.spec = optree.tree_flatten_with_accessor(state, lambda x: _is_tree_like(params, x))
-        paths = [tuple(map(str, accessor.path)) for accessor in accessors]
+        values, self.spec = trees.flatten(state, lambda x: _is_tree_like(params, x))
+        paths = [tuple(map(str, path)) for path in self.spec.paths()]
         counts = set(_counts(transform, ()))
         self.kinds = [
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
@@ -66,7 +66,7 @@ class Layout:
                 values.append(one_or_each({key: int(count) for key, count in each.items()} if counts_on_host else each))
             else:
                 values.append(each if kind == "leaf" else next(iter(each.values())))
-        return optree.tree_unflatten(self.spec, values)
+        return trees.unflatten(self.spec, values)
 
     def write(self, nested: Any, states: Mapping[Key, Flat]) -> None:
         """Write a nested state into the tensors of the flat ones, in place."""

@@ -5,7 +5,7 @@ Scalars (hyper-parameters, the step) are Python numbers or () tensors: eager hos
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -33,12 +33,13 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, x, torch.where(zero, torch.ones_like(x), x).sqrt())
 
 
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm of all elements of several tensors, a () tensor; 0 for none. Its slope at 0 is 0."""
-    if not tensors:
+def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
+    """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
+    present = [x for x in tensors if x is not None]
+    if not present:
         return torch.zeros(())
-    device = tensors[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in tensors]).sum())
+    device = present[0].device
+    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:

@@ -14,9 +14,9 @@ Spec: TypeAlias = optree.PyTreeSpec
 IsLeaf: TypeAlias = Callable[[Any], bool]
 
 
-def flatten(tree: Tree) -> tuple[list[Any], Spec]:
-    """The leaves of a tree and its structure; `None` counts as a leaf."""
-    return optree.tree_flatten(tree, none_is_leaf=True)
+def flatten(tree: Tree, is_leaf: IsLeaf | None = None) -> tuple[list[Any], Spec]:
+    """The leaves of a tree and its structure; `None` counts as a leaf, and so does what `is_leaf` says."""
+    return optree.tree_flatten(tree, is_leaf, none_is_leaf=True)
 
 
 def unflatten(spec: Spec, leaves: Sequence[Any]) -> Tree:
@@ -25,7 +25,7 @@ def unflatten(spec: Spec, leaves: Sequence[Any]) -> Tree:
 
 
 def leaves(tree: Tree, is_leaf: IsLeaf | None = None) -> list[Any]:
-    """The leaves of a tree, `None` included."""
+    """The leaves of a tree, as `flatten` finds them."""
     return optree.tree_leaves(tree, is_leaf, none_is_leaf=True)
 
 

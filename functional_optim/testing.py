@@ -1,0 +1,421 @@
+"""The laws that every transform promises, as functions: run them on one of your own with `check_transform`."""
+
+import io
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.apply import apply_updates
+from functional_optim.hparams import PerLeaf, contains
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+
+# Both sides of a comparison do the same float64 arithmetic; only the order of a sum may differ.
+ROUNDING = 1e-10
+
+
+class LawBrokenError(AssertionError):
+    """A transform broke a law; the message says which, and where."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A transform, and parameters to try it on.
+
+    Attributes:
+        transform: the transform on trial.
+        params: float64 tensors, one of them () so that dtype promotion shows.
+    """
+
+    transform: Transform
+    params: dict[str, Tensor]
+
+    def sample(self, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """Random values like the parameters, of size about 1 and none near 0, where many rules have a kink."""
+        generator = torch.Generator().manual_seed(seed)
+        return {name: _away_from_zero(torch.randn(p.shape, generator=generator)).to(dtype) for name, p in self.params.items()}
+
+    def values(self, name: str) -> list[Any]:
+        """Three different values of a hyper-parameter, as () tensors: the default, and two within the range."""
+        hparam = self.transform.declared[name]
+        if isinstance(hparam.default, tuple):
+            return [tuple(pair) for pair in zip(*(_three(x, hparam.range) for x in hparam.default), strict=True)]
+        return _three(hparam.default, hparam.range)
+
+    def hparams(self, i: int = 0) -> dict[str, Any]:
+        """Every hyper-parameter at the i-th of its values."""
+        return {name: self.values(name)[i] for name in self.transform.declared}
+
+    def run(self, steps: int, hparams: Mapping[str, Any] | None = None) -> tuple[Tree, Tree]:
+        """Parameters and state after some steps."""
+        params, state = self.params, self.transform.init_state(self.params, hparams)
+        for step in range(steps):
+            updates, state = self.transform.update(self.sample(step), state, params, hparams)
+            params = apply_updates(params, updates)
+        return params, state
+
+
+def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = None) -> None:
+    """Run every law on a transform; it returns None if all hold.
+
+    Args:
+        transform: any transform.
+        params: a dict of small tensors to try it on, for rules that need certain shapes. By default a matrix, a vector and
+            a () tensor.
+
+    Raises:
+        LawBrokenError: in a sentence, which law broke first, and where.
+
+    >>> import functional_optim as fo
+    >>> check_transform(fo.adamw())
+    """
+    trial = Trial(transform, {k: p.detach().double() for k, p in (params or default_params()).items()})
+    for law in LAWS:
+        check_law(law, trial)
+
+
+def check_law(law: "Law", trial: Trial) -> None:
+    """Run one law; whatever goes wrong inside is reported as that law, broken."""
+    try:
+        law(trial)
+    except Exception as error:
+        name = law.__name__.replace("_", " ")
+        raise LawBrokenError(f"{trial.transform.name} breaks the law “{name}”: {error}") from error
+
+
+def default_params() -> dict[str, Tensor]:
+    """A matrix, a vector and a () tensor."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"matrix": (2, 2), "vector": (2,), "scalar": ()}
+    return {name: _away_from_zero(torch.randn(shape, generator=generator, dtype=torch.float64)) for name, shape in shapes.items()}
+
+
+# --- The laws -----------------------------------------------------------------------------------------------------------
+
+
+def inputs_are_not_written_to(trial: Trial) -> None:
+    """`init_state` and `update` leave gradients, state, parameters and hyper-parameters as they are."""
+    params, state = trial.run(2)
+    inputs = {"grads": trial.sample(9), "state": state, "params": params, "hparams": trial.hparams(1)}
+    before = [(path, x, x._version, x.clone()) for name in inputs for path, x in _tensors(inputs[name], name)]
+    trial.transform.init_state(inputs["params"], inputs["hparams"])
+    trial.transform.update(inputs["grads"], inputs["state"], inputs["params"], inputs["hparams"])
+    for path, x, version, old in before:
+        _require(x._version == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
+
+
+def structure_shape_and_dtype_are_kept(trial: Trial) -> None:
+    """Updates are like the gradients and the next state like the last, for four dtypes and with a () leaf; all finite."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        params = trees.map_leaves(lambda p, dtype=dtype: p.to(dtype), trial.params)
+        first = state = trial.transform.init_state(params)
+        for step in range(2):
+            grads = trial.sample(step, dtype)
+            updates, state = trial.transform.update(grads, state, params)
+            _require_alike(updates, grads, f"updates of {dtype} gradients")
+            _require_alike(state, first, f"state of {dtype} parameters")
+            for path, x in itertools.chain(_tensors(updates, "updates"), _tensors(state, "state")):
+                _require(bool(x.isfinite().all()), f"{path} of {dtype} parameters is not finite: {x}")
+
+
+def vmap_is_a_loop(trial: Trial) -> None:
+    """A batch of gradients, parameters, states of different age and hyper-parameters gives what a loop over it gives."""
+    transform, batch = trial.transform, range(3)
+    params, states = zip(*(trial.run(age) for age in batch), strict=True)
+    grads = [trial.sample(20 + i) for i in batch]
+    hparams = [trial.hparams(i) for i in batch]
+    loop = [transform.update(grads[i], states[i], params[i], hparams[i]) for i in batch]
+    together = torch.vmap(transform.update)(_stack(grads), _stack(states), _stack(params), _stack(hparams))
+    _require_close(together, _stack(loop), "everything batched: result")
+
+    for name in transform.declared:
+        values = trial.values(name)
+        loop = [transform.update(grads[0], states[1], params[1], {name: value}) for value in values]
+        together = torch.vmap(lambda value, name=name: transform.update(grads[0], states[1], params[1], {name: value}))(
+            _stack(values)
+        )
+        _require_close(together, _stack(loop), f"only hyper-parameter {name!r} batched: result")
+
+    loop = [transform.update(g, states[0], params[0]) for g in grads]
+    together = torch.vmap(lambda g: transform.update(g, states[0], params[0]))(_stack(grads))
+    _require_close(together, _stack(loop), "only the gradients batched, from one state: result")
+
+
+def one_graph_serves_all_steps(trial: Trial) -> None:
+    """`torch.compile(fullgraph=True)` traces `update` once, whatever the step and the hyper-parameters' values."""
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Callable[..., Any]:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(trial.transform.update, backend=backend, fullgraph=True)
+    params, state = trial.params, trial.transform.init_state(trial.params)
+    for step in range(4):
+        arguments = trial.sample(step), state, params, trial.hparams(step % 3)
+        updates, state = compiled(*arguments)
+        _require_close((updates, state), trial.transform.update(*arguments), f"compiled step {step + 1}: result")
+        params = apply_updates(params, updates)
+    torch.compiler.reset()
+    _require(len(graphs) == 1, f"4 steps with different hyper-parameters took {len(graphs)} graphs; read no value of a tensor")
+
+
+def derivatives_are_right(trial: Trial) -> None:
+    """First and second derivatives of two steps in gradients, parameters and every hyper-parameter match finite differences."""
+    function, inputs, _ = _two_steps(trial, zero=False)
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    torch.autograd.gradcheck(function, inputs)
+    torch.autograd.gradgradcheck(function, inputs, atol=1e-4)
+
+
+def derivatives_at_zero_are_finite(trial: Trial) -> None:
+    """Where a gradient is exactly 0, first and second derivatives are finite."""
+    function, inputs, names = _two_steps(trial, zero=True)
+
+    def total(*inputs: Tensor) -> Tensor:
+        return torch.stack([output.sum() for output in function(*inputs)]).sum()
+
+    everything = tuple(range(len(inputs)))
+    first = torch.func.grad(total, everything)(*inputs)
+    second = torch.func.hessian(total, everything)(*inputs)
+    for i, name in enumerate(names):
+        _require(bool(first[i].isfinite().all()), f"the derivative in {name} is not finite at a gradient of 0: {first[i]}")
+        for j, other in enumerate(names):
+            _require(bool(second[i][j].isfinite().all()), f"the second derivative in {name} and {other} is not finite at 0")
+
+
+def forward_and_reverse_mode_agree(trial: Trial) -> None:
+    """`jvp` and `vjp` are transposes of each other: w·(J v) = (Jᵀ w)·v."""
+    function, inputs, _ = _two_steps(trial, zero=False)
+    generator = torch.Generator().manual_seed(5)
+    v = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in inputs)
+    outputs, pushed = torch.func.jvp(function, tuple(inputs), v)[:2]
+    w = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in outputs)
+    pulled = torch.func.vjp(function, *inputs)[1](w)
+    _require_close(_dot(w, pushed), _dot(pulled, v), "w·(J v)")
+
+
+def the_adapter_computes_the_same(trial: Trial) -> None:
+    """Behind `OptimizerAdapter`, with one group or one per parameter, five steps retrace the pure transform."""
+    for hparams, groups in _groupings(trial):
+        params, state = trial.params, trial.transform.init_state(trial.params, hparams)
+        optimizer, leaves = _adapter(trial, groups)
+        for step in range(5):
+            grads = trial.sample(step)
+            updates, state = trial.transform.update(grads, state, params, hparams)
+            params = apply_updates(params, updates)
+            _step(optimizer, leaves, grads)
+            values = {name: leaf.detach() for name, leaf in leaves.items()}
+            _require_close(values, params, f"{len(groups)} groups, step {step + 1}: parameters", root="")
+
+
+def state_survives_a_checkpoint(trial: Trial) -> None:
+    """Saved, loaded with `weights_only=True` and continued, pure and behind the adapter, nothing differs by a bit."""
+    params, state = trial.run(2)
+    grads = trial.sample(9)
+    expected = trial.transform.update(grads, state, params)
+    _require_close(trial.transform.update(grads, _saved_and_loaded(state), params), expected, "resumed update", tolerance=0)
+
+    optimizer, leaves = _adapter(trial, [{"params": list(trial.params)}])
+    for step in range(2):
+        _step(optimizer, leaves, trial.sample(step))
+    other, copies = _adapter(trial, [{"params": list(trial.params)}])
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            copies[name].copy_(leaf)
+    other.load_state_dict(_saved_and_loaded(optimizer.state_dict()))
+    for step in range(2, 4):
+        _step(optimizer, leaves, trial.sample(step))
+        _step(other, copies, trial.sample(step))
+    _require_close(copies, leaves, "parameters of the resumed adapter", tolerance=0)
+
+
+def any_tree_will_do(trial: Trial) -> None:
+    """Dict, list, tuple, NamedTuple, OrderedDict and nests of them give the same numbers; None is as good as absent."""
+    names = list(trial.params)
+    expected, _ = _updates_in(trial, names, lambda values: dict(zip(names, values, strict=True)))
+    for kind, build in _CONTAINERS.items():
+        updates, _ = _updates_in(trial, names, build)
+        _require_close(dict(zip(names, trees.leaves(updates), strict=True)), expected, f"in {kind}: updates", root="")
+
+    grads: dict[str, Any] = {**trial.sample(1), names[0]: None}
+    params, state = trial.run(1)
+    updates, new_state = trial.transform.update(grads, state, params)
+    _require(updates[names[0]] is None, "the update of a None gradient is not None")
+    _require(trees.flatten(new_state)[1] == trees.flatten(state)[1], "a None gradient changed the structure of the state")
+    rest = Trial(trial.transform, {name: p for name, p in trial.params.items() if name != names[0]})
+    absent, _ = rest.transform.update(
+        {name: grads[name] for name in names[1:]},
+        rest.transform.init_state(rest.params),
+        {name: params[name] for name in names[1:]},
+    )
+    present, _ = trial.transform.update(grads, trial.transform.init_state(trial.params), params)
+    _require_close({name: present[name] for name in names[1:]}, absent, "beside a None gradient: updates", root="")
+
+
+def bad_input_is_an_error(trial: Trial) -> None:
+    """An unknown hyper-parameter, another tree, another shape and an integer gradient raise, and name what is wrong."""
+    transform, params, grads = trial.transform, trial.params, trial.sample(0)
+    state, name = transform.init_state(params), next(iter(trial.params))
+    wrong_shape = {**grads, name: torch.zeros((*grads[name].shape, 2), dtype=torch.float64)}
+    attempts: dict[str, tuple[str, Callable[[], Any]]] = {
+        "an unknown hyper-parameter": ("no_such_knob", lambda: transform.update(grads, state, params, {"no_such_knob": 1.0})),
+        "a missing gradient": (name, lambda: transform.update({k: g for k, g in grads.items() if k != name}, state, params)),
+        "a gradient of another shape": (name, lambda: transform.update(wrong_shape, state, params)),
+        "an integer gradient": (name, lambda: transform.update({**grads, name: grads[name].long()}, state, params)),
+    }
+    for what, (mention, attempt) in attempts.items():
+        try:
+            attempt()
+        except (TypeError, ValueError) as error:
+            _require(mention in str(error), f"the error for {what} does not mention {mention!r}: {error}")
+        else:
+            raise LawBrokenError(f"{what} raises no TypeError or ValueError")
+
+
+Law = Callable[[Trial], None]
+LAWS: list[Law] = [
+    inputs_are_not_written_to,
+    structure_shape_and_dtype_are_kept,
+    vmap_is_a_loop,
+    one_graph_serves_all_steps,
+    derivatives_are_right,
+    derivatives_at_zero_are_finite,
+    forward_and_reverse_mode_agree,
+    the_adapter_computes_the_same,
+    state_survives_a_checkpoint,
+    any_tree_will_do,
+    bad_input_is_an_error,
+]
+
+
+# --- How they look ------------------------------------------------------------------------------------------------------
+
+
+class _Record(NamedTuple):
+    z: Any
+    y: Any
+
+
+_CONTAINERS: dict[str, Callable[[Sequence[Any]], Tree]] = {
+    "a list": list,
+    "a tuple": tuple,
+    "a NamedTuple with a list": lambda values: _Record(values[0], list(values[1:])),
+    "an OrderedDict": lambda values: OrderedDict((f"{i:03}", value) for i, value in enumerate(values)),
+    "a nest": lambda values: {"a": {"b": (values[0],)}, "c": [list(values[1:])]},
+}
+
+
+def _require(holds: bool, complaint: str) -> None:
+    if not holds:
+        raise LawBrokenError(complaint)
+
+
+def _tensors(tree: Tree, root: str) -> Iterator[tuple[str, Tensor]]:
+    for path, leaf in zip(trees.paths(tree, root), trees.leaves(tree), strict=True):
+        if isinstance(leaf, Tensor):
+            yield path, leaf
+
+
+def _require_alike(tree: Tree, reference: Tree, what: str) -> None:
+    _require(trees.flatten(tree)[1] == trees.flatten(reference)[1], f"the {what} changed their structure")
+    for (path, x), (_, y) in zip(_tensors(tree, ""), _tensors(reference, ""), strict=True):
+        described = f"{x.dtype} of shape {tuple(x.shape)}", f"{y.dtype} of shape {tuple(y.shape)}"
+        _require(described[0] == described[1], f"the {what} at {path or 'the root'} are {described[0]}, not {described[1]}")
+
+
+def _require_close(tree: Tree, reference: Tree, what: str, *, root: str | None = None, tolerance: float = ROUNDING) -> None:
+    found, expected = dict(_tensors(tree, "")), dict(_tensors(reference, ""))
+    _require(found.keys() == expected.keys(), f"{what} has the leaves {list(found)}, not {list(expected)}")
+    for path, x in found.items():
+        y = expected[path]
+        where = f"{what}{path if root is None else f' at {path}'}"
+        _require(x.shape == y.shape, f"{where} has shape {tuple(x.shape)}, not {tuple(y.shape)}")
+        if not torch.allclose(x.double(), y.double(), rtol=tolerance, atol=tolerance, equal_nan=False):
+            raise LawBrokenError(f"{where} is off by {(x.double() - y.double()).abs().max().item():.3g}: {x} instead of {y}")
+
+
+def _away_from_zero(x: Tensor) -> Tensor:
+    return x + 0.3 * torch.where(x < 0, -1.0, 1.0)
+
+
+def _three(default: float, interval: str) -> list[Tensor]:
+    """The default and two nearby values inside the interval, halfway to 0 and towards 1 if need be."""
+    if isinstance(default, Tensor):
+        default = float(default)
+    candidates = (default, 0.8 * default, 0.6 * default, 0.1, 0.2) if default else (default, 0.1, 0.2)
+    return [torch.tensor(x, dtype=torch.float64) for x in candidates if contains(interval, x)][:3]
+
+
+def _stack(several: Sequence[Tree]) -> Tree:
+    return trees.map_leaves(lambda *leaves: torch.stack(leaves), *several)
+
+
+def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
+    """Two steps as a function of flat float64 tensors, the inputs, and their names."""
+    gradients = [trees.map_leaves(lambda g: g * (0 if zero else 1), trial.sample(step)) for step in range(2)]
+    given = {"grads": gradients, "params": trial.params, "hparams": trial.hparams()}
+    leaves, spec = trees.flatten(given)
+
+    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+        tree = trees.unflatten(spec, inputs)
+        params, hparams, outputs = tree["params"], tree["hparams"], []
+        state = trial.transform.init_state(params, hparams)
+        for grads in tree["grads"]:
+            updates, state = trial.transform.update(grads, state, params, hparams)
+            params = apply_updates(params, updates)
+            outputs += trees.leaves(updates)
+        return tuple(outputs) + tuple(x for x in trees.leaves(state) if isinstance(x, Tensor) and x.is_floating_point())
+
+    return function, list(leaves), trees.paths(given)
+
+
+def _dot(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)]).sum()
+
+
+def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Hyper-parameters for the pure transform, and the same for the adapter: in one group, then in a group per parameter."""
+    yield {}, [{"params": list(trial.params)}]
+    if trial.transform.form is None:
+        return
+    own = {name: trial.hparams(i % 3) for i, name in enumerate(trial.params)}
+    per_leaf = {knob: PerLeaf({name: own[name][knob] for name in trial.params}) for knob in trial.transform.declared}
+    yield per_leaf, [{"params": [name], **own[name]} for name in trial.params]
+
+
+def _adapter(trial: Trial, groups: Sequence[Mapping[str, Any]]) -> tuple[torch.optim.Optimizer, dict[str, Tensor]]:
+    import functional_optim  # its adapters are loaded on first use: nothing else here needs them
+
+    leaves = {name: p.clone().requires_grad_() for name, p in trial.params.items()}
+    named = [{**group, "params": [(name, leaves[name]) for name in group["params"]]} for group in groups]
+    return functional_optim.adapters.OptimizerAdapter(named, trial.transform), leaves
+
+
+def _step(optimizer: torch.optim.Optimizer, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+    for name, leaf in leaves.items():
+        leaf.grad = grads[name].clone()
+    optimizer.step()
+
+
+def _saved_and_loaded(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def _updates_in(trial: Trial, names: Sequence[str], build: Callable[[Sequence[Any]], Tree]) -> tuple[Tree, Tree]:
+    """The second update, with everything held in the container that `build` makes."""
+    params, grads = build([trial.params[name] for name in names]), [trial.sample(step) for step in range(2)]
+    updates, state = None, trial.transform.init_state(params)
+    for g in grads:
+        updates, state = trial.transform.update(build([g[name] for name in names]), state, params)
+    return updates, state

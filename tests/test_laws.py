@@ -1,0 +1,33 @@
+"""Every law on every transform of the table, and a table that has every transform."""
+
+import inspect
+
+import pytest
+from cases import CASES
+
+import functional_optim as fo
+from functional_optim.testing import LAWS, Trial, check_law, default_params
+
+# What is exported and is no transform.
+OTHERS = {"Hparam", "PerLeaf", "apply_updates", "warmup_cosine"}
+
+EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("transform", EVERY_CASE)
+def test_law(transform, law):
+    check_law(law, Trial(transform, default_params()))
+
+
+def test_every_exported_transform_is_in_the_table():
+    assert sorted(CASES) == sorted(set(fo.__all__) - OTHERS)
+    assert all(CASES.values()), "a transform without a case"
+
+
+def test_every_law_is_in_the_list():
+    laws = [
+        f for _, f in inspect.getmembers(fo.testing, inspect.isfunction) if list(inspect.signature(f).parameters) == ["trial"]
+    ]
+    private = {f for f in laws if f.__name__.startswith("_")}
+    assert set(laws) - private == set(LAWS)

@@ -1,0 +1,104 @@
+"""The package: what it installs, what it imports, and which way its imports go."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Imports go one way: a module may import from its own layer and from those before it.
+LAYERS = [
+    {"trees", "numerics"},
+    {"hparams", "checks"},
+    {"lifting"},
+    {"transform", "apply"},
+    {"rules"},
+    {"combinators", "schedules"},
+    {"optimizers"},
+    {"adapters", "testing"},
+]
+
+
+SOURCES = [path for folder in ("functional_optim", "adapters") for path in sorted((ROOT / folder).rglob("*.py"))]
+# The tables of contents import everything.
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def layer_of(module: str) -> int:
+    return next(i for i, names in enumerate(LAYERS) if module in names)
+
+
+def imported_modules(tree: ast.Module):
+    """The first part below `functional_optim` of everything that a module imports from it when it is loaded."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("functional_optim"):
+            below = node.module.split(".")[1:]
+            yield from [below[0]] if below else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_one_way(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    own = parts[0] if parts[0] == "adapters" else parts[1]
+    for module in imported_modules(ast.parse(path.read_text())):
+        assert layer_of(module) <= layer_of(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_file_says_what_it_is_for(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), "no module docstring"
+
+
+def test_one_file_imports_optree():
+    assert [relative(path) for path in SOURCES if "import optree" in path.read_text()] == ["functional_optim/trees.py"]
+
+
+def calls_and_attributes(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr, [keyword.arg for keyword in node.keywords], node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, [], node.lineno
+
+
+# All mutation is in the adapters, and the laws read results.
+PURE = [path for path in MODULES if path.parts[-2] != "adapters" and path.name != "testing.py"]
+
+
+@pytest.mark.parametrize("path", PURE, ids=relative)
+def test_the_core_neither_writes_to_nor_reads_from_a_tensor(path):
+    for name, keywords, line in calls_and_attributes(path):
+        where = f"{path.name}:{line}"
+        assert not (name.endswith("_") and not name.endswith("__")), f"{where}: {name} writes in place"
+        assert name not in ("data", "item", "tolist", "numpy"), f"{where}: .{name}"
+        assert not {"out", "alpha", "value", "inplace"} & set(keywords), f"{where}: {keywords}"
+
+
+def test_the_wheel_holds_the_adapters_and_the_type_marker(tmp_path):
+    """Built from the sources, unpacked alone in a folder, and imported from there by an isolated interpreter."""
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        names = archive.namelist()
+    assert "functional_optim/py.typed" in names
+    assert not [name for name in names if name.startswith(("adapters/", "tests/", "notebooks/"))]
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import functional_optim as fo; "
+        "print(fo.adapters.AdamW.__module__, fo.__file__)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [
+        "functional_optim.adapters.drop_in",
+        str(tmp_path / "site" / "functional_optim" / "__init__.py"),
+    ]

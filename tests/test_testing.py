@@ -1,0 +1,106 @@
+"""`check_transform` finds what is broken, and says which law broke and where."""
+
+import pytest
+import torch
+
+import functional_optim as fo
+from functional_optim import trees
+from functional_optim.testing import LawBrokenError, check_transform
+
+
+def momentum(rule):
+    """A transform with one slot from a rule `(hp, t, g, p, m) -> (u, m)`."""
+
+    @fo.elementwise(slots=("exp_avg",), hparams={"beta": 0.9})
+    def broken(hp, t):
+        return lambda g, p, m: rule(hp, t, g, p, m)
+
+    return broken()
+
+
+def by_hand(update, init_state=lambda params, hp: {}, **hparams):
+    return fo.Transform(init_state, update, hparams, name="broken")
+
+
+def writes_in_place(hp, t, g, p, m):
+    m.mul_(hp["beta"]).add_(g)
+    return g.clone(), m
+
+
+def writes_to_the_gradient(updates, state, params, hp, **extra):
+    return trees.map_leaves(lambda g: g.mul_(2), updates), state
+
+
+def reads_a_value(hp, t, g, p, m):
+    return (g if t.item() < 2 else 2 * g), m
+
+
+def changes_the_slot_dtype(updates, state, params, hp, **extra):
+    return updates, trees.map_leaves(lambda m, g: m.double() + g, state, updates)
+
+
+def has_infinite_slope_at_zero(hp, t, g, p, m):
+    m = hp["beta"] * m + g * g
+    return g / (m.sqrt() + 1e-8), m
+
+
+def hides_a_parameter_from_autograd(hp, t, g, p, m):
+    return g * hp["beta"].detach() if isinstance(hp["beta"], torch.Tensor) else g * hp["beta"], m
+
+
+class CountsInPython:
+    """A closure variable as state: wrong after a resume, and the same for every member of a batch."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, updates, state, params, hp, **extra):
+        self.calls += 1
+        return trees.map_leaves(lambda g: g / self.calls, updates), state
+
+
+def ignores_the_tree(updates, state, params, hp, **extra):
+    return {name: 2 * g for name, g in updates.items()}, state
+
+
+def zeros_like_params(params, hp):
+    return trees.map_leaves(torch.zeros_like, params)
+
+
+@pytest.mark.parametrize(
+    ("transform", "law", "where"),
+    [
+        (momentum(writes_in_place), "inputs are not written to", r"state\['exp_avg'\]\['matrix'\] was written to"),
+        (by_hand(writes_to_the_gradient), "inputs are not written to", r"grads\['matrix'\] was written to"),
+        (momentum(reads_a_value), "vmap is a loop", r"item\(\)"),
+        (
+            by_hand(changes_the_slot_dtype, zeros_like_params),
+            "structure shape and dtype are kept",
+            r"at \['matrix'\] are torch.float64",
+        ),
+        (momentum(has_infinite_slope_at_zero), "derivatives at zero are finite", r"grads'\]\[0\]\['matrix'\]"),
+        (momentum(hides_a_parameter_from_autograd), "derivatives are right", "Jacobian mismatch"),
+        (by_hand(CountsInPython()), "vmap is a loop", r"everything batched: result\[0\]\['matrix'\] is off by"),
+        (by_hand(ignores_the_tree), "any tree will do", "'list' object has no attribute 'items'"),
+    ],
+)
+def test_a_broken_transform_is_found(transform, law, where):
+    with pytest.raises(LawBrokenError, match=f"broken breaks the law “{law}”: .*{where}"):
+        check_transform(transform)
+
+
+def test_a_sound_transform_passes():
+    check_transform(fo.adamw())
+
+
+def test_parameters_can_be_given_for_rules_that_need_certain_shapes():
+    @fo.per_tensor()
+    def transposed_twice(hp):
+        def rule(g, p):
+            return g @ g.mT @ g
+
+        return rule
+
+    with pytest.raises(LawBrokenError):
+        check_transform(transposed_twice())
+    check_transform(transposed_twice(), {"a": torch.randn(2, 3), "b": torch.randn(3, 2)})
