@@ -1,0 +1,31 @@
+"""The README's programs run as they stand, one after another."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_every_program_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(program, "README.md", "exec"), names)
+    printed = capsys.readouterr().out.strip()
+    assert f"# {printed}" in README, "what the README says is printed is not what was"
+    assert names["losses"].shape == (64,)
+    assert all(slope.isfinite() for slope in names["slopes"].values())
+
+
+@pytest.mark.parametrize("path", re.findall(r"^  (\S+\.py|\S+/) ", README, re.MULTILINE))
+def test_the_map_is_true(path):
+    assert (Path(__file__).parent.parent / "functional_optim" / path).exists()
+
+
+def test_every_public_name_is_in_the_table():
+    import functional_optim as fo
+
+    missing = [name for name in [*fo.__all__, *fo.adapters.__all__] if f"`{name}`" not in README]
+    assert not missing
