@@ -149,7 +149,9 @@ def widened(x: Tensor | None) -> Tensor | None:
 
 
 def _closed(new: Tensor, stored: Tensor) -> Tensor:
-    return (torch.view_as_complex(new) if stored.is_complex() else new).to(stored.dtype)
+    if stored.is_complex():
+        new = torch.view_as_complex(new)
+    return new if new.dtype == stored.dtype else new.to(stored.dtype)
 
 
 def _count(leaves: Sequence[Tensor | None]) -> Tensor:

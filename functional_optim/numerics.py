@@ -29,8 +29,10 @@ def sqrt(x: Tensor) -> Tensor:
     The true slope is infinite there, and any chain rule through a zero gradient would give 0·∞ = NaN. A moment that is
     exactly 0 has seen only zero gradients; its update is 0 and stays 0 to first order, so the slope 0 is the useful one.
     """
+    if not _differentiating():
+        return x.sqrt()
     zero = x == 0
-    return torch.where(zero, x, torch.where(zero, torch.ones_like(x), x).sqrt())
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
@@ -59,3 +61,8 @@ def _double(x: Scalar, device: torch.device | None = None) -> Scalar:
         # MPS has no float64; there the step is counted in float32.
         return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
     return x if device is None else torch.tensor(x, dtype=torch.float64, device=device)
+
+
+def _differentiating() -> bool:
+    """Whether a derivative may be taken of what is computed now: in reverse mode, or in forward mode, which no_grad allows."""
+    return torch.is_grad_enabled() or getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
