@@ -1,6 +1,7 @@
 """The state of a transform as `optimizer.state` holds it: a flat dict of tensors per parameter, under torch's names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -13,9 +14,22 @@ from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
 
-Key: TypeAlias = Any
-Params: TypeAlias = Mapping[Key, Tensor]
 Flat: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What a parameter is called in the trees that a transform sees: its place, and in messages its name."""
+
+    group: int
+    index: int
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.name or f"group {self.group}, parameter {self.index}")
+
+
+Params: TypeAlias = Mapping[Key, Tensor]
 
 
 class Layout:
@@ -40,22 +54,29 @@ class Layout:
         for path in paths:
             self.names.append(".".join(path) if path[-1] in self.names else path[-1])
 
-    def start(self, params: Params, hparams: HParams, states: Mapping[Key, Flat], counts_on_host: bool) -> None:
+    def start(
+        self, params: Params, hparams: HParams, states: Mapping[Key, Flat], others: Iterable[Flat], counts_on_host: bool
+    ) -> None:
         """Give every state the slots that it lacks; a new parameter lacks all of them.
 
         A count that a foreign checkpoint lacks (torch's SGD keeps none) is that of `step`, or else 1: the first step is over.
+        A shared value is the one that some state of `others` holds already.
         """
         fresh: list[Any] = self.spec.flatten_up_to(self.transform.init_state(params, hparams))
+        values = list(zip(self.names, self.kinds, fresh, strict=True))
         for key, state in states.items():
-            begun = any(state.get(name) is not None for name in self.names)
-            for name, kind, value in zip(self.names, self.kinds, fresh, strict=True):
+            count = float(state.get("step", any(state.get(name) is not None for name in self.names)))
+            for name, kind, value in values:
                 if state.get(name) is not None:
                     continue
                 if kind == "count":
                     device = None if counts_on_host else params[key].device
-                    state[name] = torch.tensor(float(state.get("step", begun)), dtype=torch.float32, device=device)
+                    state[name] = torch.tensor(count, dtype=torch.float32, device=device)
+                elif kind == "leaf":
+                    # A slot that starts as the parameter itself must not change with it.
+                    state[name] = detached_from([params[key]], value[key])
                 else:
-                    state[name] = value[key] if kind == "leaf" else value.clone()
+                    state[name] = next((other[name] for other in others if other.get(name) is not None), value).clone()
 
     def read(self, states: Mapping[Key, Flat], counts_on_host: bool) -> Any:
         """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels."""
@@ -68,8 +89,8 @@ class Layout:
                 values.append(each if kind == "leaf" else next(iter(each.values())))
         return trees.unflatten(self.spec, values)
 
-    def write(self, nested: Any, states: Mapping[Key, Flat]) -> None:
-        """Write a nested state into the tensors of the flat ones, in place."""
+    def write(self, nested: Any, states: Mapping[Key, Flat], others: Iterable[Flat]) -> None:
+        """Write a nested state into the tensors of the flat ones, in place; shared values into those of the others too."""
         for name, kind, value in zip(self.names, self.kinds, self.spec.flatten_up_to(nested), strict=True):
             each = value.tree if isinstance(value, PerLeaf) else value
             for key, state in states.items():
@@ -78,6 +99,19 @@ class Layout:
                     state[name].copy_(new)
                 else:
                     state[name].fill_(new)
+            for other in others if kind == "shared" else ():
+                if other.get(name) is not None:
+                    other[name].copy_(value)
+
+
+def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
+    """The tree, with copies of the tensors that share memory with one of `owned`, which is about to be written to."""
+    owners = {_owner(x) for x in owned}
+    return trees.map_leaves(lambda x: x.clone() if isinstance(x, Tensor) and _owner(x) in owners else x, tree)
+
+
+def _owner(x: Tensor) -> int:
+    return id(x if x._base is None else x._base)
 
 
 def _is_tree_like(params: Params, value: Any) -> bool:

@@ -7,11 +7,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.rename import Renamed
 from functional_optim.hparams import complete, one_or_each
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, require_transform
 
-from .layout import Flat, Key, Layout
+from .layout import Flat, Key, Layout, detached_from
 
 Group: TypeAlias = dict[str, Any]
 
@@ -60,7 +62,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                 loss = closure()
         parts: dict[Transform, list[Leaf]] = {}
         for index, group in enumerate(self.param_groups):
-            leaves = [Leaf(key, p, group) for key, p in _keyed(index, group) if p.grad is not None]
+            leaves = [Leaf(key, p, group) for key, p in _keyed(index, group)]
             if leaves:
                 parts.setdefault(self.transform_for(group), []).extend(leaves)
         computed = [self._computed(transform, leaves) for transform, leaves in parts.items()]
@@ -86,15 +88,21 @@ class TransformOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        for p, slots in self.state.items():
-            for name, value in slots.items():
-                if isinstance(value, Boxed):
-                    slots[name] = value.opened(p.device)
+            for p in group["params"]:
+                slots = self.state.get(p, {})
+                for name, value in slots.items():
+                    if isinstance(value, Boxed):
+                        on_host = name.split(".")[-1] == "step" and not group.get("capturable")
+                        slots[name] = value.opened(torch.device("cpu") if on_host else p.device)
 
-    def _computed(self, transform: Transform, leaves: "list[Leaf]") -> Callable[[], None]:
-        """The step of one transform over its leaves, computed; what is returned writes it down."""
+    def _computed(self, transform: Transform, everyone: "list[Leaf]") -> Callable[[], None]:
+        """The step of one transform over those leaves that have a gradient, computed; what is returned writes it down."""
+        leaves = [leaf for leaf in everyone if leaf.param.grad is not None]
+        if not leaves:
+            return lambda: None
         params = {leaf.key: leaf.param for leaf in leaves}
         states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
+        others = [self.state[leaf.param] for leaf in everyone if leaf.param in self.state and leaf.key not in states]
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
         hparams = _hparams_of_leaves(transform, leaves)
 
@@ -109,13 +117,15 @@ class TransformOptimizer(torch.optim.Optimizer):
                 _hparams_of_leaves(transform, lacking),
                 {key: states[key] for key in keys},
             )
-            layout.start(*own, on_host)
+            layout.start(*own, [*others, *states.values()], on_host)
 
         grads = {leaf.key: leaf.param.grad for leaf in leaves}
-        updates, nested = transform.update(grads, layout.read(states, on_host), params, hparams)
+        old = layout.read(states, on_host)
+        owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        updates, nested = detached_from(owned, transform.update(grads, old, params, hparams))
 
         def write() -> None:
-            layout.write(nested, states)
+            layout.write(nested, states, others)
             for key, p in params.items():
                 self.state[p].update(states[key])
                 p.add_(updates[key])
@@ -180,8 +190,8 @@ class Boxed:
     value: Tensor
 
     def opened(self, device: torch.device) -> Tensor:
-        """The tensor on its parameter's device; a () count stays where it is, on the host."""
-        return self.value.clone() if self.value.ndim == 0 else self.value.to(device, copy=True)
+        """A copy of the tensor on this device."""
+        return self.value.to(device, copy=True)
 
 
 def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -197,8 +207,9 @@ def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
 
 
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
-    names = group.get("param_names") or [f"group {index}, parameter {i}" for i in range(len(group["params"]))]
-    return zip(names, group["params"], strict=True)
+    names = group.get("param_names") or [None] * len(group["params"])
+    for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+        yield Key(index, i, name), p
 
 
 def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,11 +225,18 @@ def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, An
 
 
 def _require_work(transform: Any) -> None:
-    if not isinstance(transform, Transform):
-        called = f" Call it: {transform.__name__}()." if callable(transform) and hasattr(transform, "__name__") else ""
-        raise TypeError(f"transform is {transform!r}, not a Transform.{called}")
-    if isinstance(transform.form, Chained) and not transform.form.links:
+    require_transform(transform, "OptimizerAdapter(params, transform)")
+    if _does_nothing(transform):
         raise ValueError(
             "the transform is an empty chain: it would add the raw gradients to the parameters. "
             "Give it links, the last of them scale_by_learning_rate()."
         )
+
+
+def _does_nothing(transform: Transform) -> bool:
+    match transform.form:
+        case Chained(links=links):
+            return all(map(_does_nothing, links.values()))
+        case Renamed(inner=inner):
+            return _does_nothing(inner)
+    return False

@@ -48,9 +48,12 @@ class PerLeaf:
 
     tree: Tree
 
-    def values(self, spec: Spec) -> list[Any]:
-        """The value of each leaf, in the order of `spec`."""
-        return spec.flatten_up_to(self.tree)
+    def values(self, spec: Spec, name: str) -> list[Any]:
+        """The value of each leaf, in the order of `spec`; `name` is what an error calls it."""
+        try:
+            return spec.flatten_up_to(self.tree)
+        except ValueError as error:
+            raise ValueError(f"the PerLeaf of {name!r} does not have the structure of the parameters: {error}") from None
 
 
 def declare(hparams: HParams) -> dict[str, Hparam]:
@@ -68,9 +71,11 @@ def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) 
 
     Raises:
         ValueError: an unknown name, or a Python number out of its range.
-        TypeError: a value that is neither a number nor a tensor.
+        TypeError: `given` is no mapping, or a value is neither a number nor a tensor.
     """
     given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"hparams is a {type(given).__name__}: expected a mapping of names to numbers, such as {{'lr': 1e-3}}.")
     for name in given:
         if name not in declared:
             raise ValueError(unknown(name, declared, owner))
@@ -106,7 +111,7 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
 def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
     """The hyper-parameters and the step that hold for each leaf; leaves with the same values share one pair."""
     scalars = {"step": t, **hp}
-    per_leaf = {name: value.values(spec) for name, value in scalars.items() if isinstance(value, PerLeaf)}
+    per_leaf = {name: value.values(spec, name) for name, value in scalars.items() if isinstance(value, PerLeaf)}
     if not per_leaf:
         return [(hp, t)] * spec.num_leaves
     distinct: dict[tuple[Any, ...], tuple[HParams, Any]] = {}

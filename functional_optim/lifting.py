@@ -111,12 +111,12 @@ class Leafwise:
                     f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
                 ) from error
             raise
-        outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-        if len(outputs) != len(stored):
-            raise ValueError(
-                f"the rule of {self.name} returned {len(outputs)} values: expected the update and its slots {tuple(self.slots)}."
-            )
-        return [_closed(new, old) for new, old in zip(outputs, stored, strict=True)]
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        names = ("update", *self.slots)
+        if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
+            found = f"{len(outputs)} values" if isinstance(outputs, tuple | list) else repr(outputs)
+            raise ValueError(f"the rule of {self.name} returned {found}: expected tensors for {', '.join(names)}.")
+        return [self._closed(*each) for each in zip(names, outputs, stored, strict=True)]
 
     def _slot_leaves(self, state: Tree, updates: Tree, spec: Spec) -> list[list[Any]]:
         expected = {"step", *self.slots} if self.counts else set(self.slots)
@@ -126,18 +126,35 @@ class Leafwise:
                 f"the state of {self.name} holds {sorted(expected)}, but got {found}: pass what init_state or the last update of "
                 "this very transform returned."
             )
-        return [trees.leaves_like(state[name], updates, spec, f"state[{name!r}]", "grads") for name in self.slots]
+        slots = [trees.leaves_like(state[name], updates, spec, f"state[{name!r}]", "grads") for name in self.slots]
+        for (name, start), slot in zip(self.slots.items(), slots, strict=True):
+            if start is zeros:
+                _require_shapes(slot, updates, f"state[{name!r}]")
+        return slots
 
     def _opened(self, x: Tensor | None) -> Tensor | None:
         """What the rule sees: at least float32, and complex numbers as pairs of reals."""
         if x is not None and x.is_complex():
             if not self.elementwise:
                 raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
-            x = torch.view_as_real(x)
+            x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
     def _stored(self, slot: Tensor) -> Tensor:
-        return slot if self.state_dtype is None else slot.to(self.state_dtype)
+        if self.state_dtype is None:
+            return slot
+        return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
+
+    def _closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
+        """An output of the rule in the form that its input was stored in."""
+        if stored.is_complex():
+            new = torch.view_as_complex(new)
+        if new.shape != stored.shape:
+            raise ValueError(
+                f"the rule of {self.name} returned {name} with shape {tuple(new.shape)} where it got {tuple(stored.shape)}: "
+                "a rule keeps shapes."
+            )
+        return new if new.dtype == stored.dtype else new.to(stored.dtype)
 
     def __reduce__(self) -> Any:
         return (_rebuild, self.recipe)
@@ -148,10 +165,13 @@ def widened(x: Tensor | None) -> Tensor | None:
     return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _closed(new: Tensor, stored: Tensor) -> Tensor:
-    if stored.is_complex():
-        new = torch.view_as_complex(new)
-    return new if new.dtype == stored.dtype else new.to(stored.dtype)
+def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> None:
+    for i, (x, u) in enumerate(zip(slot, trees.leaves(updates), strict=True)):
+        if u is not None and (x is None or x.shape != u.shape):
+            found = "is missing" if x is None else f"has shape {tuple(x.shape)}"
+            raise ValueError(
+                f"{trees.paths(updates, name)[i]} {found}, its gradient has shape {tuple(u.shape)}: they must agree."
+            )
 
 
 def _count(leaves: Sequence[Tensor | None]) -> Tensor:

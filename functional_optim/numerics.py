@@ -14,13 +14,24 @@ from torch import Tensor
 Scalar: TypeAlias = float | Tensor
 
 
+def double(x: Scalar, device: torch.device | None = None) -> Scalar:
+    """A scalar in float64, so that arithmetic with the step loses no digits; a Python number is that already.
+
+    With a `device`, a Python number becomes a tensor there.
+    """
+    if isinstance(x, Tensor):
+        # MPS has no float64; there scalars are float32.
+        return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+    return x if device is None else torch.tensor(x, dtype=torch.float64, device=device)
+
+
 def bias_correction(beta: Scalar, t: Scalar) -> Scalar:
     """`1 - beta**t`, the share of its weight that a moving average started at 0 has gathered after `t ≥ 1` steps.
 
     In float64, whatever comes in: in float32 the difference loses four digits at beta = 0.999, t = 1
     (1.3e-5 relative). The derivative in `beta` is finite at beta = 0 as well, which `-expm1(t·log(beta))` would not give.
     """
-    return 1 - _double(beta) ** _double(t)
+    return 1 - double(beta) ** double(t)
 
 
 def sqrt(x: Tensor) -> Tensor:
@@ -48,19 +59,12 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     """`a` if the condition holds, else `b`, for scalars: `torch.where` as soon as the condition is a tensor."""
     if not isinstance(condition, Tensor):
         return a if condition else b
-    return torch.where(condition, _double(a, condition.device), _double(b, condition.device))
+    return torch.where(condition, double(a, condition.device), double(b, condition.device))
 
 
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
-
-
-def _double(x: Scalar, device: torch.device | None = None) -> Scalar:
-    if isinstance(x, Tensor):
-        # MPS has no float64; there the step is counted in float32.
-        return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
-    return x if device is None else torch.tensor(x, dtype=torch.float64, device=device)
 
 
 def _differentiating() -> bool:

@@ -30,10 +30,12 @@ def sgd(
         state_dtype: dtype of the slot; the parameter's by default.
 
     Raises:
-        ValueError: a number out of range, or Nesterov without momentum or with dampening.
+        ValueError: a number out of range, dampening without momentum, or Nesterov without momentum or with dampening.
 
     Retraces `torch.optim.SGD`. `optax.sgd` has neither dampening nor decay.
     """
+    if momentum is None and dampening != 0:
+        raise ValueError(f"dampening={dampening} needs a momentum: there is nothing to dampen without one.")
     if nesterov and (momentum is None or dampening != 0):
         raise ValueError(
             f"nesterov=True needs a momentum and dampening=0, but got momentum={momentum} and dampening={dampening}."

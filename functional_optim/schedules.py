@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from functional_optim.numerics import Scalar, cos, where
+from functional_optim.numerics import Scalar, cos, double, where
 
 Schedule: TypeAlias = Callable[[Scalar], Scalar]
 
@@ -34,6 +34,7 @@ def warmup_cosine(peak: Scalar = 1.0, warmup_steps: int = 0, total_steps: int = 
 
 
 def _warmup_cosine(step: Scalar, *, peak: Scalar, warmup_steps: int, total_steps: int, end: Scalar) -> Scalar:
+    step = double(step)
     rising = peak * step / max(warmup_steps, 1)
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
     falling = end + (peak - end) * (1 + cos(math.pi * where(progress < 1, progress, 1.0))) / 2

@@ -61,7 +61,7 @@ class Transform:
             ValueError: a hyper-parameter is unknown or out of range.
         """
         check_params(params)
-        return self.init_fn(params, self._completed(hparams))
+        return self.init_fn(params, self.select(complete(self.declared, hparams, self.name)))
 
     def update(
         self, grads: Tree, state: Tree, params: Tree = None, hparams: HParams | None = None, **extra: Any
@@ -79,29 +79,40 @@ class Transform:
             Updates, in the structure, shapes and dtypes of `grads`, and the new state; computed in at least float32.
 
         Raises:
-            TypeError: a gradient is not a tensor, is of an integer dtype, or is sparse.
+            TypeError: a gradient is not a tensor, is of an integer dtype, or is sparse; a hyper-parameter is not a number, or
+                is passed as a keyword.
             ValueError: trees or shapes disagree, parameters are missing, a hyper-parameter is unknown or out of range.
         """
         check_gradients(grads, params)
-        hp = self._completed(hparams)
+        hp = self.select(complete(self.declared, hparams, self.name))
+        for name in extra:
+            if name in self.declared:
+                raise TypeError(f"{name!r} is a hyper-parameter: pass it in the mapping, update(..., hparams={{{name!r}: ...}}).")
         wide = trees.map_leaves(widened, grads), None if params is None else trees.map_leaves(widened, params)
         updates, state = self.update_fn(wide[0], state, wide[1], hp, **extra)
         return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
 
     def select(self, hparams: HParams) -> dict[str, Any]:
-        """Of a complete mapping, the part that this transform takes."""
-        return {name: hparams[name] for name in self.declared}
+        """Of a complete mapping, the part that this transform takes.
 
-    def _completed(self, hparams: HParams | None) -> dict[str, Any]:
-        hp = complete(self.declared, hparams, self.name)
-        for name, value in hp.items():
-            if self.form is None and isinstance(value, PerLeaf):
+        Raises:
+            ValueError: one value per leaf, for a transform made by hand.
+        """
+        for name in self.declared:
+            if self.form is None and isinstance(hparams[name], PerLeaf):
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
-        return hp
+        return {name: hparams[name] for name in self.declared}
 
     def __repr__(self) -> str:
         links = getattr(self.form, "links", {}).values()
         return f"{self.name}({', '.join(map(repr, links) if links else (f'{k}={v!r}' for k, v in self.hparams.items()))})"
+
+
+def require_transform(transform: Any, where: str) -> None:
+    """Raise TypeError, with advice, unless this is a `Transform`."""
+    if not isinstance(transform, Transform):
+        advice = f" Did you mean to call it, {transform.__name__}()?" if hasattr(transform, "__name__") else ""
+        raise TypeError(f"{where}: {transform!r} is not a Transform.{advice}")
 
 
 def elementwise(

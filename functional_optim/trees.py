@@ -58,6 +58,9 @@ def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_na
 
 def _first_difference(tree: Tree, reference: Tree, name: str, reference_name: str) -> str:
     ours, theirs = paths(tree), paths(reference)
+    for paths_of_one, own_name in ((ours, name), (theirs, reference_name)):
+        if paths_of_one == [""] and ours != theirs:
+            return f"{own_name} is a single leaf"
     for path in theirs:
         if path not in ours:
             return f"{reference_name}{path} has no counterpart in {name}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.hparams import HParams, merge
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
@@ -56,9 +56,7 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
     """
     links: dict[str, Transform] = {}
     for i, transform in enumerate(transforms):
-        if not isinstance(transform, Transform):
-            called = f": call it, {transform.__name__}()" if callable(transform) and hasattr(transform, "__name__") else ""
-            raise TypeError(f"link {i} of {name} is {transform!r}, not a Transform{called}.")
+        require_transform(transform, f"link {i} of {name}")
         links[_free_name(transform.name, links)] = transform
     form = Chained(links)
     return Transform(form.init, form.update, merge({key: link.declared for key, link in links.items()}), name, form)

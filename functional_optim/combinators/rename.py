@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.hparams import HParams, unknown
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
@@ -18,7 +18,7 @@ class Renamed:
 
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The hyper-parameters under the names that the inner transform knows."""
-        return {name: hp[self.outer.get(name, name)] for name in self.inner.declared}
+        return self.inner.select({name: hp[self.outer.get(name, name)] for name in self.inner.declared})
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""
@@ -33,12 +33,14 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
     """The same transform with some of its hyper-parameters called otherwise: `rename_hparams(link, eps="clip_eps")`.
 
     Raises:
+        TypeError: this is no transform (often a constructor that was not called).
         ValueError: the transform has no such hyper-parameter, or two would get one name.
 
     >>> from functional_optim import scale_by_adam
     >>> rename_hparams(scale_by_adam(), eps="adam_eps").hparams
     {'betas': (0.9, 0.999), 'adam_eps': 1e-08}
     """
+    require_transform(transform, "rename_hparams")
     for name in names:
         if name not in transform.declared:
             raise ValueError(unknown(name, transform.declared, transform.name))

@@ -4,6 +4,7 @@ u ← c u        u ← s(t − 1) u        u ← −η u
 """
 
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
+from functional_optim.numerics import double
 from functional_optim.transform import elementwise
 
 
@@ -25,7 +26,7 @@ def scale_by_schedule(hp, t, *, schedule):
     or set per group, and every one of its values gets the same warm-up.
 
     Args:
-        schedule: a pure function of the step, a Python number or a () tensor, to a factor.
+        schedule: a pure function of the step, a Python number or a () float64 tensor, to a factor.
 
     State: `step` () int64.
 
@@ -39,7 +40,7 @@ def scale_by_schedule(hp, t, *, schedule):
     >>> update
     tensor(0.5000)
     """
-    factor = schedule(t - 1)
+    factor = schedule(double(t - 1))
 
     def rule(u, p):
         return factor * u

@@ -1,0 +1,478 @@
+"""Bad input: an error that says what, where and what to do; and nothing is changed by the failed call."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+import functional_optim as fo
+from functional_optim import trees
+from functional_optim.adapters import OptimizerAdapter
+
+PARAMS = {"net": [torch.tensor([1.0, 2.0]), {"w": torch.eye(2)}], "b": torch.tensor(3.0)}
+GRADS = {"net": [torch.tensor([0.5, -1.0]), {"w": torch.ones(2, 2)}], "b": torch.tensor(-2.0)}
+
+
+def same(a, b):
+    """Whether two trees have the same structure and bits."""
+    x, y = trees.flatten(a), trees.flatten(b)
+    return x[1] == y[1] and all(
+        torch.equal(m, n) if isinstance(m, torch.Tensor) and isinstance(n, torch.Tensor) else m == n
+        for m, n in zip(x[0], y[0], strict=True)
+    )
+
+
+@pytest.fixture
+def refused():
+    """Calls `update` with one thing replaced, expects the error, and checks that no input has changed and a good call works."""
+
+    def check(error, message, *, tx=None, **replaced):
+        tx = fo.adamw() if tx is None else tx
+        arguments = {"grads": GRADS, "params": PARAMS, "hparams": None, **replaced}
+        if "state" not in arguments:
+            _, arguments["state"] = tx.update(GRADS, tx.init_state(PARAMS), PARAMS)
+        before = copy.deepcopy(arguments)
+        with pytest.raises(error, match=message) as caught:
+            tx.update(**arguments)
+        for name in ("grads", "state", "params"):
+            if all(isinstance(x, torch.Tensor) and x.layout == torch.strided for x in trees.leaves(arguments[name])):
+                assert same(arguments[name], before[name])
+        if isinstance(arguments["hparams"], dict):
+            assert str(arguments["hparams"]) == str(before["hparams"])
+        tx.update(GRADS, tx.init_state(PARAMS), PARAMS)
+        return caught
+
+    return check
+
+
+# Hyper-parameters.
+
+
+@pytest.mark.parametrize("where", ["update", "init_state", "adapter"])
+@pytest.mark.parametrize(
+    "hparams, error, message",
+    [
+        (
+            {"beta": (0.9, 0.99)},
+            ValueError,
+            r"adamw has no hyper-parameter 'beta'; it accepts: 'betas', 'eps', 'weight_decay', 'lr'. Did you mean 'betas'\?",
+        ),
+        ({"wieght_decay": 0.1}, ValueError, r"no hyper-parameter 'wieght_decay'.* Did you mean 'weight_decay'\?"),
+        ({"zzz": 0.1}, ValueError, r"no hyper-parameter 'zzz'; it accepts: 'betas', 'eps', 'weight_decay', 'lr'\.$"),
+        ({"lr": -0.1}, ValueError, r"lr = -0.1 is outside \[0, inf\)"),
+        ({"lr": math.nan}, ValueError, r"lr = nan is outside \[0, inf\)"),
+        ({"lr": math.inf}, ValueError, r"lr = inf is outside \[0, inf\)"),
+        ({"eps": -1}, ValueError, r"eps = -1 is outside \[0, inf\)"),
+        ({"weight_decay": -1e-9}, ValueError, r"weight_decay = -1e-09 is outside \[0, inf\)"),
+        ({"betas": (1.0, 0.9)}, ValueError, r"betas\[0\] = 1.0 is outside \[0, 1\)"),
+        ({"betas": (0.9, 1)}, ValueError, r"betas\[1\] = 1 is outside \[0, 1\)"),
+        ({"betas": [0.9, math.nan]}, ValueError, r"betas\[1\] = nan is outside \[0, 1\)"),
+        ({"betas": (torch.tensor(0.9), -0.1)}, ValueError, r"betas\[1\] = -0.1 is outside \[0, 1\)"),
+        ({"betas": 0.9}, TypeError, r"betas = 0.9: expected 2 values, as in \(0.9, 0.999\)"),
+        ({"betas": (0.9,)}, TypeError, r"betas = \(0.9,\): expected 2 values"),
+        ({"betas": (0.9, 0.99, 0.999)}, TypeError, r"betas = \(0.9, 0.99, 0.999\): expected 2 values"),
+        ({"betas": "ab"}, TypeError, r"betas = 'ab': expected 2 values"),
+        ({"betas": (0.9, "0.99")}, TypeError, r"betas.*'0.99'"),
+        ({"betas": (True, 0.99)}, TypeError, r"betas\[0\] = True is a bool: expected a number"),
+        ({"betas": torch.ones(3)}, TypeError, r"betas = .*: expected 2 values"),
+        ({"lr": True}, TypeError, r"lr = True is a bool: expected a number or a \(\) tensor"),
+        ({"lr": "fast"}, TypeError, r"lr = 'fast' is a str: expected a number or a \(\) tensor"),
+        ({"lr": None}, TypeError, r"lr = None is a NoneType: expected a number or a \(\) tensor"),
+        ({"lr": 1j}, TypeError, r"lr = 1j is a complex: expected a number"),
+        ({"lr": (0.1, 0.2)}, TypeError, r"lr = \(0.1, 0.2\) is a tuple: expected a number"),
+        (
+            {"lr": torch.ones(3)},
+            TypeError,
+            r"lr is a tensor of shape \(3,\): a hyper-parameter is a number .* torch.vmap.* PerLeaf",
+        ),
+        ({"lr": torch.ones(1)}, TypeError, r"lr is a tensor of shape \(1,\)"),
+    ],
+)
+def test_hyper_parameters(refused, where, hparams, error, message):
+    if where == "update":
+        refused(error, message, hparams=hparams)
+    elif where == "init_state":
+        with pytest.raises(error, match=message):
+            fo.adamw().init_state(PARAMS, hparams)
+    else:
+        p = torch.nn.Parameter(torch.ones(2))
+        with pytest.raises(error, match=message):
+            OptimizerAdapter([p], fo.adamw(), **hparams)
+        assert p.grad is None and torch.equal(p, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "make, hparams, message",
+    [
+        (fo.clip_by_global_norm, {"max_norm": 0}, r"max_norm = 0 is outside \(0, inf\]"),
+        (fo.clip_by_global_norm, {"max_norm": -1.0}, r"max_norm = -1.0 is outside \(0, inf\]"),
+        (fo.clip_by_value, {"clip_value": 0.0}, r"clip_value = 0.0 is outside \(0, inf\]"),
+        (fo.clip_by_value, {"clip_value": math.nan}, r"clip_value = nan is outside \(0, inf\]"),
+        (fo.trace, {"momentum": -0.5}, r"momentum = -0.5 is outside \[0, inf\)"),
+        (fo.trace, {"dampening": math.inf}, r"dampening = inf is outside \(-inf, inf\)"),
+        (fo.scale, {"factor": math.nan}, r"factor = nan is outside \(-inf, inf\)"),
+        (fo.add_decayed_weights, {"weight_decay": -1}, r"weight_decay = -1 is outside \[0, inf\)"),
+        (fo.scale_by_learning_rate, {"lr": -1}, r"lr = -1 is outside \[0, inf\)"),
+        (fo.scale_by_adam, {"eps": -1}, r"eps = -1 is outside \[0, inf\)"),
+        (fo.adamw, {"weight_decay": -1}, r"weight_decay = -1 is outside \[0, inf\)"),
+        (fo.sgd, {"lr": math.nan}, r"lr = nan is outside \[0, inf\)"),
+    ],
+)
+def test_ranges_hold_at_the_call_and_at_construction(refused, make, hparams, message):
+    refused(ValueError, message, tx=make(), hparams=hparams)
+    with pytest.raises(ValueError, match=message):
+        make(**hparams)
+
+
+def test_hyper_parameters_where_there_are_none(refused):
+    refused(ValueError, r"chain has no hyper-parameter 'lr'; it accepts: none", tx=fo.chain(), hparams={"lr": 0.1})
+
+
+@pytest.mark.parametrize("hparams", [0.1, "lr", [("lr", 0.1)], torch.tensor(0.1)], ids=repr)
+def test_hyper_parameters_that_are_no_mapping(refused, hparams):
+    refused(TypeError, r"hparams.*mapping", hparams=hparams)
+
+
+def test_a_hyper_parameter_passed_as_a_keyword_is_not_ignored():
+    # update(..., lr=0.1) looks right; swallowed with the extra arguments, the default would be used in silence.
+    tx = fo.adamw()
+    with pytest.raises(TypeError, match=r"hparams"):
+        tx.update(GRADS, tx.init_state(PARAMS), PARAMS, lr=0.5)
+
+
+@pytest.mark.parametrize(
+    "make, keywords, name",
+    [
+        (fo.clip_by_global_norm, {"maxnorm": 1.0}, "max_norm"),
+        (fo.trace, {"momentun": 0.9}, "momentum"),
+        (fo.trace, {"nestorov": True}, "nesterov"),
+        (fo.scale_by_learning_rate, {"rl": 0.1}, "lr"),
+    ],
+)
+def test_a_misspelt_keyword_of_a_constructor(make, keywords, name):
+    with pytest.raises(TypeError, match=rf"{make.__name__} has no .*'{next(iter(keywords))}'; it accepts: .*'{name}'"):
+        make(**keywords)
+
+
+@pytest.mark.parametrize("make", [fo.adamw, fo.sgd, fo.adam, fo.scale_by_adam])
+def test_a_misspelt_keyword_of_an_optimizer(make):
+    with pytest.raises(TypeError, match=r"'wd'"):
+        make(wd=0.1)
+
+
+def test_a_hyper_parameter_called_step():
+    with pytest.raises(ValueError, match="a hyper-parameter can't be called 'step': that is the count of updates"):
+        fo.elementwise(hparams={"step": 0.1})(lambda hp: lambda g, p: g)
+    with pytest.raises(ValueError, match="can't be called 'step'"):
+        fo.rename_hparams(fo.sgd(), lr="step")
+    with pytest.raises(ValueError, match="can't be called 'step'"):
+        fo.Transform(lambda p, hp: {}, lambda g, s, p, hp: (g, s), {"step": 1.0})
+
+
+# One value per leaf.
+
+
+@pytest.mark.parametrize(
+    "tree", [{"b": 0.1}, {"net": [0.1, {"w": 0.1}], "b": 0.1, "c": 0.1}, {"net": [0.1], "b": 0.1}, [0.1, 0.2, 0.3], 0.1], ids=str
+)
+def test_one_value_per_leaf_of_another_structure_names_the_knob(refused, tree):
+    refused(ValueError, r"lr", hparams={"lr": fo.PerLeaf(tree)})
+
+
+@pytest.mark.parametrize(
+    "name, tree, error, message",
+    [
+        ("lr", {"net": [0.1, {"w": -0.2}], "b": 0.1}, ValueError, r"lr\['net'\]\[1\]\['w'\] = -0.2 is outside \[0, inf\)"),
+        ("lr", {"net": [0.1, {"w": "x"}], "b": 0.1}, TypeError, r"lr\['net'\]\[1\]\['w'\] = 'x' is a str"),
+        (
+            "betas",
+            {"net": [(0.9, 0.99), {"w": (0.9, 2.0)}], "b": (0.9, 0.99)},
+            ValueError,
+            r"betas\['net'\]\[1\]\['w'\]\[1\] = 2.0 is outside",
+        ),
+        (
+            "betas",
+            {"net": [(0.9, 0.99), {"w": (0.9, 0.99)}], "b": (0.9,)},
+            TypeError,
+            r"betas\['b'\] = \(0.9,\): expected 2 values",
+        ),
+        (
+            "betas",
+            {"net": [(0.9, 0.99), {"w": 0.9}], "b": (0.9, 0.99)},
+            TypeError,
+            r"betas\['net'\]\[1\]\['w'\] = 0.9: expected 2",
+        ),
+    ],
+)
+def test_bad_values_per_leaf_name_the_leaf(refused, name, tree, error, message):
+    refused(error, message, hparams={name: fo.PerLeaf(tree)})
+
+
+def test_one_value_per_leaf_for_a_transform_by_hand():
+    tx = fo.Transform(lambda params, hp: {}, lambda u, s, params, hp: (u, s), {"gain": 1.0}, "by_hand")
+    for whole in (tx, fo.chain(tx), fo.chain(fo.scale(), fo.chain(fo.rename_hparams(tx, gain="volume")))):
+        name = "volume" if "volume" in whole.hparams else "gain"
+        state = whole.init_state(torch.ones(2))
+        with pytest.raises(ValueError, match=r"by_hand takes one 'gain' for all parameters"):
+            whole.update(torch.ones(2), state, torch.ones(2), {name: fo.PerLeaf(0.5)})
+
+
+# Trees.
+
+
+@pytest.mark.parametrize(
+    "grads, message",
+    [
+        ({"net": GRADS["net"]}, r"params\['b'\] has no counterpart in grads"),
+        (
+            {**GRADS, "c": torch.ones(1)},
+            r"params does not have the structure of grads: grads\['c'\] has no counterpart in params",
+        ),
+        ({**GRADS, "net": [GRADS["net"][0]]}, r"params\['net'\]\[1\]\['w'\] has no counterpart in grads"),
+        ({**GRADS, "net": [*GRADS["net"], torch.ones(1)]}, r"grads\['net'\]\[2\] has no counterpart in params"),
+        ({**GRADS, "net": [GRADS["net"][0], {"v": torch.eye(2)}]}, r"grads\['net'\]\[1\]\['v'\] has no counterpart in params"),
+        (
+            {**GRADS, "net": [GRADS["net"][0], {"w": [torch.eye(2)]}]},
+            r"grads\['net'\]\[1\]\['w'\]\[0\] has no counterpart in params",
+        ),
+        ({**GRADS, "net": tuple(GRADS["net"])}, r"the same leaves are held by other containers: .*\(\*, \{'w': \*\}\)"),
+        ([GRADS["b"]], r"grads\[0\] has no counterpart in params"),
+        (GRADS["b"], r"params does not have the structure of grads"),
+        ({}, r"params\['b'\] has no counterpart in grads"),
+    ],
+)
+def test_gradients_of_another_structure(refused, grads, message):
+    refused(ValueError, message, grads=grads)
+
+
+def test_parameters_of_another_structure_in_apply_updates():
+    with pytest.raises(
+        ValueError, match=r"params does not have the structure of updates: updates\['b'\] has no counterpart in params"
+    ):
+        fo.apply_updates({"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"updates\['a'\] has shape \(3,\), its parameter \(2,\): they must agree"):
+        fo.apply_updates({"a": torch.ones(2)}, {"a": torch.ones(3)})
+    with pytest.raises(TypeError, match=r"updates\['a'\] is torch.int64"):
+        fo.apply_updates({"a": torch.ones(2)}, {"a": torch.ones(2, dtype=torch.int64)})
+
+
+def test_a_state_of_another_tree(refused):
+    tx = fo.scale_by_adam()
+    state = tx.init_state({"a": torch.ones(2)})
+    refused(ValueError, r"state\['exp_avg'\] does not have the structure of grads", tx=tx, state=state)
+
+
+@pytest.mark.parametrize(
+    "leaf, error, message",
+    [
+        (torch.ones(2, 3), ValueError, r"grads\['net'\]\[1\]\['w'\] has shape \(2, 3\), its parameter \(2, 2\): they must agree"),
+        (torch.ones(2), ValueError, r"grads\['net'\]\[1\]\['w'\] has shape \(2,\), its parameter \(2, 2\)"),  # would broadcast
+        (torch.ones(()), ValueError, r"grads\['net'\]\[1\]\['w'\] has shape \(\), its parameter \(2, 2\)"),
+        (
+            torch.ones(2, 2, dtype=torch.int64),
+            TypeError,
+            r"grads\['net'\]\[1\]\['w'\] is torch.int64: gradients are floating point or complex",
+        ),
+        (torch.ones(2, 2, dtype=torch.bool), TypeError, r"grads\['net'\]\[1\]\['w'\] is torch.bool"),
+        (
+            torch.eye(2).to_sparse(),
+            TypeError,
+            r"\['w'\] is sparse \(torch.sparse_coo\): gradients must be dense. Call .to_dense\(\)",
+        ),
+        (0.5, TypeError, r"grads\['net'\]\[1\]\['w'\] is a float: a gradient is a tensor, or None for none"),
+        ("x", TypeError, r"grads\['net'\]\[1\]\['w'\] is a str: a gradient is a tensor"),
+        (
+            torch.ones(2, 2, dtype=torch.complex64),
+            TypeError,
+            r"\['w'\] is torch.complex64, its parameter torch.float32: both must be real",
+        ),
+    ],
+)
+def test_unfit_gradients_name_the_leaf(refused, leaf, error, message):
+    grads = {**GRADS, "net": [GRADS["net"][0], {"w": leaf}]}
+    refused(error, message, grads=grads)
+    # Without parameters to compare with, what can be seen still is.
+    if error is TypeError and "parameter" not in message:
+        with pytest.raises(TypeError, match=message):
+            fo.scale().update(grads, {})
+
+
+def test_a_real_gradient_for_a_complex_parameter(refused):
+    with pytest.raises(
+        TypeError, match=r"grads is torch.float32, its parameter torch.complex64: both must be real or both complex"
+    ):
+        fo.scale().update(torch.ones(2), {}, torch.ones(2, dtype=torch.complex64))
+
+
+def test_a_gradient_where_the_parameter_is_missing():
+    with pytest.raises(TypeError, match=r"params\['a'\] is None, but has a gradient: expected a tensor"):
+        fo.scale().update({"a": torch.ones(2)}, {}, {"a": None})
+
+
+def test_parameters_that_are_no_tensors():
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(
+        TypeError, match=r"params is a Linear: parameters are tensors. For a module, pass dict\(module.named_parameters"
+    ):
+        fo.adamw().init_state(model)
+    with pytest.raises(TypeError, match=r"params\['a'\] is a float: parameters are tensors"):
+        fo.adamw().init_state({"a": 1.0})
+    with pytest.raises(TypeError, match=r"params is a generator: parameters are tensors"):
+        fo.adamw().init_state(model.parameters())
+
+
+# States and parameters that a rule needs.
+
+
+@pytest.mark.parametrize("decay", [0.1, torch.tensor(0.1)])
+@pytest.mark.parametrize("make", [fo.add_decayed_weights, fo.adamw, lambda: fo.chain(fo.chain(fo.add_decayed_weights()))])
+def test_parameters_missing_where_a_rule_reads_them(refused, make, decay):
+    message = r"add_decayed_weights failed without the parameters. .*pass them: update\(grads, state, params\)"
+    refused(ValueError, message, tx=make(), params=None, hparams={"weight_decay": decay})
+
+
+@pytest.mark.parametrize(
+    "tx, state, message",
+    [
+        (
+            fo.adamw(),
+            fo.sgd().init_state(PARAMS),
+            r"one entry per link, \['scale_by_adam', .*but got \['scale_by_learning_rate'\]",
+        ),
+        (fo.adamw(), {}, r"one entry per link, .*but got \[\]: pass what init_state"),
+        (fo.adamw(), None, r"one entry per link, .*but got a NoneType"),
+        (fo.adamw(), (), r"one entry per link, .*but got a tuple"),
+        (
+            fo.scale_by_adam(),
+            fo.trace().init_state(PARAMS),
+            r"the state of scale_by_adam holds .*but got \['momentum_buffer', 'step'\]",
+        ),
+        (fo.scale_by_adam(amsgrad=True), fo.scale_by_adam().init_state(PARAMS), r"holds .*'max_exp_avg_sq'.*but got"),
+        (fo.scale_by_adam(), fo.scale_by_adam(amsgrad=True).init_state(PARAMS), r"the state of scale_by_adam holds"),
+        (fo.scale(), None, r"the state of scale holds \[\], but got a NoneType: pass what init_state"),
+        (
+            fo.chain(fo.trace()),
+            fo.trace().init_state(PARAMS),
+            r"one entry per link, \['trace'\], but got \['step', 'momentum_buffer'\]",
+        ),
+    ],
+)
+def test_the_state_of_another_transform(refused, tx, state, message):
+    refused(ValueError, message, tx=tx, state=state)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (1,), ()])
+def test_a_slot_of_another_shape_names_the_leaf(refused, shape):
+    # Of a model that has changed since: broadcast, it would give an update of the wrong shape, or of the wrong numbers.
+    tx = fo.scale_by_adam()
+    state = tx.init_state(PARAMS)
+    state = {**state, "exp_avg": {**state["exp_avg"], "net": [torch.zeros(shape), state["exp_avg"]["net"][1]]}}
+    refused(ValueError, r"state\['exp_avg'\]\['net'\]\[0\] has shape", tx=tx, state=state)
+
+
+# Rules of one's own.
+
+
+def test_a_rule_that_returns_the_wrong_number_of_values():
+    @fo.elementwise(slots=("m",))
+    def forgets_its_slot(hp):
+        return lambda g, p, m: g
+
+    @fo.elementwise()
+    def has_no_slot(hp):
+        return lambda g, p: (g, g)
+
+    with pytest.raises(ValueError, match=r"rule of forgets_its_slot returned 1 values: expected tensors for update, m"):
+        forgets_its_slot().update(torch.ones(2), forgets_its_slot().init_state(torch.ones(2)))
+    with pytest.raises(ValueError, match=r"the rule of has_no_slot returned 2 values"):
+        has_no_slot().update(torch.ones(2), {})
+
+
+def test_a_rule_that_returns_none():
+    @fo.elementwise()
+    def silent(hp):
+        return lambda g, p: None
+
+    with pytest.raises((TypeError, ValueError), match=r"the rule of silent returned"):
+        silent().update(torch.ones(2), {}, torch.ones(2))
+
+
+def test_a_rule_that_changes_the_shape():
+    @fo.elementwise()
+    def summed(hp):
+        return lambda g, p: g.sum()
+
+    with pytest.raises(ValueError, match=r"summed.*shape"):
+        summed().update(torch.ones(2), {}, torch.ones(2))
+
+
+def test_a_rule_for_whole_tensors_takes_no_complex_ones():
+    @fo.per_tensor()
+    def normalized(hp):
+        return lambda g, p: g / g.norm()
+
+    z = torch.ones(2, dtype=torch.complex64)
+    with pytest.raises(TypeError, match=r"normalized works on whole tensors and takes no complex ones, but got torch.complex64"):
+        normalized().update(z, {})
+    assert torch.equal(normalized().update(torch.tensor([3.0, 4.0]), {})[0], torch.tensor([0.6, 0.8]))
+
+
+def test_an_error_inside_a_rule_is_the_rules_own():
+    @fo.elementwise()
+    def broken(hp):
+        def rule(g, p):
+            raise TypeError("mine")
+
+        return rule
+
+    with pytest.raises(TypeError, match="mine"):
+        broken().update(torch.ones(2), {}, torch.ones(2))
+
+
+# Chains and the adapter.
+
+
+def test_links_with_clashing_defaults():
+    with pytest.raises(
+        ValueError,
+        match=r"trace and trace_1 both have a hyper-parameter 'momentum', with different defaults \(0.9 and 0.5\)."
+        r' .*tell them apart with rename_hparams\(trace_1, momentum="trace_1_momentum"\)',
+    ):
+        fo.chain(fo.trace(0.9), fo.trace(0.5))
+    with pytest.raises(ValueError, match=r"adamw and scale_by_adam both have a hyper-parameter 'eps'.*rename_hparams"):
+        fo.chain(fo.adamw(), fo.scale_by_adam(eps=1e-3))
+
+
+def test_a_link_that_is_not_a_transform():
+    with pytest.raises(
+        TypeError, match=r"link 1 of chain: .*scale_by_adam.* is not a Transform. Did you mean to call it, scale_by_adam\(\)"
+    ):
+        fo.chain(fo.scale(), fo.scale_by_adam)
+    with pytest.raises(TypeError, match=r"link 0 of mine: 0.1 is not a Transform"):
+        fo.chain(0.1, name="mine")
+    with pytest.raises(TypeError, match=r"link 0 of chain: \[.*\] is not a Transform"):
+        fo.chain([fo.scale(), fo.sgd()])
+
+
+@pytest.mark.parametrize(
+    "empty", [fo.chain(), fo.chain(fo.chain(), fo.chain(fo.chain())), fo.rename_hparams(fo.chain())], ids=repr
+)
+def test_an_empty_chain_behind_the_adapter(empty):
+    with pytest.raises(ValueError, match=r"empty chain.*Give it links, the last of them scale_by_learning_rate\(\)"):
+        OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], empty)
+
+
+def test_a_constructor_or_something_else_behind_the_adapter():
+    p = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(TypeError, match=r".*adamw.* is not a Transform. Did you mean to call it, adamw\(\)"):
+        OptimizerAdapter([p], fo.adamw)
+    with pytest.raises(TypeError, match=r"OptimizerAdapter\(params, transform\): 0.1 is not a Transform"):
+        OptimizerAdapter([p], 0.1)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        OptimizerAdapter([], fo.adamw())
+
+
+def test_options_of_the_constructor_are_no_hyper_parameters_of_the_adapter():
+    with pytest.raises(ValueError, match=r"sgd has no hyper-parameter 'nesterov'; it accepts: 'momentum', 'dampening', 'lr'"):
+        OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.sgd(momentum=0.9), nesterov=True)
