@@ -113,10 +113,9 @@ def inputs_are_not_written_to(trial: Trial) -> None:
 def structure_shape_and_dtype_are_kept(trial: Trial) -> None:
     """Updates are like the gradients and the next state like the last, for four dtypes and with a () leaf; all finite."""
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        params = trees.map_leaves(lambda p, dtype=dtype: p.to(dtype), trial.params)
+        params = _cast(trial.params, dtype)
         first = state = trial.transform.init_state(params)
-        for step in range(2):
-            grads = trial.sample(step, dtype)
+        for grads in (trial.sample(0, dtype), _cast(_zeros(trial.params), dtype)):
             updates, state = trial.transform.update(grads, state, params)
             _require_alike(updates, grads, f"updates of {dtype} gradients")
             _require_alike(state, first, f"state of {dtype} parameters")
@@ -145,6 +144,17 @@ def vmap_is_a_loop(trial: Trial) -> None:
     loop = [transform.update(g, states[0], params[0]) for g in grads]
     together = torch.vmap(lambda g: transform.update(g, states[0], params[0]))(_stack(grads))
     _require_close(together, _stack(loop), "only the gradients batched, from one state: result")
+
+
+def low_precision_is_computed_in_float32(trial: Trial) -> None:
+    """In float16 and bfloat16, the first update is the float32 one of the same values, rounded once."""
+    for dtype in (torch.float16, torch.bfloat16):
+        params, grads = _cast(trial.params, dtype), trial.sample(0, dtype)
+        low, _ = trial.transform.update(grads, trial.transform.init_state(params), params)
+        wide_params, wide_grads = _cast(params, torch.float32), _cast(grads, torch.float32)
+        wide, _ = trial.transform.update(wide_grads, trial.transform.init_state(wide_params), wide_params)
+        # A slot that starts from the parameter's value may round it once more.
+        _require_close(low, _cast(wide, dtype), f"in {dtype}: updates", root="", tolerance=torch.finfo(dtype).eps)
 
 
 def one_graph_serves_all_steps(trial: Trial) -> None:
@@ -285,6 +295,7 @@ LAWS: list[Law] = [
     inputs_are_not_written_to,
     structure_shape_and_dtype_are_kept,
     vmap_is_a_loop,
+    low_precision_is_computed_in_float32,
     one_graph_serves_all_steps,
     derivatives_are_right,
     derivatives_at_zero_are_finite,
@@ -354,13 +365,21 @@ def _three(default: float, interval: str) -> list[Tensor]:
     return [torch.tensor(x, dtype=torch.float64) for x in candidates if contains(interval, x)][:3]
 
 
+def _zeros(tree: Tree) -> Tree:
+    return trees.map_leaves(torch.zeros_like, tree)
+
+
+def _cast(tree: Tree, dtype: torch.dtype) -> Tree:
+    return trees.map_leaves(lambda x: x.to(dtype), tree)
+
+
 def _stack(several: Sequence[Tree]) -> Tree:
     return trees.map_leaves(lambda *leaves: torch.stack(leaves), *several)
 
 
 def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
     """Two steps as a function of flat float64 tensors, the inputs, and their names."""
-    gradients = [trees.map_leaves(lambda g: g * (0 if zero else 1), trial.sample(step)) for step in range(2)]
+    gradients = [_zeros(trial.params) if zero else trial.sample(step) for step in range(2)]
     given = {"grads": gradients, "params": trial.params, "hparams": trial.hparams()}
     leaves, spec = trees.flatten(given)
 

@@ -1,0 +1,16 @@
+"""The list of deliberate defects fits the code; running them all takes a minute or two: `make mutants`."""
+
+import pytest
+from mutants import MUTANTS, ROOT, is_caught
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.defect)
+def test_the_defect_can_still_be_made(mutant):
+    assert (ROOT / mutant.file).read_text().count(mutant.old) >= 1
+    assert (ROOT / "tests" / mutant.test.split("::")[0].split()[0]).exists()
+
+
+def test_a_defect_is_caught_and_no_defect_is_not():
+    mutant = next(mutant for mutant in MUTANTS if mutant.test == "test_decay.py")
+    assert is_caught(mutant)
+    assert not is_caught(mutant._replace(new=mutant.old))
