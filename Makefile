@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint mutants clean
 
 demo: .venv/installed
-	$(BIN)/python notebooks/digits.py $(DEMO)
+	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
