@@ -1,19 +1,26 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from functional_optim.checks import check_gradients
 from functional_optim.combinators.chain import Chained
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform
 
 from .layout import Flat, Key, Layout
 
+if TYPE_CHECKING:
+    from .fused import FusedStep
+
 Group: TypeAlias = dict[str, Any]
+Numbered: TypeAlias = tuple[int, Group]
 
 
 class TransformOptimizer(torch.optim.Optimizer):
@@ -24,11 +31,16 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self._layouts: dict[Transform, Layout] = {}
+        self._engines: dict[Transform, FusedStep | None] = {}
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The transform that steps the parameters of this group; the same object for groups that share one."""
         raise NotImplementedError
+
+    def is_fused(self, group: Mapping[str, Any]) -> bool:
+        """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
+        return bool(group.get("fused"))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
@@ -58,12 +70,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parts: dict[Transform, list[Leaf]] = {}
+        parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
-            leaves = [Leaf(key, p, group) for key, p in _keyed(index, group) if p.grad is not None]
-            if leaves:
-                parts.setdefault(self.transform_for(group), []).extend(leaves)
-        computed = [self._computed(transform, leaves) for transform, leaves in parts.items()]
+            if any(p.grad is not None for p in group["params"]):
+                parts.setdefault(self.transform_for(group), []).append((index, group))
+        computed = [self._fused(transform, groups) or self._eager(transform, groups) for transform, groups in parts.items()]
         for write in computed:
             write()
         return loss
@@ -83,6 +94,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._layouts = {}
+        self._engines = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -91,26 +103,49 @@ class TransformOptimizer(torch.optim.Optimizer):
                 if isinstance(value, Boxed):
                     slots[name] = value.opened(p.device)
 
-    def _computed(self, transform: Transform, leaves: "list[Leaf]") -> Callable[[], None]:
-        """The step of one transform over its leaves, computed; what is returned writes it down."""
+    def _fused(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
+        """The step of one transform, checked and planned; what is returned runs it. None where it has to be eager."""
+        if not any(self.is_fused(group) for _, group in groups) or torch.compiler.is_compiling():
+            return None
+        present = [(p, p.grad, index) for index, group in groups for p in group["params"] if p.grad is not None]
+        params, grads, owners = (list(column) for column in zip(*present, strict=True))
+        hparams = {index: _hparams_of(transform, group) for index, group in groups}
+        engine = self._engines.get(transform)
+        if engine is None or not engine.fits(params, grads, owners, self.state):
+            if transform in self._engines and engine is None:
+                return None
+            self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
+        return None if engine is None else functools.partial(engine.run, grads, hparams)
+
+    def _planned(
+        self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
+    ) -> "FusedStep | None":
+        """A fused step that is ready to run; None, after a warning, where it can't be."""
+        from .fused import FusedStep, Unsupported  # Half a second of the compiler's modules, for those who ask for it.
+
+        leaves = _leaves(groups)
+        check_gradients({leaf.key: leaf.param.grad for leaf in leaves}, {leaf.key: leaf.param for leaf in leaves})
+        try:
+            if any(group.get("capturable") for _, group in groups):
+                raise Unsupported("capturable=True keeps the step counts on the device")
+            layout, states = self._started(transform, leaves, on_host=True)
+            engine = self._engines.get(transform) or FusedStep(transform, layout)
+            for leaf in leaves:
+                self.state[leaf.param].update(states[leaf.key])
+            engine.prepare(*tensors, self.state, hparams)
+            return engine
+        except Unsupported as problem:
+            warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
+            return None
+
+    def _eager(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None]:
+        """The step of one transform, computed; what is returned writes it down."""
+        leaves = _leaves(groups)
         params = {leaf.key: leaf.param for leaf in leaves}
-        states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
         hparams = _hparams_of_leaves(transform, leaves)
 
-        if transform not in self._layouts:
-            self._layouts[transform] = Layout(transform, params, hparams)
-        layout = self._layouts[transform]
-        lacking = [leaf for leaf in leaves if not states[leaf.key].keys() >= set(layout.names)]
-        if lacking:
-            keys = {leaf.key for leaf in lacking}
-            own = (
-                {key: params[key] for key in keys},
-                _hparams_of_leaves(transform, lacking),
-                {key: states[key] for key in keys},
-            )
-            layout.start(*own, on_host)
-
+        layout, states = self._started(transform, leaves, on_host)
         grads = {leaf.key: leaf.param.grad for leaf in leaves}
         updates, nested = transform.update(grads, layout.read(states, on_host), params, hparams)
 
@@ -121,6 +156,24 @@ class TransformOptimizer(torch.optim.Optimizer):
                 p.add_(updates[key])
 
         return write
+
+    def _started(self, transform: Transform, leaves: "list[Leaf]", on_host: bool) -> tuple[Layout, dict[Key, Flat]]:
+        """The layout of the state, and every leaf's, complete; what was missing is not in `self.state` yet."""
+        params = {leaf.key: leaf.param for leaf in leaves}
+        states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
+        if transform not in self._layouts:
+            self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
+        layout = self._layouts[transform]
+        lacking = [leaf for leaf in leaves if not states[leaf.key].keys() >= set(layout.names)]
+        if lacking:
+            keys = {leaf.key for leaf in lacking}
+            own = (
+                {key: params[key] for key in keys},
+                _hparams_of_leaves(transform, lacking),
+                {key: states[key] for key in keys},
+            )
+            layout.start(*own, on_host)
+        return layout, states
 
 
 class OptimizerAdapter(TransformOptimizer):
@@ -135,6 +188,9 @@ class OptimizerAdapter(TransformOptimizer):
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
+        fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
+            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
+            tensor), it warns once and steps eagerly, as it does without `fused`.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -151,17 +207,22 @@ class OptimizerAdapter(TransformOptimizer):
     tensor([2.4000, 3.2000])
     """
 
-    def __init__(self, params: Iterable[Any], transform: Transform, **hparams: Any) -> None:
+    def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_work(transform)
         self.transform = transform
+        self.fused = fused
         super().__init__(params, complete(transform.declared, hparams, transform.name))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The one transform, for every group."""
         return self.transform
 
+    def is_fused(self, group: Mapping[str, Any]) -> bool:
+        """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
+        return bool(self.fused)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "transform": self.transform}
+        return {**super().__getstate__(), "transform": self.transform, "fused": self.fused}
 
 
 @dataclass(frozen=True)
@@ -194,6 +255,10 @@ def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
         for p, slots in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
+    return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
 
 
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
