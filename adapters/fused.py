@@ -7,7 +7,8 @@ does eagerly, tensor by tensor. Whole-tree quantities are computed before the st
 What can't be fused raises `Unsupported` before anything is changed; the optimizer then warns and steps eagerly.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -94,14 +95,23 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        identity: of every tensor that the plan holds; the plan is good while it is that of the optimizer's tensors.
+        params, groups: the parameters, and the number of the group of each.
+        states: the state of every parameter of the optimizer.
+        own: those of the plan's own parameters.
+        values: the slots and counts in them, held so that no other tensor can pass for them.
+        traits: what else the plan relies on, see `_traits`.
         leaves, parts: the parameters, one by one and as the kernels get them.
         counts: the step counts, one row for each leaf; `optimizer.state` holds views of it.
         seen: `counts` as lists, as the last step left them.
         kernels: of each stage and signature.
     """
 
-    identity: list[Any]
+    params: list[Tensor]
+    groups: list[int]
+    states: list[Flat]
+    own: list[Flat]
+    values: list[Tensor]
+    traits: list[Any]
     leaves: list[Leaf]
     parts: list[Part]
     counts: Tensor
@@ -124,14 +134,20 @@ class FusedStep:
         self.stages = _stages(links, layout)
         self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
         self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
+        self.names = [*self.slots, *self.counts]
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
-        """Whether the plan of the last step still holds."""
+        """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
         plan = self.plan
-        if plan is None or self._identity(params, grads, groups, states) != plan.identity:
+        if plan is None or groups != plan.groups or not _same(params, plan.params) or not _same(states.values(), plan.states):
             return False
-        return plan.counts.tolist() == plan.seen
+        values = [state.get(name) for state in plan.own for name in self.names]
+        return (
+            _same(values, plan.values)
+            and _traits(params, values, grads) == plan.traits
+            and plan.counts.tolist() == plan.seen
+        )
 
     def prepare(
         self,
@@ -159,7 +175,11 @@ class FusedStep:
         parts = parts_of(leaves, seen, may_pack=len(self.stages) == 1)
         for leaf, row in zip(leaves, counts, strict=True):
             leaf.state.update(zip(self.counts, row.unbind(), strict=True))
-        self.plan = Plan(self._identity(params, grads, groups, states), leaves, parts, counts, seen, kernels)
+        own = [leaf.state for leaf in leaves]
+        values = [state[name] for state in own for name in self.names]
+        traits = _traits(params, values, grads)
+        held = (list(params), list(groups), list(states.values()), own, values)
+        self.plan = Plan(*held, traits, leaves, parts, counts, seen, kernels)
 
     def run(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
         """Step every parameter of the plan, `hparams` being those of each group by its number."""
@@ -168,14 +188,6 @@ class FusedStep:
         Run(self.stages, plan, grads, hparams).run()
         torch.autograd.graph.increment_version([leaf.param for leaf in plan.leaves])
         plan.seen = plan.counts.add_(1).tolist()
-
-    def _identity(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> list[Any]:
-        own = [states.get(p) or {} for p in params]
-        values = [state.get(name) for state in own for name in self.slots]
-        counts = [state.get(name) for state in own for name in self.counts]
-        tensors = [*params, *(value for value in values if isinstance(value, Tensor))]
-        kinds = [kind for x in grads for kind in (x.dtype, x.layout)]
-        return [*groups, *map(id, (*params, *own, *values, *counts)), *(x.data_ptr() for x in tensors), *kinds]
 
     def _compiled(self, signatures: set[Signature], hparams: HParams) -> dict[tuple[int, Signature], Kernels]:
         try:
@@ -350,6 +362,17 @@ def _at_stage(signature: Signature, number: int, stage: Stage) -> Signature:
     """What reaches a stage: its own slots, and after the first one an update in at least float32."""
     device, dtypes = signature
     return device, Dtypes(_wide(dtypes.update) if number else dtypes.update, dtypes.param, dtypes.slots[stage.slots])
+
+
+def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
+    """Whether these are the very objects, in this order."""
+    found = list(found)
+    return len(found) == len(known) and all(map(operator.is_, found, known))
+
+
+def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+    """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
+    return [*map(Tensor.data_ptr, params), *map(Tensor.data_ptr, values), *[(g.dtype, g.layout) for g in grads]]
 
 
 def _slot_count(links: Sequence[Link]) -> int:

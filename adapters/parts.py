@@ -4,7 +4,7 @@ A large tensor is viewed flat, in place. Small ones, whose cost is the call and 
 moved into packed buffers once (`optimizer.state` then holds views of these), gradients and parameters are gathered each step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from .layout import Flat
 from .tracing import Dtypes
 
-foreach_copy = torch.ops.aten._foreach_copy_.default
+# Called through `torch`, not `torch.ops`, whose Python wrapper costs as much as the copies.
+foreach_copy: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = vars(torch)["_foreach_copy_"]
 
 # Below this many elements, gathering a tensor costs less than a call of its own.
 SMALL = 1 << 15

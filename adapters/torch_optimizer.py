@@ -107,8 +107,12 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The step of one transform, checked and planned; what is returned runs it. None where it has to be eager."""
         if not any(self.is_fused(group) for _, group in groups) or torch.compiler.is_compiling():
             return None
-        present = [(p, p.grad, index) for index, group in groups for p in group["params"] if p.grad is not None]
-        params, grads, owners = (list(column) for column in zip(*present, strict=True))
+        params, grads, owners = [], [], []
+        for index, group in groups:
+            present = [p for p in group["params"] if p.grad is not None]
+            params += present
+            grads += [p.grad for p in present]
+            owners += [index] * len(present)
         hparams = {index: _hparams_of(transform, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
