@@ -142,7 +142,7 @@ class FusedStep:
         plan = self.plan
         if plan is None or groups != plan.groups or not _same(params, plan.params) or not _same(states.values(), plan.states):
             return False
-        values = [state.get(name) for state in plan.own for name in self.names]
+        values: list[Any] = [state.get(name) for state in plan.own for name in self.names]
         return (
             _same(values, plan.values)
             and _traits(params, values, grads) == plan.traits

@@ -18,7 +18,7 @@ from .tracing import Dtypes
 foreach_copy: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = vars(torch)["_foreach_copy_"]
 
 # Below this many elements, gathering a tensor costs less than a call of its own.
-SMALL = 1 << 15
+SMALL = 13_000
 
 
 @dataclass(frozen=True, eq=False)
