@@ -297,7 +297,7 @@ class Run:
 
     def _lifted(self, link: Link, stage: Stage, works: list[Work]) -> None:
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
-        updates = {i: work.part.shaped(work.u)[0] for i, work in zip(leaves, works, strict=True)}
+        updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
         params = {i: widened(leaf.param) for i, leaf in leaves.items()}
         hp = {
             name: one_or_each({i: self.hparams[leaf.group][own] for i, leaf in leaves.items()})
@@ -320,7 +320,7 @@ class Run:
 
 def _stages(links: list[Link], layout: Layout) -> list[Stage]:
     """The links in runs of elementwise ones, each as long as can be."""
-    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: item[1].form.elementwise or item[0])]
+    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: -1 if item[1].form.elementwise else item[0])]
     stages, slots, counts = [], 0, 0
     for run in runs:
         own = [link for _, link in run]

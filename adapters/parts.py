@@ -49,7 +49,7 @@ class Single:
     def __init__(self, leaf: Leaf) -> None:
         self.leaves = [leaf]
         p = leaf.param
-        self.in_place = is_dense(p) and not p.is_neg() and not p.is_conj()
+        self.in_place = is_dense(p) and not is_lazy(p)
         self.strides = p.stride() if self.in_place else torch.empty_like(p, device="meta").contiguous().stride()
         for name, slot in zip(leaf.slots, leaf.values(), strict=True):
             if slot.stride() != self.strides:
@@ -69,7 +69,7 @@ class Single:
 
     def flat(self, x: Tensor) -> Tensor:
         """A tensor shaped like the parameter, flat; itself, where it is laid out as the parameter is."""
-        return flat(x if x.stride() == self.strides and not x.is_neg() and not x.is_conj() else self._laid_out(x))
+        return flat(self._laid_out(x) if x.stride() != self.strides or is_lazy(x) else x)
 
     def shaped(self, x: Tensor) -> list[Tensor]:
         """The reverse of `flat`, for each leaf."""
@@ -131,7 +131,7 @@ def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack
     """The leaves that have elements, each in a part; small ones that can share a kernel call share a part."""
     packs: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        small = may_pack and reals(leaf.param) <= SMALL
+        small = may_pack and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
         key = (leaf.group, tuple(counts[leaf.index]), leaf.dtypes(), leaf.param.device) if small else leaf.index
         if leaf.param.numel():
             packs.setdefault(key, []).append(leaf)
@@ -147,6 +147,11 @@ def flat(x: Tensor) -> Tensor:
 def is_dense(x: Tensor) -> bool:
     """Whether the elements fill a stretch of memory, each once, in whatever order."""
     return torch.empty_like(x, device="meta").stride() == x.stride()
+
+
+def is_lazy(x: Tensor) -> bool:
+    """Whether the memory holds the conjugate, or the negative, of the tensor."""
+    return x.is_conj() or x.is_neg()
 
 
 def reals(x: Tensor) -> int:

@@ -133,7 +133,7 @@ class Leafwise:
         if x is not None and x.is_complex():
             if not self.elementwise:
                 raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
-            x = torch.view_as_real(x)
+            x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
     def _stored(self, slot: Tensor) -> Tensor:
