@@ -10,27 +10,23 @@ What can't be fused raises `Unsupported` before anything is changed; the optimiz
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from functional_optim import trees
 from functional_optim.hparams import one_or_each
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
-from .kernels import Kernel, kernel_for
+from .kernels import Kernel
 from .layout import Flat, Layout
 from .parts import Leaf, Part, Single, parts_of
-from .tracing import Dtypes, Ending, Link, links_of, reduced_like, scalars_of
+from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
+from .tracing import Link, links_of, scalars_of, wide
 
-HParams: TypeAlias = Mapping[str, Any]
 States: TypeAlias = Mapping[Tensor, Flat]
-# What tells apart the kernels of a part: its device and dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 DEVICES = ("cpu", "cuda")
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -38,42 +34,6 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 class Unsupported(Exception):
     """Why a step can't be fused, in words that finish "fused=True, but ..."."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """Links that run together: elementwise ones in one kernel, or a single other one.
-
-    Attributes:
-        links: in order.
-        names: what `optimizer.state` calls their slots.
-        slots, counts: where theirs are among the slots of all elementwise links, and among all counts.
-        last: whether the parameter is updated here.
-    """
-
-    links: list[Link]
-    names: list[str]
-    slots: slice
-    counts: slice
-    last: bool
-
-    @property
-    def fuses(self) -> bool:
-        """Whether this is a run of elementwise links."""
-        return self.links[0].form.elementwise
-
-    @property
-    def reduces(self) -> list[int]:
-        """The links that need a whole-tree quantity."""
-        return [i for i, link in enumerate(self.links) if link.form.reduce]
-
-
-@dataclass(frozen=True, eq=False)
-class Kernels:
-    """The kernels of a stage for one signature: those that its quantities are computed with, by link, and the one that steps."""
-
-    quantities: Mapping[int, Kernel | None]
-    step: Kernel
 
 
 @dataclass(eq=False)
@@ -131,7 +91,7 @@ class FusedStep:
         if links is None:
             raise Unsupported(f"{transform.name} contains a transform that is not made of rules for one tensor")
         self.links = links
-        self.stages = _stages(links, layout)
+        self.stages = stages_of(links, layout)
         self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
         self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
         self.names = [*self.slots, *self.counts]
@@ -192,7 +152,7 @@ class FusedStep:
     def _compiled(self, signatures: set[Signature], hparams: HParams) -> dict[tuple[int, Signature], Kernels]:
         try:
             return {
-                (i, signature): _kernels_of(self.stages[i], _at_stage(signature, i, self.stages[i]), hparams)
+                (i, signature): kernels_of(self.stages[i], at_stage(signature, i, self.stages[i]), hparams)
                 for signature in signatures
                 for i in range(len(self.stages))
                 if self.stages[i].fuses
@@ -235,7 +195,7 @@ class Run:
             kernel = self.plan.kernels[number, work.signature].step
             tensors = [work.u, work.p, *work.slots(stage)]
             if not stage.last:
-                work.u = torch.empty_like(work.u, dtype=_wide(work.u.dtype))
+                work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
                 tensors.append(work.u)
             kernel(self._vector(kernel, number, len(stage.links), work), tensors)
 
@@ -253,7 +213,7 @@ class Run:
         for work in works:
             kernel = self.plan.kernels[number, work.signature].quantities[i]
             assert kernel is not None
-            tensors = [work.u, work.p, *work.slots(stage, _slot_count(stage.links[: i + 1]))]
+            tensors = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
             sums.append(kernel(self._vector(kernel, number, i + 1, work), tensors))
         device = sums[0][0].device
         return [torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)]
@@ -261,12 +221,12 @@ class Run:
     def _reduced(self, number: int, i: int, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
         stage = self.stages[number]
-        form, before = stage.links[i].form, _slot_count(stage.links[:i])
+        form, before = stage.links[i].form, slot_count(stage.links[:i])
         columns: list[list[Any]] = [[] for _ in range(2 + len(form.slots))]
         for work in works:
             kernel, u = self.plan.kernels[number, work.signature].quantities[i], work.u
             if kernel is not None:
-                u = torch.empty_like(work.u, dtype=_wide(work.u.dtype))
+                u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
                 kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u])
             own = work.slots(stage)[before : before + len(form.slots)]
             for column, x in zip(columns, (u, work.p, *own), strict=True):
@@ -318,50 +278,8 @@ class Run:
                 state[slot][i].copy_(new[slot][i])
 
 
-def _stages(links: list[Link], layout: Layout) -> list[Stage]:
-    """The links in runs of elementwise ones, each as long as can be."""
-    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: -1 if item[1].form.elementwise else item[0])]
-    stages, slots, counts = [], 0, 0
-    for run in runs:
-        own = [link for _, link in run]
-        names = [layout.name_of[(*link.path, name)] for link in own for name in link.form.slots]
-        first_slot, first_count = slots, counts
-        slots += len(names) if own[0].form.elementwise else 0
-        counts += sum(link.form.counts for link in own)
-        stages.append(Stage(own, names, slice(first_slot, slots), slice(first_count, counts), own[-1] is links[-1]))
-    return stages
-
-
-def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
-    """Compile a stage, for tensors of these dtypes as they reach it."""
-    device, dtypes = signature
-    reduced: list[Any] = []
-
-    def compiled(links: list[Link], ending: Ending) -> Kernel:
-        steps = [0] * sum(link.form.counts for link in links)
-        spec = trees.flatten(scalars_of(links, hparams, steps, reduced))[1]
-        return kernel_for(links, ending, dtypes.restricted(_slot_count(links)), device, spec)
-
-    quantities: dict[int, Kernel | None] = {}
-    for i in stage.reduces:
-        link, before = stage.links[i], _slot_count(stage.links[:i])
-        if isinstance(link.form.reduce, SumOver):
-            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL)
-        else:
-            quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
-        own = dtypes.slots[before : before + len(link.form.slots)]
-        reduced.append(reduced_like(link, Dtypes(dtypes.update, dtypes.param, own)))
-    return Kernels(quantities, compiled(stage.links, Ending.STEP if stage.last else Ending.UPDATE))
-
-
 def _signature(leaf: Leaf) -> Signature:
     return leaf.param.device, leaf.dtypes()
-
-
-def _at_stage(signature: Signature, number: int, stage: Stage) -> Signature:
-    """What reaches a stage: its own slots, and after the first one an update in at least float32."""
-    device, dtypes = signature
-    return device, Dtypes(_wide(dtypes.update) if number else dtypes.update, dtypes.param, dtypes.slots[stage.slots])
 
 
 def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
@@ -373,14 +291,6 @@ def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
 def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
     """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
     return [*map(Tensor.data_ptr, params), *map(Tensor.data_ptr, values), *[(g.dtype, g.layout) for g in grads]]
-
-
-def _slot_count(links: Sequence[Link]) -> int:
-    return sum(len(link.form.slots) for link in links)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _opened(x: Tensor) -> Tensor | None:

@@ -19,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from functional_optim import trees
 
 from .prologue import Prologue
-from .tracing import Dtypes, Ending, Link, Traced, fake_tensors, trace
+from .tracing import Dtypes, Ending, Link, Traced, fake_tensors, trace, wide
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
@@ -92,15 +92,11 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
     mode = FakeTensorMode(shape_env=ShapeEnv())
     tensors = fake_tensors(mode, dtypes, device)
     with mode:
-        tensors += [] if ending in (Ending.STEP, Ending.TOTAL) else [torch.empty_like(tensors[0], dtype=_wide(tensors[0].dtype))]
+        tensors += [] if ending in (Ending.STEP, Ending.TOTAL) else [torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype))]
         vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
         graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
     with tracing(TracingContext(mode)), config.patch(SETTINGS):
         return compile_fx_inner(graph, [vector, *tensors])
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:

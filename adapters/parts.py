@@ -92,13 +92,12 @@ class Pack:
         self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
         self.params = [leaf.param.detach() for leaf in self.leaves]
         self.slots = []
-        for i, name in enumerate(first.slots):
+        for i in range(len(first.slots)):
             buffer = self._buffer(first.values()[i].dtype.to_real())
             views = self.shaped(buffer)
             foreach_copy(views, [leaf.values()[i] for leaf in self.leaves])
             for leaf, view in zip(self.leaves, views, strict=True):
                 leaf.state[leaf.slots[i]] = view
-            del name
             self.slots.append(buffer)
 
     def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

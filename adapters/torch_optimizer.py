@@ -105,7 +105,8 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def _fused(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
         """The step of one transform, checked and planned; what is returned runs it. None where it has to be eager."""
-        if not any(self.is_fused(group) for _, group in groups) or torch.compiler.is_compiling():
+        wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
+        if not wanted or self._engines.get(transform, wanted) is None:
             return None
         params, grads, owners = [], [], []
         for index, group in groups:
@@ -116,8 +117,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         hparams = {index: _hparams_of(transform, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
-            if transform in self._engines and engine is None:
-                return None
             self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
         return None if engine is None else functools.partial(engine.run, grads, hparams)
 

@@ -144,6 +144,11 @@ def reduced_like(link: Link, dtypes: Dtypes) -> Any:
     return like
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the update of a gradient of this (real) dtype is computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def fake_tensors(mode: FakeTensorMode, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
     """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
     symbolic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
