@@ -41,7 +41,6 @@ class Work:
     """A part on its way through the stages: the update so far and the parameter, flat."""
 
     part: Part
-    signature: Signature
     u: Tensor
     p: Tensor
 
@@ -128,7 +127,7 @@ class FusedStep:
         ]
         for leaf in leaves:
             _require_plain(leaf, elementwise=all(stage.fuses for stage in self.stages))
-        kernels = self._compiled({_signature(leaf) for leaf in leaves}, hparams[groups[0]])
+        kernels = self._compiled({leaf.signature() for leaf in leaves}, hparams[groups[0]])
 
         seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
         counts = torch.tensor(seen, dtype=torch.float32).view(len(leaves), len(self.counts))
@@ -185,14 +184,14 @@ class Run:
                 work.part.close(work.p)
 
     def _opened(self, part: Part) -> Work:
-        return Work(part, _signature(part.leaves[0]), *part.open(self.grads))
+        return Work(part, *part.open(self.grads))
 
     def _fused(self, number: int, works: list[Work]) -> None:
         stage = self.stages[number]
         if number > 0:
             self._reduce(number, works)
         for work in works:
-            kernel = self.plan.kernels[number, work.signature].step
+            kernel = self.plan.kernels[number, work.part.signature].step
             tensors = [work.u, work.p, *work.slots(stage)]
             if not stage.last:
                 work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
@@ -211,7 +210,7 @@ class Run:
     def _totals(self, number: int, i: int, works: list[Work]) -> list[Tensor]:
         stage, sums = self.stages[number], []
         for work in works:
-            kernel = self.plan.kernels[number, work.signature].quantities[i]
+            kernel = self.plan.kernels[number, work.part.signature].quantities[i]
             assert kernel is not None
             tensors = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
             sums.append(kernel(self._vector(kernel, number, i + 1, work), tensors))
@@ -224,7 +223,7 @@ class Run:
         form, before = stage.links[i].form, slot_count(stage.links[:i])
         columns: list[list[Any]] = [[] for _ in range(2 + len(form.slots))]
         for work in works:
-            kernel, u = self.plan.kernels[number, work.signature].quantities[i], work.u
+            kernel, u = self.plan.kernels[number, work.part.signature].quantities[i], work.u
             if kernel is not None:
                 u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
                 kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u])
@@ -278,10 +277,6 @@ class Run:
                 state[slot][i].copy_(new[slot][i])
 
 
-def _signature(leaf: Leaf) -> Signature:
-    return leaf.param.device, leaf.dtypes()
-
-
 def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
     """Whether these are the very objects, in this order."""
     found = list(found)
@@ -290,7 +285,7 @@ def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
 
 def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
     """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
-    return [*map(Tensor.data_ptr, params), *map(Tensor.data_ptr, values), *[(g.dtype, g.layout) for g in grads]]
+    return [*map(Tensor.data_ptr, (*params, *values)), *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
 def _opened(x: Tensor) -> Tensor | None:

@@ -14,6 +14,9 @@ from torch import Tensor
 from .layout import Flat
 from .tracing import Dtypes
 
+# What tells apart the kernels of a part: its device and dtypes.
+Signature: TypeAlias = tuple[torch.device, Dtypes]
+
 # Called through `torch`, not `torch.ops`, whose Python wrapper costs as much as the copies.
 foreach_copy: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = vars(torch)["_foreach_copy_"]
 
@@ -36,18 +39,17 @@ class Leaf:
         """The slots, in the order of the links."""
         return [self.state[name] for name in self.slots]
 
-    def dtypes(self) -> Dtypes:
-        """The dtypes that a kernel sees, complex tensors being pairs of reals."""
-        return Dtypes(
-            self.grad_dtype.to_real(), self.param.dtype.to_real(), tuple(slot.dtype.to_real() for slot in self.values())
-        )
+    def signature(self) -> Signature:
+        """The device, and the dtypes that a kernel sees, complex tensors being pairs of reals."""
+        slots = tuple(slot.dtype.to_real() for slot in self.values())
+        return self.param.device, Dtypes(self.grad_dtype.to_real(), self.param.dtype.to_real(), slots)
 
 
 class Single:
     """One tensor, in place where it is dense; else through a contiguous copy, its slots being dense in any case."""
 
     def __init__(self, leaf: Leaf) -> None:
-        self.leaves = [leaf]
+        self.leaves, self.signature = [leaf], leaf.signature()
         p = leaf.param
         self.in_place = is_dense(p) and not is_lazy(p)
         self.strides = p.stride() if self.in_place else torch.empty_like(p, device="meta").contiguous().stride()
@@ -87,6 +89,7 @@ class Pack:
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
         first = self.leaves[0]
+        self.signature = first.signature()
         self.grad = self._buffer(first.grad_dtype.to_real())
         self.param = self._buffer(first.param.dtype.to_real())
         self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
@@ -131,7 +134,7 @@ def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack
     packs: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
         small = may_pack and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
-        key = (leaf.group, tuple(counts[leaf.index]), leaf.dtypes(), leaf.param.device) if small else leaf.index
+        key = (leaf.group, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
         if leaf.param.numel():
             packs.setdefault(key, []).append(leaf)
     return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]

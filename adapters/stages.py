@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
-import torch
-
 from functional_optim import trees
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
 from .layout import Layout
+from .parts import Signature
 from .tracing import Dtypes, Ending, Link, reduced_like, scalars_of, wide
 
 HParams: TypeAlias = Mapping[str, Any]
-# What tells apart the kernels of a part: its device and dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
 import functools
+import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,6 +33,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self._layouts: dict[Transform, Layout] = {}
         self._engines: dict[Transform, FusedStep | None] = {}
+        self._validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]] = {}
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
@@ -95,6 +97,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._layouts = {}
         self._engines = {}
+        self._validated = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -114,11 +117,20 @@ class TransformOptimizer(torch.optim.Optimizer):
             params += present
             grads += [p.grad for p in present]
             owners += [index] * len(present)
-        hparams = {index: _hparams_of(transform, group) for index, group in groups}
+        hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
             self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
         return None if engine is None else functools.partial(engine.run, grads, hparams)
+
+    def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
+        """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
+        values = [group.get(name) for name in transform.declared]
+        known, hparams = self._validated.get((transform, index), ((), {}))
+        if len(known) != len(values) or not all(map(operator.is_, known, values)):
+            hparams = _hparams_of(transform, group)
+            self._validated[transform, index] = values, hparams
+        return hparams
 
     def _planned(
         self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
