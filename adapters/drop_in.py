@@ -1,7 +1,8 @@
 """Classes with the names and signatures of torch.optim's, each a sentence about which transform a group gets.
 
-`foreach` and `fused` are accepted, and kept in the groups, so that code and checkpoints written for torch work: they ask for
-another execution of the same arithmetic, and there is one execution here. `capturable` keeps the counts on the device.
+`fused=True` steps with compiled kernels, see `OptimizerAdapter`. `foreach` is accepted, and kept in the groups, so that code and
+checkpoints written for torch work: it asks for another execution of the same arithmetic. `capturable` keeps the counts on the
+device.
 """
 
 import functools

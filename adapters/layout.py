@@ -53,6 +53,7 @@ class Layout:
         self.names: list[str] = []
         for path in paths:
             self.names.append(".".join(path) if path[-1] in self.names else path[-1])
+        self.name_of = dict(zip(paths, self.names, strict=True))
 
     def start(
         self, params: Params, hparams: HParams, states: Mapping[Key, Flat], others: Iterable[Flat], counts_on_host: bool

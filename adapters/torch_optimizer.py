@@ -1,13 +1,17 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.checks import check_gradients
 from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.rename import Renamed
 from functional_optim.hparams import complete, one_or_each
@@ -15,7 +19,11 @@ from functional_optim.transform import Transform, require_transform
 
 from .layout import Flat, Key, Layout, detached_from
 
+if TYPE_CHECKING:
+    from .fused import FusedStep
+
 Group: TypeAlias = dict[str, Any]
+Numbered: TypeAlias = tuple[int, Group]
 
 
 class TransformOptimizer(torch.optim.Optimizer):
@@ -26,11 +34,17 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self._layouts: dict[Transform, Layout] = {}
+        self._engines: dict[Transform, FusedStep | None] = {}
+        self._validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]] = {}
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The transform that steps the parameters of this group; the same object for groups that share one."""
         raise NotImplementedError
+
+    def is_fused(self, group: Mapping[str, Any]) -> bool:
+        """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
+        return bool(group.get("fused"))
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
@@ -60,12 +74,14 @@ class TransformOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parts: dict[Transform, list[Leaf]] = {}
+        parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
-            leaves = [Leaf(key, p, group) for key, p in _keyed(index, group)]
-            if leaves:
-                parts.setdefault(self.transform_for(group), []).extend(leaves)
-        computed = [self._computed(transform, leaves) for transform, leaves in parts.items()]
+            parts.setdefault(self.transform_for(group), []).append((index, group))
+        computed = [
+            self._fused(transform, groups) or self._eager(transform, groups)
+            for transform, groups in parts.items()
+            if any(p.grad is not None for _, group in groups for p in group["params"])
+        ]
         for write in computed:
             write()
         return loss
@@ -85,6 +101,8 @@ class TransformOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._layouts = {}
+        self._engines = {}
+        self._validated = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -95,30 +113,61 @@ class TransformOptimizer(torch.optim.Optimizer):
                         on_host = name.split(".")[-1] == "step" and not group.get("capturable")
                         slots[name] = value.opened(torch.device("cpu") if on_host else p.device)
 
-    def _computed(self, transform: Transform, everyone: "list[Leaf]") -> Callable[[], None]:
-        """The step of one transform over those leaves that have a gradient, computed; what is returned writes it down."""
-        leaves = [leaf for leaf in everyone if leaf.param.grad is not None]
-        if not leaves:
-            return lambda: None
+    def _fused(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
+        """The step of one transform, checked and planned; what is returned runs it. None where it has to be eager."""
+        wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
+        if not wanted or self._engines.get(transform, wanted) is None:
+            return None
+        params, grads, owners = [], [], []
+        for index, group in groups:
+            present = [p for p in group["params"] if p.grad is not None]
+            params += present
+            grads += [p.grad for p in present]
+            owners += [index] * len(present)
+        hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+        engine = self._engines.get(transform)
+        if engine is None or not engine.fits(params, grads, owners, self.state):
+            self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
+        return None if engine is None else functools.partial(engine.run, grads, hparams)
+
+    def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
+        """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
+        values = [group.get(name) for name in transform.declared]
+        known, hparams = self._validated.get((transform, index), ((), {}))
+        if len(known) != len(values) or not all(map(operator.is_, known, values)):
+            hparams = _hparams_of(transform, group)
+            self._validated[transform, index] = values, hparams
+        return hparams
+
+    def _planned(
+        self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
+    ) -> "FusedStep | None":
+        """A fused step that is ready to run; None, after a warning, where it can't be."""
+        from .fused import FusedStep, Unsupported  # Half a second of the compiler's modules, for those who ask for it.
+
+        leaves = _leaves(groups)
+        check_gradients({leaf.key: leaf.param.grad for leaf in leaves}, {leaf.key: leaf.param for leaf in leaves})
+        try:
+            if any(group.get("capturable") for _, group in groups):
+                raise Unsupported("capturable=True keeps the step counts on the device")
+            layout, states, _ = self._started(transform, groups, on_host=True)
+            engine = self._engines.get(transform) or FusedStep(transform, layout)
+            for leaf in leaves:
+                self.state[leaf.param].update(states[leaf.key])
+            engine.prepare(*tensors, self.state, hparams)
+            return engine
+        except Unsupported as problem:
+            warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
+            return None
+
+    def _eager(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None]:
+        """The step of one transform, computed; what is returned writes it down."""
+        leaves = _leaves(groups)
         params = {leaf.key: leaf.param for leaf in leaves}
-        states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
-        others = [self.state[leaf.param] for leaf in everyone if leaf.param in self.state and leaf.key not in states]
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
         hparams = _hparams_of_leaves(transform, leaves)
 
-        if transform not in self._layouts:
-            self._layouts[transform] = Layout(transform, params, hparams)
-        layout = self._layouts[transform]
-        lacking = [leaf for leaf in leaves if not states[leaf.key].keys() >= set(layout.names)]
-        if lacking:
-            keys = {leaf.key for leaf in lacking}
-            own = (
-                {key: params[key] for key in keys},
-                _hparams_of_leaves(transform, lacking),
-                {key: states[key] for key in keys},
-            )
-            layout.start(*own, [*others, *states.values()], on_host)
-
+        layout, states, others = self._started(transform, groups, on_host)
         grads = {leaf.key: leaf.param.grad for leaf in leaves}
         old = layout.read(states, on_host)
         owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
@@ -131,6 +180,23 @@ class TransformOptimizer(torch.optim.Optimizer):
                 p.add_(updates[key])
 
         return write
+
+    def _started(self, transform: Transform, groups: list[Numbered], on_host: bool) -> tuple[Layout, dict[Key, Flat], list[Flat]]:
+        """The layout of the state; the states of the leaves, complete, though what was missing is not in `self.state` yet;
+        and those of the parameters that sit out this step."""
+        leaves = _leaves(groups)
+        params = {leaf.key: leaf.param for leaf in leaves}
+        states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
+        others = [self.state[p] for _, group in groups for p in group["params"] if p.grad is None and p in self.state]
+        if transform not in self._layouts:
+            self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
+        layout = self._layouts[transform]
+        lacking = [leaf for leaf in leaves if not states[leaf.key].keys() >= set(layout.names)]
+        if lacking:
+            new = {leaf.key: leaf.param for leaf in lacking}
+            incomplete = {key: states[key] for key in new}
+            layout.start(new, _hparams_of_leaves(transform, lacking), incomplete, [*others, *states.values()], on_host)
+        return layout, states, others
 
 
 class OptimizerAdapter(TransformOptimizer):
@@ -145,6 +211,9 @@ class OptimizerAdapter(TransformOptimizer):
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
+        fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
+            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
+            tensor), it warns once and steps eagerly, as it does without `fused`.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -161,17 +230,22 @@ class OptimizerAdapter(TransformOptimizer):
     tensor([2.4000, 3.2000])
     """
 
-    def __init__(self, params: Iterable[Any], transform: Transform, **hparams: Any) -> None:
+    def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_work(transform)
         self.transform = transform
+        self.fused = fused
         super().__init__(params, complete(transform.declared, hparams, transform.name))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The one transform, for every group."""
         return self.transform
 
+    def is_fused(self, group: Mapping[str, Any]) -> bool:
+        """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
+        return bool(self.fused)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "transform": self.transform}
+        return {**super().__getstate__(), "transform": self.transform, "fused": self.fused}
 
 
 @dataclass(frozen=True)
@@ -204,6 +278,10 @@ def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
         for p, slots in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
+    return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
 
 
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:

@@ -9,15 +9,16 @@ The 10⁻⁶ is `torch.nn.utils.clip_grad_norm_`'s.
 """
 
 from functional_optim.hparams import POSITIVE, Hparam
-from functional_optim.numerics import global_norm
+from functional_optim.numerics import sqrt
+from functional_optim.reductions import SumOver
 from functional_optim.transform import elementwise
 
 
-def _norm(updates, params):
-    return global_norm(updates)
+def _square(g, p):
+    return g * g
 
 
-@elementwise(hparams={"max_norm": Hparam(1.0, POSITIVE)}, reduce=_norm)
+@elementwise(hparams={"max_norm": Hparam(1.0, POSITIVE)}, reduce=SumOver(_square, finish=sqrt))
 def clip_by_global_norm(hp, norm):
     """Scale all gradients by one factor so that their common norm is at most `max_norm`.
 

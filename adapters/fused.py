@@ -1,0 +1,300 @@
+"""The fused step: a chain of rules run as compiled kernels that read and write every tensor once, in place.
+
+The numbers are the eager step's, to rounding. A chain is run in stages: consecutive elementwise links are one kernel,
+whatever the number of parameters, their sizes and the hyper-parameters; a link that needs a tensor's shape runs as it
+does eagerly, tensor by tensor. Whole-tree quantities are computed before the stage that uses them, over all groups.
+
+What can't be fused raises `Unsupported` before anything is changed; the optimizer then warns and steps eagerly.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim.hparams import one_or_each
+from functional_optim.lifting import widened
+from functional_optim.reductions import SumOver
+from functional_optim.transform import Transform
+
+from .kernels import Kernel
+from .layout import Flat, Layout
+from .parts import Leaf, Part, Single, parts_of
+from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
+from .tracing import Link, links_of, scalars_of, wide
+
+States: TypeAlias = Mapping[Tensor, Flat]
+
+DEVICES = ("cpu", "cuda")
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Unsupported(Exception):
+    """Why a step can't be fused, in words that finish "fused=True, but ..."."""
+
+
+@dataclass(eq=False)
+class Work:
+    """A part on its way through the stages: the update so far and the parameter, flat."""
+
+    part: Part
+    u: Tensor
+    p: Tensor
+
+    def slots(self, stage: Stage, first: int | None = None) -> list[Tensor]:
+        """The slots of a stage, or those of its first links only."""
+        return self.part.slots[stage.slots][:first]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
+
+    Attributes:
+        params, groups: the parameters, and the number of the group of each.
+        states: the state of every parameter of the optimizer.
+        own: those of the plan's own parameters.
+        values: the slots and counts in them, held so that no other tensor can pass for them.
+        traits: what else the plan relies on, see `_traits`.
+        leaves, parts: the parameters, one by one and as the kernels get them.
+        counts: the step counts, one row for each leaf; `optimizer.state` holds views of it.
+        seen: `counts` as lists, as the last step left them.
+        kernels: of each stage and signature.
+    """
+
+    params: list[Tensor]
+    groups: list[int]
+    states: list[Flat]
+    own: list[Flat]
+    values: list[Tensor]
+    traits: list[Any]
+    leaves: list[Leaf]
+    parts: list[Part]
+    counts: Tensor
+    seen: list[list[float]]
+    kernels: Mapping[tuple[int, Signature], Kernels] = field(repr=False)
+
+
+class FusedStep:
+    """The compiled step of one transform, for one optimizer.
+
+    Raises:
+        Unsupported: the transform is not made of rules.
+    """
+
+    def __init__(self, transform: Transform, layout: Layout) -> None:
+        links = links_of(transform)
+        if links is None:
+            raise Unsupported(f"{transform.name} contains a transform that is not made of rules for one tensor")
+        self.links = links
+        self.stages = stages_of(links, layout)
+        self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
+        self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
+        self.names = [*self.slots, *self.counts]
+        self.plan: Plan | None = None
+
+    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
+        """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
+        plan = self.plan
+        if plan is None or groups != plan.groups or not _same(params, plan.params) or not _same(states.values(), plan.states):
+            return False
+        values: list[Any] = [state.get(name) for state in plan.own for name in self.names]
+        return _same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
+
+    def prepare(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        groups: Sequence[int],
+        states: States,
+        hparams: Mapping[int, HParams],
+    ) -> None:
+        """Make a plan for these tensors, whose states are complete; compile what is not compiled yet.
+
+        Raises:
+            Unsupported: some tensor can't be fused, or the compiler failed. The state has its old values.
+        """
+        leaves = [
+            Leaf(i, group, p, g.dtype, states[p], self.slots)
+            for i, (p, g, group) in enumerate(zip(params, grads, groups, strict=True))
+        ]
+        for leaf in leaves:
+            _require_plain(leaf, elementwise=all(stage.fuses for stage in self.stages))
+        kernels = self._compiled({leaf.signature() for leaf in leaves}, hparams[groups[0]])
+
+        seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
+        counts = torch.tensor(seen, dtype=torch.float32).view(len(leaves), len(self.counts))
+        parts = parts_of(leaves, seen, may_pack=len(self.stages) == 1 and self.stages[0].fuses)
+        for leaf, row in zip(leaves, counts, strict=True):
+            leaf.state.update(zip(self.counts, row.unbind(), strict=True))
+        own = [leaf.state for leaf in leaves]
+        values = [state[name] for state in own for name in self.names]
+        traits = _traits(params, values, grads)
+        held = (list(params), list(groups), list(states.values()), own, values)
+        self.plan = Plan(*held, traits, leaves, parts, counts, seen, kernels)
+
+    def run(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        """Step every parameter of the plan, `hparams` being those of each group by its number."""
+        plan = self.plan
+        assert plan is not None
+        Run(self.stages, plan, grads, hparams).run()
+        torch.autograd.graph.increment_version([leaf.param for leaf in plan.leaves])
+        plan.seen = plan.counts.add_(1).tolist()
+
+    def _compiled(self, signatures: set[Signature], hparams: HParams) -> dict[tuple[int, Signature], Kernels]:
+        try:
+            return {
+                (i, signature): kernels_of(self.stages[i], at_stage(signature, i, self.stages[i]), hparams)
+                for signature in signatures
+                for i in range(len(self.stages))
+                if self.stages[i].fuses
+            }
+        except Exception as error:  # Whatever goes wrong in a compiler: no toolchain, a rule it can't trace, a bug of its own.
+            raise Unsupported(f"compiling the step failed: {type(error).__name__}: {error}") from error
+
+
+class Run:
+    """One step over a plan."""
+
+    def __init__(self, stages: list[Stage], plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        self.stages, self.plan, self.grads, self.hparams = stages, plan, grads, hparams
+        self.vectors: dict[Any, Tensor] = {}
+        self.reduced: dict[tuple[int, int], Any] = {}
+
+    def run(self) -> None:
+        """All stages for one part after another, or part by part in step where a later stage looks at the whole tree."""
+        works = [self._opened(part) for part in self.plan.parts]
+        if self.stages[0].fuses:
+            self._reduce(0, works)
+        together = any(stage.reduces for i, stage in enumerate(self.stages) if i or not stage.fuses)
+        for chunk in [works] if together else ([works.pop()] for _ in range(len(works))):
+            for i, stage in enumerate(self.stages):
+                if stage.fuses:
+                    self._fused(i, chunk)
+                else:
+                    self._single(stage, chunk)
+            for work in chunk:
+                work.part.close(work.p)
+
+    def _opened(self, part: Part) -> Work:
+        return Work(part, *part.open(self.grads))
+
+    def _fused(self, number: int, works: list[Work]) -> None:
+        stage = self.stages[number]
+        if number > 0:
+            self._reduce(number, works)
+        for work in works:
+            kernel = self.plan.kernels[number, work.part.signature].step
+            tensors = [work.u, work.p, *work.slots(stage)]
+            if not stage.last:
+                work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
+                tensors.append(work.u)
+            kernel(self._vector(kernel, number, len(stage.links), work), tensors)
+
+    def _reduce(self, number: int, works: list[Work]) -> None:
+        """The whole-tree quantities of a stage, each over the updates that reach its link; nothing is written."""
+        for i in self.stages[number].reduces:
+            reduction = self.stages[number].links[i].form.reduce
+            if isinstance(reduction, SumOver) and works:
+                self.reduced[number, i] = reduction.finish(*self._totals(number, i, works))
+            else:
+                self.reduced[number, i] = self._reduced(number, i, works)
+
+    def _totals(self, number: int, i: int, works: list[Work]) -> list[Tensor]:
+        stage, sums = self.stages[number], []
+        for work in works:
+            kernel = self.plan.kernels[number, work.part.signature].quantities[i]
+            assert kernel is not None
+            tensors = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
+            sums.append(kernel(self._vector(kernel, number, i + 1, work), tensors))
+        device = sums[0][0].device
+        return [torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)]
+
+    def _reduced(self, number: int, i: int, works: list[Work]) -> Any:
+        """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
+        stage = self.stages[number]
+        form, before = stage.links[i].form, slot_count(stage.links[:i])
+        columns: list[list[Any]] = [[] for _ in range(2 + len(form.slots))]
+        for work in works:
+            kernel, u = self.plan.kernels[number, work.part.signature].quantities[i], work.u
+            if kernel is not None:
+                u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
+                kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u])
+            own = work.slots(stage)[before : before + len(form.slots)]
+            for column, x in zip(columns, (u, work.p, *own), strict=True):
+                column.extend(_opened(leaf) for leaf in work.part.shaped(x))
+        assert form.reduce is not None
+        return form.reduce(columns[0], columns[1], **dict(zip(form.slots, columns[2:], strict=True)))
+
+    def _vector(self, kernel: Kernel, number: int, links: int, work: Work) -> Tensor:
+        """The numbers that a kernel over the first few links of a stage takes; parts of one group and count share them."""
+        leaf = work.part.leaves[0]
+        counts = tuple(self.plan.seen[leaf.index])
+        key = (kernel, number, leaf.group, counts)
+        if key not in self.vectors:
+            stage = self.stages[number]
+            reduced = [self.reduced[number, i] for i in stage.reduces if (number, i) in self.reduced]
+            steps = [int(count) for count in counts[stage.counts]]
+            self.vectors[key] = kernel.vector(scalars_of(stage.links[:links], self.hparams[leaf.group], steps, reduced))
+        return self.vectors[key]
+
+    def _single(self, stage: Stage, works: list[Work]) -> None:
+        """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
+        (link,) = stage.links
+        for chunk in [works] if link.form.reduce else [[work] for work in works]:
+            self._lifted(link, stage, chunk)
+        if stage.last:
+            for work in works:
+                work.p.add_(work.u)
+
+    def _lifted(self, link: Link, stage: Stage, works: list[Work]) -> None:
+        leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
+        updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
+        params = {i: widened(leaf.param) for i, leaf in leaves.items()}
+        hp = {
+            name: one_or_each({i: self.hparams[leaf.group][own] for i, leaf in leaves.items()})
+            for name, own in link.hparams.items()
+        }
+        state: dict[str, Any] = {
+            slot: {i: leaf.state[name] for i, leaf in leaves.items()}
+            for slot, name in zip(link.form.slots, stage.names, strict=True)
+        }
+        if link.form.counts:
+            state["step"] = one_or_each({i: int(self.plan.seen[i][stage.counts.start]) for i in leaves})
+
+        updates, new = link.form.update(updates, state, params, hp)
+        for i, work in zip(leaves, works, strict=True):
+            assert isinstance(work.part, Single)
+            work.u = work.part.flat(updates[i])
+            for slot in link.form.slots:
+                state[slot][i].copy_(new[slot][i])
+
+
+def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
+    """Whether these are the very objects, in this order."""
+    found = list(found)
+    return len(found) == len(known) and all(map(operator.is_, found, known))
+
+
+def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
+    """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
+    return [*map(Tensor.data_ptr, (*params, *values)), *[g.dtype for g in grads], *[g.layout for g in grads]]
+
+
+def _opened(x: Tensor) -> Tensor | None:
+    return widened(torch.view_as_real(x) if x.is_complex() else x)
+
+
+def _require_plain(leaf: Leaf, elementwise: bool) -> None:
+    """Raise Unsupported unless a kernel can work on the memory of this parameter and its slots."""
+    p = leaf.param
+    if type(p) not in PLAIN or p.layout != torch.strided or p.device.type not in DEVICES:
+        raise Unsupported(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
+    if p.is_complex() and not elementwise:
+        raise Unsupported("a parameter is complex, and a rule of the chain takes no complex tensors")
+    for name, slot in zip(leaf.slots, leaf.values(), strict=True):
+        if slot.shape != p.shape or slot.is_complex() != p.is_complex() or slot.device != p.device:
+            raise Unsupported(f"the slot {name!r} is not shaped like its parameter, or lies on another device")

@@ -1,0 +1,114 @@
+"""Compiled kernels: one for each structure of rules, dtypes and device, whatever the tensors' sizes and the numbers.
+
+`compile_fx_inner` is the compiler below `torch.compile`: a call to what it returns costs 5 µs, where the guards of
+`torch.compile` cost 25 to 50. There is nothing to guard: lengths are symbols, numbers are inputs, and the key holds the rest.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from functional_optim import trees
+
+from .prologue import Prologue
+from .tracing import Dtypes, Ending, Link, Traced, fake_tensors, trace, wide
+
+# Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
+SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
+
+# A compiled kernel may count elements in 32 bits; longer tensors are cut.
+LONGEST = 1 << 30
+
+_kernels: dict[Any, "Kernel"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A compiled run of links.
+
+    Attributes:
+        prologue: scalars to the numbers that `compiled` takes as one vector.
+        compiled: `[vector, u, p, *slots[, out]] -> sums`; writes where its ending says.
+        dtype: of the vector.
+        device: of the vector and all tensors.
+        links: keeps what the cache knows by its `id` alive.
+    """
+
+    prologue: Prologue
+    compiled: Any
+    dtype: torch.dtype
+    device: torch.device
+    links: Sequence[Link]
+
+    def vector(self, scalars: Any) -> Tensor:
+        """What the prologue makes of these scalars, on the device; without waiting for it."""
+        return _vector(self.prologue(trees.leaves(scalars)), self.dtype, self.device)
+
+    def __call__(self, vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Run over whole tensors, 1-D, of one length that is not 0."""
+        length = tensors[0].numel()
+        if length <= LONGEST:
+            return self.compiled([vector, *tensors])
+        pieces = [self(vector, piece) for piece in zip(*(x.split(LONGEST) for x in tensors), strict=True)]
+        return [torch.stack(sums).sum() for sums in zip(*pieces, strict=True)]
+
+
+def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, spec: trees.Spec) -> Kernel:
+    """The kernel of this structure, compiled at its first use and shared by all optimizers."""
+    key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
+    if key not in _kernels:
+        traced = trace(links, ending, dtypes, spec)
+        _kernels[key] = Kernel(traced.prologue, compile_body(traced, ending, dtypes, device), dtypes.scalars, device, links)
+    return _kernels[key]
+
+
+def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
+    """Compile the body of a traced run, with its writes in place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx_inner
+        from torch._inductor.decomposition import select_decomp_table
+    count = 2 + len(dtypes.slots)
+
+    def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        results = traced.body(vector, *tensors[:count])
+        if ending is Ending.TOTAL:
+            return results
+        u, p, *slots = tensors[:count]
+        first = p if ending is Ending.STEP else tensors[count]
+        for target, result in zip([first, *slots], results, strict=ending is not Ending.PEEK):
+            target.copy_(result)
+        return []
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    tensors = fake_tensors(mode, dtypes, device)
+    with mode:
+        tensors += [] if ending in (Ending.STEP, Ending.TOTAL) else [torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype))]
+        vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
+        graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
+    with tracing(TracingContext(mode)), config.patch(SETTINGS):
+        return compile_fx_inner(graph, [vector, *tensors])
+
+
+def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
+    vector = torch.tensor(numbers, dtype=dtype)
+    if device.type == "cpu":
+        return vector
+    vector = vector.pin_memory().to(device, non_blocking=True)
+    on_device = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    if on_device:
+        parts = list(vector.unbind())
+        for i in on_device:
+            parts[i] = values[i].to(device=device, dtype=dtype, non_blocking=True)
+        vector = torch.stack(parts)
+    return vector

@@ -1,0 +1,161 @@
+"""How the tensors of parameters reach a kernel, which wants them 1-D and of one length: one by one, or packed.
+
+A large tensor is viewed flat, in place. Small ones, whose cost is the call and not the elements, share one call: their slots are
+moved into packed buffers once (`optimizer.state` then holds views of these), gradients and parameters are gathered each step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .layout import Flat
+from .tracing import Dtypes
+
+# What tells apart the kernels of a part: its device and dtypes.
+Signature: TypeAlias = tuple[torch.device, Dtypes]
+
+# Called through `torch`, not `torch.ops`, whose Python wrapper costs as much as the copies.
+foreach_copy: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = vars(torch)["_foreach_copy_"]
+
+# Below this many elements, gathering a tensor costs less than a call of its own.
+SMALL = 13_000
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One parameter of a plan: where its group is, the tensor, its state, and the names of its slots and counts in there."""
+
+    index: int
+    group: int
+    param: Tensor
+    grad_dtype: torch.dtype
+    state: Flat
+    slots: Sequence[str]
+
+    def values(self) -> list[Tensor]:
+        """The slots, in the order of the links."""
+        return [self.state[name] for name in self.slots]
+
+    def signature(self) -> Signature:
+        """The device, and the dtypes that a kernel sees, complex tensors being pairs of reals."""
+        slots = tuple(slot.dtype.to_real() for slot in self.values())
+        return self.param.device, Dtypes(self.grad_dtype.to_real(), self.param.dtype.to_real(), slots)
+
+
+class Single:
+    """One tensor, in place where it is dense; else through a contiguous copy, its slots being dense in any case."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self.leaves, self.signature = [leaf], leaf.signature()
+        p = leaf.param
+        self.in_place = is_dense(p) and not is_lazy(p)
+        self.strides = p.stride() if self.in_place else torch.empty_like(p, device="meta").contiguous().stride()
+        for name, slot in zip(leaf.slots, leaf.values(), strict=True):
+            if slot.stride() != self.strides:
+                leaf.state[name] = self._laid_out(slot)
+        self.slots = [flat(slot) for slot in leaf.values()]
+        self.param = flat(p) if self.in_place else None
+
+    def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The gradient and the parameter, flat."""
+        (leaf,) = self.leaves
+        return self.flat(grads[leaf.index]), flat(self._laid_out(leaf.param)) if self.param is None else self.param
+
+    def close(self, p: Tensor) -> None:
+        """Store the parameter where `open` had to copy it."""
+        if self.param is None:
+            self.leaves[0].param.copy_(self.shaped(p)[0])
+
+    def flat(self, x: Tensor) -> Tensor:
+        """A tensor shaped like the parameter, flat; itself, where it is laid out as the parameter is."""
+        return flat(self._laid_out(x) if x.stride() != self.strides or is_lazy(x) else x)
+
+    def shaped(self, x: Tensor) -> list[Tensor]:
+        """The reverse of `flat`, for each leaf."""
+        p = self.leaves[0].param
+        x = torch.view_as_complex(x.view(-1, 2)) if p.is_complex() else x
+        return [x.as_strided(p.shape, self.strides)]
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
+
+
+class Pack:
+    """Small tensors of one group, count and set of dtypes, side by side in one buffer for each role."""
+
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self.leaves = list(leaves)
+        first = self.leaves[0]
+        self.signature = first.signature()
+        self.grad = self._buffer(first.grad_dtype.to_real())
+        self.param = self._buffer(first.param.dtype.to_real())
+        self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
+        self.params = [leaf.param.detach() for leaf in self.leaves]
+        self.slots = []
+        for i in range(len(first.slots)):
+            buffer = self._buffer(first.values()[i].dtype.to_real())
+            views = self.shaped(buffer)
+            foreach_copy(views, [leaf.values()[i] for leaf in self.leaves])
+            for leaf, view in zip(self.leaves, views, strict=True):
+                leaf.state[leaf.slots[i]] = view
+            self.slots.append(buffer)
+
+    def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The gradients and the parameters, gathered."""
+        foreach_copy(self.grad_views, [grads[leaf.index] for leaf in self.leaves])
+        foreach_copy(self.param_views, self.params)
+        return self.grad, self.param
+
+    def close(self, p: Tensor) -> None:
+        """Scatter the parameters back."""
+        del p
+        foreach_copy(self.params, self.param_views)
+
+    def shaped(self, x: Tensor) -> list[Tensor]:
+        """Of a packed buffer, each leaf's part in the leaf's shape."""
+        views = []
+        for leaf, part in zip(self.leaves, x.split([reals(leaf.param) for leaf in self.leaves]), strict=True):
+            own = torch.view_as_complex(part.view(-1, 2)) if leaf.param.is_complex() else part
+            views.append(own.view(leaf.param.shape))
+        return views
+
+    def _buffer(self, dtype: torch.dtype) -> Tensor:
+        return torch.empty(sum(reals(leaf.param) for leaf in self.leaves), dtype=dtype, device=self.leaves[0].param.device)
+
+
+Part: TypeAlias = Single | Pack
+
+
+def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack: bool) -> list[Part]:
+    """The leaves that have elements, each in a part; small ones that can share a kernel call share a part."""
+    packs: dict[Any, list[Leaf]] = {}
+    for leaf in leaves:
+        small = may_pack and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
+        key = (leaf.group, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
+        if leaf.param.numel():
+            packs.setdefault(key, []).append(leaf)
+    return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]
+
+
+def flat(x: Tensor) -> Tensor:
+    """A dense tensor as a 1-D one, complex numbers as pairs of reals, on the same memory."""
+    x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
+    return x.as_strided((x.numel(),), (1,))
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each once, in whatever order."""
+    return torch.empty_like(x, device="meta").stride() == x.stride()
+
+
+def is_lazy(x: Tensor) -> bool:
+    """Whether the memory holds the conjugate, or the negative, of the tensor."""
+    return x.is_conj() or x.is_neg()
+
+
+def reals(x: Tensor) -> int:
+    """How many real numbers a tensor holds."""
+    return x.numel() * (2 if x.is_complex() else 1)

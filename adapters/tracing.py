@@ -1,0 +1,254 @@
+"""A run of elementwise rules as one graph for one tensor, split into host arithmetic and work per element.
+
+The rules are traced for a 1-D tensor of unknown length, with every scalar (hyper-parameters, step, whole-tree quantities) as a ()
+input. What depends on scalars alone is the prologue: a handful of numbers a step, which need no kernel. The rest is the body.
+Without the split, a power such as βᵗ would be computed once per element.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from functional_optim import trees
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.rename import Renamed
+from functional_optim.lifting import Leafwise, widened
+from functional_optim.reductions import SumOver
+from functional_optim.transform import Transform
+
+from .prologue import Prologue
+
+aten = torch.ops.aten
+
+# Any length but 0 and 1, which the tracer would take for constants. The compiler reads it as "large: use all threads".
+TYPICAL_LENGTH = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A rule in a chain: its form, the path of its state, and the rule's name to the group's of every hyper-parameter."""
+
+    form: Leafwise
+    path: tuple[str, ...]
+    hparams: Mapping[str, str]
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for links that compute the same: everything about a link but its numbers and names."""
+        form = self.form
+        options = tuple((name, value if _is_hashable(value) else id(value)) for name, value in sorted(form.options.items()))
+        return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
+
+
+def links_of(transform: Transform) -> list[Link] | None:
+    """The rules that a transform is made of, in order; None where something in it is not made of rules."""
+    links = list(_links(transform, (), {name: name for name in transform.declared}))
+    return None if None in links else [link for link in links if link is not None]
+
+
+def _links(transform: Transform, path: tuple[str, ...], outer: Mapping[str, str]) -> Iterator[Link | None]:
+    match transform.form:
+        case Leafwise() as form:
+            yield Link(form, path, outer)
+        case Renamed(inner=inner, outer=names):
+            yield from _links(inner, path, {name: outer[names.get(name, name)] for name in inner.declared})
+        case Chained(links=links):
+            for name, link in links.items():
+                yield from _links(link, (*path, name), {name: outer[name] for name in link.declared})
+        case _:
+            yield None
+
+
+class Ending(Enum):
+    """What a kernel does with the last link's result."""
+
+    STEP = "add it to the parameter, and store the slots"
+    UPDATE = "write it into a tensor of its own, and store the slots"
+    PEEK = "write it into a tensor of its own, and leave the slots"
+    TOTAL = "return the sums that the last link reduces to, and write nothing"
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of one leaf's tensors, complex ones as reals."""
+
+    update: torch.dtype
+    param: torch.dtype
+    slots: tuple[torch.dtype, ...]
+
+    @property
+    def scalars(self) -> torch.dtype:
+        """What the kernel computes in: the widest of its tensors, at least float32."""
+        wide = torch.float64 in (self.update, self.param, *self.slots)
+        return torch.float64 if wide else torch.float32
+
+    def restricted(self, slots: int) -> "Dtypes":
+        """With the first few slots only."""
+        return Dtypes(self.update, self.param, self.slots[:slots])
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The two halves of a traced run. `body(vector, u, p, *slots)` gets the prologue's numbers as one 1-D tensor."""
+
+    prologue: Prologue
+    body: Callable[..., list[Tensor]]
+
+
+def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spec) -> Traced:
+    """Trace the links for one 1-D tensor; `spec` is the structure of their scalars, as `scalars_of` arranges them."""
+
+    def run(scalars: list[Tensor], u: Tensor, p: Tensor, *slots: Tensor) -> list[Tensor]:
+        return _outputs(links, ending, trees.unflatten(spec, scalars), u, p, slots)
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    with mode, torch.no_grad():
+        scalars = [torch.empty((), dtype=torch.float64) for _ in range(spec.num_leaves)]
+        graph = make_fx(run)(scalars, *fake_tensors(mode, dtypes, torch.device("cpu"))).graph
+    return _split(graph, spec.num_leaves)
+
+
+def scalars_of(links: Sequence[Link], hparams: Mapping[str, Any], counts: Sequence[int], reduced: Sequence[Any]) -> list[Any]:
+    """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
+
+    `counts` are those before the step; `reduced` may stop short of the last link, where that one is about to reduce.
+    """
+    steps, quantities = iter(counts), iter(reduced)
+    return [
+        (
+            {name: _separate(hparams[outer]) for name, outer in link.hparams.items()},
+            (next(steps) + 1,) if link.form.counts else (),
+            tuple(islice(quantities, 1)) if link.form.reduce else (),
+        )
+        for link in links
+    ]
+
+
+def reduced_like(link: Link, dtypes: Dtypes) -> Any:
+    """A stand-in for what a link reduces to: a tree of the same structure."""
+    with FakeTensorMode():
+        tensors = [torch.empty(2, dtype=dtype) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+        u, p, *slots = [[widened(x)] for x in tensors]
+        assert link.form.reduce is not None
+        like = link.form.reduce(u, p, **dict(zip(link.form.slots, slots, strict=True)))
+    if any(not isinstance(x, Tensor) or x.ndim for x in trees.leaves(like)):
+        raise TypeError(f"{link.form.name} reduces to something else than () tensors")
+    return like
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the update of a gradient of this (real) dtype is computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fake_tensors(mode: FakeTensorMode, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+    """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
+    symbolic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    meta = torch.empty(TYPICAL_LENGTH, device="meta")
+    length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
+    with mode:
+        return [torch.empty(length, dtype=dtype, device=device) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+
+
+def _outputs(
+    links: Sequence[Link], ending: Ending, scalars: list[Any], u: Tensor, p: Tensor, slots: Sequence[Tensor]
+) -> list[Tensor]:
+    """The rules, one after another, under the dtype policy of `lifting`."""
+    stored, new = iter(slots), []
+    u, wide = _require(widened(u)), _require(widened(p))
+    for i, (link, (hp, t, reduced)) in enumerate(zip(links, scalars, strict=True)):
+        own = [next(stored) for _ in link.form.slots]
+        opened = [_require(widened(slot)) for slot in own]
+        if ending is Ending.TOTAL and i == len(links) - 1:
+            assert isinstance(link.form.reduce, SumOver)
+            terms = link.form.reduce.terms(u, wide, dict(zip(link.form.slots, opened, strict=True)))
+            # float64, because a float32 sum of 40 million squares is off in the fourth digit, and it costs no time.
+            return [term.sum(dtype=torch.float64) for term in terms]
+        results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(u, wide, *opened)
+        u_new, *slots_new = (results,) if isinstance(results, Tensor) else results
+        u = u_new.to(u.dtype)
+        new += [value.to(slot.dtype) for value, slot in zip(slots_new, own, strict=True)]
+    if ending is Ending.PEEK:
+        return [u]
+    return [(wide + u).to(p.dtype) if ending is Ending.STEP else u, *new]
+
+
+def _split(graph: fx.Graph, scalar_inputs: int) -> Traced:
+    inputs = graph.find_nodes(op="placeholder")
+    scalars = _scalar_nodes(graph, inputs[:scalar_inputs])
+    _simplify(graph, scalars)
+    (outputs,) = graph.output_node().args
+    assert isinstance(outputs, list | tuple)
+
+    body = [node for node in graph.nodes if node.op == "call_function" and node not in scalars]
+    used = {argument: None for node in (*body, graph.output_node()) for argument in node.all_input_nodes}
+    survivors = [node for node in used if node in scalars]
+
+    def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        values = dict(zip(inputs[scalar_inputs:], tensors, strict=True))
+        for i, node in enumerate(survivors):
+            values[node] = vector[i] != 0 if node.meta["val"].dtype == torch.bool else vector[i]
+        for node in body:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": vector.device}
+            values[node] = node.target(*args, **kwargs)
+        return [values[node] for node in outputs]
+
+    return Traced(Prologue(inputs[:scalar_inputs], [node for node in graph.nodes if node in scalars], survivors), run)
+
+
+def _scalar_nodes(graph: fx.Graph, inputs: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that depend on scalar inputs only."""
+    scalars = set(inputs)
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "get_attr" or (
+            node.op == "call_function"
+            and isinstance(value, Tensor)
+            and value.ndim == 0
+            and all(argument in scalars for argument in node.all_input_nodes)
+        ):
+            scalars.add(node)
+    return scalars
+
+
+def _simplify(graph: fx.Graph, scalars: set[fx.Node]) -> None:
+    """Multiply by a scalar's reciprocal instead of dividing every element."""
+    for node in list(graph.nodes):
+        if node.target is aten.div.Tensor and node not in scalars and node.args[1] in scalars:
+            with graph.inserting_before(node):
+                inverse = graph.call_function(aten.reciprocal.default, (node.args[1],))
+                product = graph.call_function(aten.mul.Tensor, (node.args[0], inverse))
+            inverse.meta["val"] = torch.empty((), dtype=torch.float64, device="meta")
+            scalars.add(inverse)
+            node.replace_all_uses_with(product)
+    graph.eliminate_dead_code()
+
+
+def _separate(value: Any) -> Any:
+    """A pair as a tuple of its entries, however it was given."""
+    if isinstance(value, Tensor) and value.ndim:
+        return tuple(value.unbind())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _require(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

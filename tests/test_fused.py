@@ -1,0 +1,517 @@
+"""The fused step against the eager one, and what it promises besides the numbers."""
+
+import copy
+import functools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import CASES
+
+import functional_optim as fo
+from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters import kernels as compiled_kernels
+from functional_optim.reductions import SumOver
+
+# Both steps round the same formula, in another order (reciprocals, sums) and with other fused multiply-adds: a few units in the
+# last place a step. In bfloat16 the parameter itself is rounded each step, and a value near a tie falls to either side.
+TOLERANCE = {torch.float64: (1e-12, 1e-13), torch.float32: (1e-5, 1e-6), torch.bfloat16: (0.05, 0.05)}
+SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (1,), (2, 3, 5)]
+
+
+@fo.elementwise(slots=("sign",), hparams={"beta": 0.9, "power": 0.5})
+def user_rule(hp, t, *, flip=False):
+    decay = (1 - hp["beta"]) / t**0.25 if not flip else hp["beta"]
+
+    def rule(g, p, m):
+        m = hp["beta"] * m + decay * torch.sign(g)
+        return torch.where(m * g > 0, m, torch.zeros_like(m)) * g.abs() ** hp["power"], m
+
+    return rule
+
+
+def _largest(updates, params):
+    return torch.stack([u.abs().max() for u in updates if u.numel()]).max()
+
+
+@fo.elementwise(hparams={"limit": 0.5}, reduce=_largest)
+def clip_by_largest(hp, largest):
+    """A whole-tree quantity that is no sum: an engine has to hand over the leaves."""
+
+    def rule(g, p):
+        return g * (hp["limit"] / largest).clamp(max=1.0)
+
+    return rule
+
+
+@fo.elementwise(slots=("m",), reduce=SumOver(lambda u, p, m: (u * m, m * m), finish=lambda um, mm: um / (mm + 1)))
+def project(hp, along):
+    """A reduction that reads a slot, and two sums at once."""
+
+    def rule(g, p, m):
+        return g - along * m, 0.5 * m + g
+
+    return rule
+
+
+@fo.per_tensor(slots={"rows": lambda p, hp: torch.zeros(p.shape[:1])}, hparams={"mix": 0.9})
+def scale_rows(hp, t):
+    """Needs the shape, and keeps a slot of another one."""
+
+    def rule(g, p, rows):
+        other = tuple(range(1, g.ndim))
+        rows = hp["mix"] * rows + (1 - hp["mix"]) * ((g * g).mean(other) if other else g * g)
+        return g / (rows.view(*rows.shape, *[1] * len(other)) / (1 - hp["mix"] ** t) + 1e-3).sqrt(), rows
+
+    return rule
+
+
+@fo.elementwise(hparams={"on": 1.0})
+def branching(hp):
+    """What rules must not do: a Python branch on a number, which no tracer can follow."""
+    sign = 1.0 if hp["on"] > 0 else -1.0
+
+    def rule(g, p):
+        return sign * g
+
+    return rule
+
+
+def by_hand():
+    return fo.Transform(lambda params, hp: {}, lambda u, state, params, hp, **extra: (u, state), name="by_hand")
+
+
+def halving(step):
+    return 0.5**step
+
+
+TRANSFORMS = {
+    "sgd": lambda: fo.sgd(),
+    "momentum": lambda: fo.sgd(momentum=0.9, weight_decay=0.1),
+    "nesterov": lambda: fo.sgd(momentum=0.9, nesterov=True),
+    "dampening": lambda: fo.sgd(momentum=0.9, dampening=0.3),
+    "adam": lambda: fo.adam(),
+    "amsgrad": lambda: fo.adam(amsgrad=True, weight_decay=0.1),
+    "adamw": lambda: fo.adamw(),
+    "clip first": lambda: fo.chain(fo.clip_by_global_norm(), fo.adamw()),
+    "clip later": lambda: fo.chain(fo.scale_by_adam(), fo.clip_by_global_norm(), fo.scale_by_learning_rate()),
+    "clip twice": lambda: fo.chain(fo.clip_by_global_norm(), fo.trace(), fo.clip_by_global_norm(), fo.scale_by_learning_rate()),
+    "clip by value": lambda: fo.chain(fo.clip_by_value(0.3), fo.sgd(momentum=0.5)),
+    "renamed": lambda: fo.chain(fo.rename_hparams(fo.adam(), lr="inner_lr", eps="inner_eps"), fo.scale_by_learning_rate()),
+    "schedule": lambda: fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(fo.warmup_cosine(1.0, 4, 20)), fo.scale(-0.1)),
+    "two counts": lambda: fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(halving), fo.trace(), fo.scale_by_learning_rate()),
+    "user rule": lambda: fo.chain(user_rule(flip=True), user_rule(), fo.scale_by_learning_rate()),
+    "no sum": lambda: fo.chain(fo.trace(), clip_by_largest(), fo.scale_by_learning_rate()),
+    "no sum first": lambda: fo.chain(clip_by_largest(), fo.scale_by_learning_rate()),
+    "two sums": lambda: fo.chain(fo.scale(2.0), project(), fo.scale_by_learning_rate()),
+}
+PER_TENSOR = {
+    "per tensor": lambda: fo.chain(fo.trace(), scale_rows(), fo.add_decayed_weights(), fo.scale_by_learning_rate()),
+    "per tensor first": lambda: fo.chain(scale_rows(), fo.clip_by_global_norm(), fo.trace(), fo.scale_by_learning_rate()),
+    "per tensor last": lambda: fo.chain(fo.clip_by_global_norm(), fo.scale_by_learning_rate(), scale_rows()),
+}
+WITH_ROWS = [(3, 4), (150, 100), (7,), (1,), (2, 3, 5)]
+
+
+def parameters(shapes=SHAPES, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
+
+
+def params_of(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def set_gradients(step, *sets):
+    """The same gradients for each set, in each parameter's own layout."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for same in zip(*sets, strict=True):
+        grad = torch.randn(same[0].shape, generator=generator, dtype=torch.float64)
+        for p in same:
+            p.grad = torch.empty_like(p).copy_(grad)
+
+
+def assert_close(ours, theirs, dtype=torch.float32):
+    rtol, atol = TOLERANCE[dtype]
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=rtol, atol=atol)
+
+
+def assert_same_progress(ours, theirs, dtype=torch.float32):
+    """Parameters, names and values of the state."""
+    assert_close(params_of(ours), params_of(theirs), dtype)
+    for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+        assert ours.state[p].keys() == theirs.state[q].keys()
+        assert_close(ours.state[p].values(), [theirs.state[q][name] for name in ours.state[p]], dtype)
+
+
+def pair(transform, shapes=SHAPES, dtype=torch.float32, **hparams):
+    """The same parameters behind an eager and a fused optimizer."""
+    eager = parameters(shapes, dtype)
+    fused = copy.deepcopy(eager)
+    return OptimizerAdapter(eager, transform, **hparams), OptimizerAdapter(fused, transform, fused=True, **hparams)
+
+
+def run(*optimizers, steps=20, first=0):
+    for step in range(first, first + steps):
+        set_gradients(step, *map(params_of, optimizers))
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+IN_OTHER_DTYPES = ("momentum", "amsgrad", "clip later", "user rule")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in TRANSFORMS]
+    + [(name, dtype) for name in IN_OTHER_DTYPES for dtype in (torch.float64, torch.bfloat16)],
+    ids=str,
+)
+def test_fused_is_eager(name, dtype):
+    eager, fused = pair(TRANSFORMS[name](), dtype=dtype)
+    run(eager, fused)
+    assert_same_progress(eager, fused, dtype)
+    assert all(fused._engines.values())
+
+
+# A transform made by hand can't be fused; that it steps eagerly is tested below.
+TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if tx.form]
+
+
+@pytest.mark.parametrize("transform", TABLE)
+def test_fused_is_eager_for_every_transform_of_the_table(transform):
+    eager, fused = pair(transform, WITH_ROWS)
+    run(eager, fused)
+    assert_same_progress(eager, fused)
+    assert all(fused._engines.values())
+
+
+@pytest.mark.parametrize("name", PER_TENSOR)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_link_that_needs_shapes_runs_between_kernels(name, dtype):
+    eager, fused = pair(PER_TENSOR[name](), WITH_ROWS, dtype)
+    run(eager, fused)
+    assert_same_progress(eager, fused, dtype)
+    assert all(fused._engines.values())
+
+
+@pytest.mark.parametrize(
+    "drop_in",
+    [
+        functools.partial(SGD, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
+        functools.partial(Adam, lr=0.1, weight_decay=0.1, maximize=True),
+        functools.partial(AdamW, lr=0.1, amsgrad=True),
+    ],
+)
+def test_drop_in_classes_take_fused_from_the_group(drop_in):
+    theirs = parameters()
+    ours, switched = copy.deepcopy(theirs), copy.deepcopy(theirs)
+    reference = getattr(torch.optim, drop_in.func.__name__)(theirs, **drop_in.keywords)
+    fused, live = drop_in(ours, fused=True), drop_in(switched)
+    run(reference, fused, live, steps=10)
+    assert fused._engines and not live._engines
+    live.param_groups[0]["fused"] = True
+    run(reference, fused, live, steps=10, first=10)
+    assert live._engines
+    assert_close(ours, theirs)
+    assert_close(switched, ours)
+
+
+def odd_parameters():
+    """Dense in another order, not dense at all, complex, large and small, and of several dtypes."""
+    make = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    tensors = [
+        make(200, 150).t(),
+        make(200, 300)[:, ::2],
+        make(40, 300)[:, 5:9],
+        make(4, 3, 60, 60).to(memory_format=torch.channels_last),
+        make(90, 90, dtype=torch.complex64),
+        make(5, dtype=torch.complex128),
+        make(3, dtype=torch.complex64).conj(),
+        make(130, 130, dtype=torch.float64),
+        make(3, 3, dtype=torch.float64).t(),
+        make(140, 140).bfloat16(),
+        make(6).bfloat16(),
+        make(1, 1, 1),
+    ]
+    return [torch.nn.Parameter(tensor) for tensor in tensors]
+
+
+def real_dtype(x):
+    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(x.dtype, x.dtype)
+
+
+@pytest.mark.parametrize("name", ["adamw", "clip first", "clip later", "no sum", "momentum"])
+def test_any_layout_and_mixed_dtypes(name):
+    transform = TRANSFORMS[name]()
+    eager, fused = OptimizerAdapter(odd_parameters(), transform), OptimizerAdapter(odd_parameters(), transform, fused=True)
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        for i, (p, q) in enumerate(zip(params_of(eager), params_of(fused), strict=True)):
+            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            # Of every second one the gradient is laid out otherwise than the parameter.
+            q.grad = p.grad.clone() if i % 2 or p.ndim < 2 else p.grad.transpose(0, 1).contiguous().transpose(0, 1)
+        eager.step()
+        fused.step()
+    for p, q in zip(params_of(eager), params_of(fused), strict=True):
+        tolerance = real_dtype(p) if name == "adamw" else torch.bfloat16 if p.dtype == torch.bfloat16 else torch.float32
+        assert_close([q, *fused.state[q].values()], [p, *eager.state[p].values()], tolerance)
+
+
+def test_float32_slots_of_bfloat16_parameters_keep_their_digits():
+    eager, fused = pair(fo.sgd(momentum=0.9, state_dtype=torch.float32), dtype=torch.bfloat16)
+    run(eager, fused)
+    for p, q in zip(params_of(eager), params_of(fused), strict=True):
+        assert fused.state[q]["momentum_buffer"].dtype == torch.float32
+        assert_close([fused.state[q]["momentum_buffer"]], [eager.state[p]["momentum_buffer"]], torch.float32)
+
+
+def test_groups_keep_their_hparams_and_share_the_norm():
+    transform = fo.chain(fo.clip_by_global_norm(), fo.adamw())
+    sets = [parameters(), parameters()]
+    groups = ([{"params": p[:3], "lr": 0.1}, {"params": p[3:], "betas": (0.5, 0.6), "max_norm": 0.1}] for p in sets)
+    eager, fused = (OptimizerAdapter(own, transform, fused=f) for own, f in zip(groups, (False, True), strict=True))
+    run(eager, fused)
+    assert_same_progress(eager, fused)
+
+
+def test_frozen_and_late_parameters():
+    eager, fused = pair(fo.chain(fo.clip_by_global_norm(), fo.adam()))
+    for step in range(12):
+        set_gradients(step, params_of(eager), params_of(fused))
+        for optimizer in (eager, fused):
+            for i, p in enumerate(params_of(optimizer)):
+                if (i == 1 and step < 3) or (i == 3 and step % 3 == 0) or i == 5:
+                    p.grad = None
+            optimizer.step()
+    assert_same_progress(eager, fused)
+    late, sparse, never = (params_of(fused)[i] for i in (1, 3, 5))
+    assert fused.state[late]["step"] == 9
+    assert fused.state[sparse]["step"] == 8
+    assert not fused.state[never]
+
+
+def _move(tensor):
+    tensor.data = torch.full_like(tensor, 0.3)
+
+
+EDITS = {
+    "slot replaced": lambda o, p: o.state[p].update(exp_avg=torch.ones_like(p)),
+    "slot scaled": lambda o, p: o.state[p]["exp_avg"].mul_(3.0),
+    "slot moved": lambda o, p: _move(o.state[p]["exp_avg"]),
+    "slot dropped": lambda o, p: o.state[p].pop("exp_avg"),
+    "count replaced": lambda o, p: o.state[p].update(step=torch.tensor(50.0)),
+    "count set": lambda o, p: o.state[p]["step"].fill_(50.0),
+    "state replaced": lambda o, p: o.state.update({p: {name: value.clone() + 1 for name, value in o.state[p].items()}}),
+    "state dropped": lambda o, p: o.state.pop(p),
+    "state cleared": lambda o, p: o.state.clear(),
+    "parameter moved": lambda o, p: _move(p),
+    "group added": lambda o, p: o.add_param_group({"params": parameters([(5, 5)], seed=7), "lr": 0.5}),
+    "parameter moved between groups": lambda o, p: o.add_param_group({"params": [o.param_groups[0]["params"].pop()], "lr": 0.5}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_people_do_to_state_and_parameters_is_seen(edit):
+    eager, fused = pair(fo.adam())
+    run(eager, fused, steps=2)
+    for i in (0, 1):  # A packed one and a large one.
+        for optimizer in (eager, fused):
+            EDITS[edit](optimizer, params_of(optimizer)[i])
+        run(eager, fused, steps=2, first=2 + 2 * i)
+        assert_same_progress(eager, fused)
+
+
+def test_a_copy_is_independent():
+    _, fused = pair(fo.adam())
+    run(fused, steps=3)
+    twin = copy.deepcopy(fused)
+    frozen = copy.deepcopy([twin.param_groups, twin.state[params_of(twin)[0]]])
+    run(fused, steps=3, first=3)
+    assert_close(params_of(twin), frozen[0][0]["params"])
+    assert_close(twin.state[params_of(twin)[0]].values(), frozen[1].values())
+    run(twin, steps=3, first=3)
+    assert_same_progress(twin, fused)
+
+
+def test_state_dict_goes_from_fused_to_eager_and_back(tmp_path):
+    eager, fused = pair(TRANSFORMS["two counts"]())
+    run(eager, fused, steps=4)
+    torch.save({"eager": eager.state_dict(), "fused": fused.state_dict()}, tmp_path / "both.pt")
+    saved = torch.load(tmp_path / "both.pt", weights_only=True)
+    eager.load_state_dict(saved["fused"])
+    fused.load_state_dict(saved["eager"])
+    assert fused.fused and not eager.fused
+    run(eager, fused, steps=4, first=4)
+    assert_same_progress(eager, fused)
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Every kernel compiled from here on, with no kernel from before."""
+    made = []
+    compile_body = compiled_kernels.compile_body
+
+    def counting(*args):
+        made.append(args)
+        return compile_body(*args)
+
+    monkeypatch.setattr(compiled_kernels, "_kernels", {})
+    monkeypatch.setattr(compiled_kernels, "compile_body", counting)
+    return made
+
+
+def test_nothing_recompiles_whatever_changes(compilations):
+    transform = fo.chain(fo.clip_by_global_norm(), fo.adamw())
+    eager, fused = pair(transform, [(4, 4), (300, 100)])
+    warm_ups = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)) for optimizer in (eager, fused)]
+    for step in range(20):
+        for optimizer in (eager, fused):
+            group = optimizer.param_groups[0]
+            group["betas"] = (0.9 - 0.01 * step, torch.tensor(0.99) if step % 2 else 0.999)
+            group["weight_decay"] = step % 3
+        run(eager, fused, steps=1, first=step)
+        for warm_up in warm_ups:
+            warm_up.step()
+    assert_same_progress(eager, fused)
+    assert len(compilations) == 2, "one kernel for the norm, one for the step"
+
+    other = OptimizerAdapter(parameters([(2,), (1,), (), (170, 100), (60_001,)]), transform, fused=True, lr=0.5)
+    twin = OptimizerAdapter(parameters([(31,)]), fo.chain(fo.clip_by_global_norm(2.0), fo.adamw(betas=(0.5, 0.6))), fused=True)
+    for optimizer in (other, twin):
+        run(optimizer, steps=2)
+    assert len(compilations) == 2, "optimizers with the same chain share kernels"
+
+
+@pytest.mark.parametrize("first, second", [(1, 20_000), (20_000, 1)])
+def test_a_single_element_is_no_special_case(compilations, first, second):
+    for size in (first, second):
+        eager, fused = pair(fo.adamw(), [(size,)])
+        run(eager, fused)
+        assert_same_progress(eager, fused)
+    assert len(compilations) == 1
+
+
+def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
+    def failing(*args):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(compiled_kernels, "_kernels", {})
+    monkeypatch.setattr(compiled_kernels, "compile_body", failing)
+    eager, fused = pair(fo.adamw())
+    with pytest.warns(UserWarning, match=r"fused=True, but compiling the step failed: RuntimeError: no C\+\+ compiler") as caught:
+        run(eager, fused, steps=3)
+    assert len(caught) == 1
+    assert all(torch.equal(p, q) for p, q in zip(params_of(eager), params_of(fused), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [(by_hand, "chain contains a transform that is not made of rules"), (branching, "compiling the step failed")],
+)
+def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
+    eager, fused = pair(fo.chain(link(), fo.sgd()))
+    with pytest.warns(UserWarning, match=reason) as caught:
+        run(eager, fused, steps=3)
+    assert len(caught) == 1
+    assert all(torch.equal(p, q) for p, q in zip(params_of(eager), params_of(fused), strict=True))
+
+
+def test_a_complex_parameter_and_a_rule_for_whole_tensors():
+    fused = OptimizerAdapter([torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))], scale_rows(), fused=True)
+    set_gradients(0, params_of(fused))
+    with pytest.warns(UserWarning, match="complex"), pytest.raises(TypeError, match="takes no complex"):
+        fused.step()
+
+
+def test_bad_gradients_and_hparams_change_nothing():
+    _, fused = pair(fo.adamw(), [(3, 4), (200, 200)])
+    run(fused, steps=2)
+    small, large = params_of(fused)
+    before = copy.deepcopy([small, large, *fused.state[small].values(), *fused.state[large].values()])
+    set_gradients(9, params_of(fused))
+    fused.param_groups[0]["betas"] = (0.9, 1.5)
+    with pytest.raises(ValueError, match=r"betas\[1\] = 1.5"):
+        fused.step()
+    fused.param_groups[0]["betas"] = (0.9, 0.95)
+    small.grad = small.grad.to_sparse()
+    with pytest.raises(TypeError, match="sparse"):
+        fused.step()
+    after = [small, large, *fused.state[small].values(), *fused.state[large].values()]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_autograd_sees_that_parameters_were_written():
+    _, fused = pair(fo.sgd(), [(3,), (20_000,)])
+    losses = [(p * p).sum() for p in params_of(fused)]
+    run(fused, steps=1)
+    for loss in losses:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_a_sum_over_many_elements_keeps_its_digits():
+    """0.01, added to itself a million times in float32, as each lane of a vector register would, is off by a percent."""
+    p = torch.nn.Parameter(torch.zeros(20_000_000))
+    p.grad = torch.full_like(p, 0.1)
+    expected = -1 / math.sqrt(20_000_000)
+    OptimizerAdapter([p], fo.chain(fo.clip_by_global_norm(), fo.scale_by_learning_rate()), lr=1.0, fused=True).step()
+    assert p[0].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_a_step_allocates_nothing_the_size_of_the_model(clip_first):
+    links = [fo.scale_by_adam(), fo.clip_by_global_norm()]
+    transform = fo.chain(*(links[::-1] if clip_first else links), fo.scale_by_learning_rate())
+    fused = OptimizerAdapter(parameters([(1000, 1000), *SHAPES]), transform, fused=True)
+    run(fused, steps=2)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        fused.step()
+    assert max((event.cpu_memory_usage for event in profile.events()), default=0) < 1_000_000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_nan_inf_and_zero_gradients(value):
+    eager, fused = pair(fo.chain(fo.clip_by_global_norm(), fo.adamw()))
+    for optimizer in (eager, fused):
+        for p in params_of(optimizer):
+            p.grad = torch.full_like(p, value)
+        optimizer.step()
+    for p, q in zip(params_of(eager), params_of(fused), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_tensors_as_hparams():
+    eager, fused = pair(fo.adamw(), lr=torch.tensor(0.1), betas=torch.tensor([0.8, 0.9]))
+    run(eager, fused, steps=5)
+    assert_same_progress(eager, fused)
+    fused.param_groups[0]["lr"].fill_(0.0)
+    before = copy.deepcopy(params_of(fused))
+    run(fused, steps=1)
+    assert_close(params_of(fused), before, torch.float64)
+
+
+def test_an_eager_step_imports_no_compiler():
+    """Its modules take seconds to import, and not every machine has what they need."""
+    code = (
+        "import sys, torch, functional_optim as fo\n"
+        "from functional_optim.adapters import OptimizerAdapter\n"
+        "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2)\n"
+        "OptimizerAdapter([p], fo.adamw()).step()\n"
+        "assert 'functional_optim.adapters.kernels' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["adamw", "clip first", "clip later", "no sum"])
+def test_on_a_gpu(name):
+    eager, fused = pair(TRANSFORMS[name]())
+    for optimizer in (eager, fused):
+        for p in params_of(optimizer):
+            p.data = p.data.cuda()
+    run(eager, fused)
+    assert_same_progress(eager, fused)
