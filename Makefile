@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint mutants clean
+.PHONY: demo test bench lint mutants clean
 
 demo: .venv/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
