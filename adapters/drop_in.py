@@ -13,8 +13,7 @@ from torch import Tensor
 
 from functional_optim.combinators.chain import chain
 from functional_optim.optimizers import adam, adamw, sgd
-from functional_optim.rules.scale import scale
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, elementwise
 
 from .torch_optimizer import TransformOptimizer
 
@@ -22,7 +21,7 @@ from .torch_optimizer import TransformOptimizer
 class SGD(TransformOptimizer):
     """`functional_optim.sgd` with the signature, the parameter groups and the state of `torch.optim.SGD`.
 
-    Every option may differ between groups. A group has momentum buffers only while its momentum is not 0.
+    Every option may differ between groups. A parameter gets a momentum buffer when its group first has a momentum.
 
     Raises:
         ValueError: a number out of range, Nesterov without momentum or with dampening, or `differentiable=True`.
@@ -176,4 +175,12 @@ def _adam(decoupled: bool, decay: bool, amsgrad: bool, maximize: bool) -> Transf
 
 
 def _signed(transform: Transform, maximize: bool) -> Transform:
-    return chain(scale(-1.0), transform) if maximize else transform
+    return chain(_negated(), transform) if maximize else transform
+
+
+@elementwise()
+def _negated(hp):
+    def rule(g, p):
+        return -g
+
+    return rule

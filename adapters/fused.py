@@ -21,7 +21,7 @@ from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .kernels import Kernel
-from .layout import Flat, Layout
+from .layout import Flat, Layout, detached_from
 from .parts import Leaf, Part, Single, parts_of
 from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
 from .tracing import Link, links_of, scalars_of, wide
@@ -117,6 +117,7 @@ class FusedStep:
         Raises:
             Unsupported: some tensor can't be fused, or the compiler failed. The state has its old values.
         """
+        self.plan = None  # It may hold the last reference to tensors that were replaced.
         leaves = [
             Leaf(i, group, p, g.dtype, states[p], self.slots)
             for i, (p, g, group) in enumerate(zip(params, grads, groups, strict=True))
@@ -126,7 +127,7 @@ class FusedStep:
         kernels = self._compiled({leaf.signature() for leaf in leaves}, hparams[groups[0]])
 
         seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
-        counts = torch.tensor(seen, dtype=torch.float32).view(len(leaves), len(self.counts))
+        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(self.counts))
         parts = parts_of(leaves, seen, may_pack=len(self.stages) == 1 and self.stages[0].fuses)
         for leaf, row in zip(leaves, counts, strict=True):
             leaf.state.update(zip(self.counts, row.unbind(), strict=True))
@@ -265,7 +266,8 @@ class Run:
         if link.form.counts:
             state["step"] = one_or_each({i: int(self.plan.seen[i][stage.counts.start]) for i in leaves})
 
-        updates, new = link.form.update(updates, state, params, hp)
+        owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
+        updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
         for i, work in zip(leaves, works, strict=True):
             assert isinstance(work.part, Single)
             work.u = work.part.flat(updates[i])
@@ -281,7 +283,8 @@ def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
 
 def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
     """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
-    return [*map(Tensor.data_ptr, (*params, *values)), *[g.dtype for g in grads], *[g.layout for g in grads]]
+    places = [*map(Tensor.data_ptr, (*params, *values)), *map(Tensor.stride, params), *(p.shape for p in params)]
+    return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
 def _opened(x: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@
 `torch.compile` cost 25 to 50. There is nothing to guard: lengths are symbols, numbers are inputs, and the key holds the rest.
 """
 
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asser
 LONGEST = 1 << 30
 
 _kernels: dict[Any, "Kernel"] = {}
+_compiling = threading.Lock()  # The compiler's settings are patched meanwhile, and they are the process's.
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,11 @@ class Kernel:
 def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, spec: trees.Spec) -> Kernel:
     """The kernel of this structure, compiled at its first use and shared by all optimizers."""
     key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
-    if key not in _kernels:
-        traced = trace(links, ending, dtypes, spec)
-        _kernels[key] = Kernel(traced.prologue, compile_body(traced, ending, dtypes, device), dtypes.scalars, device, links)
-    return _kernels[key]
+    with _compiling:
+        if key not in _kernels:
+            traced = trace(links, ending, dtypes, spec)
+            _kernels[key] = Kernel(traced.prologue, compile_body(traced, ending, dtypes, device), dtypes.scalars, device, links)
+        return _kernels[key]
 
 
 def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
@@ -80,7 +83,9 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
     count = 2 + len(dtypes.slots)
 
     def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
-        results = traced.body(vector, *tensors[:count])
+        # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
+        # can change. (The compiler would drop a `clone`.)
+        results = [result * 1 for result in traced.body(vector, *tensors[:count])]
         if ending is Ending.TOTAL:
             return results
         u, p, *slots = tensors[:count]
@@ -101,7 +106,7 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
 
 def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
-    vector = torch.tensor(numbers, dtype=dtype)
+    vector = torch.tensor(numbers, dtype=dtype, device="cpu")
     if device.type == "cpu":
         return vector
     vector = vector.pin_memory().to(device, non_blocking=True)

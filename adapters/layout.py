@@ -1,6 +1,6 @@
 """The state of a transform as `optimizer.state` holds it: a flat dict of tensors per parameter, under torch's names."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,7 +37,8 @@ class Layout:
 
     A value of the nested state is one of three kinds: a tree like the parameters, of which each parameter keeps its leaf; the
     step count of a rule, which each parameter keeps for itself; or a value shared by all parameters, of which each keeps a
-    copy. It is called by the last key of its path, or by the whole dotted path where that name is taken.
+    copy. It is called by the last key of its path; by the whole dotted path where several slots would have that name, so that
+    no link ever takes another's slot out of a checkpoint. Of several counts the first is `step`, as in torch.
     """
 
     def __init__(self, transform: Transform, params: Params, hparams: HParams) -> None:
@@ -50,9 +51,7 @@ class Layout:
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
             for path, value in zip(paths, values, strict=True)
         ]
-        self.names: list[str] = []
-        for path in paths:
-            self.names.append(".".join(path) if path[-1] in self.names else path[-1])
+        self.names = _names(paths, counts)
         self.name_of = dict(zip(paths, self.names, strict=True))
 
     def start(
@@ -71,7 +70,7 @@ class Layout:
                 if state.get(name) is not None:
                     continue
                 if kind == "count":
-                    device = None if counts_on_host else params[key].device
+                    device = "cpu" if counts_on_host else params[key].device
                     state[name] = torch.tensor(count, dtype=torch.float32, device=device)
                 elif kind == "leaf":
                     # A slot that starts as the parameter itself must not change with it.
@@ -112,7 +111,15 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
 
 
 def _owner(x: Tensor) -> int:
-    return id(x if x._base is None else x._base)
+    return x.untyped_storage()._cdata
+
+
+def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]) -> list[str]:
+    names: list[str] = []
+    for path in paths:
+        taken = path[-1] in names if path in counts else sum(other[-1] == path[-1] for other in paths) > 1
+        names.append(".".join(path) if taken else path[-1])
+    return names
 
 
 def _is_tree_like(params: Params, value: Any) -> bool:

@@ -117,8 +117,8 @@ def _as_tensor(argument: Any, declared: Any) -> Any:
     if isinstance(argument, list):
         return [_as_tensor(a, declared) for a in argument]
     if isinstance(argument, float):
-        return torch.tensor(argument, dtype=torch.float64)
-    return torch.tensor(argument) if isinstance(argument, int) else argument
+        return torch.tensor(argument, dtype=torch.float64, device="cpu")
+    return torch.tensor(argument, device="cpu") if isinstance(argument, int) else argument
 
 
 def _on_host(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
 import functools
-import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +83,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         ]
         for write in computed:
             write()
+        if self._engines.keys() - parts.keys():
+            self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -134,7 +135,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
         values = [group.get(name) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
-        if len(known) != len(values) or not all(map(operator.is_, known, values)):
+        if len(known) != len(values) or not all(a is b and not isinstance(a, list) for a, b in zip(known, values, strict=True)):
             hparams = _hparams_of(transform, group)
             self._validated[transform, index] = values, hparams
         return hparams
@@ -143,10 +144,18 @@ class TransformOptimizer(torch.optim.Optimizer):
         self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
     ) -> "FusedStep | None":
         """A fused step that is ready to run; None, after a warning, where it can't be."""
-        from .fused import FusedStep, Unsupported  # Half a second of the compiler's modules, for those who ask for it.
+        try:
+            from .fused import FusedStep, Unsupported  # Half a second of the compiler's modules, for those who ask for it.
+        except ImportError as problem:  # They are private to torch, and may move.
+            warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
+            return None
 
+        # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
+        everyone = _leaves(enumerate(self.param_groups))
+        check_gradients({leaf.key: leaf.param.grad for leaf in everyone}, {leaf.key: leaf.param for leaf in everyone})
+        for group in self.param_groups:
+            _hparams_of(self.transform_for(group), group)
         leaves = _leaves(groups)
-        check_gradients({leaf.key: leaf.param.grad for leaf in leaves}, {leaf.key: leaf.param for leaf in leaves})
         try:
             if any(group.get("capturable") for _, group in groups):
                 raise Unsupported("capturable=True keeps the step counts on the device")
@@ -191,7 +200,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if transform not in self._layouts:
             self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
         layout = self._layouts[transform]
-        lacking = [leaf for leaf in leaves if not states[leaf.key].keys() >= set(layout.names)]
+        lacking = [leaf for leaf in leaves if any(states[leaf.key].get(name) is None for name in layout.names)]
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
             incomplete = {key: states[key] for key in new}
@@ -213,12 +222,14 @@ class OptimizerAdapter(TransformOptimizer):
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
             rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
-            tensor), it warns once and steps eagerly, as it does without `fused`.
+            tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are then views of
+            common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
         TypeError: `transform` or a hyper-parameter is not of the right type.
-        ValueError: a hyper-parameter is unknown, or out of range, here or in a group; or the transform is an empty chain.
+        ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; or the transform is an empty chain.
+            Keys of a group that are no hyper-parameters are kept and ignored, as in torch.
 
     >>> import functional_optim as fo
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

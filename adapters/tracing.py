@@ -44,7 +44,7 @@ class Link:
     def structure(self) -> tuple[Any, ...]:
         """Equal for links that compute the same: everything about a link but its numbers and names."""
         form = self.form
-        options = tuple((name, value if _is_hashable(value) else id(value)) for name, value in sorted(form.options.items()))
+        options = tuple((name, _distinct(value)) for name, value in sorted(form.options.items()))
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
 
@@ -244,6 +244,13 @@ def _separate(value: Any) -> Any:
 def _require(x: Tensor | None) -> Tensor:
     assert x is not None
     return x
+
+
+def _distinct(value: Any) -> Any:
+    """A key that differs where the value does: 1, True and 1.0 are equal in Python, and so are 0.0 and -0.0."""
+    if isinstance(value, int | float):
+        return type(value), repr(value)
+    return value if _is_hashable(value) else id(value)
 
 
 def _is_hashable(value: Any) -> bool:

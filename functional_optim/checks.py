@@ -1,5 +1,6 @@
 """What every gradient tree must satisfy before a transform sees it: checked on structure, shape and dtype, never on values."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,4 +60,8 @@ def _problem(g: Any) -> str:
 
 
 def _module_advice(leaf: Any) -> str:
-    return "For a module, pass dict(module.named_parameters())." if hasattr(leaf, "named_parameters") else ""
+    return (
+        "For a module, pass {name: p.detach() for name, p in module.named_parameters()}."
+        if hasattr(leaf, "named_parameters") or isinstance(leaf, Iterator)
+        else ""
+    )

@@ -5,6 +5,8 @@ range; tensors are never read, so they can be batched, differentiated and traced
 """
 
 import difflib
+import numbers
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -36,6 +38,12 @@ class Hparam:
 
     default: Any
     range: str = ANY
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", self.range):
+            raise ValueError(f"range = {self.range!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
+        if isinstance(self.default, list):
+            object.__setattr__(self, "default", tuple(self.default))
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) 
         if name not in declared:
             raise ValueError(unknown(name, declared, owner))
         _validate(name, given[name], declared[name])
-    return {name: given.get(name, hparam.default) for name, hparam in declared.items()}
+    return {name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items()}
 
 
 def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:
@@ -97,13 +105,14 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
     owner: dict[str, str] = {}
     for link, declared in named.items():
         for name, hparam in declared.items():
-            if name in merged and merged[name].default != hparam.default:
+            if name in merged and _identity(merged[name].default) != _identity(hparam.default):
                 raise ValueError(
                     f"{owner[name]} and {link} both have a hyper-parameter {name!r}, with different defaults "
                     f"({merged[name].default} and {hparam.default}). Give them one default, or tell them apart with "
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
-            merged.setdefault(name, hparam)
+            known = merged.get(name, hparam)
+            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range))
             owner.setdefault(name, link)
     return merged
 
@@ -157,7 +166,7 @@ def _is_sequence(value: Any) -> bool:
     """Whether this is a tuple or list of numbers or () tensors, or a tensor that can be unpacked into such."""
     if isinstance(value, Tensor):
         return value.ndim == 1
-    return isinstance(value, tuple | list) and all(isinstance(entry, int | float | Tensor) for entry in value)
+    return isinstance(value, tuple | list) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
 
 
 def _validate_number(where: str, value: Any, interval: str) -> None:
@@ -167,10 +176,29 @@ def _validate_number(where: str, value: Any, interval: str) -> None:
                 f"{where} is a tensor of shape {tuple(value.shape)}: a hyper-parameter is a number or a () tensor. "
                 "To try several values at once, map over them with torch.vmap; for one value per parameter, use PerLeaf."
             )
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{where} = {value!r} is a {type(value).__name__}: expected a number or a () tensor.")
-    elif not contains(interval, value):
+    elif not contains(interval, float(value)):
         raise ValueError(f"{where} = {value} is outside {interval}.")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
+    is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)
+    return float(value) if is_foreign else value
+
+
+def _intersection(a: str, b: str) -> str:
+    """The numbers that lie in both intervals."""
+    (low_a, high_a), (low_b, high_b) = _bounds(a), _bounds(b)
+    low = max((low_a, a[0] == "(", a), (low_b, b[0] == "(", b))[2]
+    high = min((high_a, a[-1] == "]", a), (high_b, b[-1] == "]", b))[2]
+    return f"{low.split(',')[0]}, {high.split(',')[1].strip()}"
+
+
+def _bounds(interval: str) -> tuple[float, float]:
+    low, high = map(float, interval[1:-1].split(","))
+    return low, high
 
 
 def contains(interval: str, x: float) -> bool:
@@ -179,7 +207,7 @@ def contains(interval: str, x: float) -> bool:
     >>> contains("[0, 1)", 0.0), contains("[0, 1)", 1.0), contains("(-inf, inf)", float("nan"))
     (True, False, False)
     """
-    low, high = map(float, interval[1:-1].split(","))
+    low, high = _bounds(interval)
     above = x >= low if interval[0] == "[" else x > low
     below = x <= high if interval[-1] == "]" else x < high
     return above and below

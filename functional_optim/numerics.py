@@ -19,10 +19,12 @@ def double(x: Scalar, device: torch.device | None = None) -> Scalar:
 
     With a `device`, a Python number becomes a tensor there.
     """
-    if isinstance(x, Tensor):
-        # MPS has no float64; there scalars are float32.
-        return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
-    return x if device is None else torch.tensor(x, dtype=torch.float64, device=device)
+    device = x.device if isinstance(x, Tensor) else device
+    if device is None:
+        return x
+    # MPS has no float64; there scalars are float32.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=device)
 
 
 def bias_correction(beta: Scalar, t: Scalar) -> Scalar:

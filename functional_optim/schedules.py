@@ -1,8 +1,8 @@
 """Schedules: pure functions of the step, a Python number or a () tensor; the first update sees step 0."""
 
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from functional_optim.numerics import Scalar, cos, double, where
@@ -30,12 +30,22 @@ def warmup_cosine(peak: Scalar = 1.0, warmup_steps: int = 0, total_steps: int = 
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(f"warmup_steps = {warmup_steps} must lie in [0, total_steps), and total_steps is {total_steps}.")
-    return functools.partial(_warmup_cosine, peak=peak, warmup_steps=warmup_steps, total_steps=total_steps, end=end)
+    return WarmupCosine(peak, warmup_steps, total_steps, end)
 
 
-def _warmup_cosine(step: Scalar, *, peak: Scalar, warmup_steps: int, total_steps: int, end: Scalar) -> Scalar:
-    step = double(step)
-    rising = peak * step / max(warmup_steps, 1)
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    falling = end + (peak - end) * (1 + cos(math.pi * where(progress < 1, progress, 1.0))) / 2
-    return where(step < warmup_steps, rising, falling)
+@dataclass(frozen=True)
+class WarmupCosine:
+    """What `warmup_cosine` returns: a value, so that equal schedules are equal, print as they were written, and pickle."""
+
+    peak: Scalar
+    warmup_steps: int
+    total_steps: int
+    end: Scalar
+
+    def __call__(self, step: Scalar) -> Scalar:
+        """The value at this step."""
+        step = double(step)
+        rising = self.peak * step / max(self.warmup_steps, 1)
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        falling = self.end + (self.peak - self.end) * (1 + cos(math.pi * where(progress < 1, progress, 1.0))) / 2
+        return where(step < self.warmup_steps, rising, falling)

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.rename import Renamed
 from functional_optim.hparams import PerLeaf, contains
-from functional_optim.transform import Transform
+from functional_optim.lifting import Leafwise
+from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 # Both sides of a comparison do the same float64 arithmetic; only the order of a sum may differ.
@@ -64,6 +67,9 @@ class Trial:
 def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = None) -> None:
     """Run every law on a transform; it returns None if all hold.
 
+    It tries small float64 tensors on the CPU, through torch's tracer but without its compiler, and resets that: what
+    `torch.compile` compiled before is compiled again at its next use. Behind the adapter it steps eagerly.
+
     Args:
         transform: any transform.
         params: a dict of small tensors to try it on, for rules that need certain shapes. By default a matrix, a vector and
@@ -75,6 +81,7 @@ def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = 
     >>> import functional_optim as fo
     >>> check_transform(fo.adamw())
     """
+    require_transform(transform, "check_transform")
     trial = Trial(transform, {k: p.detach().double() for k, p in (params or default_params()).items()})
     for law in LAWS:
         check_law(law, trial)
@@ -85,8 +92,11 @@ def check_law(law: "Law", trial: Trial) -> None:
     try:
         law(trial)
     except Exception as error:
-        name = law.__name__.replace("_", " ")
-        raise LawBrokenError(f"{trial.transform.name} breaks the law “{name}”: {error}") from error
+        what = str(error) if isinstance(error, LawBrokenError) else f"{type(error).__name__}: {error}"
+        advice = ADVICE.get(law, "")
+        raise LawBrokenError(
+            f"{trial.transform.name} breaks the law “{law.__name__.replace('_', ' ')}”: {what}{advice}"
+        ) from error
 
 
 def default_params() -> dict[str, Tensor]:
@@ -97,6 +107,11 @@ def default_params() -> dict[str, Tensor]:
 
 
 # --- The laws -----------------------------------------------------------------------------------------------------------
+
+
+def two_steps_run(trial: Trial) -> None:
+    """`init_state` and two updates return at all."""
+    trial.run(2)
 
 
 def inputs_are_not_written_to(trial: Trial) -> None:
@@ -269,6 +284,22 @@ def any_tree_will_do(trial: Trial) -> None:
     _require_close({name: present[name] for name in names[1:]}, absent, "beside a None gradient: updates", root="")
 
 
+def elementwise_rules_see_no_shapes(trial: Trial) -> None:
+    """Of one flat tensor that holds all leaves, the update is that of the leaves: engines flatten and pack them.
+
+    It holds for transforms made of elementwise rules alone; of others it says nothing.
+    """
+    if not _is_elementwise(trial.transform):
+        return
+    whole = Trial(trial.transform, {"flat": _flat(trial.params)})
+    state, flat_state = trial.transform.init_state(trial.params), trial.transform.init_state(whole.params)
+    for step in range(2):
+        grads = trial.sample(step)
+        updates, state = trial.transform.update(grads, state, trial.params)
+        flat, flat_state = trial.transform.update({"flat": _flat(grads)}, flat_state, whole.params)
+        _require_close(flat["flat"], _flat(updates), "the update of all leaves as one flat tensor")
+
+
 def bad_input_is_an_error(trial: Trial) -> None:
     """An unknown hyper-parameter, another tree, another shape and an integer gradient raise, and name what is wrong."""
     transform, params, grads = trial.transform, trial.params, trial.sample(0)
@@ -291,6 +322,7 @@ def bad_input_is_an_error(trial: Trial) -> None:
 
 Law = Callable[[Trial], None]
 LAWS: list[Law] = [
+    two_steps_run,
     inputs_are_not_written_to,
     structure_shape_and_dtype_are_kept,
     vmap_is_a_loop,
@@ -302,8 +334,21 @@ LAWS: list[Law] = [
     the_adapter_computes_the_same,
     state_survives_a_checkpoint,
     any_tree_will_do,
+    elementwise_rules_see_no_shapes,
     bad_input_is_an_error,
 ]
+
+
+READ_NO_VALUE = (
+    " A rule reads no value of a tensor: no .item(), float(), math function or `if` on a hyper-parameter or the step. "
+    "Write torch.where, or the functions of functional_optim.numerics, which take numbers and tensors."
+)
+ADVICE: dict[Law, str] = {
+    vmap_is_a_loop: READ_NO_VALUE,
+    one_graph_serves_all_steps: READ_NO_VALUE,
+    derivatives_at_zero_are_finite: " A root of something that may be 0 wants functional_optim.numerics.sqrt.",
+    elementwise_rules_see_no_shapes: " A rule that needs a tensor's true shape is a per_tensor one.",
+}
 
 
 # --- How they look ------------------------------------------------------------------------------------------------------
@@ -357,11 +402,27 @@ def _away_from_zero(x: Tensor) -> Tensor:
 
 
 def _three(default: float, interval: str) -> list[Tensor]:
-    """The default and two nearby values inside the interval, halfway to 0 and towards 1 if need be."""
-    if isinstance(default, Tensor):
-        default = float(default)
-    candidates = (default, 0.8 * default, 0.6 * default, 0.1, 0.2) if default else (default, 0.1, 0.2)
-    return [torch.tensor(x, dtype=torch.float64) for x in candidates if contains(interval, x)][:3]
+    """The default and two nearby values inside the interval."""
+    x = float(default)
+    candidates = (0.8 * x, 0.6 * x, x + 0.1, x + 0.2, x - 0.1, x - 0.2, x, x)
+    nearby = [y for y in candidates if contains(interval, y)]
+    different = [y for y in nearby if y != x][:2]
+    return [torch.tensor(y, dtype=torch.float64) for y in (x, *different, x, x)][:3]
+
+
+def _is_elementwise(transform: Transform) -> bool:
+    match transform.form:
+        case Leafwise(elementwise=elementwise):
+            return elementwise
+        case Chained(links=links):
+            return all(map(_is_elementwise, links.values()))
+        case Renamed(inner=inner):
+            return _is_elementwise(inner)
+    return False
+
+
+def _flat(tree: Tree) -> Tensor:
+    return torch.cat([leaf.reshape(-1) for leaf in trees.leaves(tree)])
 
 
 def _zeros(tree: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """The interface: `Transform`, and the two decorators that make one of a rule for one tensor."""
 
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +87,10 @@ class Transform:
         check_gradients(grads, params)
         hp = self.select(complete(self.declared, hparams, self.name))
         for name in extra:
-            if name in self.declared:
-                raise TypeError(f"{name!r} is a hyper-parameter: pass it in the mapping, update(..., hparams={{{name!r}: ...}}).")
+            if difflib.get_close_matches(name, ["hparams", *self.declared], n=1, cutoff=0.8):
+                raise TypeError(
+                    f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
+                )
         wide = trees.map_leaves(widened, grads), None if params is None else trees.map_leaves(widened, params)
         updates, state = self.update_fn(wide[0], state, wide[1], hp, **extra)
         return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
@@ -105,13 +108,14 @@ class Transform:
 
     def __repr__(self) -> str:
         links = getattr(self.form, "links", {}).values()
-        return f"{self.name}({', '.join(map(repr, links) if links else (f'{k}={v!r}' for k, v in self.hparams.items()))})"
+        choices = {**self.hparams, **getattr(self.form, "options", {})}
+        return f"{self.name}({', '.join(map(repr, links) if links else (f'{k}={v!r}' for k, v in choices.items()))})"
 
 
 def require_transform(transform: Any, where: str) -> None:
     """Raise TypeError, with advice, unless this is a `Transform`."""
     if not isinstance(transform, Transform):
-        advice = f" Did you mean to call it, {transform.__name__}()?" if hasattr(transform, "__name__") else ""
+        advice = f" Did you mean to call it, {transform.__name__}()?" if inspect.isfunction(transform) else ""
         raise TypeError(f"{where}: {transform!r} is not a Transform.{advice}")
 
 
@@ -181,11 +185,17 @@ def _constructor(
     elementwise: bool,
 ) -> Callable[..., Transform]:
     name = name or scalars.__name__
+    _require_names(name, slots)
     declared = declare(hparams)
     starts = dict(slots) if isinstance(slots, Mapping) else dict.fromkeys(slots, zeros)
-    takes = inspect.signature(scalars).parameters.values()
+    takes = list(inspect.signature(scalars).parameters.values())
     options = [parameter for parameter in takes if parameter.kind is parameter.KEYWORD_ONLY]
     counts = any(parameter.name == "t" for parameter in takes)
+    if len(takes) - len(options) != 1 + counts + (reduce is not None):
+        raise TypeError(
+            f"{name} takes {', '.join(parameter.name for parameter in takes)}: expected (hp), then t if the rule counts updates, "
+            "then one argument for what `reduce` returns if that is given; static choices are keyword-only."
+        )
     signature = _signature(declared, options, bool(starts))
 
     @functools.wraps(scalars)
@@ -212,6 +222,15 @@ def _constructor(
 
     vars(construct)["__signature__"] = signature
     return construct
+
+
+def _require_names(name: str, slots: Any) -> None:
+    if callable(slots):
+        raise TypeError(f"the decorator of {name} needs parentheses: @elementwise() or @elementwise(slots=..., hparams=...).")
+    if isinstance(slots, str):
+        raise TypeError(f"slots = {slots!r} of {name} is a string: expected a tuple of names, ({slots!r},).")
+    if "step" in slots or len(set(slots)) != len(slots):
+        raise ValueError(f"slots = {tuple(slots)} of {name}: the names must differ, and `step` is the count of updates.")
 
 
 def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], has_slots: bool) -> inspect.Signature:

@@ -140,8 +140,8 @@ MUTANTS = [
     Mutant(
         "a second link overwrites the slots of the first",
         "adapters/layout.py",
-        '".".join(path) if path[-1] in self.names else path[-1]',
-        "path[-1]",
+        'names.append(".".join(path) if taken else path[-1])',
+        "names.append(path[-1])",
         "test_adapter.py -k two_traces",
     ),
     Mutant(
@@ -154,7 +154,7 @@ MUTANTS = [
     Mutant(
         "`maximize` is ignored",
         "adapters/drop_in.py",
-        "chain(scale(-1.0), transform) if maximize else transform",
+        "chain(_negated(), transform) if maximize else transform",
         "transform",
         "test_drop_in.py -k retrace",
     ),

@@ -313,7 +313,8 @@ def test_a_gradient_where_the_parameter_is_missing():
 def test_parameters_that_are_no_tensors():
     model = torch.nn.Linear(2, 2)
     with pytest.raises(
-        TypeError, match=r"params is a Linear: parameters are tensors. For a module, pass dict\(module.named_parameters"
+        TypeError,
+        match=r"params is a Linear: parameters are tensors. For a module, pass \{name: p.detach",
     ):
         fo.adamw().init_state(model)
     with pytest.raises(TypeError, match=r"params\['a'\] is a float: parameters are tensors"):

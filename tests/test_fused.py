@@ -5,6 +5,7 @@ import functools
 import math
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -298,6 +299,12 @@ def _move(tensor):
     tensor.data = torch.full_like(tensor, 0.3)
 
 
+def _transpose(tensor):
+    """The same memory, read in another order."""
+    if tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]:
+        tensor.data = tensor.data.t()
+
+
 EDITS = {
     "slot replaced": lambda o, p: o.state[p].update(exp_avg=torch.ones_like(p)),
     "slot scaled": lambda o, p: o.state[p]["exp_avg"].mul_(3.0),
@@ -309,6 +316,7 @@ EDITS = {
     "state dropped": lambda o, p: o.state.pop(p),
     "state cleared": lambda o, p: o.state.clear(),
     "parameter moved": lambda o, p: _move(p),
+    "parameter transposed": lambda o, p: _transpose(p),
     "group added": lambda o, p: o.add_param_group({"params": parameters([(5, 5)], seed=7), "lr": 0.5}),
     "parameter moved between groups": lambda o, p: o.add_param_group({"params": [o.param_groups[0]["params"].pop()], "lr": 0.5}),
 }
@@ -323,6 +331,51 @@ def test_what_people_do_to_state_and_parameters_is_seen(edit):
             EDITS[edit](optimizer, params_of(optimizer)[i])
         run(eager, fused, steps=2, first=2 + 2 * i)
         assert_same_progress(eager, fused)
+
+
+@fo.elementwise(hparams={"lr": 0.1})
+def signed_step(hp, *, factor):
+    return lambda g, p: math.copysign(1.0, factor) * hp["lr"] * g
+
+
+def test_options_that_python_calls_equal_do_not_share_a_kernel():
+    (up, down) = (OptimizerAdapter(parameters([(3,)]), signed_step(factor), fused=True) for factor in (0.0, -0.0))
+    run(up, down, steps=1)
+    start, grad = parameters([(3,)])[0], params_of(up)[0].grad
+    assert_close([params_of(up)[0], params_of(down)[0]], [start + 0.1 * grad, start - 0.1 * grad])
+
+
+def test_equal_schedules_share_a_kernel(compilations):
+    for _ in range(3):
+        optimizer = OptimizerAdapter(
+            parameters(), fo.chain(fo.scale_by_schedule(fo.warmup_cosine(1.0, 3, 17)), fo.sgd()), fused=True
+        )
+        run(optimizer, steps=1)
+    assert len(compilations) <= 1
+
+
+def test_a_failed_step_leaves_no_state_behind():
+    p, q = parameters([(3,), (4, 4)])
+    optimizer = Adam([{"params": [p]}, {"params": [q], "amsgrad": True}], fused=True)
+    p.grad, q.grad = torch.ones_like(p), torch.ones(4, 4).to_sparse()
+    with pytest.raises(TypeError, match="sparse"):
+        optimizer.step()
+    assert not optimizer.state[p] and not optimizer.state[q]
+
+
+def test_first_steps_in_several_threads():
+    transform = fo.chain(fo.scale(0.5), fo.scale_by_adam(betas=(0.7, 0.8)), fo.trace(0.3), fo.scale_by_learning_rate())
+    eager, *fused = [OptimizerAdapter(parameters(), transform, fused=flag) for flag in (False, True, True, True)]
+    set_gradients(0, *map(params_of, (eager, *fused)))
+    threads = [threading.Thread(target=optimizer.step) for optimizer in fused]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eager.step()
+    for optimizer in fused:
+        assert_same_progress(eager, optimizer)
+        assert all(optimizer._engines.values())
 
 
 def test_a_copy_is_independent():
