@@ -1,4 +1,5 @@
 # `make demo` and `make test` are all a newcomer needs: each makes .venv and installs what is missing.
+# OMP_WAIT_POLICY: where another process holds a core, torch's threads would otherwise spin while they wait for each other.
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -158,6 +158,34 @@ MUTANTS = [
         "transform",
         "test_drop_in.py -k retrace",
     ),
+    Mutant(
+        "a kernel writes over what it has yet to store",
+        "adapters/kernels.py",
+        "[result * 1 for result in traced.body(vector, *tensors[:count])]",
+        "list(traced.body(vector, *tensors[:count]))",
+        "test_adapter.py -k return_their_inputs",
+    ),
+    Mutant(
+        "a plan outlives a parameter that moved",
+        "adapters/fused.py",
+        "*map(Tensor.data_ptr, (*params, *values)), ",
+        "",
+        "test_fused.py -k what_people_do",
+    ),
+    Mutant(
+        "a plan outlives a count that was set",
+        "adapters/fused.py",
+        " and plan.counts.tolist() == plan.seen",
+        "",
+        "test_fused.py -k what_people_do",
+    ),
+    Mutant(
+        "kernels are shared by options that are equal in Python only",
+        "adapters/tracing.py",
+        "return type(value), repr(value)",
+        "return value",
+        "test_fused.py -k python_calls_equal",
+    ),
 ]
 
 
