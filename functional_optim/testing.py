@@ -1,10 +1,8 @@
 """The laws that every transform promises, as functions: run them on one of your own with `check_transform`."""
 
-import io
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,54 +12,26 @@ from functional_optim import trees
 from functional_optim.apply import apply_updates
 from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.rename import Renamed
-from functional_optim.hparams import PerLeaf, contains
+from functional_optim.hparams import PerLeaf
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
-
-# Both sides of a comparison do the same float64 arithmetic; only the order of a sum may differ.
-ROUNDING = 1e-10
-
-
-class LawBrokenError(AssertionError):
-    """A transform broke a law; the message says which, and where."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A transform, and parameters to try it on.
-
-    Attributes:
-        transform: the transform on trial.
-        params: float64 tensors, one of them () so that dtype promotion shows.
-    """
-
-    transform: Transform
-    params: dict[str, Tensor]
-
-    def sample(self, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """Random values like the parameters, of size about 1 and none near 0, where many rules have a kink."""
-        generator = torch.Generator().manual_seed(seed)
-        return {name: _away_from_zero(torch.randn(p.shape, generator=generator)).to(dtype) for name, p in self.params.items()}
-
-    def values(self, name: str) -> list[Any]:
-        """Three different values of a hyper-parameter, as () tensors: the default, and two within the range."""
-        hparam = self.transform.declared[name]
-        if isinstance(hparam.default, tuple):
-            return [tuple(pair) for pair in zip(*(_three(x, hparam.range) for x in hparam.default), strict=True)]
-        return _three(hparam.default, hparam.range)
-
-    def hparams(self, i: int = 0) -> dict[str, Any]:
-        """Every hyper-parameter at the i-th of its values."""
-        return {name: self.values(name)[i] for name in self.transform.declared}
-
-    def run(self, steps: int, hparams: Mapping[str, Any] | None = None) -> tuple[Tree, Tree]:
-        """Parameters and state after some steps."""
-        params, state = self.params, self.transform.init_state(self.params, hparams)
-        for step in range(steps):
-            updates, state = self.transform.update(self.sample(step), state, params, hparams)
-            params = apply_updates(params, updates)
-        return params, state
+from functional_optim.trials import (
+    LawBrokenError,
+    Trial,
+    cast,
+    default_params,
+    dot,
+    flattened,
+    require,
+    require_alike,
+    require_close,
+    saved_and_loaded,
+    stacked,
+    tensors,
+    widened,
+    zeros_like,
+)
 
 
 def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = None) -> None:
@@ -99,13 +69,6 @@ def check_law(law: "Law", trial: Trial) -> None:
         ) from error
 
 
-def default_params() -> dict[str, Tensor]:
-    """A matrix, a vector and a () tensor."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"matrix": (2, 2), "vector": (2,), "scalar": ()}
-    return {name: _away_from_zero(torch.randn(shape, generator=generator, dtype=torch.float64)) for name, shape in shapes.items()}
-
-
 # --- The laws -----------------------------------------------------------------------------------------------------------
 
 
@@ -118,24 +81,24 @@ def inputs_are_not_written_to(trial: Trial) -> None:
     """`init_state` and `update` leave gradients, state, parameters and hyper-parameters as they are."""
     params, state = trial.run(2)
     inputs = {"grads": trial.sample(9), "state": state, "params": params, "hparams": trial.hparams(1)}
-    before = [(path, x, x._version, x.clone()) for name in inputs for path, x in _tensors(inputs[name], name)]
+    before = [(path, x, x._version, x.clone()) for name in inputs for path, x in tensors(inputs[name], name)]
     trial.transform.init_state(inputs["params"], inputs["hparams"])
     trial.transform.update(inputs["grads"], inputs["state"], inputs["params"], inputs["hparams"])
     for path, x, version, old in before:
-        _require(x._version == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
+        require(x._version == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
 
 
 def structure_shape_and_dtype_are_kept(trial: Trial) -> None:
     """Updates are like the gradients and the next state like the last, for four dtypes and with a () leaf; all finite."""
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        params = _cast(trial.params, dtype)
+        params = cast(trial.params, dtype)
         first = state = trial.transform.init_state(params)
-        for grads in (trial.sample(0, dtype), _cast(_zeros(trial.params), dtype)):
+        for grads in (trial.sample(0, dtype), cast(zeros_like(trial.params), dtype)):
             updates, state = trial.transform.update(grads, state, params)
-            _require_alike(updates, grads, f"updates of {dtype} gradients")
-            _require_alike(state, first, f"state of {dtype} parameters")
-            for path, x in itertools.chain(_tensors(updates, "updates"), _tensors(state, "state")):
-                _require(bool(x.isfinite().all()), f"{path} of {dtype} parameters is not finite: {x}")
+            require_alike(updates, grads, f"updates of {dtype} gradients")
+            require_alike(state, first, f"state of {dtype} parameters")
+            for path, x in itertools.chain(tensors(updates, "updates"), tensors(state, "state")):
+                require(bool(x.isfinite().all()), f"{path} of {dtype} parameters is not finite: {x}")
 
 
 def vmap_is_a_loop(trial: Trial) -> None:
@@ -145,30 +108,30 @@ def vmap_is_a_loop(trial: Trial) -> None:
     grads = [trial.sample(20 + i) for i in batch]
     hparams = [trial.hparams(i) for i in batch]
     loop = [transform.update(grads[i], states[i], params[i], hparams[i]) for i in batch]
-    together = torch.vmap(transform.update)(_stack(grads), _stack(states), _stack(params), _stack(hparams))
-    _require_close(together, _stack(loop), "everything batched: result")
+    together = torch.vmap(transform.update)(stacked(grads), stacked(states), stacked(params), stacked(hparams))
+    require_close(together, stacked(loop), "everything batched: result")
 
     for name in transform.declared:
         values = trial.values(name)
         loop = [transform.update(grads[0], states[1], params[1], {name: value}) for value in values]
         together = torch.vmap(lambda value, name=name: transform.update(grads[0], states[1], params[1], {name: value}))(
-            _stack(values)
+            stacked(values)
         )
-        _require_close(together, _stack(loop), f"only hyper-parameter {name!r} batched: result")
+        require_close(together, stacked(loop), f"only hyper-parameter {name!r} batched: result")
 
     loop = [transform.update(g, states[0], params[0]) for g in grads]
-    together = torch.vmap(lambda g: transform.update(g, states[0], params[0]))(_stack(grads))
-    _require_close(together, _stack(loop), "only the gradients batched, from one state: result")
+    together = torch.vmap(lambda g: transform.update(g, states[0], params[0]))(stacked(grads))
+    require_close(together, stacked(loop), "only the gradients batched, from one state: result")
 
 
 def low_precision_is_computed_in_float32(trial: Trial) -> None:
     """In float16 and bfloat16, an update is the float32 one of the same values, rounded once."""
     for dtype in (torch.float16, torch.bfloat16):
-        params, grads = _cast(trial.params, dtype), trial.sample(0, dtype)
+        params, grads = cast(trial.params, dtype), trial.sample(0, dtype)
         state = trial.transform.init_state(params)
         low, _ = trial.transform.update(grads, state, params)
-        wide, _ = trial.transform.update(*(_widened(tree, dtype) for tree in (grads, state, params)))
-        _require_close(low, _cast(wide, dtype), f"in {dtype}: updates", root="", tolerance=0)
+        wide, _ = trial.transform.update(*(widened(tree, dtype) for tree in (grads, state, params)))
+        require_close(low, cast(wide, dtype), f"in {dtype}: updates", root="", tolerance=0)
 
 
 def one_graph_serves_all_steps(trial: Trial) -> None:
@@ -185,10 +148,10 @@ def one_graph_serves_all_steps(trial: Trial) -> None:
     for step in range(4):
         arguments = trial.sample(step), state, params, trial.hparams(step % 3)
         updates, state = compiled(*arguments)
-        _require_close((updates, state), trial.transform.update(*arguments), f"compiled step {step + 1}: result")
+        require_close((updates, state), trial.transform.update(*arguments), f"compiled step {step + 1}: result")
         params = apply_updates(params, updates)
     torch.compiler.reset()
-    _require(len(graphs) == 1, f"4 steps with different hyper-parameters took {len(graphs)} graphs; read no value of a tensor")
+    require(len(graphs) == 1, f"4 steps with different hyper-parameters took {len(graphs)} graphs; read no value of a tensor")
 
 
 def derivatives_are_right(trial: Trial) -> None:
@@ -210,9 +173,9 @@ def derivatives_at_zero_are_finite(trial: Trial) -> None:
     first = torch.func.grad(total, everything)(*inputs)
     second = torch.func.hessian(total, everything)(*inputs)
     for i, name in enumerate(names):
-        _require(bool(first[i].isfinite().all()), f"the derivative in {name} is not finite at a gradient of 0: {first[i]}")
+        require(bool(first[i].isfinite().all()), f"the derivative in {name} is not finite at a gradient of 0: {first[i]}")
         for j, other in enumerate(names):
-            _require(bool(second[i][j].isfinite().all()), f"the second derivative in {name} and {other} is not finite at 0")
+            require(bool(second[i][j].isfinite().all()), f"the second derivative in {name} and {other} is not finite at 0")
 
 
 def forward_and_reverse_mode_agree(trial: Trial) -> None:
@@ -223,7 +186,7 @@ def forward_and_reverse_mode_agree(trial: Trial) -> None:
     outputs, pushed = torch.func.jvp(function, tuple(inputs), v)[:2]
     w = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in outputs)
     pulled = torch.func.vjp(function, *inputs)[1](w)
-    _require_close(_dot(w, pushed), _dot(pulled, v), "w·(J v)")
+    require_close(dot(w, pushed), dot(pulled, v), "w·(J v)")
 
 
 def the_adapter_computes_the_same(trial: Trial) -> None:
@@ -237,7 +200,7 @@ def the_adapter_computes_the_same(trial: Trial) -> None:
             params = apply_updates(params, updates)
             _step(optimizer, leaves, grads)
             values = {name: leaf.detach() for name, leaf in leaves.items()}
-            _require_close(values, params, f"{len(groups)} groups, step {step + 1}: parameters", root="")
+            require_close(values, params, f"{len(groups)} groups, step {step + 1}: parameters", root="")
 
 
 def state_survives_a_checkpoint(trial: Trial) -> None:
@@ -245,7 +208,7 @@ def state_survives_a_checkpoint(trial: Trial) -> None:
     params, state = trial.run(2)
     grads = trial.sample(9)
     expected = trial.transform.update(grads, state, params)
-    _require_close(trial.transform.update(grads, _saved_and_loaded(state), params), expected, "resumed update", tolerance=0)
+    require_close(trial.transform.update(grads, saved_and_loaded(state), params), expected, "resumed update", tolerance=0)
 
     optimizer, leaves = _adapter(trial, [{"params": list(trial.params)}])
     for step in range(2):
@@ -254,11 +217,11 @@ def state_survives_a_checkpoint(trial: Trial) -> None:
     with torch.no_grad():
         for name, leaf in leaves.items():
             copies[name].copy_(leaf)
-    other.load_state_dict(_saved_and_loaded(optimizer.state_dict()))
+    other.load_state_dict(saved_and_loaded(optimizer.state_dict()))
     for step in range(2, 4):
         _step(optimizer, leaves, trial.sample(step))
         _step(other, copies, trial.sample(step))
-    _require_close(copies, leaves, "parameters of the resumed adapter", tolerance=0)
+    require_close(copies, leaves, "parameters of the resumed adapter", tolerance=0)
 
 
 def any_tree_will_do(trial: Trial) -> None:
@@ -267,13 +230,13 @@ def any_tree_will_do(trial: Trial) -> None:
     expected, _ = _updates_in(trial, names, lambda values: dict(zip(names, values, strict=True)))
     for kind, build in _CONTAINERS.items():
         updates, _ = _updates_in(trial, names, build)
-        _require_close(dict(zip(names, trees.leaves(updates), strict=True)), expected, f"in {kind}: updates", root="")
+        require_close(dict(zip(names, trees.leaves(updates), strict=True)), expected, f"in {kind}: updates", root="")
 
     grads: dict[str, Any] = {**trial.sample(1), names[0]: None}
     params, state = trial.run(1)
     updates, new_state = trial.transform.update(grads, state, params)
-    _require(updates[names[0]] is None, "the update of a None gradient is not None")
-    _require(trees.flatten(new_state)[1] == trees.flatten(state)[1], "a None gradient changed the structure of the state")
+    require(updates[names[0]] is None, "the update of a None gradient is not None")
+    require(trees.flatten(new_state)[1] == trees.flatten(state)[1], "a None gradient changed the structure of the state")
     rest = Trial(trial.transform, {name: p for name, p in trial.params.items() if name != names[0]})
     absent, _ = rest.transform.update(
         {name: grads[name] for name in names[1:]},
@@ -281,7 +244,7 @@ def any_tree_will_do(trial: Trial) -> None:
         {name: params[name] for name in names[1:]},
     )
     present, _ = trial.transform.update(grads, trial.transform.init_state(trial.params), params)
-    _require_close({name: present[name] for name in names[1:]}, absent, "beside a None gradient: updates", root="")
+    require_close({name: present[name] for name in names[1:]}, absent, "beside a None gradient: updates", root="")
 
 
 def elementwise_rules_see_no_shapes(trial: Trial) -> None:
@@ -291,13 +254,13 @@ def elementwise_rules_see_no_shapes(trial: Trial) -> None:
     """
     if not _is_elementwise(trial.transform):
         return
-    whole = Trial(trial.transform, {"flat": _flat(trial.params)})
+    whole = Trial(trial.transform, {"flat": flattened(trial.params)})
     state, flat_state = trial.transform.init_state(trial.params), trial.transform.init_state(whole.params)
     for step in range(2):
         grads = trial.sample(step)
         updates, state = trial.transform.update(grads, state, trial.params)
-        flat, flat_state = trial.transform.update({"flat": _flat(grads)}, flat_state, whole.params)
-        _require_close(flat["flat"], _flat(updates), "the update of all leaves as one flat tensor")
+        flat, flat_state = trial.transform.update({"flat": flattened(grads)}, flat_state, whole.params)
+        require_close(flat["flat"], flattened(updates), "the update of all leaves as one flat tensor")
 
 
 def bad_input_is_an_error(trial: Trial) -> None:
@@ -315,7 +278,7 @@ def bad_input_is_an_error(trial: Trial) -> None:
         try:
             attempt()
         except (TypeError, ValueError) as error:
-            _require(mention in str(error), f"the error for {what} does not mention {mention!r}: {error}")
+            require(mention in str(error), f"the error for {what} does not mention {mention!r}: {error}")
         else:
             raise LawBrokenError(f"{what} raises no TypeError or ValueError")
 
@@ -368,48 +331,6 @@ _CONTAINERS: dict[str, Callable[[Sequence[Any]], Tree]] = {
 }
 
 
-def _require(holds: bool, complaint: str) -> None:
-    if not holds:
-        raise LawBrokenError(complaint)
-
-
-def _tensors(tree: Tree, root: str) -> Iterator[tuple[str, Tensor]]:
-    for path, leaf in zip(trees.paths(tree, root), trees.leaves(tree), strict=True):
-        if isinstance(leaf, Tensor):
-            yield path, leaf
-
-
-def _require_alike(tree: Tree, reference: Tree, what: str) -> None:
-    _require(trees.flatten(tree)[1] == trees.flatten(reference)[1], f"the {what} changed their structure")
-    for (path, x), (_, y) in zip(_tensors(tree, ""), _tensors(reference, ""), strict=True):
-        described = f"{x.dtype} of shape {tuple(x.shape)}", f"{y.dtype} of shape {tuple(y.shape)}"
-        _require(described[0] == described[1], f"the {what} at {path or 'the root'} are {described[0]}, not {described[1]}")
-
-
-def _require_close(tree: Tree, reference: Tree, what: str, *, root: str | None = None, tolerance: float = ROUNDING) -> None:
-    found, expected = dict(_tensors(tree, "")), dict(_tensors(reference, ""))
-    _require(found.keys() == expected.keys(), f"{what} has the leaves {list(found)}, not {list(expected)}")
-    for path, x in found.items():
-        y = expected[path]
-        where = f"{what}{path if root is None else f' at {path}'}"
-        _require(x.shape == y.shape, f"{where} has shape {tuple(x.shape)}, not {tuple(y.shape)}")
-        if not torch.allclose(x.double(), y.double(), rtol=tolerance, atol=tolerance, equal_nan=False):
-            raise LawBrokenError(f"{where} is off by {(x.double() - y.double()).abs().max().item():.3g}: {x} instead of {y}")
-
-
-def _away_from_zero(x: Tensor) -> Tensor:
-    return x + 0.3 * torch.where(x < 0, -1.0, 1.0)
-
-
-def _three(default: float, interval: str) -> list[Tensor]:
-    """The default and two nearby values inside the interval."""
-    x = float(default)
-    candidates = (0.8 * x, 0.6 * x, x + 0.1, x + 0.2, x - 0.1, x - 0.2, x, x)
-    nearby = [y for y in candidates if contains(interval, y)]
-    different = [y for y in nearby if y != x][:2]
-    return [torch.tensor(y, dtype=torch.float64) for y in (x, *different, x, x)][:3]
-
-
 def _is_elementwise(transform: Transform) -> bool:
     match transform.form:
         case Leafwise(elementwise=elementwise):
@@ -421,29 +342,9 @@ def _is_elementwise(transform: Transform) -> bool:
     return False
 
 
-def _flat(tree: Tree) -> Tensor:
-    return torch.cat([leaf.reshape(-1) for leaf in trees.leaves(tree)])
-
-
-def _zeros(tree: Tree) -> Tree:
-    return trees.map_leaves(torch.zeros_like, tree)
-
-
-def _cast(tree: Tree, dtype: torch.dtype) -> Tree:
-    return trees.map_leaves(lambda x: x.to(dtype), tree)
-
-
-def _widened(tree: Tree, dtype: torch.dtype) -> Tree:
-    return trees.map_leaves(lambda x: x.float() if x.dtype == dtype else x, tree)
-
-
-def _stack(several: Sequence[Tree]) -> Tree:
-    return trees.map_leaves(lambda *leaves: torch.stack(leaves), *several)
-
-
 def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
     """Two steps as a function of flat float64 tensors, the inputs, and their names."""
-    gradients = [_zeros(trial.params) if zero else trial.sample(step) for step in range(2)]
+    gradients = [zeros_like(trial.params) if zero else trial.sample(step) for step in range(2)]
     given = {"grads": gradients, "params": trial.params, "hparams": trial.hparams()}
     leaves, spec = trees.flatten(given)
 
@@ -458,10 +359,6 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
         return tuple(outputs) + tuple(x for x in trees.leaves(state) if isinstance(x, Tensor) and x.is_floating_point())
 
     return function, list(leaves), trees.paths(given)
-
-
-def _dot(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x * y).sum() for x, y in zip(xs, ys, strict=True)]).sum()
 
 
 def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -486,13 +383,6 @@ def _step(optimizer: torch.optim.Optimizer, leaves: Mapping[str, Tensor], grads:
     for name, leaf in leaves.items():
         leaf.grad = grads[name].clone()
     optimizer.step()
-
-
-def _saved_and_loaded(state: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def _updates_in(trial: Trial, names: Sequence[str], build: Callable[[Sequence[Any]], Tree]) -> tuple[Tree, Tree]:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from trajectories import (
+    FLOAT32,
+    FLOAT64,
     START,
     assert_same_trajectory,
     awkward_gradients,
@@ -20,11 +22,6 @@ from trajectories import (
 )
 
 import functional_optim as fo
-
-# Equal formulas in float64, each operation rounding at 1.1e-16 over some 30 to 50 steps.
-FLOAT64 = 1e-12
-# Equal formulas in float32: 50 roundings of 6e-8 in the parameter, which grow like a random walk.
-FLOAT32 = 1e-6
 
 SETTINGS = [
     {"betas": (0.9, 0.999), "eps": 1e-8},

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from trajectories import (
+    FLOAT32,
+    FLOAT64,
     START,
     assert_same_trajectory,
     awkward_gradients,
@@ -17,11 +19,6 @@ from trajectories import (
 )
 
 import functional_optim as fo
-
-# Equal formulas in float64, over 30 to 50 steps.
-FLOAT64 = 1e-12
-# Equal formulas in float32: 50 roundings of 6e-8 that grow like a random walk.
-FLOAT32 = 1e-6
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
