@@ -11,6 +11,7 @@ from functional_optim.optimizers import adam, adamw, sgd
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
 from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
 from functional_optim.schedules import warmup_cosine
@@ -36,6 +37,7 @@ __all__ = [
     "scale",
     "scale_by_adam",
     "scale_by_learning_rate",
+    "scale_by_lion",
     "scale_by_schedule",
     "trace",
     # Schedules

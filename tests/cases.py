@@ -59,6 +59,7 @@ CASES: dict[str, list[Transform]] = {
     "scale": [fo.scale(-2.0)],
     "scale_by_adam": [fo.scale_by_adam(), fo.scale_by_adam(amsgrad=True)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
+    "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
