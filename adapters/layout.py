@@ -1,6 +1,6 @@
 """The state of a transform as `optimizer.state` holds it: a flat dict of tensors per parameter, under torch's names."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
@@ -46,7 +45,8 @@ class Layout:
         state = transform.init_state(params, hparams)
         values, self.spec = trees.flatten(state, lambda x: _is_tree_like(params, x))
         paths = [tuple(map(str, path)) for path in self.spec.paths()]
-        counts = set(_counts(transform, ()))
+        rules = [(placed.transform.form, placed.path) for placed in innermost(transform)]
+        counts = {(*path, "step") for form, path in rules if isinstance(form, Leafwise) and form.counts}
         self.kinds = [
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
             for path, value in zip(paths, values, strict=True)
@@ -124,15 +124,3 @@ def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]
 
 def _is_tree_like(params: Params, value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == params.keys()
-
-
-def _counts(transform: Transform, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The paths of all step counts that rules keep."""
-    match transform.form:
-        case Leafwise(counts=True):
-            yield (*path, "step")
-        case Renamed(inner=inner):
-            yield from _counts(inner, path)
-        case Chained(links=links):
-            for name, link in links.items():
-                yield from _counts(link, (*path, name))

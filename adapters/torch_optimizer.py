@@ -11,8 +11,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
@@ -315,17 +314,8 @@ def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, An
 
 def _require_work(transform: Any) -> None:
     require_transform(transform, "OptimizerAdapter(params, transform)")
-    if _does_nothing(transform):
+    if not innermost(transform):
         raise ValueError(
             "the transform is an empty chain: it would add the raw gradients to the parameters. "
             "Give it links, the last of them scale_by_learning_rate()."
         )
-
-
-def _does_nothing(transform: Transform) -> bool:
-    match transform.form:
-        case Chained(links=links):
-            return all(map(_does_nothing, links.values()))
-        case Renamed(inner=inner):
-            return _does_nothing(inner)
-    return False

@@ -5,7 +5,7 @@ input. What depends on scalars alone is the prologue: a handful of numbers a ste
 Without the split, a power such as βᵗ would be computed once per element.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -18,8 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from functional_optim import trees
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.innermost import innermost
 from functional_optim.lifting import Leafwise, widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
@@ -50,21 +49,12 @@ class Link:
 
 def links_of(transform: Transform) -> list[Link] | None:
     """The rules that a transform is made of, in order; None where something in it is not made of rules."""
-    links = list(_links(transform, (), {name: name for name in transform.declared}))
-    return None if None in links else [link for link in links if link is not None]
-
-
-def _links(transform: Transform, path: tuple[str, ...], outer: Mapping[str, str]) -> Iterator[Link | None]:
-    match transform.form:
-        case Leafwise() as form:
-            yield Link(form, path, outer)
-        case Renamed(inner=inner, outer=names):
-            yield from _links(inner, path, {name: outer[names.get(name, name)] for name in inner.declared})
-        case Chained(links=links):
-            for name, link in links.items():
-                yield from _links(link, (*path, name), {name: outer[name] for name in link.declared})
-        case _:
-            yield None
+    links = []
+    for placed in innermost(transform):
+        if not isinstance(placed.transform.form, Leafwise):
+            return None
+        links.append(Link(placed.transform.form, placed.path, placed.hparams))
+    return links
 
 
 class Ending(Enum):

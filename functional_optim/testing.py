@@ -10,8 +10,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import PerLeaf
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, require_transform
@@ -332,14 +331,8 @@ _CONTAINERS: dict[str, Callable[[Sequence[Any]], Tree]] = {
 
 
 def _is_elementwise(transform: Transform) -> bool:
-    match transform.form:
-        case Leafwise(elementwise=elementwise):
-            return elementwise
-        case Chained(links=links):
-            return all(map(_is_elementwise, links.values()))
-        case Renamed(inner=inner):
-            return _is_elementwise(inner)
-    return False
+    forms = [placed.transform.form for placed in innermost(transform)]
+    return all(isinstance(form, Leafwise) and form.elementwise for form in forms)
 
 
 def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
