@@ -48,6 +48,22 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def cbrt(x: Tensor) -> Tensor:
+    """∛x of numbers that are not negative, with slope 0 at 0, for the reason that `sqrt` has it."""
+    if not _differentiating():
+        return x ** (1 / 3)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / 3))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of the point (x, y), in radians; 0 at the origin, and with slope 0 there, where torch's is NaN."""
+    if not _differentiating():
+        return torch.atan2(y, x)
+    origin = (x == 0) & (y == 0)
+    return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
@@ -62,6 +78,13 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     if not isinstance(condition, Tensor):
         return a if condition else b
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
+
+
+def log(x: Scalar) -> Scalar:
+    """The natural logarithm of a scalar; −∞ at 0."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -math.inf
 
 
 def cos(x: Scalar) -> Scalar:
