@@ -30,20 +30,29 @@ class Hparam:
 
     Args:
         default: a number, or a tuple of numbers.
-        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's.
+        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's, or a tuple of them.
 
     >>> Hparam(0.9, "[0, 1)")
     Hparam(default=0.9, range='[0, 1)')
     """
 
     default: Any
-    range: str = ANY
+    range: str | tuple[str, ...] = ANY
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", self.range):
-            raise ValueError(f"range = {self.range!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
+        for interval in (self.range,) if isinstance(self.range, str) else self.range:
+            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", interval):
+                raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
         if isinstance(self.default, list):
             object.__setattr__(self, "default", tuple(self.default))
+        if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
+            raise ValueError(f"range = {self.range!r} has {len(self.range)} intervals, the default {self.default!r} has not.")
+
+    @property
+    def ranges(self) -> tuple[str, ...]:
+        """The interval of each number."""
+        count = len(self.default) if isinstance(self.default, tuple) else 1
+        return (self.range,) * count if isinstance(self.range, str) else self.range
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,8 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
             known = merged.get(name, hparam)
-            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range))
+            both = tuple(_intersection(*pair) for pair in zip(known.ranges, hparam.ranges, strict=True))
+            merged[name] = Hparam(hparam.default, both[0] if len(set(both)) == 1 else both)
             owner.setdefault(name, link)
     return merged
 
@@ -147,12 +157,12 @@ def _validate(name: str, value: Any, hparam: Hparam) -> None:
     is_pair = isinstance(hparam.default, tuple)
     for where, each in _values(name, value, _is_sequence if is_pair else None):
         if not is_pair:
-            _validate_number(where, each, hparam.range)
+            _validate_number(where, each, hparam.ranges[0])
         elif not _is_sequence(each) or len(each) != len(hparam.default):
             raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
         else:
             for i in range(len(each)):
-                _validate_number(f"{where}[{i}]", each[i], hparam.range)
+                _validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
 
 
 def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
+from functional_optim.numerics import double
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -24,6 +25,34 @@ def zeros(p: Tensor, hp: HParams) -> Tensor:
     """A slot's usual start: zeros like the parameter."""
     del hp
     return torch.zeros_like(p, requires_grad=False)
+
+
+def filled(name: str) -> SlotInit:
+    """A slot that starts at the value of a hyper-parameter, in both parts of a complex number."""
+
+    def start(p: Tensor, hp: HParams) -> Tensor:
+        reals = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
+        slot = (torch.zeros_like(reals, requires_grad=False) + hp[name]).to(reals.dtype)
+        return torch.view_as_complex(slot) if p.is_complex() else slot
+
+    return start
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """A slot that holds a single number for each leaf, whatever the leaf's shape: a () tensor of float64, real.
+
+    It belongs to a leaf as the slots of its shape do: behind the adapter, a parameter that sits out a step keeps its number.
+
+    Args:
+        value: the first value, of the hyper-parameters.
+    """
+
+    value: Callable[[HParams], Any]
+
+    def __call__(self, p: Tensor, hp: HParams) -> Tensor:
+        """The first value, on the leaf's device; times 1 it is a tensor of its own, where it is a hyper-parameter."""
+        return torch.as_tensor(double(self.value(hp), p.device)) * 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +89,14 @@ class Leafwise:
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [None if p is None else self._stored(start(p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+                [None if p is None else self._started(start, p, hp) for p, (hp, _) in zip(leaves, scalars, strict=True)],
             )
         return state
+
+    @property
+    def packs(self) -> bool:
+        """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
+        return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
@@ -140,8 +174,9 @@ class Leafwise:
             x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
-    def _stored(self, slot: Tensor) -> Tensor:
-        if self.state_dtype is None:
+    def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
+        slot = start(p, hp)
+        if self.state_dtype is None or isinstance(start, OneNumber):
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 
