@@ -92,6 +92,20 @@ def cos(x: Scalar) -> Scalar:
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
 
 
+def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+
+    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
+    it should. NaN and infinity stay.
+    """
+    x = x.float()
+    bits = x.detach().contiguous().view(torch.int32)
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
+
+
 def _differentiating() -> bool:
     """Whether a derivative may be taken of what is computed now: in reverse mode, or in forward mode, which no_grad allows."""
     return torch.is_grad_enabled() or getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0

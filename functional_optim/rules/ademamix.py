@@ -40,8 +40,8 @@ def scale_by_ademamix(hp, t, *, alpha_warmup=None, beta3_warmup=None):
 
     State: `step` () int64; `exp_avg_fast` (m₁), `exp_avg_slow` (m₂), `exp_avg_sq` (v), like the parameters.
 
-    Source: Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137. As `optax.contrib.scale_by_ademamix`, whose α is 6 by default
-    here and 5 in `ademamix`, and whose warm-ups are schedules that the caller writes. torch has no counterpart.
+    Source: Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137. As `optax.contrib.scale_by_ademamix`, whose α is 6 by
+    default here and 5 in `ademamix`, and whose warm-ups are schedules that the caller writes. torch has no counterpart.
     """
     b1, b2, b3 = hp["betas"]
     alpha, c1, c2 = hp["alpha"], bias_correction(b1, t), bias_correction(b2, t)

@@ -16,9 +16,7 @@ from functional_optim.numerics import double, sqrt, where
 from functional_optim.transform import elementwise
 
 
-@elementwise(
-    slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.9999), FRACTION), "eps": Hparam(1e-6, POSITIVE)}
-)
+@elementwise(slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.9999), FRACTION), "eps": Hparam(1e-6, POSITIVE)})
 def scale_by_adopt(hp, t, *, nesterov=False, clipped=True):
     """Divide the gradient by the root of the average square of the gradients before it, then take the average.
 
@@ -37,10 +35,10 @@ def scale_by_adopt(hp, t, *, nesterov=False, clipped=True):
     """
     b1, b2 = hp["betas"]
     b1, b2 = where(t == 1, 1.0, b1), where(t == 1, 0.0, b2)
-    bound = double(t - 1) ** 0.25
+    bound, least = double(t - 1) ** 0.25, where(t == 1, 1.0, hp["eps"])
 
     def rule(g, p, m, v):
-        c = g / sqrt(v).clamp(min=hp["eps"])
+        c = g / sqrt(v).clamp(min=least)
         c = c.clamp(-bound, bound) if clipped else c
         m = b1 * m + (1 - b1) * c
         v = b2 * v + (1 - b2) * g * g

@@ -13,13 +13,13 @@ Optimization, https://arxiv.org/abs/2101.11075
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
-from functional_optim.lifting import zeros
+from functional_optim.lifting import copied, zeros
 from functional_optim.numerics import cbrt, double
 from functional_optim.transform import elementwise
 
 
 @elementwise(
-    slots={"grad_sum_sq": zeros, "s": zeros, "x0": lambda p, hp: p},
+    slots={"grad_sum_sq": zeros, "s": zeros, "x0": copied},
     hparams={"lr": Hparam(1e-2, NON_NEGATIVE), "momentum": Hparam(0.9, FRACTION), "eps": Hparam(1e-6, POSITIVE)},
 )
 def scale_by_madgrad(hp, t):
@@ -38,7 +38,8 @@ def scale_by_madgrad(hp, t):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: Defazio & Jelassi 2022, https://arxiv.org/abs/2101.11075. As `optax.contrib.scale_by_madgrad`; torch has no counterpart.
+    Source: Defazio & Jelassi 2022, https://arxiv.org/abs/2101.11075. As `optax.contrib.scale_by_madgrad`; torch has no
+    counterpart.
     """
     weight = (hp["lr"] + hp["eps"]) * double(t) ** 0.5
     mu = hp["momentum"]

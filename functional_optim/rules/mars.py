@@ -8,7 +8,7 @@ Yuan et al. 2024, MARS: Unleashing the Power of Variance Reduction for Training 
 This is the paper's MARS-approx: exact MARS evaluates g₋ on the present batch, at the cost of a second gradient.
 """
 
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.numerics import sqrt, where
 from functional_optim.transform import per_tensor
 
@@ -18,7 +18,7 @@ from functional_optim.transform import per_tensor
     hparams={
         "betas": Hparam((0.95, 0.99), FRACTION),
         "gamma": Hparam(0.025, NON_NEGATIVE),
-        "correction_norm": Hparam(1.0, POSITIVE),
+        "correction_norm": Hparam(1.0, "(0, inf)"),
     },
 )
 def mars_correction(hp, t):
@@ -29,7 +29,7 @@ def mars_correction(hp, t):
     Args:
         betas: those of the rule that follows; β₁ is used here. Each in [0, 1).
         gamma: γ, at least 0; with 0 nothing but the clip is left.
-        correction_norm: ρ, the largest norm of a corrected gradient, greater than 0; infinity clips nothing.
+        correction_norm: ρ, the largest norm of a corrected gradient, greater than 0.
         state_dtype: dtype of the slot; the parameter's by default.
 
     State: `step` () int64; `last_grad` (g₋), like the parameters.

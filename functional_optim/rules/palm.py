@@ -7,8 +7,8 @@
 
 Chowdhery et al. 2022, PaLM: Scaling Language Modeling with Pathways, https://arxiv.org/abs/2204.02311
 
-β₂ is 0 at the first step, so v is a weighted mean from the start: no bias to correct. The schedule is Adafactor's (Shazeer & Stern
-2018, https://arxiv.org/abs/1804.04235); PaLM scaled the step by the size of the parameter as well, which is not done here.
+β₂ is 0 at the first step, so v is a weighted mean from the start: no bias to correct. The schedule is Adafactor's (Shazeer &
+Stern 2018, https://arxiv.org/abs/1804.04235); PaLM scaled the step by the size of the parameter as well, which is not done here.
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam

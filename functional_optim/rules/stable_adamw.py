@@ -37,8 +37,8 @@ def scale_by_stable_adamw(hp, t):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, who write the bias correction into the betas: the same numbers.
-    Neither torch nor optax has a counterpart.
+    Source: Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, who write the bias correction into the betas: the same
+    numbers. Neither torch nor optax has a counterpart.
     """
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
