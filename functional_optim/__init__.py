@@ -50,7 +50,7 @@ from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by
 from functional_optim.rules.schedule_free import average_iterates
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
 from functional_optim.schedules import warmup_cosine
-from functional_optim.transform import Transform, elementwise, per_tensor
+from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
 
@@ -62,6 +62,7 @@ __all__ = [
     "apply_updates",
     "elementwise",
     "per_tensor",
+    "whole_tree",
     # Combinators
     "cautious",
     "chain",

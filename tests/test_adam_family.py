@@ -42,8 +42,9 @@ def updates_of_matrices(tx, gradients):
 # --- Elementwise: one element at a time ---------------------------------------------------------------------------------
 
 
-def paper_ademamix(gs, b1, b2, b3, alpha, eps, warmup=None):
+def paper_ademamix(gs, betas, alpha, eps, warmup=None):
     """Pagliardini et al., Algorithm 1, with the schedules of its section 3; α and β₃ warm up over the same steps."""
+    b1, b2, b3 = betas
     m1 = m2 = v = 0.0
     found = []
     for t, g in enumerate(gs, 1):
@@ -61,7 +62,7 @@ def paper_ademamix(gs, b1, b2, b3, alpha, eps, warmup=None):
 @pytest.mark.parametrize("warmup", [None, 20])
 @pytest.mark.parametrize("betas, alpha, eps", [((0.9, 0.999, 0.9999), 5.0, 1e-8), ((0.5, 0.8, 0.97), 2.0, 1e-3)])
 def test_ademamix_is_the_papers_loop(betas, alpha, eps, warmup):
-    expected = transposed(paper_ademamix(gs, *betas, alpha, eps, warmup) for gs in columns(ROWS))
+    expected = transposed(paper_ademamix(gs, betas, alpha, eps, warmup) for gs in columns(ROWS))
     tx = fo.scale_by_ademamix(betas, alpha, eps, alpha_warmup=warmup, beta3_warmup=warmup)
     assert_same_trajectory(updates_of(tx, ROWS), expected, FLOAT64)
 
@@ -130,8 +131,9 @@ def test_adopt_is_the_papers_loop_and_optax(nesterov, clipped):
     assert_same_trajectory(updates_of(tx, ROWS), theirs, FLOAT64)
 
 
-def paper_laprop(gs, b1, b2, eps):
+def paper_laprop(gs, betas, eps):
     """Ziyin et al., Algorithm 1."""
+    b1, b2 = betas
     m = v = 0.0
     found = []
     for t, g in enumerate(gs, 1):
@@ -144,7 +146,7 @@ def paper_laprop(gs, b1, b2, eps):
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.99, 0.4)])
 def test_laprop_is_the_papers_loop(betas):
-    expected = transposed(paper_laprop(gs, *betas, 1e-8) for gs in columns(ROWS))
+    expected = transposed(paper_laprop(gs, betas, 1e-8) for gs in columns(ROWS))
     assert_same_trajectory(updates_of(fo.scale_by_laprop(betas, 1e-8), ROWS), expected, FLOAT64)
 
 

@@ -1,6 +1,6 @@
 """The form of a transform whose update is compared with the gradient that it got."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class Compared(Combined):
     """What is inside, and `(update, gradient) -> update` for one real tensor."""
 
     inner: Transform
     compare: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.compared import Compared
 from functional_optim.combinators.rename import Renamed
 from functional_optim.transform import Transform
 
@@ -36,8 +35,5 @@ def _walk(transform: Transform, path: tuple[str, ...], outer: Mapping[str, str])
                 yield from _walk(link, (*path, name), {own: outer[own] for own in link.declared})
         case Renamed(inner=inner, outer=names):
             yield from _walk(inner, path, {own: outer[names.get(own, own)] for own in inner.declared})
-        case Compared(inner=inner):
-            yield from _walk(inner, path, outer)
-            yield Placed(transform, path, {})  # After what is inside comes a comparison with the gradient, which is no rule.
         case _:
             yield Placed(transform, path, outer)

@@ -1,5 +1,6 @@
 """`schedule_free`: any optimizer without a learning-rate schedule, and the parameters to evaluate it at."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,10 +8,6 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.innermost import innermost
-from functional_optim.hparams import HParams, complete, spread
-from functional_optim.lifting import widened
-from functional_optim.numerics import Scalar
 from functional_optim.rules.schedule_free import average_iterates
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -50,7 +47,7 @@ def schedule_free(
     >>> for _ in range(2):
     ...     updates, state = tx.update(params, state, params)  # the gradient of y²/2 is y
     ...     params = apply_updates(params, updates)
-    >>> eval_params(tx, state, params)
+    >>> eval_params(state, params)
     tensor(0.3750)
     """
     require_transform(transform, "schedule_free")
@@ -64,44 +61,37 @@ def schedule_free(
     return chain(transform, averaging, name="schedule_free")
 
 
-def eval_params(transform: Transform, state: Tree, params: Tree, hparams: HParams | None = None) -> Tree:
+def eval_params(state: Tree, params: Tree) -> Tree:
     """The averaged parameters of a schedule-free optimizer, `x = (y − (1 − β) z) / β`, in the dtypes of `params`.
 
-    Behind the adapter, `p.lerp(optimizer.state[p]["z"], 1 - 1 / momentum)` is the same for one parameter.
+    Behind the adapter, where `s` is `optimizer.state[p]`, that of one parameter is `p.lerp(s["z"], (1 - 1 / s["beta"]).item())`.
 
     Args:
-        transform: with `schedule_free` somewhere inside.
-        state: its state.
-        params: the present parameters, y.
-        hparams: those that `update` got; for `momentum`.
+        state: that of a transform with `schedule_free` somewhere inside.
+        params: the present parameters, y. One without a slot z stays as it is.
 
     Raises:
-        ValueError: there is no `schedule_free` inside, or a hyper-parameter is unknown or out of range.
+        ValueError: there is no state of `average_iterates` in this one.
 
     As `optax.contrib.schedule_free_eval_params`.
     """
-    hp = transform.select(complete(transform.declared, hparams, transform.name))
-    for placed in innermost(transform):
-        if placed.transform.name == "average_iterates":
-            z = state
-            for key in placed.path:
-                z = z[key]
-            return _averaged(params, z["z"], hp[placed.hparams["momentum"]])
-    raise ValueError(f"{transform.name} is not schedule-free: eval_params looks for schedule_free(...) in it and found none.")
-
-
-def _averaged(params: Tree, z: Tree, momentum: Any) -> Tree:
+    averaging = _state_of_averaging(state)
+    if averaging is None:
+        raise ValueError("eval_params looks for the state of schedule_free(...), under 'average_iterates', and found none.")
     leaves, spec = trees.flatten(params)
-    scalars = spread({"momentum": momentum}, None, spec)
-    return trees.unflatten(
-        spec,
-        [
-            None if y is None else _average(y, z_of_y, hp["momentum"])
-            for y, z_of_y, (hp, _) in zip(leaves, trees.leaves(z), scalars, strict=True)
-        ],
-    )
+    slots = [trees.leaves_like(averaging[name], params, spec, f"state[{name!r}]", "params") for name in ("z", "beta")]
+    return trees.unflatten(spec, [y if z is None else _average(y, z, beta) for y, z, beta in zip(leaves, *slots, strict=True)])
 
 
-def _average(y: Tensor, z: Tensor, beta: Scalar) -> Tensor:
-    wide_y, wide_z = widened(y), widened(z)
-    return ((wide_y - (1 - beta) * wide_z) / beta).to(y.dtype)
+def _state_of_averaging(state: Any) -> Any:
+    if not isinstance(state, Mapping):
+        return None
+    if state.keys() >= {"z", "beta", "weight_sum"}:
+        return state
+    found = (_state_of_averaging(value) for value in state.values())
+    return next((each for each in found if each is not None), None)
+
+
+def _average(y: Tensor, z: Tensor, beta: Tensor) -> Tensor:
+    wide = torch.promote_types(y.dtype, torch.float32)
+    return ((y.to(wide) - (1 - beta) * z.to(wide)) / beta).to(y.dtype)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.compared import Compared
-from functional_optim.combinators.innermost import innermost
 from functional_optim.transform import Transform, require_transform
 
 
@@ -70,11 +70,19 @@ def _signed(u: Tensor, g: Tensor) -> Tensor:
 
 def _compared(transform: Transform, compare: Callable[[Tensor, Tensor], Tensor], name: str) -> Transform:
     require_transform(transform, name)
-    for placed in innermost(transform):
-        if "lr" in placed.transform.declared:
-            raise ValueError(
-                f"{name} compares a direction with the gradient, but {placed.transform.name} in {transform.name} applies a "
-                f"learning rate and turns the sign. Put that after it: chain({name}(scale_by_adam()), scale_by_learning_rate())."
-            )
+    inside = _with_learning_rate(transform)
+    if inside is not None:
+        raise ValueError(
+            f"{name} compares a direction with the gradient, but {inside} in {transform.name} applies a learning rate and turns "
+            f"the sign. Put that after it: chain({name}(scale_by_adam()), scale_by_learning_rate())."
+        )
     form = Compared(transform, compare)
     return Transform(form.init, form.update, transform.declared, transform.name, form)
+
+
+def _with_learning_rate(transform: Transform) -> str | None:
+    """The name of a rule inside that has a learning rate, under whatever name the outside knows it."""
+    if not isinstance(transform.form, Combined):
+        return transform.name if "lr" in transform.declared else None
+    found = (_with_learning_rate(part) for part in transform.form.parts.values())
+    return next((name for name in found if name is not None), None)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.lifting import widened
 from functional_optim.transform import Transform
 
 
@@ -62,7 +61,7 @@ def kahan_sum() -> Transform:
 
 def _compensated(u: Tensor, p: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The update and the next compensation of one leaf; the slot's dtype says in which the parameter is stored."""
-    total = widened(c) + u
+    total = c + u
     rounded = total.to(c.dtype).to(total.dtype)
     stored = (p + rounded).to(c.dtype).to(total.dtype)
     return rounded, (total - (stored - p)).to(c.dtype)

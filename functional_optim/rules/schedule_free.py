@@ -17,7 +17,12 @@ from functional_optim.transform import elementwise
 
 
 @elementwise(
-    slots={"z": copied, "lr_max": OneNumber(lambda hp: 0.0), "weight_sum": OneNumber(lambda hp: 0.0)},
+    slots={
+        "z": copied,
+        "beta": OneNumber(lambda hp: hp["momentum"]),
+        "lr_max": OneNumber(lambda hp: 0.0),
+        "weight_sum": OneNumber(lambda hp: 0.0),
+    },
     hparams={
         "lr": Hparam(1e-3, NON_NEGATIVE),
         "momentum": Hparam(0.9, "(0, 1]"),
@@ -33,17 +38,17 @@ def average_iterates(hp):
         weight_lr_power: r, at least 0; with 0 all iterates weigh the same.
         state_dtype: dtype of `z`; the parameter's by default.
 
-    State: `z`, the iterates without averaging, like the parameters; `lr_max` and `weight_sum`, () float64 tensors for each
-    parameter.
+    State: `z`, the iterates without averaging, like the parameters; `beta` (the β that y was made with), `lr_max` and
+    `weight_sum`, () float64 tensors for each parameter.
 
     Raises:
         ValueError: `update` was called without params.
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682.
     """
-    beta = hp["momentum"]
+    new_beta = hp["momentum"]
 
-    def rule(u, y, z, lr_max, weight_sum):
+    def rule(u, y, z, beta, lr_max, weight_sum):
         lr_max = lr_max.clamp(min=double(hp["lr"]))
         weight = lr_max ** hp["weight_lr_power"]
         weight_sum = weight_sum + weight
@@ -51,6 +56,6 @@ def average_iterates(hp):
         x = (y - (1 - beta) * z) / beta
         z = z + u
         x = (1 - c) * x + c * z
-        return beta * x + (1 - beta) * z - y, z, lr_max, weight_sum
+        return new_beta * x + (1 - new_beta) * z - y, z, 0 * beta + new_beta, lr_max, weight_sum
 
     return rule
