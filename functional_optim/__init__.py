@@ -19,10 +19,14 @@ from functional_optim.optimizers import (
     ademamix,
     adopt,
     came,
+    dadapt_adam,
+    dog,
+    dowg,
     grams,
     laprop,
     madgrad,
     mars,
+    prodigy,
     schedule_free_adamw,
     schedule_free_sgd,
     sgd,
@@ -38,7 +42,9 @@ from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplifi
 from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.came import scale_by_came
 from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
+from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lion import scale_by_lion
@@ -46,6 +52,7 @@ from functional_optim.rules.madgrad import scale_by_madgrad
 from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.palm import scale_by_palm
+from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
 from functional_optim.rules.schedule_free import average_iterates
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
@@ -86,11 +93,15 @@ __all__ = [
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_came",
+    "scale_by_d_adaptation",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
     "scale_by_palm",
+    "scale_by_prodigy",
     "scale_by_schedule",
     "scale_by_simplified_ademamix",
     "scale_by_stable_adamw",
@@ -107,10 +118,14 @@ __all__ = [
     "ademamix",
     "adopt",
     "came",
+    "dadapt_adam",
+    "dog",
+    "dowg",
     "grams",
     "laprop",
     "madgrad",
     "mars",
+    "prodigy",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",

@@ -73,6 +73,14 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
 
 
+def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
+    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
+    sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    if not sums:
+        return torch.zeros(())
+    return torch.stack([x.to(sums[0].device) for x in sums]).sum()
+
+
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     """`a` if the condition holds, else `b`, for scalars: `torch.where` as soon as the condition is a tensor."""
     if not isinstance(condition, Tensor):

@@ -41,8 +41,8 @@ def test_madgrad_is_the_papers_loop():
 
 
 def test_madgrad_is_optax_in_float32():
-    # optax takes the root of an int32 count, and with it λ, in float32 even where everything else is float64: 6e-8, over 30
-    steps.theirs = optax_params_of(lambda optax: optax.contrib.madgrad(0.1, 0.8, weight_decay=0.1, eps=1e-4), ROWS)
+    # optax takes the root of an int32 count, and with it λ, in float32 even where all else is float64: 6e-8, over 30 steps.
+    theirs = optax_params_of(lambda optax: optax.contrib.madgrad(0.1, 0.8, weight_decay=0.1, eps=1e-4), ROWS)
     assert_same_trajectory(params_of(fo.madgrad(0.1, 0.8, 1e-4, weight_decay=0.1), ROWS), theirs, 1e-6)
     theirs = optax_params_of(lambda optax: optax.contrib.madgrad(0.1), ROWS)
     assert_same_trajectory(params_of(fo.chain(fo.scale_by_madgrad(0.1)), ROWS), theirs, 1e-6)

@@ -67,8 +67,8 @@ def test_kahan_stays_near_a_float64_run():
             p = fo.apply_updates(p, updates)
         runs[name] = p.double()
     off = {name: (runs[name] - runs["exact"]).abs().max().item() for name in ("plain", "kahan")}
-    # Half a spacing for the rounding of p; the slot, itself of 8 bits, adds up to 2⁻⁹ of that at each of the 400 steps, as a
-    walk. assert off["kahan"] <= 0.55 * SPACING
+    # Half a spacing for the rounding of p; the slot, itself of 8 bits, adds up to 2⁻⁹ of that a step, as a walk.
+    assert off["kahan"] <= 0.55 * SPACING
     assert off["plain"] > 3 * SPACING
 
 

@@ -1,5 +1,7 @@
 """`schedule_free`: the paper's loop, optax, plain averaging, and what happens to the averages elsewhere."""
 
+from typing import Any
+
 import pytest
 import torch
 from trajectories import FLOAT64, START, assert_same_trajectory, awkward_gradients, columns, transposed
@@ -64,13 +66,14 @@ def optax_walk(make):
 
     with jax.enable_x64(True):
         tx = make(optax)
-        y = jax.numpy.array(START)
+        y: Any = jax.numpy.array(START)
         state, ys, xs = tx.init(y), [], []
         for row in ROWS:
             updates, state = tx.update(jax.numpy.array(row), state, y)
             y = optax.apply_updates(y, updates)
+            x: Any = optax.contrib.schedule_free_eval_params(state, y)
             ys.append(y.tolist())
-            xs.append(optax.contrib.schedule_free_eval_params(state, y).tolist())
+            xs.append(x.tolist())
     return ys, xs
 
 
@@ -134,8 +137,9 @@ def test_what_cannot_be_wrapped():
         fo.schedule_free(fo.scale_by_adam())
     with pytest.raises(ValueError, match="takes the place of momentum, but sgd has one"):
         fo.schedule_free(fo.sgd(momentum=0.9))
+    constructor: Any = fo.sgd
     with pytest.raises(TypeError, match="not a Transform"):
-        fo.schedule_free(fo.sgd)
+        fo.schedule_free(constructor)
     with pytest.raises(ValueError, match=r"momentum = 0.0 is outside \(0, 1\]"):
         fo.schedule_free(fo.sgd(), 0.0)
 
