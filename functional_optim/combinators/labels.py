@@ -5,7 +5,7 @@ parameter. Behind the adapter it is the name that the optimizer was given, as in
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +27,11 @@ class ByName:
         """The label of the first pattern found in the name; None where there is none."""
         return next((label for pattern, label in self.patterns.items() if re.search(pattern, name)), None)
 
+    def is_reserve(self, label: str, names: Sequence[str]) -> bool:
+        """Whether a pattern of this label fits some name, though others may come before it: `r".*"` for what is left."""
+        patterns = [pattern for pattern, own in self.patterns.items() if own == label]
+        return any(re.search(pattern, name) for pattern in patterns for name in names)
+
 
 @dataclass(frozen=True)
 class ByNdim:
@@ -38,6 +43,10 @@ class ByNdim:
     def __call__(self, name: str, leaf: Tensor) -> str | None:
         """The label for this number of dimensions."""
         return self.labels.get(leaf.ndim, self.otherwise)
+
+    def is_reserve(self, label: str, names: Sequence[str]) -> bool:
+        """Whether this is the label of what is left."""
+        return label == self.otherwise
 
 
 def by_name(patterns: Mapping[str, str]) -> ByName:

@@ -32,10 +32,11 @@ class Partitioned(Combined):
         return {(label,): share.of(params) for label, share in self._shares(params).items()}
 
     def check(self, params: Tree) -> None:
-        """Raise ValueError for a label that no parameter has, which is most often a misspelt pattern."""
+        """Raise ValueError for a label that no parameter has, most often for a misspelt pattern; the label of the rest may be so."""
+        names, is_reserve = trees.names(params), getattr(self.labels, "is_reserve", lambda label, names: False)
         for label, share in self._shares(params).items():
-            if self.all_used and not share.places:
-                raise ValueError(f"no parameter is labelled {label!r}; there are: {_listed(trees.names(params))}.")
+            if self.all_used and not share.places and not is_reserve(label, names):
+                raise ValueError(f"no parameter is labelled {label!r}; there are: {_listed(names)}.")
             check(self.branches[label], share.of(params))
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -129,8 +130,8 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
     (`clip_by_global_norm`) in a branch spans its leaves; in a chain around the partition, all.
 
     Raises:
-        ValueError: from `init_state`, for a label that no parameter has; from it and from `update`, for a parameter without a
-            label of a branch. The message lists names.
+        ValueError: from `init_state`, for a label that no parameter has and no pattern of which fits any name; from it and from
+            `update`, for a parameter without a label of a branch. The message lists names.
 
     As `optax.partition`, whose branches close over their hyper-parameters.
 
