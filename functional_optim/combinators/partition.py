@@ -32,7 +32,7 @@ class Partitioned(Combined):
         return {(label,): share.of(params) for label, share in self._shares(params).items()}
 
     def check(self, params: Tree) -> None:
-        """Raise ValueError for a label that no parameter has, most often for a misspelt pattern; the label of the rest may be so."""
+        """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
         names, is_reserve = trees.names(params), getattr(self.labels, "is_reserve", lambda label, names: False)
         for label, share in self._shares(params).items():
             if self.all_used and not share.places and not is_reserve(label, names):
