@@ -9,7 +9,22 @@ import functional_optim as fo
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "warmup_cosine"}
+OTHERS = {"Hparam", "PerLeaf", "apply_updates"} | {
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
+    "warmup_cosine",
+    "warmup_stable_decay",
+}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 
