@@ -227,8 +227,8 @@ class cosine_restarts:
         """The value at this step."""
         cycles, m = double(step) / self.steps, self.mult
         n = floor(cycles if m == 1 else log(1 + (m - 1) * cycles) / math.log(m))
-        # At a restart the logarithm may round to either side.
-        n = where(cycles < self._elapsed(n), n - 1, where(cycles < self._elapsed(n + 1), n, n + 1))
+        # At a restart the quotient of logarithms may fall short of a whole number.
+        n = where(cycles < self._elapsed(n + 1), n, n + 1)
         return between(self.start, self.end, SHAPES["cosine"]((cycles - self._elapsed(n)) / m**n))
 
     def _elapsed(self, n: Scalar) -> Scalar:
