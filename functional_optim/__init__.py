@@ -30,7 +30,7 @@ from functional_optim.schedules import (
     warmup_cosine,
     warmup_stable_decay,
 )
-from functional_optim.transform import Transform, elementwise, per_tensor
+from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,7 @@ __all__ = [
     "apply_updates",
     "elementwise",
     "per_tensor",
+    "whole_tree",
     # Combinators
     "chain",
     "rename_hparams",
