@@ -25,7 +25,22 @@ from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
-from functional_optim.schedules import warmup_cosine
+from functional_optim.schedules import (
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_sqrt,
+    join,
+    linear,
+    noam,
+    one_cycle,
+    piecewise_constant,
+    piecewise_interpolate,
+    polynomial,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
@@ -74,7 +89,20 @@ __all__ = [
     "scale_by_schedule",
     "trace",
     # Schedules
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
     "warmup_cosine",
+    "warmup_stable_decay",
     # Optimizers
     "adam",
     "adamw",

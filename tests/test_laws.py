@@ -16,10 +16,23 @@ OTHERS = {
     "by_module",
     "by_name",
     "by_ndim",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
     "hparams_at",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
     "state_get",
     "state_set",
     "warmup_cosine",
+    "warmup_stable_decay",
 }
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
