@@ -9,7 +9,7 @@ import functional_optim as fo
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "warmup_cosine"}
+OTHERS = {"Hparam", "PerLeaf", "apply_updates", "per_example_global_norm_clip", "warmup_cosine"}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 
