@@ -131,16 +131,18 @@ def random_tree(seed: int, names: Sequence[str] = ("matrix", "vector", "scalar")
     return {name: torch.randn(shapes[name], generator=generator, dtype=torch.float64) for name in names}
 
 
-def tree_run(tx: fo.Transform, trees: Sequence[dict[str, Tensor]], extras: Sequence[Mapping[str, Any]] = ()) -> dict[str, Tensor]:
+def tree_run(
+    tx: fo.Transform, trees: Sequence[dict[str, Tensor]], extras: Sequence[Mapping[str, Any]] = (), hparams: Any = None
+) -> dict[str, Tensor]:
     """The updates of each leaf over the steps, (steps, elements), from the first tree on; the others are gradients.
 
     Parameters follow the updates. `extras` are keywords of `update`, step by step.
     """
     params, *gradients = trees
-    state = tx.init_state(params)
+    state = tx.init_state(params, hparams)
     found: dict[str, list[Tensor]] = {name: [] for name in params}
     for step, grads in enumerate(gradients):
-        updates, state = tx.update(grads, state, params, **(extras[step] if extras else {}))
+        updates, state = tx.update(grads, state, params, hparams, **(extras[step] if extras else {}))
         params = fo.apply_updates(params, updates)
         for name, update in updates.items():
             found[name].append(update.flatten())

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
-from functional_optim.hparams import NON_NEGATIVE, Hparam, complete, declare
+from functional_optim.hparams import Hparam, complete, declare
 from functional_optim.lifting import widened
 from functional_optim.numerics import Scalar, sqrt
 from functional_optim.trees import Tree
 
-DECLARED = declare({"max_norm": Hparam(1.0, NON_NEGATIVE)})
+DECLARED = declare({"max_norm": Hparam(1.0, "[0, inf]")})
 
 
 def per_example_global_norm_clip(grads: Tree, max_norm: Scalar) -> tuple[Tree, Tensor]:
