@@ -3,6 +3,8 @@
 u ← u        u ← 0
 """
 
+import torch
+
 from functional_optim.transform import elementwise
 
 
@@ -23,6 +25,6 @@ def set_to_zero(hp):
     del hp
 
     def rule(u, p):
-        return u.new_zeros(u.shape)
+        return torch.zeros_like(u)
 
     return rule
