@@ -20,6 +20,7 @@ from functional_optim.optimizers import (
     novograd,
     optimistic_adam,
     optimistic_gradient_descent,
+    polyak_sgd,
     sgd,
     sign_sgd,
     signum,
@@ -42,6 +43,7 @@ from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
 from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
 from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
@@ -49,7 +51,7 @@ from functional_optim.rules.trivial import identity, set_to_zero
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.schedules import warmup_cosine
-from functional_optim.transform import Transform, elementwise, per_tensor
+from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
 
@@ -61,6 +63,7 @@ __all__ = [
     "apply_updates",
     "elementwise",
     "per_tensor",
+    "whole_tree",
     # Combinators
     "chain",
     "rename_hparams",
@@ -86,6 +89,7 @@ __all__ = [
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_polyak",
     "scale_by_schedule",
     "scale_by_sign",
     "scale_by_sm3",
@@ -109,6 +113,7 @@ __all__ = [
     "novograd",
     "optimistic_adam",
     "optimistic_gradient_descent",
+    "polyak_sgd",
     "sgd",
     "sign_sgd",
     "signum",

@@ -14,6 +14,7 @@ from functional_optim.rules.momentum import trace
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.scale import scale_by_learning_rate
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
@@ -385,6 +386,25 @@ def noisy_sgd(lr: float = 1e-3, eta: float = 0.01, gamma: float = 0.55, seed: in
     Source: Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807. As `optax.noisy_sgd`, with other random bits.
     """
     return chain(add_noise(eta, gamma, seed), scale_by_learning_rate(lr), name="noisy_sgd")
+
+
+def polyak_sgd(
+    lr: float = 1.0, max_lr: float = 1.0, f_min: float = 0.0, eps: float = 0.0, *, positive_part: bool = False
+) -> Transform:
+    """Gradient descent with the Polyak step: `p ← p − min((f − f*) / (‖u‖² + ε), γ) u`, with u = η g; see `scale_by_polyak`.
+
+    Args:
+        lr: η, at least 0; it scales the gradient before the step is measured, so that a smaller η gives a longer step.
+        max_lr: γ, the longest step, greater than 0.
+        f_min: f*, the least value of the loss.
+        eps: at least 0, in units of ‖u‖².
+        positive_part: no step where the loss is below f*.
+
+    `update` needs the loss, `value=f`; behind an optimizer, `step(closure)` passes it.
+
+    Source: Loizou et al. 2021, https://arxiv.org/abs/2002.10542. As `optax.polyak_sgd`, whose `scaling` is `lr`.
+    """
+    return chain(scale_by_learning_rate(lr), scale_by_polyak(max_lr, f_min, eps, positive_part=positive_part), name="polyak_sgd")
 
 
 def optimistic_gradient_descent(

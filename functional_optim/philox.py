@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import double
+from functional_optim.numerics import Scalar, double
 
 WORD = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -31,21 +31,25 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
     return x0, x1, x2, x3
 
 
-def normal(shape: torch.Size | tuple[int, ...], seed: Tensor, step: Tensor, stream: int) -> Tensor:
+def normal(
+    shape: torch.Size | tuple[int, ...], seed: Scalar, step: Scalar, stream: int, device: torch.device | None = None
+) -> Tensor:
     """Standard normal numbers in float64, the same for the same arguments; different for different ones.
 
     By Box & Muller's method from 32-bit words; none is larger than 6.8.
 
     Args:
         shape: of the result; at most 2³⁴ elements.
-        seed: () int64, all of whose bits count.
-        step: () int64, below 2³².
-        stream: tells draws of one step apart, below 2³².
+        seed: a whole number below 2⁶³, or a () tensor of one.
+        step: a whole number below 2³², or a () tensor of one.
+        stream: tells draws of one step apart; below 2³².
+        device: of the result.
     """
     count = math.prod(shape)
-    block = torch.arange((count + 3) // 4, device=seed.device)
+    block = torch.arange((count + 3) // 4, device=device)
     zero = torch.zeros_like(block)
-    words = philox((block, zero + stream, zero + step, zero), (seed & WORD, (seed >> 32) & WORD))
+    seed, step = (torch.as_tensor(x, device=device).to(torch.int64) for x in (seed, step))
+    words = philox((block, zero + stream, zero + step, zero), (seed & WORD, seed >> 32))
     # In (0, 1], whose logarithm is finite.
     a, b, c, d = (double(word) / 2**32 + 2**-33 for word in words)
     pairs = [(_radius(a), 2 * math.pi * b), (_radius(c), 2 * math.pi * d)]

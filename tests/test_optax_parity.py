@@ -13,6 +13,8 @@ from trajectories import FLOAT64, assert_same_trajectory, optax_tree_run, random
 import functional_optim as fo
 
 STEPS = 20
+# Between the bounds of the Polyak step and beyond them.
+LOSSES = [5.0 - 0.3 * step for step in range(STEPS)]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ PAIRS = {
     ),
     "scale_by_param_block_norm": Pair(fo.scale_by_param_block_norm(2.0), lambda o: o.scale_by_param_block_norm(2.0)),
     "scale_by_param_block_rms": Pair(fo.scale_by_param_block_rms(0.8), lambda o: o.scale_by_param_block_rms(0.8)),
+    "scale_by_polyak": Pair(
+        fo.scale_by_polyak(0.5, 0.3, 0.1), lambda o: o.scale_by_polyak(0.3, 0.5, 0.1), extra={"value": LOSSES}
+    ),
+    "scale_by_polyak sps+": Pair(
+        fo.scale_by_polyak(0.5, 0.3, positive_part=True),
+        lambda o: o.scale_by_polyak(0.3, 0.5, variant="sps+"),
+        extra={"value": LOSSES},
+    ),
     "scale_by_sign": Pair(fo.scale_by_sign(), lambda o: o.scale_by_sign()),
     # optax has no accumulator for a () tensor.
     "scale_by_sm3": Pair(fo.scale_by_sm3(0.8, 1e-3), lambda o: o.scale_by_sm3(0.8, eps=1e-3), ("matrix", "vector", "filter")),
@@ -90,6 +100,7 @@ PAIRS = {
     "optimistic_gradient_descent": Pair(
         fo.optimistic_gradient_descent(0.1, 0.7, 0.4), lambda o: o.optimistic_gradient_descent(0.1, 0.7, 0.4)
     ),
+    "polyak_sgd": Pair(fo.polyak_sgd(0.5, 0.1, -1.0), lambda o: o.polyak_sgd(0.1, 0.5, -1.0), extra={"value": LOSSES}),
     "sgd": Pair(fo.sgd(0.1), lambda o: o.sgd(0.1)),
     "sgd nesterov": Pair(fo.sgd(0.1, 0.9, nesterov=True), lambda o: o.sgd(0.1, 0.9, nesterov=True)),
     "sign_sgd": Pair(fo.sign_sgd(0.1), lambda o: o.sign_sgd(0.1)),
