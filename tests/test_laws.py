@@ -34,6 +34,7 @@ OTHERS = {
     "warmup_cosine",
     "warmup_stable_decay",
 }
+OTHERS = {"Hparam", "PerLeaf", "apply_updates", "per_example_global_norm_clip", "warmup_cosine"}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 
