@@ -4,10 +4,20 @@ import importlib
 from typing import Any
 
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.rename import rename_hparams
+from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.inspect import hparams_at, state_get, state_set
+from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.monitor import monitor
+from functional_optim.combinators.partition import masked, partition
+from functional_optim.combinators.rename import rename_hparams, set_defaults
+from functional_optim.combinators.sam import asam, sam
 from functional_optim.combinators.schedule_free import eval_params, schedule_free
+from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.signed import cautious, with_gradient_signs
+from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adagc,
@@ -16,47 +26,94 @@ from functional_optim.optimizers import (
     adam_mini,
     adamc,
     adamw,
+    adan,
     ademamix,
     adopt,
+    amsgrad,
     came,
     dadapt_adam,
     dog,
     dowg,
+    fromage,
     grams,
+    lamb,
     laprop,
+    lars,
+    lion,
     madgrad,
     mars,
+    noisy_sgd,
+    novograd,
+    optimistic_adam,
+    optimistic_gradient_descent,
+    polyak_sgd,
     prodigy,
     schedule_free_adamw,
     schedule_free_sgd,
     sgd,
+    sign_sgd,
+    signum,
     simplified_ademamix,
+    sm3,
     stable_adamw,
+    yogi,
 )
 from functional_optim.rules.adagc import clip_by_adagc
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.adam_atan2 import scale_by_adam_atan2
 from functional_optim.rules.adam_mini import scale_by_adam_mini
 from functional_optim.rules.adamc import add_corrected_decayed_weights
+from functional_optim.rules.adan import scale_by_adan
+from functional_optim.rules.adaptive_clip import adaptive_grad_clip
 from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
 from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.came import scale_by_came
-from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
+from functional_optim.rules.centralize import centralize
+from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
+from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
 from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
+from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.madgrad import scale_by_madgrad
 from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.noise import add_noise
+from functional_optim.rules.normalize import normalize_by_update_norm
+from functional_optim.rules.novograd import scale_by_novograd
+from functional_optim.rules.optimistic import scale_by_optimistic_gradient
 from functional_optim.rules.palm import scale_by_palm
+from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
+from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
 from functional_optim.rules.schedule_free import average_iterates
+from functional_optim.rules.sign import scale_by_sign
+from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
-from functional_optim.schedules import warmup_cosine
+from functional_optim.rules.trivial import freeze, identity
+from functional_optim.rules.trust_ratio import scale_by_trust_ratio
+from functional_optim.rules.yogi import scale_by_yogi
+from functional_optim.schedules import (
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_sqrt,
+    join,
+    linear,
+    noam,
+    one_cycle,
+    piecewise_constant,
+    piecewise_interpolate,
+    polynomial,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
@@ -105,9 +162,74 @@ __all__ = [
     "scale_by_schedule",
     "scale_by_simplified_ademamix",
     "scale_by_stable_adamw",
+    "accumulate",
+    "apply_if_finite",
+    "asam",
+    "by_module",
+    "by_name",
+    "by_ndim",
+    "chain",
+    "conditionally",
+    "ema_params",
+    "hparams_at",
+    "lookahead",
+    "masked",
+    "monitor",
+    "partition",
+    "rename_hparams",
+    "sam",
+    "scheduled",
+    "set_defaults",
+    "skip_large_updates",
+    "state_get",
+    "state_set",
+    "with_extra",
+    # Rules
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
+    "centralize",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "ema",
+    "freeze",
+    "identity",
+    "keep_params_nonnegative",
+    "normalize_by_update_norm",
+    "per_example_global_norm_clip",
+    "scale",
+    "scale_by_adam",
+    "scale_by_adan",
+    "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_polyak",
+    "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_sm3",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
     "trace",
+    "zero_nans",
     # Schedules
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
     "warmup_cosine",
+    "warmup_stable_decay",
     # Optimizers
     "adagc",
     "adam",
@@ -131,6 +253,22 @@ __all__ = [
     "sgd",
     "simplified_ademamix",
     "stable_adamw",
+    "adan",
+    "amsgrad",
+    "fromage",
+    "lamb",
+    "lars",
+    "lion",
+    "noisy_sgd",
+    "novograd",
+    "optimistic_adam",
+    "optimistic_gradient_descent",
+    "polyak_sgd",
+    "sgd",
+    "sign_sgd",
+    "signum",
+    "sm3",
+    "yogi",
 ]
 
 

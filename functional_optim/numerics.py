@@ -64,6 +64,16 @@ def atan2(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
 
 
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).sum())
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """√ of the mean square of one tensor's elements, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).mean())
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
@@ -112,6 +122,24 @@ def round_stochastically(x: Tensor, generator: torch.Generator | None = None) ->
     rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
     # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
     return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
+
+
+def floor(x: Scalar) -> Scalar:
+    """The largest whole number up to x, of x's type; its slope is 0."""
+    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+
+
+def power(x: Scalar, exponent: Scalar) -> Scalar:
+    """`x**exponent` of scalars x ≥ 0 and, where x may be 0, exponent > 0; with slope 0 at x = 0, in both arguments.
+
+    For exponents below 1 the true slope is infinite there, and a chain rule through a constant 0 would give 0·∞ = NaN. Beyond
+    the largest double the result is infinite, where Python's operator would raise OverflowError.
+    """
+    positive = x > 0
+    try:
+        return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
+    except OverflowError:
+        return math.inf
 
 
 def _differentiating() -> bool:

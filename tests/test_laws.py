@@ -10,6 +10,32 @@ from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
 OTHERS = {"Hparam", "PerLeaf", "apply_updates", "eval_params", "warmup_cosine"}
+OTHERS = {
+    "Hparam",
+    "PerLeaf",
+    "apply_updates",
+    "by_module",
+    "by_name",
+    "by_ndim",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "hparams_at",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "per_example_global_norm_clip",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
+    "state_get",
+    "state_set",
+    "warmup_cosine",
+    "warmup_stable_decay",
+}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 

@@ -15,7 +15,7 @@ import torch
 
 from functional_optim.hparams import FRACTION, Hparam
 from functional_optim.lifting import OneNumber
-from functional_optim.numerics import sqrt, where
+from functional_optim.numerics import norm, sqrt, where
 from functional_optim.reductions import SumOver
 from functional_optim.transform import per_tensor
 
@@ -24,9 +24,9 @@ def _square(g, p, gamma):
     return g * g
 
 
-def _bounded(limit, norm):
-    """min(1, limit / norm), for a limit above 0 and a norm that may be 0."""
-    return limit / norm.clamp(min=limit)
+def _bounded(limit, size):
+    """min(1, limit / size), for a limit above 0 and a size that may be 0."""
+    return limit / size.clamp(min=limit)
 
 
 @per_tensor(
@@ -51,10 +51,10 @@ def clip_by_adagc(hp, t, total, *, warmup_steps=100):
     beta, early = hp["beta"], _bounded(hp["lambda_abs"], total)
 
     def rule(g, p, usual):
-        norm, known = sqrt((g * g).sum()), usual > 0
-        late = torch.where(known, _bounded(hp["lambda_rel"] * torch.where(known, usual, 1.0), norm), 1.0)
+        size, known = norm(g), usual > 0
+        late = torch.where(known, _bounded(hp["lambda_rel"] * torch.where(known, usual, 1.0), size), 1.0)
         factor = where(t < warmup_steps, early, late)
-        clipped = factor * norm
+        clipped = factor * size
         least = torch.where(known & (clipped > 0), torch.minimum(usual, clipped), torch.maximum(usual, clipped))
         average = torch.where(known, beta * usual + (1 - beta) * clipped, clipped)
         return factor * g, where(t < warmup_steps, least, average)

@@ -12,7 +12,7 @@ Vectors are not factored: they keep all of v, and their step is m. Nothing is co
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.numerics import sqrt
+from functional_optim.numerics import root_mean_square
 from functional_optim.transform import per_tensor
 
 
@@ -69,7 +69,7 @@ def scale_by_came(hp):
     eps1, eps2 = hp["eps"]
 
     def clipped(u):
-        return u / (sqrt((u * u).mean()) / hp["clip_threshold"]).clamp(min=1.0)
+        return u / (root_mean_square(u) / hp["clip_threshold"]).clamp(min=1.0)
 
     def rule(g, p, m, v, r, c, doubt_r, doubt_c):
         square = g * g + eps1

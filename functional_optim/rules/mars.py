@@ -9,7 +9,7 @@ This is the paper's MARS-approx: exact MARS evaluates g₋ on the present batch,
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.numerics import sqrt, where
+from functional_optim.numerics import norm, where
 from functional_optim.transform import per_tensor
 
 
@@ -41,7 +41,6 @@ def mars_correction(hp, t):
 
     def rule(g, p, last):
         c = g + share * (g - last)
-        norm = sqrt((c * c).sum())
-        return c * (hp["correction_norm"] / norm.clamp(min=hp["correction_norm"])), g
+        return c * (hp["correction_norm"] / norm(c).clamp(min=hp["correction_norm"])), g
 
     return rule
