@@ -198,8 +198,8 @@ class Steps:
         """Raise ValueError unless the state has the entries of the example."""
         if state.keys() != self.example.keys():
             raise ValueError(
-                f"{type(self.optimizer).__name__}: after {where} the state holds {sorted(state)}, but {sorted(self.example)} for a "
-                "parameter of shape (2, 2): as a transform it must keep the same entries for all parameters, at all steps."
+                f"{type(self.optimizer).__name__}: after {where} the state holds {sorted(state)}, for a parameter of shape "
+                f"(2, 2) {sorted(self.example)} at first. A transform keeps the same entries for all parameters at all steps."
             )
 
 
