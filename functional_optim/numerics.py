@@ -79,6 +79,29 @@ def cos(x: Scalar) -> Scalar:
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
 
 
+def log(x: Scalar) -> Scalar:
+    """Natural logarithm of a positive scalar."""
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+def floor(x: Scalar) -> Scalar:
+    """The largest whole number up to x, of x's type; its slope is 0."""
+    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+
+
+def power(x: Scalar, exponent: Scalar) -> Scalar:
+    """`x**exponent` of scalars x ≥ 0 and, where x may be 0, exponent > 0; with slope 0 at x = 0, in both arguments.
+
+    For exponents below 1 the true slope is infinite there, and a chain rule through a constant 0 would give 0·∞ = NaN. Beyond
+    the largest double the result is infinite, where Python's operator would raise OverflowError.
+    """
+    positive = x > 0
+    try:
+        return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
+    except OverflowError:
+        return math.inf
+
+
 def _differentiating() -> bool:
     """Whether a derivative may be taken of what is computed now: in reverse mode, or in forward mode, which no_grad allows."""
     return torch.is_grad_enabled() or getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
