@@ -7,13 +7,35 @@ from functional_optim.apply import apply_updates
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
 from functional_optim.hparams import Hparam, PerLeaf
-from functional_optim.optimizers import adam, adamw, sgd
+from functional_optim.optimizers import (
+    adabelief,
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    asgd,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
+from functional_optim.rules.adabelief import scale_by_belief
+from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.adamax import scale_by_adamax
+from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
-from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
-from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
+from functional_optim.rules.nadam import scale_by_nadam
+from functional_optim.rules.radam import scale_by_radam
+from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.rprop import scale_by_rprop
+from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
 from functional_optim.schedules import warmup_cosine
 from functional_optim.transform import Transform, elementwise, per_tensor
 
@@ -32,19 +54,44 @@ __all__ = [
     "rename_hparams",
     # Rules
     "add_decayed_weights",
+    "add_l1_decay",
+    "average_iterates",
     "clip_by_global_norm",
     "clip_by_value",
+    "negate",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_asgd",
+    "scale_by_belief",
+    "scale_by_inverse_time",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_nadam",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rprop",
+    "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_stddev",
+    "soft_threshold",
+    "subtract_decayed_weights",
     "trace",
     # Schedules
     "warmup_cosine",
     # Optimizers
+    "adabelief",
+    "adadelta",
+    "adagrad",
     "adam",
+    "adamax",
     "adamw",
+    "asgd",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "rprop",
     "sgd",
 ]
 
