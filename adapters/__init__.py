@@ -1,6 +1,19 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
-from .drop_in import SGD, Adam, AdamW
+from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from .torch_optimizer import OptimizerAdapter
 
-__all__ = ["SGD", "Adam", "AdamW", "OptimizerAdapter"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "OptimizerAdapter",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
