@@ -37,7 +37,7 @@ from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
 from functional_optim.schedules import warmup_cosine
-from functional_optim.transform import Transform, elementwise, per_tensor
+from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "apply_updates",
     "elementwise",
     "per_tensor",
+    "whole_tree",
     # Combinators
     "chain",
     "rename_hparams",

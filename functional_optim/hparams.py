@@ -8,7 +8,7 @@ import difflib
 import numbers
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -31,6 +31,7 @@ class Hparam:
     Args:
         default: a number, or a tuple of numbers.
         range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's, or a tuple of them.
+        optional: whether it has a value only where one is given; the default then shows what kind of value that is.
 
     >>> Hparam(0.9, "[0, 1)")
     Hparam(default=0.9, range='[0, 1)')
@@ -38,6 +39,7 @@ class Hparam:
 
     default: Any
     range: str | tuple[str, ...] = ANY
+    optional: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         for interval in (self.range,) if isinstance(self.range, str) else self.range:
@@ -73,6 +75,9 @@ class PerLeaf:
             raise ValueError(f"the PerLeaf of {name!r} does not have the structure of the parameters: {error}") from None
 
 
+trees.register_box(PerLeaf, "tree")
+
+
 def declare(hparams: HParams) -> dict[str, Hparam]:
     """Declared hyper-parameters from a mapping whose values are `Hparam`s or bare defaults."""
     declared = {name: value if isinstance(value, Hparam) else Hparam(value) for name, value in hparams.items()}
@@ -97,7 +102,9 @@ def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) 
         if name not in declared:
             raise ValueError(unknown(name, declared, owner))
         _validate(name, given[name], declared[name])
-    return {name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items()}
+    return {
+        name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items() if name in given or not hparam.optional
+    }
 
 
 def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:
@@ -122,7 +129,7 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                 )
             known = merged.get(name, hparam)
             both = tuple(_intersection(*pair) for pair in zip(known.ranges, hparam.ranges, strict=True))
-            merged[name] = Hparam(hparam.default, both[0] if len(set(both)) == 1 else both)
+            merged[name] = Hparam(hparam.default, both[0] if len(set(both)) == 1 else both, known.optional and hparam.optional)
             owner.setdefault(name, link)
     return merged
 
