@@ -40,7 +40,8 @@ def scale_by_rprop(hp, t):
 
     State: `step` () int64, which only checkpoints of torch need; `prev` (g₋), `step_size` (η), like the parameters.
 
-    Source: Riedmiller & Braun 1993; Igel & Hüsken 2000. Retraces `torch.optim.Rprop`.
+    Source: Riedmiller & Braun 1993; Igel & Hüsken 2000. Retraces `torch.optim.Rprop`;
+    `optax.scale_by_rprop` returns the step of the update before, and clips a step size only when it changes.
 
     >>> import torch
     >>> tx = scale_by_rprop(lr=0.1)
