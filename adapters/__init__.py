@@ -1,6 +1,6 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
-from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
+from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
 from .torch_optimizer import OptimizerAdapter
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Muon",
     "NAdam",
     "OptimizerAdapter",
     "RAdam",

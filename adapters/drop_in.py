@@ -9,11 +9,14 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from functional_optim.combinators.chain import chain
 from functional_optim.optimizers import adadelta, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd
-from functional_optim.rules.scale import negate
+from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.muon import COEFFICIENTS, scale_by_muon
+from functional_optim.rules.scale import negate, scale_by_learning_rate
 from functional_optim.transform import Transform
 
 from .torch_optimizer import TransformOptimizer
@@ -480,6 +483,56 @@ class ASGD(TransformOptimizer):
         return _asgd(_is_on(group["weight_decay"]), group["maximize"])
 
 
+class Muon(TransformOptimizer):
+    """`scale_by_muon` with AdamW's decay, and the signature, the parameter groups and the state of `torch.optim.Muon`.
+
+    For matrices only; `functional_optim.muon` gives the other parameters to AdamW, and takes those of more dimensions. As torch,
+    it iterates in bfloat16.
+
+    Raises:
+        ValueError: a parameter that is not 2D, a number out of range, or an unknown `adjust_lr_fn`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of matrices."""
+        super().add_param_group(param_group)
+        wrong = [tuple(p.shape) for p in self.param_groups[-1]["params"] if p.ndim != 2]
+        if wrong:
+            self.param_groups.pop()
+            raise ValueError(
+                f"param_groups[{len(self.param_groups)}]: Muon takes 2D parameters only, but got one of shape {wrong[0]}. "
+                "functional_optim.muon takes them all."
+            )
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """Muon, decay and learning rate; the decay is left out where it is 0."""
+        return _muon(_is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"])
+
+
 def _is_on(number: Any) -> bool:
     """Whether a number does anything; a tensor always might."""
     return isinstance(number, Tensor) or number != 0
@@ -545,6 +598,12 @@ def _rprop(maximize: bool) -> Transform:
 @functools.cache
 def _asgd(decay: bool, maximize: bool) -> Transform:
     return _signed(asgd(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _muon(decay: bool, nesterov: bool, ns_steps: int, adjust_lr_fn: str | None) -> Transform:
+    rule = scale_by_muon(nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn, ns_dtype=torch.bfloat16)
+    return chain(rule, *([add_decayed_weights(0.0)] if decay else []), scale_by_learning_rate(), name="muon")
 
 
 def _signed(transform: Transform, maximize: bool) -> Transform:

@@ -31,6 +31,7 @@ from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
 from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
@@ -69,6 +70,7 @@ __all__ = [
     "scale_by_inverse_time",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
     "scale_by_nadam",
     "scale_by_radam",
     "scale_by_rms",

@@ -101,6 +101,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_inverse_time": [fo.scale_by_inverse_time(lr_decay=0.1)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
+    "scale_by_muon": [fo.scale_by_muon(ns_steps=2)],
     "scale_by_nadam": [fo.scale_by_nadam()],
     "scale_by_radam": [fo.scale_by_radam(), fo.scale_by_radam(degenerated_to_sgd=False, optimized_update=False)],
     "scale_by_rms": [fo.scale_by_rms(), fo.scale_by_rms(eps_in_sqrt=True, bias_correction=True)],
@@ -114,3 +115,14 @@ CASES: dict[str, list[Transform]] = {
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
     "whole_tree": [divide_average_by_largest_norm()],
 }
+
+
+def _matrices() -> dict[str, torch.Tensor]:
+    """Two of one shape, one of the transposed, one of three dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"wide": (2, 3), "other": (2, 3), "tall": (3, 2), "cube": (2, 1, 2)}
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+# What to try a transform on that refuses vectors, by its name in the table.
+PARAMS = {"scale_by_muon": _matrices()}

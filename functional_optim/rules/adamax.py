@@ -32,7 +32,7 @@ def scale_by_adamax(hp, t):
     >>> import torch
     >>> tx = scale_by_adamax()
     >>> tx.update(torch.tensor([3.0, -0.1]), tx.init_state(torch.zeros(2)))[0]
-    tensor([ 1.0000, -1.0000])
+    tensor([ 1., -1.])
     """
     b1, b2 = hp["betas"]
     c1 = bias_correction(b1, t)

@@ -74,7 +74,7 @@ def average_iterates(hp, t):
     ...     update, state = tx.update(torch.tensor(1.0), state, p)
     ...     p = p + update
     >>> state["ax"]
-    tensor(3.)
+    tensor(3.5000)
     """
     ahead = double(t) - hp["t0"]
     later = 1 / where(ahead > 1, ahead, 1.0)

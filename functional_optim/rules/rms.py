@@ -33,7 +33,7 @@ def scale_by_rms(hp, t, *, eps_in_sqrt=False, bias_correction=False):
     >>> import torch
     >>> tx = scale_by_rms(alpha=0.75)
     >>> tx.update(torch.tensor([3.0, 0.0, -0.1]), tx.init_state(torch.zeros(3)))[0]
-    tensor([ 2.,  0., -2.])
+    tensor([ 2.0000,  0.0000, -2.0000])
     """
     a, c = hp["alpha"], _weight(hp["alpha"], t, bias_correction)
 
@@ -63,7 +63,7 @@ def scale_by_stddev(hp, t, *, eps_in_sqrt=False, bias_correction=False):
     >>> import torch
     >>> tx = scale_by_stddev(alpha=0.5)
     >>> tx.update(torch.tensor([3.0, 0.0, -0.1]), tx.init_state(torch.zeros(3)))[0]
-    tensor([ 2.,  0., -2.])
+    tensor([ 2.0000,  0.0000, -2.0000])
     """
     alpha, c = hp["alpha"], _weight(hp["alpha"], t, bias_correction)
 
