@@ -4,8 +4,18 @@ import importlib
 from typing import Any
 
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.rename import rename_hparams
+from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.inspect import hparams_at, state_get, state_set
+from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.monitor import monitor
+from functional_optim.combinators.partition import masked, partition
+from functional_optim.combinators.rename import rename_hparams, set_defaults
+from functional_optim.combinators.sam import asam, sam
+from functional_optim.combinators.scheduled import scheduled
+from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
@@ -29,6 +39,8 @@ from functional_optim.rules.adamax import scale_by_adamax
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
 from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
+from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.muon import scale_by_muon
@@ -52,8 +64,28 @@ __all__ = [
     "per_tensor",
     "whole_tree",
     # Combinators
+    "accumulate",
+    "apply_if_finite",
+    "asam",
+    "by_module",
+    "by_name",
+    "by_ndim",
     "chain",
+    "conditionally",
+    "ema_params",
+    "hparams_at",
+    "lookahead",
+    "masked",
+    "monitor",
+    "partition",
     "rename_hparams",
+    "sam",
+    "scheduled",
+    "set_defaults",
+    "skip_large_updates",
+    "state_get",
+    "state_set",
+    "with_extra",
     # Rules
     "add_decayed_weights",
     "add_l1_decay",
@@ -61,6 +93,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_value",
     "negate",
+    "freeze",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",

@@ -134,6 +134,18 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
     return merged
 
 
+def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
+    """The union of several declarations; a name with different defaults becomes optional, and each keeps its own until then."""
+    union: dict[str, Hparam] = {}
+    for declared in named.values():
+        for name, hparam in declared.items():
+            known = union.get(name, hparam)
+            differs = _identity(known.default) != _identity(hparam.default)
+            optional = known.optional or hparam.optional or differs
+            union[name] = Hparam(known.default, _intersection(known.range, hparam.range), optional)
+    return union
+
+
 def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
     """The hyper-parameters and the step that hold for each leaf; leaves with the same values share one pair."""
     scalars = {"step": t, **hp}

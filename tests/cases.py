@@ -66,7 +66,30 @@ def divide_by_largest_norm():
 
 
 # Where a default is a tiny ε under a root, a case takes a larger one: finite differences are 1e-6 wide.
+def by_dimensions(**branches):
+    """A partition that any container of the table's parameters fits."""
+    return fo.partition(branches, fo.by_ndim({0: "scalars"}, otherwise="rest"))
+
+
 CASES: dict[str, list[Transform]] = {
+    "accumulate": [fo.accumulate(fo.adamw(), every=2)],
+    "apply_if_finite": [fo.apply_if_finite(fo.adamw())],
+    "asam": [fo.asam(fo.sgd(momentum=0.9))],
+    "conditionally": [fo.conditionally(fo.clip_by_global_norm(), lambda step: step == 1, otherwise=fo.trace())],
+    "ema_params": [fo.ema_params(fo.adam())],
+    "freeze": [fo.freeze()],
+    "lookahead": [fo.lookahead(fo.adam(), sync_period=2)],
+    "masked": [fo.masked(fo.adamw(), lambda name, leaf: leaf.ndim > 0)],
+    "monitor": [fo.chain(fo.monitor("grad"), fo.adamw(), fo.monitor("update"))],
+    "partition": [
+        fo.chain(fo.clip_by_global_norm(), by_dimensions(rest=fo.adamw(weight_decay=0.1), scalars=fo.sgd(momentum=0.9))),
+        by_dimensions(rest=fo.chain(fo.clip_by_global_norm(), fo.scale_by_adam()), scalars=fo.freeze()),
+    ],
+    "sam": [fo.sam(fo.adamw())],
+    "scheduled": [fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 1, 4), weight_decay=lambda step: 0.1 / (1 + step))],
+    "set_defaults": [fo.set_defaults(fo.adamw(), lr=0.1)],
+    "skip_large_updates": [fo.skip_large_updates(fo.adamw(), largest_norm=4.0)],
+    "with_extra": [fo.with_extra(divide_by_curvature(), value=2.0)],
     "Transform": [divide_by_largest_norm()],
     "adabelief": [fo.adabelief(rectify=True, weight_decay=0.1)],
     "adadelta": [fo.adadelta(eps=1e-2, weight_decay=0.1)],

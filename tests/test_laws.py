@@ -9,7 +9,18 @@ import functional_optim as fo
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "warmup_cosine"}
+OTHERS = {
+    "Hparam",
+    "PerLeaf",
+    "apply_updates",
+    "by_module",
+    "by_name",
+    "by_ndim",
+    "hparams_at",
+    "state_get",
+    "state_set",
+    "warmup_cosine",
+}
 
 EVERY_CASE = [
     pytest.param(Trial(tx, PARAMS.get(name) or default_params()), id=f"{name}-{i}")
