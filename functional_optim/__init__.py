@@ -10,6 +10,7 @@ from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.monitor import monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
@@ -25,11 +26,13 @@ from functional_optim.optimizers import (
     adamax,
     adamw,
     asgd,
+    muon,
     nadam,
     radam,
     rmsprop,
     rprop,
     sgd,
+    sophia,
 )
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
@@ -39,7 +42,6 @@ from functional_optim.rules.adamax import scale_by_adamax
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
 from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
-from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
@@ -49,6 +51,7 @@ from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
+from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
 from functional_optim.schedules import warmup_cosine
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
@@ -86,14 +89,15 @@ __all__ = [
     "state_get",
     "state_set",
     "with_extra",
+    "with_master_copy",
     # Rules
     "add_decayed_weights",
     "add_l1_decay",
     "average_iterates",
     "clip_by_global_norm",
     "clip_by_value",
-    "negate",
     "freeze",
+    "negate",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
@@ -110,12 +114,15 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_sophia",
     "scale_by_stddev",
     "soft_threshold",
     "subtract_decayed_weights",
     "trace",
     # Schedules
     "warmup_cosine",
+    # Curvature
+    "gauss_newton_bartlett",
     # Optimizers
     "adabelief",
     "adadelta",
@@ -124,11 +131,13 @@ __all__ = [
     "adamax",
     "adamw",
     "asgd",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",
     "rprop",
     "sgd",
+    "sophia",
 ]
 
 

@@ -1,8 +1,11 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
+import dataclasses
+
 import torch
 
 from functional_optim.combinators.chain import chain
+from functional_optim.combinators.partition import partition
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
 from functional_optim.rules.adagrad import scale_by_rss
@@ -11,11 +14,13 @@ from functional_optim.rules.adamax import scale_by_adamax
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.muon import COEFFICIENTS, MuonOrAdamW, scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale_by_inverse_time, scale_by_learning_rate
+from functional_optim.rules.sophia import scale_by_sophia
 from functional_optim.transform import Transform
 
 
@@ -376,6 +381,89 @@ def asgd(
         average_iterates(t0, state_dtype=state_dtype),
     ]
     return chain(*links, name="asgd")
+
+
+def sophia(
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.965, 0.99),
+    rho: float = 0.04,
+    weight_decay: float = 1e-1,
+    eps: float = 1e-12,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Sophia: clipped Newton steps, with decoupled weight decay; see `scale_by_sophia`.
+
+    Every `update` takes the keyword `hessian_diag`, an estimate of the Hessian's diagonal or None.
+
+    Args:
+        lr: η, at least 0: the most that an element moves, but for the decay.
+        betas: decay of m per step, and of h per estimate, each in [0, 1).
+        rho: ρ, at least 0: the larger, the more elements take Newton's step, divided by ρ.
+        weight_decay: λ, at least 0.
+        eps: at least 0, in units of the Hessian.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Liu et al. 2023, https://arxiv.org/abs/2305.14342.
+    """
+    return chain(
+        scale_by_sophia(betas, rho, eps, state_dtype=state_dtype),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+        name="sophia",
+    )
+
+
+def muon(
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    momentum: float = 0.95,
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    *,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = "match_rms_adamw",
+    ns_dtype: torch.dtype | None = torch.bfloat16,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Muon for parameters of at least two dimensions, AdamW for the rest; see `scale_by_muon`.
+
+    Embeddings and output layers are matrices too, though those who train language models give them to AdamW: for that, write
+    the `partition` yourself, with `by_name`.
+
+    Args:
+        lr: η of both, at least 0; `muon.lr` and `adamw.lr` set one of them.
+        weight_decay: λ of both, at least 0; `muon.weight_decay` and `adamw.weight_decay` set one of them.
+        momentum: μ of Muon, in [0, 1).
+        ns_coefficients: of its iteration.
+        betas: AdamW's.
+        eps: AdamW's. Muon's is the hyper-parameter `muon.eps`.
+        nesterov, ns_steps, ns_dtype: see `scale_by_muon`; here, as in torch, the iteration is in bfloat16.
+        adjust_lr_fn: see `scale_by_muon`; "match_rms_adamw" is what lets both branches have one learning rate.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    State: of each branch, over a flat dict of its parameters, under `"muon"` and `"adamw"`.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, https://arxiv.org/abs/2502.16982.
+    With matrices alone, `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`. `optax.contrib.muon` takes matrices only, and
+    has other defaults.
+    """
+    rule = scale_by_muon(
+        momentum,
+        ns_coefficients,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        adjust_lr_fn=adjust_lr_fn,
+        ns_dtype=ns_dtype,
+        state_dtype=state_dtype,
+    )
+    branches = {
+        "muon": chain(rule, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="muon"),
+        "adamw": adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype),
+    }
+    return dataclasses.replace(partition(branches, MuonOrAdamW()), name="muon")
 
 
 def _l2(weight_decay: float | None) -> list[Transform]:

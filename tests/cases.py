@@ -108,6 +108,7 @@ CASES: dict[str, list[Transform]] = {
     "clip_by_global_norm": [fo.clip_by_global_norm(), fo.clip_by_global_norm(max_norm=100.0)],
     "clip_by_value": [fo.clip_by_value()],
     "elementwise": [sign_of_average(), divide_by_curvature()],
+    "muon": [fo.muon(ns_steps=1, ns_dtype=None)],
     "nadam": [fo.nadam(weight_decay=0.1, decoupled_weight_decay=True)],
     "negate": [fo.negate()],
     "per_tensor": [divide_by_average_norm()],
@@ -131,11 +132,15 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_rprop": [fo.scale_by_rprop()],
     "scale_by_rss": [fo.scale_by_rss(), fo.scale_by_rss(0.1, eps_in_sqrt=True)],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
+    # Not clipped, so that the derivatives show.
+    "scale_by_sophia": [fo.scale_by_sophia(rho=10.0)],
     "scale_by_stddev": [fo.scale_by_stddev(), fo.scale_by_stddev(eps_in_sqrt=True)],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
     "soft_threshold": [fo.soft_threshold(lr=0.1, l1_decay=0.1)],
+    "sophia": [fo.sophia()],
     "subtract_decayed_weights": [fo.subtract_decayed_weights()],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
+    "with_master_copy": [fo.with_master_copy(fo.adamw())],
     "whole_tree": [divide_average_by_largest_norm()],
 }
 

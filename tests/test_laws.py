@@ -16,6 +16,7 @@ OTHERS = {
     "by_module",
     "by_name",
     "by_ndim",
+    "gauss_newton_bartlett",
     "hparams_at",
     "state_get",
     "state_set",

@@ -14,8 +14,11 @@ ones fast instead of bringing all of them to 1.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.numerics import sqrt
@@ -110,6 +113,19 @@ def scale_by_muon(
     if not 0 <= ns_steps < 100:
         raise ValueError(f"ns_steps = {ns_steps} is outside [0, 100).")
     return _muon(nesterov, ns_steps, adjust_lr_fn, ns_dtype, momentum, ns_coefficients, eps, state_dtype=state_dtype)
+
+
+@dataclass(frozen=True)
+class MuonOrAdamW:
+    """The labels of `muon`: a value, so that it pickles."""
+
+    def __call__(self, name: str, leaf: Tensor) -> str:
+        """The branch that takes a parameter of so many dimensions."""
+        return "muon" if leaf.ndim > 1 else "adamw"
+
+    def is_reserve(self, label: str, names: Sequence[str]) -> bool:
+        """Either branch may be left without parameters."""
+        return True
 
 
 def orthogonalized(x, coefficients, eps, steps, dtype=None):
