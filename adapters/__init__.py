@@ -18,3 +18,6 @@ __all__ = [
     "RMSprop",
     "Rprop",
 ]
+from .lr_scheduler import as_lr_scheduler
+
+__all__ = ["SGD", "Adam", "AdamW", "OptimizerAdapter", "as_lr_scheduler"]

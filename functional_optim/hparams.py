@@ -175,12 +175,12 @@ def _validate(name: str, value: Any, hparam: Hparam) -> None:
     is_pair = isinstance(hparam.default, tuple)
     for where, each in _values(name, value, _is_sequence if is_pair else None):
         if not is_pair:
-            _validate_number(where, each, hparam.ranges[0])
+            validate_number(where, each, hparam.ranges[0])
         elif not _is_sequence(each) or len(each) != len(hparam.default):
             raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
         else:
             for i in range(len(each)):
-                _validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
+                validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
 
 
 def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:
@@ -197,7 +197,13 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
 
 
-def _validate_number(where: str, value: Any, interval: str) -> None:
+def validate_number(where: str, value: Any, interval: str) -> None:
+    """Raise unless the value is a () tensor or a number in the interval; `where` is what an error calls it.
+
+    Raises:
+        TypeError: neither a number nor a () tensor.
+        ValueError: a number outside the interval.
+    """
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise TypeError(

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams
-from functional_optim.lifting import widened
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -31,7 +32,7 @@ class MasterCopied(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The copy, and the inner state over it."""
-        copy = trees.map_leaves(lambda p: widened(p).clone(), params)
+        copy = trees.map_leaves(lambda p: p.to(torch.promote_types(p.dtype, torch.float32), copy=True), params)
         return {"fp32_copy": copy, self.inner.name: self.inner.init_fn(copy, self.inner.select(hp))}
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
