@@ -43,6 +43,11 @@ class Stage:
         """The links that need a whole-tree quantity."""
         return [i for i, link in enumerate(self.links) if link.form.reduce]
 
+    @property
+    def joint(self) -> bool:
+        """Whether some link has to see all leaves before any of them goes on."""
+        return any(link.form.reduce or link.form.batched for link in self.links)
+
 
 @dataclass(frozen=True, eq=False)
 class Kernels:

@@ -128,9 +128,7 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
             known = merged.get(name, hparam)
-            both = tuple(_intersection(*pair) for pair in zip(known.ranges, hparam.ranges, strict=True))
-            interval = both[0] if len(set(both)) == 1 else both
-            merged[name] = Hparam(hparam.default, interval, known.optional and hparam.optional)
+            merged[name] = Hparam(hparam.default, _common_range(known, hparam), known.optional and hparam.optional)
             owner.setdefault(name, link)
     return merged
 
@@ -143,7 +141,7 @@ def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]
             known = union.get(name, hparam)
             differs = _identity(known.default) != _identity(hparam.default)
             optional = known.optional or hparam.optional or differs
-            union[name] = Hparam(known.default, _intersection(known.range, hparam.range), optional)
+            union[name] = Hparam(known.default, _common_range(known, hparam), optional)
     return union
 
 
@@ -222,6 +220,12 @@ def _plain(value: Any) -> Any:
     """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
     is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)
     return float(value) if is_foreign else value
+
+
+def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:
+    """What both allow: one interval for all entries where that says it."""
+    both = tuple(_intersection(*pair) for pair in zip(a.ranges, b.ranges, strict=False))
+    return both[0] if len(set(both)) == 1 else both
 
 
 def _intersection(a: str, b: str) -> str:
