@@ -147,6 +147,12 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A checkpoint of Adam, which says False, doesn't make Adam of this.
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
 
 def _is_on(number: Any) -> bool:
     """Whether a number does anything; a tensor always might."""

@@ -1,5 +1,6 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import difflib
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
@@ -16,6 +18,7 @@ from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
 from .layout import Flat, Key, Layout, detached_from
+from .loading import check_checkpoint
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -30,10 +33,20 @@ class TransformOptimizer(torch.optim.Optimizer):
     Groups with the same transform are one tree to it, with a hyper-parameter per leaf where the groups disagree.
     """
 
+    is_chain = False
+    """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
+
+    _CACHES = ("_layouts", "_engines", "_validated")
+    _layouts: dict[Transform, Layout]
+    _engines: "dict[Transform, FusedStep | None]"
+    _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
+
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
-        self._layouts: dict[Transform, Layout] = {}
-        self._engines: dict[Transform, FusedStep | None] = {}
-        self._validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]] = {}
+        if isinstance(params, set | frozenset):
+            raise TypeError(
+                "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
+            )
+        self._forget()
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
@@ -47,20 +60,24 @@ class TransformOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
 
+        A key that is none, but looks like one, is kept with a warning.
+
         Raises:
             TypeError, ValueError: as torch, and for a hyper-parameter of the wrong type or out of its range.
         """
         if isinstance(param_group, dict):
             index = len(self.param_groups)
-            try:
-                _hparams_of(self.transform_for({**self.defaults, **param_group}), {**self.defaults, **param_group})
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"param_groups[{index}]: {error}") from None
+            self._checked_transform(index, {**self.defaults, **param_group})
+            _warn_of_misspellings(index, param_group, self.defaults)
         super().add_param_group(param_group)
 
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; the others are skipped, and their counts stand still.
+
+        Inside `torch.compile` it runs as it does outside: nothing of it is traced, so no number recompiles anything, and
+        `fused=True` brings kernels of its own.
 
         Args:
             closure: recomputes the loss, with gradients enabled; its value is returned.
@@ -74,7 +91,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                 loss = closure()
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
-            parts.setdefault(self.transform_for(group), []).append((index, group))
+            parts.setdefault(self._checked_transform(index, group), []).append((index, group))
         computed = [
             self._fused(transform, groups) or self._eager(transform, groups)
             for transform, groups in parts.items()
@@ -91,18 +108,26 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         Differs from torch in that slots keep their dtype: the float32 moments of a bfloat16 parameter stay float32.
         """
-        # torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
-        handle = self.register_load_state_dict_pre_hook(_box_tensors)
+        # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.
+        handle = self.register_load_state_dict_pre_hook(lambda _, found: _checked_and_boxed(self, found))
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own keeps three attributes and loses those of subclasses. Hooks are left behind, as there; and so are methods
+        # that somebody has put on the object, as schedulers do with `step`.
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in self._CACHES and not name.startswith("_optimizer_") and not callable(getattr(type(self), name, None))
+        }
+        return {**own, **super().__getstate__()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._layouts = {}
-        self._engines = {}
-        self._validated = {}
+        self._forget()
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -130,6 +155,20 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
         return None if engine is None else functools.partial(engine.run, grads, hparams)
 
+    def _forget(self) -> None:
+        """Start with empty caches; everything in them is derived from the groups and the state."""
+        for name in self._CACHES:
+            setattr(self, name, {})
+
+    def _checked_transform(self, index: int, group: Group) -> Transform:
+        """The transform of a group whose numbers are in order."""
+        try:
+            transform = self.transform_for(group)
+            self._hparams_of_group(transform, index, group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"param_groups[{index}]: {error}") from None
+        return transform
+
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
         values = [group.get(name) for name in transform.declared]
@@ -152,8 +191,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
         everyone = _leaves(enumerate(self.param_groups))
         check_gradients({leaf.key: leaf.param.grad for leaf in everyone}, {leaf.key: leaf.param for leaf in everyone})
-        for group in self.param_groups:
-            _hparams_of(self.transform_for(group), group)
         leaves = _leaves(groups)
         try:
             if any(group.get("capturable") for _, group in groups):
@@ -240,6 +277,8 @@ class OptimizerAdapter(TransformOptimizer):
     tensor([2.4000, 3.2000])
     """
 
+    is_chain = True
+
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_work(transform)
         self.transform = transform
@@ -253,9 +292,6 @@ class OptimizerAdapter(TransformOptimizer):
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
         return bool(self.fused)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "transform": self.transform, "fused": self.fused}
 
 
 @dataclass(frozen=True)
@@ -278,16 +314,32 @@ class Boxed:
         return self.value.to(device, copy=True)
 
 
-def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    del optimizer
+def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The last hook before torch loads: refuse what can't be right, and hide the tensors from torch.
+
+    torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
+    """
+    check_checkpoint(optimizer, state_dict)
     state = {
         p: {
             name: Boxed(torch.as_tensor(value)) if isinstance(value, Tensor | int | float) else value
             for name, value in slots.items()
+            if value is not None
         }
         for p, slots in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
+    for name in group.keys() - known.keys() - {"params", "param_names"}:
+        close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
+        if close:
+            warnings.warn(
+                f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
+                f"Did you mean {close[0]!r}?",
+                stacklevel=3,
+            )
 
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:

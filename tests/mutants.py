@@ -147,8 +147,8 @@ MUTANTS = [
     Mutant(
         "a loaded slot is cast to the parameter's dtype",
         "adapters/torch_optimizer.py",
-        "handle = self.register_load_state_dict_pre_hook(_box_tensors)",
-        "handle = self.register_load_state_dict_pre_hook(lambda optimizer, state_dict: state_dict)",
+        "name: Boxed(torch.as_tensor(value)) if isinstance(value, Tensor | int | float) else value",
+        "name: torch.as_tensor(value) if isinstance(value, Tensor | int | float) else value",
         "test_adapter.py -k bfloat16",
     ),
     Mutant(

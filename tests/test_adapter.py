@@ -393,7 +393,8 @@ def test_a_link_inserted_into_a_chain_takes_no_slot_from_another():
     saved = OptimizerAdapter([p], fo.chain(fo.trace(0.5), fo.sgd(1.0)))
     advance(saved, 2)
     loaded = OptimizerAdapter([p], fo.chain(fo.rename_hparams(fo.trace(0.9), momentum="slow"), fo.trace(0.5), fo.sgd(1.0)))
-    loaded.load_state_dict(saved.state_dict())
+    with pytest.warns(UserWarning, match=r"'momentum_buffer' belongs to none .*'trace_1.momentum_buffer' is missing and starts"):
+        loaded.load_state_dict(saved.state_dict())
     advance(loaded, 1)
     assert {"trace.momentum_buffer", "trace_1.momentum_buffer"} < set(loaded.state[p])
     assert torch.equal(loaded.state[p]["momentum_buffer"], saved.state[p]["momentum_buffer"])
@@ -655,5 +656,5 @@ def test_a_number_gone_wrong_names_the_group():
     optimizer = OptimizerAdapter([{"params": [a]}, {"params": [b]}], fo.sgd())
     set_gradients([a, b], 0)
     optimizer.param_groups[1]["lr"] = float("nan")
-    with pytest.raises(ValueError, match=r"lr\['group 1, parameter 0'\] = nan is outside \[0, inf\)"):
+    with pytest.raises(ValueError, match=r"param_groups\[1\]: lr = nan is outside \[0, inf\)"):
         optimizer.step()
