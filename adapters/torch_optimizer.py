@@ -36,7 +36,9 @@ class TransformOptimizer(torch.optim.Optimizer):
     is_chain = False
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
+    # What no copy takes along.
     _CACHES = ("_layouts", "_engines", "_validated")
+    _is_stepping = False
     _layouts: dict[Transform, Layout]
     _engines: "dict[Transform, FusedStep | None]"
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
@@ -57,6 +59,27 @@ class TransformOptimizer(torch.optim.Optimizer):
         """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
         return bool(group.get("fused"))
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch wraps the `step` of every class in, to call the hooks; a subclass may extend `step`, and they are called once.
+
+        Inside `torch.compile` nothing of a step is traced, so no number recompiles anything; `fused=True` brings its own kernels.
+        """
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @_disable_dynamo
+        @functools.wraps(func)
+        def step(self: "TransformOptimizer", *args: Any, **kwargs: Any) -> Any:
+            if self._is_stepping:
+                return func(self, *args, **kwargs)
+            self._is_stepping = True
+            try:
+                return hooked(self, *args, **kwargs)
+            finally:
+                self._is_stepping = False
+
+        return step
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
 
@@ -71,13 +94,9 @@ class TransformOptimizer(torch.optim.Optimizer):
             _warn_of_misspellings(index, param_group, self.defaults)
         super().add_param_group(param_group)
 
-    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; the others are skipped, and their counts stand still.
-
-        Inside `torch.compile` it runs as it does outside: nothing of it is traced, so no number recompiles anything, and
-        `fused=True` brings kernels of its own.
 
         Args:
             closure: recomputes the loss, with gradients enabled; its value is returned.
@@ -121,13 +140,18 @@ class TransformOptimizer(torch.optim.Optimizer):
         own = {
             name: value
             for name, value in vars(self).items()
-            if name not in self._CACHES and not name.startswith("_optimizer_") and not callable(getattr(type(self), name, None))
+            if name not in (*self._CACHES, "_is_stepping")
+            and not name.startswith("_optimizer_")
+            and not callable(getattr(type(self), name, None))
         }
         return {**own, **super().__getstate__()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        names = set({**vars(self), **state}["defaults"])
         super().__setstate__(state)
         self._forget()
+        for name in self.defaults.keys() - names:  # torch adds `differentiable` to everything.
+            del self.defaults[name]
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -213,7 +237,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         hparams = _hparams_of_leaves(transform, leaves)
 
         layout, states, others = self._started(transform, groups, on_host)
-        grads = {leaf.key: leaf.param.grad for leaf in leaves}
+        grads = {leaf.key: _full_gradient(leaf.param) for leaf in leaves}
         old = layout.read(states, on_host)
         owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         updates, nested = detached_from(owned, transform.update(grads, old, params, hparams))
@@ -344,6 +368,14 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
+
+
+def _full_gradient(p: Tensor) -> Tensor | None:
+    """The gradient in at least the parameter's precision: a transform returns updates in the precision of the gradients."""
+    g = p.grad
+    if g is None or g.dtype == p.dtype or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
+        return g  # What is unfit is for the transform to refuse.
+    return g.to(torch.promote_types(g.dtype, p.dtype))
 
 
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
