@@ -61,7 +61,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """What torch wraps the `step` of every class in, to call the hooks; a subclass may extend `step`, and they are called once.
+        """What torch wraps the `step` of every class in, to call hooks: once, though a subclass may extend `step` and call ours.
 
         Inside `torch.compile` nothing of a step is traced, so no number recompiles anything; `fused=True` brings its own kernels.
         """
@@ -346,7 +346,9 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
     check_checkpoint(optimizer, state_dict)
     state = {
         p: {
-            name: Boxed(torch.as_tensor(value)) if isinstance(value, Tensor | int | float) else value
+            name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value)))
+            if isinstance(value, Tensor | int | float)
+            else value
             for name, value in slots.items()
             if value is not None
         }

@@ -147,8 +147,8 @@ MUTANTS = [
     Mutant(
         "a loaded slot is cast to the parameter's dtype",
         "adapters/torch_optimizer.py",
-        "name: Boxed(torch.as_tensor(value)) if isinstance(value, Tensor | int | float) else value",
-        "name: torch.as_tensor(value) if isinstance(value, Tensor | int | float) else value",
+        "name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value)))",
+        "name: (value if isinstance(value, Tensor) else torch.tensor(float(value)))",
         "test_adapter.py -k bfloat16",
     ),
     Mutant(
