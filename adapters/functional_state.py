@@ -19,7 +19,7 @@ from functional_optim.hparams import HParams, PerLeaf, complete, one_or_each
 from functional_optim.transform import Transform
 
 from .layout import Flat, Key, Layout
-from .loading import names_of
+from .loading import keys_of, names_of
 from .torch_optimizer import TransformOptimizer
 
 Group: TypeAlias = dict[str, Any]
@@ -108,7 +108,7 @@ def load_functional_state(
         raise ValueError(f"the state is not one of {transform_of(optimizer)}: {error}") from None
     for name, kind, value in zip(run.layout.names, run.layout.kinds, values, strict=True):
         if kind == "leaf":
-            _require_like(f"the slot {name!r}", value, {key: slots[name] for key, slots in run.states.items()}, run.names)
+            _require_like(f"the slot {name!r}", value, {key: slots.get(name) for key, slots in run.states.items()}, run.names)
     complete(run.transform.declared, hparams, run.transform.name)
     settings = _settings(optimizer, run, {name: _rekeyed(value, keys) for name, value in (hparams or {}).items()})
 
@@ -127,7 +127,7 @@ class _Run:
 
     def __init__(self, optimizer: TransformOptimizer, model: torch.nn.Module | None) -> None:
         self.transform = transform_of(optimizer)
-        everyone = [(Key(i, j), p) for i, group in enumerate(optimizer.param_groups) for j, p in enumerate(group["params"])]
+        everyone = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
         names = _names(optimizer, model)
         self.params = {key: p for key, p in everyone if p.requires_grad}
         if not self.params:
@@ -140,7 +140,9 @@ class _Run:
             for group in optimizer.param_groups
         ]
         self.hparams = {
-            name: one_or_each({key: groups[key.group][name] for key in self.params}) for name in self.transform.declared
+            name: one_or_each({key: groups[key.group][name] for key in self.params})
+            for name in self.transform.declared
+            if all(name in groups[key.group] for key in self.params)
         }
         self.layout = Layout(self.transform, self.params, self.hparams)
         held = [*self.others, *map(dict, self.states.values())]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from functional_optim.combinators.innermost import innermost
-from functional_optim.hparams import complete
 from functional_optim.transform import Transform
 
 from .layout import Key, Layout
@@ -80,7 +79,9 @@ def load_by_name(
     names = names_of(optimizer, model)
     saved = dict(_saved_params(state_dict))
     found = {p: saved[name] for p, name in names.items() if name in saved}
-    mismatched = {p: problem for p, (group, slots) in found.items() if (problem := _misfit(optimizer, p, group, slots))}
+    keyed = [(key, p) for index, group in enumerate(optimizer.param_groups) for key, p in keys_of(index, group)]
+    problems = ((p, _misfit(transform_of_saved(optimizer, found[p][0]), key, p, found[p][1])) for key, p in keyed if p in found)
+    mismatched = {p: problem for p, problem in problems if problem}
     groups, kept = _regrouped(optimizer, found)
     report = LoadReport(
         [name for p, name in names.items() if p not in found],
@@ -92,8 +93,7 @@ def load_by_name(
         raise ValueError(
             f"the checkpoint does not fit: {report}. strict=False loads what does. {' '.join(mismatched.values())}".rstrip()
         )
-    order = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {i: found[p][1] for i, p in enumerate(order) if p in found and p not in mismatched}
+    state = {i: found[p][1] for i, (_, p) in enumerate(keyed) if p in found and p not in mismatched}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return report
 
@@ -112,7 +112,11 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = N
             if name is None:
                 raise ValueError(
                     f"parameter {i} of param_groups[{index}] has no name: "
-                    + (f"it is not in the {type(model).__name__}." if model else "pass model=, or make the optimizer with names.")
+                    + (
+                        "pass model=, or make the optimizer with names."
+                        if model is None
+                        else f"it is not in the {type(model).__name__}."
+                    )
                 )
             names[p] = name
     if len(set(names.values())) != len(names):
@@ -135,15 +139,22 @@ def check_checkpoint(optimizer: "TransformOptimizer", state_dict: StateDict) -> 
             remarks.update(dict.fromkeys(_other_choices(optimizer, transform, saved)))
         else:
             _check_group(optimizer, index, saved)
-        for p, number in zip(group["params"], saved["params"], strict=False):
+        for (key, p), number in zip(keys_of(index, group), saved["params"], strict=False):
             slots = state_dict["state"].get(number, {})
-            problem = _misfit(optimizer, p, saved, slots)
+            problem = _misfit(transform, key, p, slots)
             if problem:
                 raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
             if optimizer.is_chain:
-                remarks.update(dict.fromkeys(_differences(transform, p, slots)))
+                remarks.update(dict.fromkeys(_differences(transform, key, p, slots)))
     if remarks:
         warnings.warn(f"a checkpoint of a somewhat different optimizer: {'; '.join(remarks)}.", stacklevel=5)
+
+
+def keys_of(index: int, group: Group) -> Iterator[tuple[Key, Tensor]]:
+    """The parameters of a group, with what a transform and its errors call them."""
+    names = group.get("param_names") or [None] * len(group["params"])
+    for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+        yield Key(index, i, name), p
 
 
 def transform_of_saved(optimizer: "TransformOptimizer", saved: Group) -> Transform:
@@ -162,9 +173,9 @@ def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> N
         )
 
 
-def _misfit(optimizer: "TransformOptimizer", p: Tensor, saved: Group, slots: StateDict) -> str:
+def _misfit(transform: Transform, key: Key, p: Tensor, slots: StateDict) -> str:
     """Why these slots can't be those of the parameter; or nothing."""
-    expected = _slots_of(transform_of_saved(optimizer, saved), p)
+    expected = _slots_of(transform, key, tuple(p.shape), p.dtype)
     found = _present(slots)
     if not expected or not found:
         return ""
@@ -177,8 +188,8 @@ def _misfit(optimizer: "TransformOptimizer", p: Tensor, saved: Group, slots: Sta
     return ""
 
 
-def _differences(transform: Transform, p: Tensor, slots: StateDict) -> Iterator[str]:
-    expected, found = _slots_of(transform, p), _present(slots)
+def _differences(transform: Transform, key: Key, p: Tensor, slots: StateDict) -> Iterator[str]:
+    expected, found = _slots_of(transform, key, tuple(p.shape), p.dtype), _present(slots)
     if expected is not None and found:
         if found - expected.keys():
             yield f"{_listed(found - expected.keys())} belongs to none of its links"
@@ -197,19 +208,14 @@ def _other_choices(optimizer: "TransformOptimizer", transform: Transform, saved:
             yield f"its groups have {name}={saved[name]}, this one was built with {name}={built[name][0]}"
 
 
-def _slots_of(transform: Transform, p: Tensor) -> dict[str, tuple[int, ...]] | None:
-    """Name and shape of the slots that this parameter gets; None for a transform by hand that can't tell without its values."""
-    return _slots_like(transform, tuple(p.shape), p.dtype)
-
-
 @functools.lru_cache(maxsize=256)
-def _slots_like(transform: Transform, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[int, ...]] | None:
-    key, like = Key(0, 0), torch.empty(shape, dtype=dtype, device="meta")
+def _slots_of(transform: Transform, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[int, ...]] | None:
+    """Name and shape of the slots that a parameter gets; None where that can't be told without its values, or the others."""
+    params, state = {key: torch.empty(shape, dtype=dtype, device="meta")}, {}
     try:
-        layout = Layout(transform, {key: like}, complete(transform.declared, None, transform.name))
-        state: dict[str, Any] = {}
-        layout.start({key: like}, transform.hparams, {key: state}, [], counts_on_host=True)
-    except (NotImplementedError, RuntimeError):
+        layout = Layout(transform, params, transform.hparams)
+        layout.start(params, transform.hparams, {key: state}, [], counts_on_host=True)
+    except Exception:  # Whatever a transform by hand makes of a tensor without values, or a function of one without its name.
         return None
     return {name: tuple(value.shape) for name, value in state.items() if not _is_count(name)}
 
