@@ -113,10 +113,12 @@ def load_functional_state(
     settings = _settings(optimizer, run, {name: _rekeyed(value, keys) for name, value in (hparams or {}).items()})
 
     with torch.no_grad():
+        blank = {key: _copied(run.states[key]) for key, p in run.params.items() if not optimizer.state.get(p)}
         run.layout.write(trees.unflatten(run.layout.spec, values), run.states, run.others)
         for key, p in run.params.items():
             p.copy_(params[run.names[key]])
-            if p in optimizer.state or run.has_stepped(key):
+            # A parameter that has had no step keeps its state blank, as the optimizer does.
+            if key not in blank or not _are_equal(run.states[key], blank[key]):
                 optimizer.state[p].update(run.states[key])
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
@@ -148,12 +150,13 @@ class _Run:
         held = [*self.others, *map(dict, self.states.values())]
         self.layout.start(self.params, self.hparams, self.states, held, counts_on_host=True)
 
-    def has_stepped(self, key: Key) -> bool:
-        """Whether a parameter's counts have moved; where there are none, nobody can tell."""
-        counts = [
-            self.states[key][name] for name, kind in zip(self.layout.names, self.layout.kinds, strict=True) if kind == "count"
-        ]
-        return not counts or any(map(bool, counts))
+
+def _copied(slots: Flat) -> Flat:
+    return {name: value.clone() for name, value in slots.items()}
+
+
+def _are_equal(slots: Flat, others: Flat) -> bool:
+    return all(torch.equal(value, others[name]) for name, value in slots.items())
 
 
 def _names(optimizer: TransformOptimizer, model: torch.nn.Module | None) -> Mapping[Tensor, str]:
