@@ -8,7 +8,7 @@ params = functional_optim.apply_updates(params, updates)
 load_functional_state(optimizer, params, state, model=model)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -141,14 +141,19 @@ class _Run:
             complete(self.transform.declared, {k: group[k] for k in self.transform.declared if k in group}, self.transform.name)
             for group in optimizer.param_groups
         ]
-        self.hparams = {
-            name: one_or_each({key: groups[key.group][name] for key in self.params})
-            for name in self.transform.declared
-            if all(name in groups[key.group] for key in self.params)
-        }
-        self.layout = Layout(self.transform, self.params, self.hparams)
+        self.hparams = _spread(groups, self.params)
+        self.layout = Layout(self.transform, dict(everyone), _spread(groups, dict(everyone)))
         held = [*self.others, *map(dict, self.states.values())]
         self.layout.start(self.params, self.hparams, self.states, held, counts_on_host=True)
+
+
+def _spread(groups: Sequence[Mapping[str, Any]], params: Iterable[Key]) -> dict[str, Any]:
+    """The hyper-parameters of these parameters, each one value or a `PerLeaf`."""
+    return {
+        name: one_or_each({key: groups[key.group][name] for key in params})
+        for name in groups[0]
+        if all(name in group for group in groups)
+    }
 
 
 def _copied(slots: Flat) -> Flat:

@@ -4,9 +4,8 @@ torch matches a checkpoint by position and looks at nothing but the number of pa
 some later step, or never. Here the slots of the two are compared first, by name and shape.
 """
 
-import functools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 StateDict: TypeAlias = Mapping[str, Any]
 Group: TypeAlias = dict[str, Any]
+Slots: TypeAlias = Mapping[str, tuple[int, ...]]
 
 # Hyper-parameters that say nothing about which optimizer a group was written for.
 COMMON = ("lr", "weight_decay")
@@ -79,10 +79,11 @@ def load_by_name(
     names = names_of(optimizer, model)
     saved = dict(_saved_params(state_dict))
     found = {p: saved[name] for p, name in names.items() if name in saved}
-    keyed = [(key, p) for index, group in enumerate(optimizer.param_groups) for key, p in keys_of(index, group)]
-    problems = ((p, _misfit(transform_of_saved(optimizer, found[p][0]), key, p, found[p][1])) for key, p in keyed if p in found)
-    mismatched = {p: problem for p, problem in problems if problem}
+    keyed = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
     groups, kept = _regrouped(optimizer, found)
+    expected = expected_slots(optimizer, groups)
+    problems = ((p, _misfit(expected.get(key), found[p][1])) for key, p in keyed if p in found)
+    mismatched = {p: problem for p, problem in problems if problem}
     report = LoadReport(
         [name for p, name in names.items() if p not in found],
         [name for name in saved if name not in names.values()],
@@ -105,19 +106,13 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = N
         ValueError: a parameter has no name, or two have the same.
     """
     known = {} if model is None else {p: name for name, p in model.named_parameters()}
+    advice = "pass model=, or make the optimizer with names" if model is None else f"it is not in the {type(model).__name__}"
     names = {}
     for index, group in enumerate(optimizer.param_groups):
         own = group.get("param_names", [None] * len(group["params"])) if model is None else map(known.get, group["params"])
         for i, (p, name) in enumerate(zip(group["params"], own, strict=True)):
             if name is None:
-                raise ValueError(
-                    f"parameter {i} of param_groups[{index}] has no name: "
-                    + (
-                        "pass model=, or make the optimizer with names."
-                        if model is None
-                        else f"it is not in the {type(model).__name__}."
-                    )
-                )
+                raise ValueError(f"parameter {i} of param_groups[{index}] has no name: {advice}.")
             names[p] = name
     if len(set(names.values())) != len(names):
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
@@ -131,23 +126,47 @@ def check_checkpoint(optimizer: "TransformOptimizer", state_dict: StateDict) -> 
     Raises:
         ValueError: nothing in the checkpoint is of use to this optimizer, or a slot has the wrong shape.
     """
+    groups = state_dict["param_groups"]
+    slots_of = expected_slots(optimizer, groups)
     remarks: dict[str, None] = {}
-    for index, (group, saved) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=False)):
-        transform = transform_of_saved(optimizer, saved)
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if optimizer.is_chain:
-            remarks.update(dict.fromkeys(_other_choices(optimizer, transform, saved)))
+            remarks.update(dict.fromkeys(_other_choices(optimizer, saved)))
         else:
             _check_group(optimizer, index, saved)
-        for (key, p), number in zip(keys_of(index, group), saved["params"], strict=False):
-            slots = state_dict["state"].get(number, {})
-            problem = _misfit(transform, key, p, slots)
+        for (key, _), number in zip(keys_of(index, group), saved["params"], strict=False):
+            slots, expected = state_dict["state"].get(number, {}), slots_of.get(key)
+            problem = _misfit(expected, slots)
             if problem:
                 raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
             if optimizer.is_chain:
-                remarks.update(dict.fromkeys(_differences(transform, key, p, slots)))
+                remarks.update(dict.fromkeys(_differences(expected, slots)))
     if remarks:
         warnings.warn(f"a checkpoint of a somewhat different optimizer: {'; '.join(remarks)}.", stacklevel=5)
+
+
+def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Slots]:
+    """Name and shape of the slots that each parameter gets under these groups, counts left out.
+
+    Parameters of which that can't be told without their values are not in it.
+    """
+    parts: dict[Transform, dict[Key, Tensor]] = {}
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        for key, p in keys_of(index, group):
+            like = torch.empty(p.shape, dtype=p.dtype, device="meta")
+            parts.setdefault(optimizer.transform_for({**optimizer.defaults, **saved}), {})[key] = like
+    found: dict[Key, Slots] = {}
+    for transform, params in parts.items():
+        states: dict[Key, dict[str, Any]] = {key: {} for key in params}
+        try:
+            layout = Layout(transform, params, transform.hparams)
+            layout.start(params, transform.hparams, states, [], counts_on_host=True)
+        except Exception:  # Whatever a transform by hand makes of tensors without values.
+            continue
+        for key, state in states.items():
+            found[key] = {name: tuple(value.shape) for name, value in state.items() if not _is_count(name)}
+    return found
 
 
 def keys_of(index: int, group: Group) -> Iterator[tuple[Key, Tensor]]:
@@ -155,11 +174,6 @@ def keys_of(index: int, group: Group) -> Iterator[tuple[Key, Tensor]]:
     names = group.get("param_names") or [None] * len(group["params"])
     for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
         yield Key(index, i, name), p
-
-
-def transform_of_saved(optimizer: "TransformOptimizer", saved: Group) -> Transform:
-    """The transform that this optimizer will step a group of the checkpoint with."""
-    return optimizer.transform_for({**optimizer.defaults, **saved})
 
 
 def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
@@ -173,9 +187,8 @@ def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> N
         )
 
 
-def _misfit(transform: Transform, key: Key, p: Tensor, slots: StateDict) -> str:
+def _misfit(expected: Slots | None, slots: StateDict) -> str:
     """Why these slots can't be those of the parameter; or nothing."""
-    expected = _slots_of(transform, key, tuple(p.shape), p.dtype)
     found = _present(slots)
     if not expected or not found:
         return ""
@@ -188,8 +201,8 @@ def _misfit(transform: Transform, key: Key, p: Tensor, slots: StateDict) -> str:
     return ""
 
 
-def _differences(transform: Transform, key: Key, p: Tensor, slots: StateDict) -> Iterator[str]:
-    expected, found = _slots_of(transform, key, tuple(p.shape), p.dtype), _present(slots)
+def _differences(expected: Slots | None, slots: StateDict) -> Iterator[str]:
+    found = _present(slots)
     if expected is not None and found:
         if found - expected.keys():
             yield f"{_listed(found - expected.keys())} belongs to none of its links"
@@ -197,27 +210,15 @@ def _differences(transform: Transform, key: Key, p: Tensor, slots: StateDict) ->
             yield f"{_listed(expected.keys() - found)} is missing and starts afresh"
 
 
-def _other_choices(optimizer: "TransformOptimizer", transform: Transform, saved: Group) -> Iterator[str]:
+def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
     """Options of the group that a chain was built without: a drop-in class takes them from the group."""
     built: dict[str, list[Any]] = {"maximize": [False]}
-    for placed in innermost(transform):
+    for placed in innermost(optimizer.transform_for(saved)):
         for name, value in getattr(placed.transform.form, "options", {}).items():
             built.setdefault(name, []).append(value)
     for name in built.keys() & saved.keys() - optimizer.defaults.keys():
         if saved[name] not in built[name]:
             yield f"its groups have {name}={saved[name]}, this one was built with {name}={built[name][0]}"
-
-
-@functools.lru_cache(maxsize=256)
-def _slots_of(transform: Transform, key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, tuple[int, ...]] | None:
-    """Name and shape of the slots that a parameter gets; None where that can't be told without its values, or the others."""
-    params, state = {key: torch.empty(shape, dtype=dtype, device="meta")}, {}
-    try:
-        layout = Layout(transform, params, transform.hparams)
-        layout.start(params, transform.hparams, {key: state}, [], counts_on_host=True)
-    except Exception:  # Whatever a transform by hand makes of a tensor without values, or a function of one without its name.
-        return None
-    return {name: tuple(value.shape) for name, value in state.items() if not _is_count(name)}
 
 
 def _present(slots: StateDict) -> set[str]:

@@ -124,6 +124,18 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
     return merged
 
 
+def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
+    """The union of several declarations; a name with different defaults becomes optional, and each keeps its own until then."""
+    union: dict[str, Hparam] = {}
+    for declared in named.values():
+        for name, hparam in declared.items():
+            known = union.get(name, hparam)
+            differs = _identity(known.default) != _identity(hparam.default)
+            optional = known.optional or hparam.optional or differs
+            union[name] = Hparam(known.default, _intersection(known.range, hparam.range), optional)
+    return union
+
+
 def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
     """The hyper-parameters and the step that hold for each leaf; leaves with the same values share one pair."""
     scalars = {"step": t, **hp}
@@ -154,12 +166,12 @@ def _validate(name: str, value: Any, hparam: Hparam) -> None:
     is_pair = isinstance(hparam.default, tuple)
     for where, each in _values(name, value, _is_sequence if is_pair else None):
         if not is_pair:
-            _validate_number(where, each, hparam.range)
+            validate_number(where, each, hparam.range)
         elif not _is_sequence(each) or len(each) != len(hparam.default):
             raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
         else:
             for i in range(len(each)):
-                _validate_number(f"{where}[{i}]", each[i], hparam.range)
+                validate_number(f"{where}[{i}]", each[i], hparam.range)
 
 
 def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:
@@ -176,7 +188,13 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
 
 
-def _validate_number(where: str, value: Any, interval: str) -> None:
+def validate_number(where: str, value: Any, interval: str) -> None:
+    """Raise unless the value is a () tensor or a number in the interval; `where` is what an error calls it.
+
+    Raises:
+        TypeError: neither a number nor a () tensor.
+        ValueError: a number outside the interval.
+    """
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise TypeError(

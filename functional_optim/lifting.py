@@ -27,6 +27,16 @@ def zeros(p: Tensor, hp: HParams) -> Tensor:
     return torch.zeros_like(p, requires_grad=False)
 
 
+def filled(name: str) -> SlotInit:
+    """A slot that starts like the parameter, with the value of the hyper-parameter of this name everywhere."""
+
+    def start(p: Tensor, hp: HParams) -> Tensor:
+        # Not `full_like`, which takes no batched or differentiated value; a () parameter keeps its dtype only by a cast.
+        return (zeros(p, hp) + hp[name]).to(p.dtype)
+
+    return start
+
+
 @dataclass(frozen=True, eq=False)
 class Lifted:
     """What a rule is lifted with, whether it is for one tensor or for all.

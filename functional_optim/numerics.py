@@ -48,6 +48,16 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).sum())
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """√ of the mean square of one tensor's elements, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).mean())
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
@@ -67,6 +77,29 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
+
+
+def log(x: Scalar) -> Scalar:
+    """Natural logarithm of a positive scalar."""
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+def floor(x: Scalar) -> Scalar:
+    """The largest whole number up to x, of x's type; its slope is 0."""
+    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+
+
+def power(x: Scalar, exponent: Scalar) -> Scalar:
+    """`x**exponent` of scalars x ≥ 0 and, where x may be 0, exponent > 0; with slope 0 at x = 0, in both arguments.
+
+    For exponents below 1 the true slope is infinite there, and a chain rule through a constant 0 would give 0·∞ = NaN. Beyond
+    the largest double the result is infinite, where Python's operator would raise OverflowError.
+    """
+    positive = x > 0
+    try:
+        return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
+    except OverflowError:
+        return math.inf
 
 
 def _differentiating() -> bool:

@@ -3,10 +3,23 @@
 import torch
 
 from functional_optim.combinators.chain import chain
+from functional_optim.combinators.rename import rename_hparams
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.adan import scale_by_adan
 from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.ema import ema
+from functional_optim.rules.fromage import shrink_after_step
+from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.noise import add_noise
+from functional_optim.rules.novograd import scale_by_novograd
+from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.scale import scale_by_learning_rate
+from functional_optim.rules.sign import scale_by_sign
+from functional_optim.rules.sm3 import scale_by_sm3
+from functional_optim.rules.trust_ratio import scale_by_trust_ratio
+from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.transform import Transform
 
 
@@ -112,4 +125,333 @@ def adamw(
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(lr),
         name="adamw",
+    )
+
+
+# --- More adaptive moments ----------------------------------------------------------------------------------------------
+
+
+def amsgrad(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """AMSGrad: Adam that divides by the largest second moment so far. The same as `adam(amsgrad=True)`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Reddi et al. 2018, https://arxiv.org/abs/1904.09237. Retraces `torch.optim.Adam(amsgrad=True)`; `optax.amsgrad` takes
+    the maximum after the bias correction.
+    """
+    return chain(scale_by_adam(betas, eps, amsgrad=True, state_dtype=state_dtype), scale_by_learning_rate(lr), name="amsgrad")
+
+
+def yogi(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-3,
+    initial_accumulator_value: float = 1e-6,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Yogi: Adam whose second moment forgets large gradients slowly; see `scale_by_yogi`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of m and size of v's steps, each in [0, 1).
+        eps: at least 0, in units of |g|.
+        initial_accumulator_value: where both moments start, at least 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Zaheer et al. 2018, https://papers.nips.cc/paper/2018/hash/90365351ccc7437a1309dc64e4db32a3-Abstract.html.
+    As `optax.yogi`.
+    """
+    return chain(
+        scale_by_yogi(betas, eps, initial_accumulator_value, state_dtype=state_dtype), scale_by_learning_rate(lr), name="yogi"
+    )
+
+
+def adan(
+    lr: float = 1e-3,
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adan: adaptive moments with Nesterov's momentum, and decoupled decay; see `scale_by_adan`.
+
+    Args:
+        lr: η, at least 0; it scales the decay too.
+        betas: decay of the averages of the gradient, of its differences and of the squares, each in [0, 1).
+        eps: at least 0, in units of |g|.
+        weight_decay: λ, at least 0: a step multiplies parameters by `1 − η λ`, where the paper divides by `1 + η λ`.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Xie et al. 2022, https://arxiv.org/abs/2208.06677. As its authors' program with `no_prox=True`; `optax.adan` weighs
+    the differences otherwise, see `scale_by_adan`.
+    """
+    return chain(
+        scale_by_adan(betas, eps, state_dtype=state_dtype),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+        name="adan",
+    )
+
+
+def sm3(lr: float = 1e-3, momentum: float = 0.9, eps: float = 1e-8, *, state_dtype: torch.dtype | None = None) -> Transform:
+    """SM3: Adagrad with an accumulator per row and per column, and momentum; see `scale_by_sm3`.
+
+    Args:
+        lr: η, at least 0.
+        momentum: μ, in [0, 1).
+        eps: greater than 0, in units of g².
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Anil et al. 2019, https://arxiv.org/abs/1901.11150. As `optax.sm3`.
+    """
+    return chain(scale_by_sm3(momentum, eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="sm3")
+
+
+# --- A step per tensor in proportion to its norm ------------------------------------------------------------------------
+
+
+def lamb(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """LAMB: AdamW whose update of each tensor has the length of the parameter, times the learning rate.
+
+    Args:
+        lr: η, at least 0: how far a tensor moves, in units of its own norm.
+        betas: decay of the two moments, each in [0, 1).
+        eps: at least 0, in units of |g|.
+        weight_decay: λ, at least 0; its part of the update is scaled too.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    The ε of `scale_by_trust_ratio` is the hyper-parameter `trust_eps`.
+
+    Source: You et al. 2020, https://arxiv.org/abs/1904.00962, with φ the identity. As `optax.lamb`.
+    """
+    return chain(
+        scale_by_adam(betas, eps, state_dtype=state_dtype),
+        add_decayed_weights(weight_decay),
+        rename_hparams(scale_by_trust_ratio(), eps="trust_eps"),
+        scale_by_learning_rate(lr),
+        name="lamb",
+    )
+
+
+def lars(
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 1e-3,
+    eps: float = 0.0,
+    *,
+    nesterov: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """LARS: momentum of steps that are in proportion to each tensor's norm, `c ‖p‖ / ‖g + λ p‖`.
+
+    Args:
+        lr: η, at least 0. It enters before the momentum, so that a change of it takes effect gradually.
+        momentum: μ, at least 0.
+        weight_decay: λ, at least 0, as L2 regularisation.
+        trust_coefficient: c, at least 0.
+        eps: at least 0, in units of the gradient's norm.
+        nesterov: look ahead, see `trace`.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: You et al. 2017, https://arxiv.org/abs/1708.03888, who divide by `‖g‖ + λ ‖p‖`. As `optax.lars`.
+    """
+    return chain(
+        add_decayed_weights(weight_decay),
+        scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps),
+        scale_by_learning_rate(lr),
+        trace(momentum, nesterov=nesterov, state_dtype=state_dtype),
+        name="lars",
+    )
+
+
+def fromage(lr: float = 1e-2, min_norm: float = 1e-6) -> Transform:
+    """Fromage: `p ← (p − η g ‖p‖ / ‖g‖) / √(1 + η²)`, tensor by tensor.
+
+    Args:
+        lr: η, at least 0: how far a tensor moves, in units of its own norm; Bernstein et al. take 0.01 for everything.
+        min_norm: the least that a norm counts as, at least 0.
+
+    Source: Bernstein et al. 2020, https://arxiv.org/abs/2002.03432. As `optax.fromage`.
+    """
+    return chain(scale_by_trust_ratio(min_norm), scale_by_learning_rate(lr), shrink_after_step(lr), name="fromage")
+
+
+def novograd(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.25),
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """NovoGrad: momentum of gradients normalised tensor by tensor; see `scale_by_novograd`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the momentum and of each tensor's average squared norm, each in [0, 1).
+        eps: at least 0, in units of the gradient's norm.
+        weight_decay: λ, at least 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286. As `optax.novograd`.
+    """
+    return chain(
+        scale_by_novograd(betas, eps, weight_decay, state_dtype=state_dtype), scale_by_learning_rate(lr), name="novograd"
+    )
+
+
+# --- Signs --------------------------------------------------------------------------------------------------------------
+
+
+def lion(
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 1e-3,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Lion: `p ← p − η (sign(β₁ m + (1 − β₁) g) + λ p)`; see `scale_by_lion`.
+
+    Args:
+        lr: η, at least 0: every element moves by this much; it scales the decay too.
+        betas: the share of the old momentum in the mix, and its decay, each in [0, 1).
+        weight_decay: λ, at least 0.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Chen et al. 2023, https://arxiv.org/abs/2302.06675, who take lr 3 to 10 times smaller than AdamW's and weight_decay
+    as many times larger. As `optax.lion`.
+    """
+    return chain(
+        scale_by_lion(betas, state_dtype=state_dtype), add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="lion"
+    )
+
+
+def sign_sgd(lr: float = 1e-3) -> Transform:
+    """signSGD: `p ← p − η sign(g)`.
+
+    Args:
+        lr: η, at least 0: every element moves by this much.
+
+    Source: Bernstein et al. 2018, https://arxiv.org/abs/1802.04434. As `optax.sign_sgd`.
+    """
+    return chain(scale_by_sign(), scale_by_learning_rate(lr), name="sign_sgd")
+
+
+def signum(lr: float = 1e-3, momentum: float = 0.9, *, state_dtype: torch.dtype | None = None) -> Transform:
+    """Signum: `p ← p − η sign(m)`, with `m ← β m + (1 − β) g`.
+
+    Args:
+        lr: η, at least 0: every element moves by this much.
+        momentum: β, in [0, 1).
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Bernstein et al. 2018, https://arxiv.org/abs/1802.04434. As `optax.signum(beta)`.
+    """
+    average = rename_hparams(ema(momentum, debias=False, state_dtype=state_dtype), decay="momentum")
+    return chain(average, scale_by_sign(), scale_by_learning_rate(lr), name="signum")
+
+
+# --- Descent with a twist -----------------------------------------------------------------------------------------------
+
+
+def noisy_sgd(lr: float = 1e-3, eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> Transform:
+    """Gradient descent with noise of variance `η / tᵞ` on the gradient; see `add_noise`.
+
+    Args:
+        lr: the learning rate, at least 0.
+        eta: η, the variance at the first step, at least 0.
+        gamma: γ, how fast it falls.
+        seed: a whole number; the noise is a function of it and of the step.
+
+    Source: Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807. As `optax.noisy_sgd`, with other random bits.
+    """
+    return chain(add_noise(eta, gamma, seed), scale_by_learning_rate(lr), name="noisy_sgd")
+
+
+def polyak_sgd(
+    lr: float = 1.0, max_lr: float = 1.0, f_min: float = 0.0, eps: float = 0.0, *, positive_part: bool = False
+) -> Transform:
+    """Gradient descent with the Polyak step: `p ← p − min((f − f*) / (‖u‖² + ε), γ) u`, with u = η g; see `scale_by_polyak`.
+
+    Args:
+        lr: η, at least 0; it scales the gradient before the step is measured, so that a smaller η gives a longer step.
+        max_lr: γ, the longest step, greater than 0.
+        f_min: f*, the least value of the loss.
+        eps: at least 0, in units of ‖u‖².
+        positive_part: no step where the loss is below f*.
+
+    `update` needs the loss, `value=f`; behind an optimizer, `step(closure)` passes it.
+
+    Source: Loizou et al. 2021, https://arxiv.org/abs/2002.10542. As `optax.polyak_sgd`, whose `scaling` is `lr`.
+    """
+    return chain(scale_by_learning_rate(lr), scale_by_polyak(max_lr, f_min, eps, positive_part=positive_part), name="polyak_sgd")
+
+
+def optimistic_gradient_descent(
+    lr: float = 1e-3, alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
+) -> Transform:
+    """Optimistic gradient descent: `p ← p − η (α g + β (g − g₋₁))`; see `scale_by_optimistic_gradient`.
+
+    Args:
+        lr: η, at least 0.
+        alpha: α, the weight of the gradient.
+        beta: β, the weight of its change.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Mokhtari et al. 2020, https://arxiv.org/abs/1901.08511. As `optax.optimistic_gradient_descent`.
+    """
+    return chain(
+        scale_by_optimistic_gradient(alpha, beta, state_dtype=state_dtype),
+        scale_by_learning_rate(lr),
+        name="optimistic_gradient_descent",
+    )
+
+
+def optimistic_adam(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Optimistic Adam: Adam's update, corrected by how it changed: `p ← p − η (α u + β (u − u₋₁))`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: at least 0, in units of |g|.
+        alpha: α, the weight of the update.
+        beta: β, the weight of its change.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Daskalakis, Ilyas, Syrgkanis & Zeng 2018, Training GANs with Optimism, https://arxiv.org/abs/1711.00141.
+    As `optax.optimistic_adam_v2(nesterov=False)`.
+    """
+    return chain(
+        scale_by_adam(betas, eps, state_dtype=state_dtype),
+        scale_by_optimistic_gradient(alpha, beta, state_dtype=state_dtype),
+        scale_by_learning_rate(lr),
+        name="optimistic_adam",
     )

@@ -103,7 +103,8 @@ class Transform:
             ValueError: one value per leaf, for a transform made by hand.
         """
         for name in self.declared:
-            if isinstance(hparams.get(name), PerLeaf) and not getattr(self.form, "per_leaf", False):
+            single = not getattr(self.form, "per_leaf", False) or name in getattr(self.form, "single", ())
+            if single and isinstance(hparams.get(name), PerLeaf):
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
         return {name: hparams[name] for name in self.declared if name in hparams}
 

@@ -9,7 +9,32 @@ import functional_optim as fo
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "warmup_cosine"}
+OTHERS = {
+    "Hparam",
+    "PerLeaf",
+    "apply_updates",
+    "by_module",
+    "by_name",
+    "by_ndim",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "hparams_at",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
+    "state_get",
+    "state_set",
+    "warmup_cosine",
+    "warmup_stable_decay",
+}
+OTHERS = {"Hparam", "PerLeaf", "apply_updates", "per_example_global_norm_clip", "warmup_cosine"}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 
