@@ -136,7 +136,6 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_sm3": [fo.scale_by_sm3()],
     "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
     "scale_by_yogi": [fo.scale_by_yogi()],
-    "set_to_zero": [fo.set_to_zero()],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
     "sign_sgd": [fo.sign_sgd()],
     "signum": [fo.signum()],

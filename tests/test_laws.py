@@ -26,6 +26,7 @@ OTHERS = {
     "linear",
     "noam",
     "one_cycle",
+    "per_example_global_norm_clip",
     "piecewise_constant",
     "piecewise_interpolate",
     "polynomial",
@@ -34,7 +35,6 @@ OTHERS = {
     "warmup_cosine",
     "warmup_stable_decay",
 }
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "per_example_global_norm_clip", "warmup_cosine"}
 
 EVERY_CASE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases)]
 
