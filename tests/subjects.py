@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,14 @@ def advance(optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> Non
     for t in range(first, first + steps):
         set_gradients(params_in(optimizer), t)
         optimizer.step()
+
+
+def through_a_file(state_dict: dict[str, Any]) -> Any:
+    """Saved and loaded, as a checkpoint is."""
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 def bits(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from subjects import (
     every_one,
     every_uncoupled,
     params_in,
+    through_a_file,
 )
 from trajectories import drifting_gradient, snapshot, start_params, walk_together
 
@@ -25,13 +26,6 @@ import functional_optim as fo
 from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
 
 FLOAT64 = 1e-12
-
-
-def through_a_file(state_dict):
-    buffer = io.BytesIO()
-    torch.save(state_dict, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def over_copies(make, optimizer):
