@@ -137,7 +137,7 @@ def test_what_is_written_into_a_group_is_what_the_next_step_uses():
         assert p.item() == before[0] - float(lr) and q.item() == before[1] - other
 
 
-# A step.
+# Slots.
 
 
 def test_two_traces_in_a_chain_keep_separate_buffers_under_distinct_names():
