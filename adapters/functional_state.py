@@ -108,7 +108,8 @@ def load_functional_state(
         raise ValueError(f"the state is not one of {transform_of(optimizer)}: {error}") from None
     for name, kind, value in zip(run.layout.names, run.layout.kinds, values, strict=True):
         if kind == "leaf":
-            _require_like(f"the slot {name!r}", value, {key: slots.get(name) for key, slots in run.states.items()}, run.names)
+            kept = {key: slots[name] for key, slots in run.states.items() if name in slots}
+            _require_like(f"the slot {name!r}", value, kept, run.names)
     complete(run.transform.declared, hparams, run.transform.name)
     settings = _settings(optimizer, run, {name: _rekeyed(value, keys) for name, value in (hparams or {}).items()})
 

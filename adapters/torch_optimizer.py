@@ -127,9 +127,15 @@ class TransformOptimizer(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, of this class or of the torch class that it stands for.
+        """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
 
-        Differs from torch in that slots keep their dtype: the float32 moments of a bfloat16 parameter stay float32.
+        Parameters are matched by position, as in torch; `load_by_name` matches them by their names. Hooks are called as in torch.
+        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and in that
+        a checkpoint has to fit. A chain loads what it can of one whose slots or options differ in part, and warns.
+
+        Raises:
+            ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
+                Nothing has been changed then.
         """
         # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.
         handle = self.register_load_state_dict_pre_hook(lambda _, found: _checked_and_boxed(self, found))
@@ -283,7 +289,9 @@ class OptimizerAdapter(TransformOptimizer):
     """A `torch.optim.Optimizer` that steps with a transform.
 
     A parameter group is a mapping of hyper-parameters: whatever a scheduler or a person writes there is what the next step uses.
-    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all.
+    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
+    transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
+    schedulers, raises KeyError.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
@@ -300,7 +308,7 @@ class OptimizerAdapter(TransformOptimizer):
     Raises:
         TypeError: `transform` or a hyper-parameter is not of the right type.
         ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; or the transform is an empty chain.
-            Keys of a group that are no hyper-parameters are kept and ignored, as in torch.
+            Keys of a group that are no hyper-parameters are kept and ignored, as in torch; of a misspelt one it warns.
 
     >>> import functional_optim as fo
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from subjects import (
     EAGER,
+    FUSED,
     advance,
     assert_same_bits,
     assert_same_run,
@@ -23,7 +24,7 @@ from functional_optim.adapters import OptimizerAdapter
 
 FLOAT64 = 1e-12
 # Packed with other parameters, a kernel may take another path over the same formula.
-FUSED = {"rtol": 1e-6, "atol": 1e-7}
+PACKED = {"rtol": 1e-6, "atol": 1e-7}
 
 
 def counts(optimizer, p):
@@ -61,7 +62,7 @@ def test_a_parameter_without_gradient_is_skipped_and_counts_for_itself(subject):
         for t in (3, 5):
             fresh.grad = drifting_gradient(fresh, t, 1)
             alone.step()
-        torch.testing.assert_close(late, fresh, **FUSED)
+        torch.testing.assert_close(late, fresh, **PACKED)
 
 
 @every_counterpart
@@ -328,7 +329,7 @@ def test_a_module_cast_in_mid_training(subject):
     assert_params_close([p.detach().float() for p in params_in(optimizer)], params_in(witness), 4 * 2**-9)
 
 
-@every_eager
+@each([*EAGER, FUSED[2]])
 def test_a_gradient_wider_or_narrower_than_its_parameter(subject):
     """Computed wide, and added in the parameter's precision: what the gradient rounds to changes nothing else."""
     for dtype, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):

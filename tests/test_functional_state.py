@@ -15,6 +15,7 @@ from functional_optim.adapters import (
     AdamW,
     OptimizerAdapter,
     functional_state,
+    load_by_name,
     load_functional_state,
     transform_of,
 )
@@ -106,6 +107,33 @@ def test_groups_and_late_parameters_become_values_per_leaf():
     steps(mixed, 5, 2)
     assert_same_run(mixed, straight)
     assert [group["lr"] for group in mixed.param_groups] == [0.1, 1e-3]
+
+
+ROUTED = fo.partition(
+    {"adam": fo.adam(0.05), "plain": fo.sgd(0.1, 0.9), "frozen": fo.freeze()},
+    fo.by_name({"p0": "adam", "p[12]": "plain", ".*": "frozen"}),
+)
+WRAPPED = {
+    "partition": ROUTED,
+    "clip and partition": fo.chain(fo.clip_by_global_norm(0.5), ROUTED),
+    "masked": fo.chain(fo.masked(fo.trace(0.5), fo.by_name({"p[02]": True, ".*": False})), fo.adamw(0.05)),
+    "scheduled": fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 2, 9)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers_that_leave_parameters_out(name):
+    straight, mixed = (OptimizerAdapter(named(start_params()), WRAPPED[name]) for _ in range(2))
+    advance(straight, 5)
+    advance(mixed, 2)
+    run = functional_state(mixed)
+    params, state = pure_steps(transform_of(mixed), run, 2, 2)
+    load_functional_state(mixed, params, state, run.hparams)
+    again = OptimizerAdapter(named(p.detach().clone() for p in params_in(mixed)), WRAPPED[name])
+    assert not load_by_name(again, mixed.state_dict())
+    for optimizer in (mixed, again):
+        advance(optimizer, 1, first=4)
+        assert_same_run(optimizer, straight)
 
 
 def test_learned_hyper_parameters_are_written_into_their_groups():
