@@ -3,8 +3,12 @@
 from .drop_in import SGD, Adam, AdamW
 from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
 from .loading import LoadReport, load_by_name
+from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
+from .generic_adaptive import GenericAdaptiveOptimizer
 from .lr_scheduler import as_lr_scheduler
+from .step_param import as_optimizer_class, as_transform
 from .torch_optimizer import OptimizerAdapter
+from .weight_decay import WeightDecay
 
 __all__ = [
     "SGD",
@@ -18,4 +22,22 @@ __all__ = [
     "load_by_name",
     "load_functional_state",
     "transform_of",
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "GenericAdaptiveOptimizer",
+    "Muon",
+    "NAdam",
+    "OptimizerAdapter",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "WeightDecay",
+    "as_lr_scheduler",
+    "as_optimizer_class",
+    "as_transform",
 ]
