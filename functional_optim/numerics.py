@@ -103,16 +103,30 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
 
 
-def cos(x: Scalar) -> Scalar:
-    """cos x of a scalar, in radians."""
-    return x.cos() if isinstance(x, Tensor) else math.cos(x)
-
-
 def log(x: Scalar) -> Scalar:
     """Natural logarithm of a scalar that is not negative; −∞ at 0."""
     if isinstance(x, Tensor):
         return x.log()
     return math.log(x) if x > 0 else -math.inf
+
+
+def cos(x: Scalar) -> Scalar:
+    """cos x of a scalar, in radians."""
+    return x.cos() if isinstance(x, Tensor) else math.cos(x)
+
+
+def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+
+    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
+    it should. NaN and infinity stay.
+    """
+    x = x.float()
+    bits = x.detach().contiguous().view(torch.int32)
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
 
 
 def floor(x: Scalar) -> Scalar:
@@ -131,20 +145,6 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
         return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
     except OverflowError:
         return math.inf
-
-
-def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
-
-    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
-    it should. NaN and infinity stay.
-    """
-    x = x.float()
-    bits = x.detach().contiguous().view(torch.int32)
-    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
-    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
-    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
 
 
 def _differentiating() -> bool:

@@ -84,7 +84,7 @@ def sgd(
             f"nesterov=True needs a momentum and dampening=0, but got momentum={momentum} and dampening={dampening}."
         )
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         *([] if momentum is None else [trace(momentum, dampening, nesterov=nesterov, state_dtype=state_dtype)]),
         scale_by_learning_rate(lr),
     ]
@@ -116,7 +116,7 @@ def adam(
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adam`. `optax.adam` is this without decay.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_adam(betas, eps, amsgrad=amsgrad, optimized_update=optimized_update, state_dtype=state_dtype),
         scale_by_learning_rate(lr),
     ]
@@ -273,7 +273,7 @@ def adamax(
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adamax` and `optax.adamax`.
     """
-    links = [*_l2(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    links = [*_decay(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
     return chain(*links, name="adamax")
 
 
@@ -300,7 +300,7 @@ def adagrad(
     in the root, and other defaults.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_rss(initial_accumulator_value, eps, state_dtype=state_dtype),
         scale_by_inverse_time(lr_decay),
         scale_by_learning_rate(lr),
@@ -328,7 +328,7 @@ def adadelta(
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701. Retraces `torch.optim.Adadelta`; `optax.adadelta` has its decay after
     the rule.
     """
-    links = [*_l2(weight_decay), scale_by_adadelta(rho, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    links = [*_decay(weight_decay), scale_by_adadelta(rho, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
     return chain(*links, name="adadelta")
 
 
@@ -357,7 +357,7 @@ def rmsprop(
     the root, and other defaults.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         (scale_by_stddev if centered else scale_by_rms)(alpha, eps, state_dtype=state_dtype),
         *([] if momentum is None else [trace(momentum, state_dtype=state_dtype)]),
         scale_by_learning_rate(lr),
@@ -407,7 +407,7 @@ def asgd(
     Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. Retraces `torch.optim.ASGD`; optax has none.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_asgd(lr, lambd, alpha),
         negate(),
         average_iterates(t0, state_dtype=state_dtype),
@@ -827,15 +827,6 @@ def optimistic_adam(
     )
 
 
-def _l2(weight_decay: float | None) -> list[Transform]:
-    return [] if weight_decay is None else [add_decayed_weights(weight_decay)]
-
-
-def _decayed(rule: Transform, weight_decay: float | None, decoupled: bool) -> list[Transform]:
-    """The rule with its decay, if any: after it if decoupled, else before."""
-    return [rule, *_l2(weight_decay)] if decoupled else [*_l2(weight_decay), rule]
-
-
 # --- What people train with now -------------------------------------------------------------------------------------------
 
 
@@ -1217,8 +1208,7 @@ def schedule_free_adamw(
     *,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
-    """Schedule-free AdamW: AdamW without its momentum, in `schedule_free`, whose average takes the place of that and of a
-    schedule.
+    """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
 
     Args:
         lr: η, at least 0; 1 to 10 times what AdamW takes.
@@ -1232,13 +1222,8 @@ def schedule_free_adamw(
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
     gives the parameters to evaluate.
     """
-    rms = scale_by_rms(beta2, eps, bias_correction=True, state_dtype=state_dtype)
-    base = chain(
-        rename_hparams(rms, alpha="beta2"),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="adamw_without_momentum",
-    )
+    rms = rename_hparams(scale_by_rms(beta2, eps, bias_correction=True, state_dtype=state_dtype), alpha="beta2")
+    base = chain(rms, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="adamw_without_momentum")
     return schedule_free(base, momentum, weight_lr_power, state_dtype=state_dtype)
 
 
@@ -1355,3 +1340,8 @@ def dadapt_adam(
 
 def _decay(weight_decay: float | None) -> list[Transform]:
     return [] if weight_decay is None else [add_decayed_weights(weight_decay)]
+
+
+def _decayed(rule: Transform, weight_decay: float | None, decoupled: bool) -> list[Transform]:
+    """The rule with its decay, if any: after it if decoupled, else before."""
+    return [rule, *_decay(weight_decay)] if decoupled else [*_decay(weight_decay), rule]

@@ -7,7 +7,7 @@ from functional_optim import Transform, trees
 from functional_optim.numerics import global_norm, sqrt
 
 
-@fo.per_tensor(slots={"norm": lambda p, hp: torch.zeros((), dtype=p.dtype)}, hparams={"decay": 0.9})
+@fo.per_tensor(slots={"norm": lambda p, hp: torch.zeros((), dtype=p.dtype, device=p.device)}, hparams={"decay": 0.9})
 def divide_by_average_norm(hp, t):
     """A per-tensor rule whose slot has a shape of its own: what the table has until the first such rule ships."""
 
@@ -111,6 +111,10 @@ CASES: dict[str, list[Transform]] = {
     "lion": [fo.lion()],
     "lookahead": [fo.lookahead(fo.adam(), sync_period=2)],
     "masked": [fo.masked(fo.adamw(), lambda name, leaf: leaf.ndim > 0)],
+    "mechanize": [fo.mechanize(fo.adam(lr=0.1), s_init=0.1, mechanic_eps=0.1)],
+    "momo": [fo.momo(weight_decay=0.1), fo.momo(lower_bound=-1.0, adapt_lower_bound=True)],
+    "momo_adam": [fo.momo_adam(lr=0.1)],
+    "reduce_on_plateau": [fo.reduce_on_plateau(patience=1)],
     "monitor": [fo.chain(fo.monitor("grad"), fo.adamw(), fo.monitor("update"))],
     "muon": [fo.muon(ns_steps=1, ns_dtype=None)],
     "nadam": [fo.nadam(weight_decay=0.1, decoupled_weight_decay=True)],
@@ -180,7 +184,7 @@ CASES: dict[str, list[Transform]] = {
     "add_corrected_decayed_weights": [fo.add_corrected_decayed_weights()],
     "ademamix": [fo.ademamix(weight_decay=0.1)],
     "adopt": [fo.adopt(weight_decay=0.1)],
-    "interpolate_iterates": [fo.interpolate_iterates(lr=0.1)],
+    "schedule_free_average": [fo.schedule_free_average(lr=0.1)],
     "came": [fo.came(weight_decay=0.1)],
     "cautious": [fo.cautious(fo.scale_by_lion())],
     "clip_by_adagc": [fo.clip_by_adagc(), fo.clip_by_adagc(lambda_rel=0.5, warmup_steps=1)],

@@ -9,7 +9,6 @@ import functional_optim as fo
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
-OTHERS = {"Hparam", "PerLeaf", "apply_updates", "eval_params", "warmup_cosine"}
 OTHERS = {
     "Hparam",
     "PerLeaf",
@@ -17,11 +16,12 @@ OTHERS = {
     "by_module",
     "by_name",
     "by_ndim",
-    "gauss_newton_bartlett",
     "constant",
     "cosine",
     "cosine_restarts",
+    "eval_params",
     "exponential",
+    "gauss_newton_bartlett",
     "hparams_at",
     "inverse_sqrt",
     "join",

@@ -164,7 +164,7 @@ def test_behind_the_adapter_each_group_has_its_own_weights():
 
 def test_z_may_be_wider_than_the_parameters_and_the_weights_always_are():
     tx = fo.schedule_free_sgd(state_dtype=torch.float32)
-    slots = tx.init_state(torch.zeros(2, dtype=torch.bfloat16))["interpolate_iterates"]
+    slots = tx.init_state(torch.zeros(2, dtype=torch.bfloat16))["schedule_free_average"]
     assert {name: slot.dtype for name, slot in slots.items()} == {
         "z": torch.float32,
         "beta": torch.float64,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
-from functional_optim.rules.schedule_free import interpolate_iterates
+from functional_optim.rules.schedule_free import schedule_free_average
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -31,7 +31,7 @@ def schedule_free(
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
         state_dtype: dtype of the slot `z`; the parameter's by default.
 
-    State: that of a chain: the optimizer's, and under `"interpolate_iterates"` z and the two sums of weights.
+    State: that of a chain: the optimizer's, and under `"schedule_free_average"` z and the two sums of weights.
 
     Raises:
         TypeError: this is no transform.
@@ -57,7 +57,7 @@ def schedule_free(
         raise ValueError(
             f"schedule_free takes the place of momentum, but {transform.name} has one. Leave it out: sgd(momentum=None)."
         )
-    averaging = interpolate_iterates(transform.hparams["lr"], momentum, weight_lr_power, state_dtype=state_dtype)
+    averaging = schedule_free_average(transform.hparams["lr"], momentum, weight_lr_power, state_dtype=state_dtype)
     return chain(transform, averaging, name="schedule_free")
 
 
@@ -71,13 +71,13 @@ def eval_params(state: Tree, params: Tree) -> Tree:
         params: the present parameters, y. One without a slot z stays as it is.
 
     Raises:
-        ValueError: there is no state of `interpolate_iterates` in this one.
+        ValueError: there is no state of `schedule_free_average` in this one.
 
     As `optax.contrib.schedule_free_eval_params`.
     """
     averaging = _state_of_averaging(state)
     if averaging is None:
-        raise ValueError("eval_params looks for the state of schedule_free(...), under 'interpolate_iterates', and found none.")
+        raise ValueError("eval_params looks for the state of schedule_free(...), under 'schedule_free_average', and found none.")
     leaves, spec = trees.flatten(params)
     slots = [trees.leaves_like(averaging[name], params, spec, f"state[{name!r}]", "params") for name in ("z", "beta")]
     return trees.unflatten(spec, [y if z is None else _average(y, z, beta) for y, z, beta in zip(leaves, *slots, strict=True)])

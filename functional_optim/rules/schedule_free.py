@@ -29,7 +29,7 @@ from functional_optim.transform import elementwise
         "weight_lr_power": Hparam(2.0, NON_NEGATIVE),
     },
 )
-def interpolate_iterates(hp):
+def schedule_free_average(hp):
     """The last link of a schedule-free optimizer: see `schedule_free`, which puts it there.
 
     Args:
