@@ -76,9 +76,6 @@ class TransformSteps(GenericAdaptiveOptimizer):
         layout.write(after, {KEY: state}, [])
         param.add_(updates[KEY])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_layout": None}
-
     def __reduce__(self) -> Any:
         cls = type(self)
         # A class that `as_optimizer_class` made can't be found by its name.
