@@ -48,6 +48,21 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def root(x: Tensor, eps: Scalar, *, eps_in_sqrt: bool) -> Tensor:
+    """`√(x + ε)` or `√x + ε`: the two places where papers and libraries keep a denominator from being 0."""
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
+
+
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).sum())
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """√ of the mean square of one tensor's elements, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).mean())
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
