@@ -393,6 +393,7 @@ TRANSFORMS = {
     "sgd": fo.sgd(momentum=0.9, weight_decay=0.1),
     "lion": fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate()),
     "two traces": fo.chain(fo.trace(0.5), fo.trace(0.5), fo.scale(-0.1)),
+    "scheduled": fo.scheduled(fo.adam(), lr=fo.linear(0.3, 0.1, 9)),
     "renamed": fo.chain(fo.scale_by_adam(), fo.rename_hparams(fo.scale_by_learning_rate(0.1), lr="eta")),
 }
 every_transform = pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFORMS.keys())
@@ -485,6 +486,7 @@ def test_numbers_of_such_an_optimizer_are_checked():
     [
         (fo.chain(fo.clip_by_global_norm(), fo.adam()), "chain.clip_by_global_norm"),
         (fo.Transform(lambda params, hp: {}, lambda u, s, p, hp: (u, s), name="by_hand"), "by_hand"),
+        (fo.chain(fo.trace(), fo.apply_if_finite(fo.adam())), "chain.apply_if_finite"),
         (fo.whole_tree(name="together")(lambda hp: lambda gs, ps, shared: (gs, {}))(), "together"),
     ],
 )
