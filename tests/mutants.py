@@ -186,6 +186,48 @@ MUTANTS = [
         "return value",
         "test_fused.py -k python_calls_equal",
     ),
+    Mutant(
+        "a joined schedule is asked for steps that are not its own",
+        "functional_optim/schedules/pieces.py",
+        "schedule(_clamped(step, *own))",
+        "schedule(step - own[0])",
+        "test_schedules.py::test_joined_schedules_see_their_own_steps_only",
+    ),
+    Mutant(
+        "a restart is late where a quotient of logarithms rounds",
+        "functional_optim/schedules/cycles.py",
+        "n = where(cycles < self._elapsed(n + 1), n, n + 1)",
+        "n = n + 0",
+        "test_schedules.py::test_restarts_are_at_the_very_step",
+    ),
+    Mutant(
+        "an infinite value that is not chosen reaches the derivative",
+        "functional_optim/schedules/decays.py",
+        "where(is_beyond, 0.0, periods))",
+        "periods)",
+        "test_schedules.py::test_an_overflow_beyond_the_end_spoils_no_derivative",
+    ),
+    Mutant(
+        "a learning rate that is a tensor is replaced",
+        "adapters/lr_scheduler.py",
+        "group[self.name].fill_(_plain(value))",
+        "group[self.name] = _plain(value)",
+        "test_lr_scheduler.py::test_a_tensor_in_the_group_is_filled_and_tensors_of_a_schedule_become_numbers",
+    ),
+    Mutant(
+        "the template writes to parameters behind autograd's back",
+        "adapters/generic_adaptive.py",
+        "torch.autograd.graph.increment_version([param for _, param in work])",
+        "pass",
+        "test_generic_adaptive.py::test_autograd_notices_that_the_parameter_was_written",
+    ),
+    Mutant(
+        "an update that is an old slot is overwritten with the new one",
+        "adapters/step_param.py",
+        "detached_from(owned, new)",
+        "new",
+        "test_generic_adaptive.py::test_a_rule_that_returns_its_inputs_is_not_overwritten",
+    ),
 ]
 
 
