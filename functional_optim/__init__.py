@@ -21,6 +21,7 @@ from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
     adadelta,
+    adafactor,
     adagrad,
     adam,
     adamax,
@@ -51,6 +52,7 @@ from functional_optim.optimizers import (
 )
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
 from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.adamax import scale_by_adamax
@@ -160,6 +162,7 @@ __all__ = [
     "scale_by_adan",
     "scale_by_asgd",
     "scale_by_belief",
+    "scale_by_factored_rms",
     "scale_by_inverse_time",
     "scale_by_learning_rate",
     "scale_by_lion",
@@ -171,6 +174,7 @@ __all__ = [
     "scale_by_param_block_rms",
     "scale_by_polyak",
     "scale_by_radam",
+    "scale_by_relative_step",
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_rss",
@@ -203,6 +207,7 @@ __all__ = [
     # Optimizers
     "adabelief",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
