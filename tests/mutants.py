@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "the square root has its infinite slope at 0",
         "functional_optim/numerics.py",
-        "if not _differentiating():",
-        "if True:",
+        "if not _differentiating():\n        return x.sqrt()",
+        "if True:\n        return x.sqrt()",
         "test_laws.py -k derivatives_at_zero",
     ),
     Mutant(
