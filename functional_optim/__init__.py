@@ -11,6 +11,7 @@ from functional_optim.combinators.inspect import hparams_at, state_get, state_se
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.master_copy import with_master_copy
+from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
@@ -100,6 +101,7 @@ from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.madgrad import scale_by_madgrad
 from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.momo import momo, momo_adam
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise
@@ -109,6 +111,7 @@ from functional_optim.rules.optimistic import scale_by_optimistic_gradient
 from functional_optim.rules.palm import scale_by_palm
 from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
 from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.plateau import reduce_on_plateau
 from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.radam import scale_by_radam
@@ -167,6 +170,7 @@ __all__ = [
     "hparams_at",
     "lookahead",
     "masked",
+    "mechanize",
     "monitor",
     "partition",
     "rename_hparams",
@@ -199,9 +203,12 @@ __all__ = [
     "kahan_sum",
     "keep_params_nonnegative",
     "mars_correction",
+    "momo",
+    "momo_adam",
     "negate",
     "normalize_by_update_norm",
     "per_example_global_norm_clip",
+    "reduce_on_plateau",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
