@@ -2,6 +2,7 @@
 
 from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
 from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
+from .drop_in import ASGD, SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
 from .generic_adaptive import GenericAdaptiveOptimizer
 from .loading import LoadReport, load_by_name
 from .lr_scheduler import as_lr_scheduler
@@ -13,6 +14,7 @@ __all__ = [
     "ASGD",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
