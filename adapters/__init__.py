@@ -1,8 +1,7 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
-from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
-from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
 from .drop_in import ASGD, SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
+from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
 from .generic_adaptive import GenericAdaptiveOptimizer
 from .loading import LoadReport, load_by_name
 from .lr_scheduler import as_lr_scheduler
