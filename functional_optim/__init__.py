@@ -44,8 +44,8 @@ from functional_optim.rules.centralize import centralize
 from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
 from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
 from functional_optim.rules.decay import add_decayed_weights
-from functional_optim.rules.freeze import freeze
 from functional_optim.rules.ema import ema
+from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.noise import add_noise
@@ -56,6 +56,11 @@ from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_
 from functional_optim.rules.per_example import per_example_global_norm_clip
 from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
+from functional_optim.rules.sign import scale_by_sign
+from functional_optim.rules.sm3 import scale_by_sm3
+from functional_optim.rules.trivial import identity, set_to_zero
+from functional_optim.rules.trust_ratio import scale_by_trust_ratio
+from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.schedules import (
     constant,
     cosine,
@@ -72,12 +77,6 @@ from functional_optim.schedules import (
     warmup_cosine,
     warmup_stable_decay,
 )
-from functional_optim.rules.sign import scale_by_sign
-from functional_optim.rules.sm3 import scale_by_sm3
-from functional_optim.rules.trivial import identity, set_to_zero
-from functional_optim.rules.trust_ratio import scale_by_trust_ratio
-from functional_optim.rules.yogi import scale_by_yogi
-from functional_optim.schedules import warmup_cosine
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
