@@ -10,6 +10,7 @@ from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.monitor import monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
@@ -18,36 +19,55 @@ from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
+    adabelief,
+    adadelta,
+    adagrad,
     adam,
+    adamax,
     adamw,
     adan,
     amsgrad,
+    asgd,
     fromage,
     lamb,
     lars,
     lion,
+    muon,
+    nadam,
     noisy_sgd,
     novograd,
     optimistic_adam,
     optimistic_gradient_descent,
     polyak_sgd,
+    radam,
+    rmsprop,
+    rprop,
     sgd,
     sign_sgd,
     signum,
     sm3,
+    sophia,
     yogi,
 )
+from functional_optim.rules.adabelief import scale_by_belief
+from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.adamax import scale_by_adamax
 from functional_optim.rules.adan import scale_by_adan
 from functional_optim.rules.adaptive_clip import adaptive_grad_clip
+from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.centralize import centralize
 from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
 from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
 from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
 from functional_optim.rules.ema import ema
 from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.muon import scale_by_muon
+from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.normalize import normalize_by_update_norm
 from functional_optim.rules.novograd import scale_by_novograd
@@ -59,6 +79,14 @@ from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.trivial import identity, set_to_zero
+from functional_optim.rules.radam import scale_by_radam
+from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.rprop import scale_by_rprop
+from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
+from functional_optim.rules.sign import scale_by_sign
+from functional_optim.rules.sm3 import scale_by_sm3
+from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
+from functional_optim.rules.trivial import freeze, identity
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.schedules import (
@@ -113,36 +141,54 @@ __all__ = [
     "state_get",
     "state_set",
     "with_extra",
+    "with_master_copy",
     # Rules
-    "add_decayed_weights",
-    "add_noise",
     "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_l1_decay",
+    "add_noise",
+    "average_iterates",
     "centralize",
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_value",
-    "freeze",
     "ema",
+    "freeze",
     "identity",
     "keep_params_nonnegative",
+    "negate",
     "normalize_by_update_norm",
     "per_example_global_norm_clip",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_asgd",
+    "scale_by_belief",
+    "scale_by_inverse_time",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
+    "scale_by_nadam",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
     "scale_by_polyak",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rprop",
+    "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",
     "scale_by_sm3",
+    "scale_by_sophia",
+    "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
-    "set_to_zero",
+    "soft_threshold",
+    "subtract_decayed_weights",
     "trace",
     "zero_nans",
     # Schedules
@@ -161,24 +207,37 @@ __all__ = [
     "warmup_cosine",
     "warmup_stable_decay",
     # Optimizers
+    "adabelief",
+    "adadelta",
+    "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "adan",
     "amsgrad",
+    "asgd",
     "fromage",
     "lamb",
     "lars",
     "lion",
+    "muon",
+    "nadam",
     "noisy_sgd",
     "novograd",
     "optimistic_adam",
     "optimistic_gradient_descent",
     "polyak_sgd",
+    "radam",
+    "rmsprop",
+    "rprop",
     "sgd",
     "sign_sgd",
     "signum",
     "sm3",
+    "sophia",
     "yogi",
+    # Curvature
+    "gauss_newton_bartlett",
 ]
 
 

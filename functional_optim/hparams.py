@@ -30,7 +30,7 @@ class Hparam:
 
     Args:
         default: a number, or a tuple of numbers.
-        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's.
+        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's, or a tuple of them.
         optional: whether it has a value only where one is given; the default then shows what kind of value that is.
 
     >>> Hparam(0.9, "[0, 1)")
@@ -38,14 +38,23 @@ class Hparam:
     """
 
     default: Any
-    range: str = ANY
+    range: str | tuple[str, ...] = ANY
     optional: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", self.range):
-            raise ValueError(f"range = {self.range!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
+        for interval in (self.range,) if isinstance(self.range, str) else self.range:
+            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", interval):
+                raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
         if isinstance(self.default, list):
             object.__setattr__(self, "default", tuple(self.default))
+        if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
+            raise ValueError(f"range = {self.range!r} has {len(self.range)} intervals, the default {self.default!r} has not.")
+
+    @property
+    def ranges(self) -> tuple[str, ...]:
+        """The interval of each number."""
+        count = len(self.default) if isinstance(self.default, tuple) else 1
+        return (self.range,) * count if isinstance(self.range, str) else self.range
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
             known = merged.get(name, hparam)
-            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range), known.optional and hparam.optional)
+            merged[name] = Hparam(hparam.default, _common_range(known, hparam), known.optional and hparam.optional)
             owner.setdefault(name, link)
     return merged
 
@@ -132,7 +141,7 @@ def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]
             known = union.get(name, hparam)
             differs = _identity(known.default) != _identity(hparam.default)
             optional = known.optional or hparam.optional or differs
-            union[name] = Hparam(known.default, _intersection(known.range, hparam.range), optional)
+            union[name] = Hparam(known.default, _common_range(known, hparam), optional)
     return union
 
 
@@ -166,12 +175,12 @@ def _validate(name: str, value: Any, hparam: Hparam) -> None:
     is_pair = isinstance(hparam.default, tuple)
     for where, each in _values(name, value, _is_sequence if is_pair else None):
         if not is_pair:
-            validate_number(where, each, hparam.range)
+            validate_number(where, each, hparam.ranges[0])
         elif not _is_sequence(each) or len(each) != len(hparam.default):
             raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
         else:
             for i in range(len(each)):
-                validate_number(f"{where}[{i}]", each[i], hparam.range)
+                validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
 
 
 def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:
@@ -211,6 +220,12 @@ def _plain(value: Any) -> Any:
     """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
     is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)
     return float(value) if is_foreign else value
+
+
+def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:
+    """What both allow: one interval for all entries where that says it."""
+    both = tuple(_intersection(*pair) for pair in zip(a.ranges, b.ranges, strict=False))
+    return both[0] if len(set(both)) == 1 else both
 
 
 def _intersection(a: str, b: str) -> str:

@@ -48,6 +48,11 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def root(x: Tensor, eps: Scalar, *, eps_in_sqrt: bool) -> Tensor:
+    """`√(x + ε)` or `√x + ε`: the two places where papers and libraries keep a denominator from being 0."""
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
+
+
 def norm(x: Tensor) -> Tensor:
     """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
     return sqrt((x * x).sum())

@@ -1,23 +1,37 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
+import dataclasses
+
 import torch
 
 from functional_optim.combinators.chain import chain
+from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
+from functional_optim.rules.adabelief import scale_by_belief
+from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.adamax import scale_by_adamax
 from functional_optim.rules.adan import scale_by_adan
+from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.ema import ema
 from functional_optim.rules.fromage import shrink_after_step
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
+from functional_optim.rules.muon import COEFFICIENTS, MuonOrAdamW, scale_by_muon
+from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
 from functional_optim.rules.polyak import scale_by_polyak
-from functional_optim.rules.scale import scale_by_learning_rate
+from functional_optim.rules.radam import scale_by_radam
+from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.rprop import scale_by_rprop
+from functional_optim.rules.scale import negate, scale_by_inverse_time, scale_by_learning_rate
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
+from functional_optim.rules.sophia import scale_by_sophia
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.transform import Transform
@@ -54,7 +68,7 @@ def sgd(
             f"nesterov=True needs a momentum and dampening=0, but got momentum={momentum} and dampening={dampening}."
         )
     links = [
-        *([] if weight_decay is None else [add_decayed_weights(weight_decay)]),
+        *_l2(weight_decay),
         *([] if momentum is None else [trace(momentum, dampening, nesterov=nesterov, state_dtype=state_dtype)]),
         scale_by_learning_rate(lr),
     ]
@@ -68,6 +82,7 @@ def adam(
     weight_decay: float | None = None,
     *,
     amsgrad: bool = False,
+    optimized_update: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Adam: `p ← p − η m̂ / (√v̂ + ε)`; see `scale_by_adam`.
@@ -79,13 +94,14 @@ def adam(
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p` before the moments); None for none, and no such
             hyper-parameter. Usually `adamw` is what you want.
         amsgrad: divide by the largest second moment so far.
+        optimized_update: ε outside the bias correction, see `scale_by_adam`.
         state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adam`. `optax.adam` is this without decay.
     """
     links = [
-        *([] if weight_decay is None else [add_decayed_weights(weight_decay)]),
-        scale_by_adam(betas, eps, amsgrad=amsgrad, state_dtype=state_dtype),
+        *_l2(weight_decay),
+        scale_by_adam(betas, eps, amsgrad=amsgrad, optimized_update=optimized_update, state_dtype=state_dtype),
         scale_by_learning_rate(lr),
     ]
     return chain(*links, name="adam")
@@ -126,6 +142,344 @@ def adamw(
         scale_by_learning_rate(lr),
         name="adamw",
     )
+
+
+# --- The others of torch.optim, AdaBelief and Sophia ----------------------------------------------------------------------
+
+
+def nadam(
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    momentum_decay: float = 4e-3,
+    *,
+    decoupled_weight_decay: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """NAdam: Adam with Nesterov's momentum, which warms up; see `scale_by_nadam`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        momentum_decay: ψ, at least 0: how fast the momentum warms up.
+        decoupled_weight_decay: decay the parameter itself, as `adamw` does.
+        state_dtype: dtype of the slots like the parameters; theirs by default.
+
+    Source: Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. Retraces `torch.optim.NAdam`; `optax.nadam` has
+    no warm-up: that is a huge ψ, such as 1e6.
+    """
+    rule = scale_by_nadam(betas, eps, momentum_decay, state_dtype=state_dtype)
+    return chain(*_decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="nadam")
+
+
+def radam(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    decoupled_weight_decay: bool = False,
+    degenerated_to_sgd: bool = True,
+    optimized_update: bool = True,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """RAdam: Adam without the need of a warm-up; see `scale_by_radam`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        decoupled_weight_decay: decay the parameter itself, as `adamw` does.
+        degenerated_to_sgd: descend with momentum in the first steps; False takes no step then (decoupled decay goes on).
+        optimized_update: ε outside the bias correction, as torch has it; False is the paper's and optax's.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265. Retraces `torch.optim.RAdam`, and with `optimized_update=False`
+    `optax.radam`.
+    """
+    rule = scale_by_radam(
+        betas, eps, degenerated_to_sgd=degenerated_to_sgd, optimized_update=optimized_update, state_dtype=state_dtype
+    )
+    return chain(*_decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="radam")
+
+
+def adabelief(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-16,
+    eps_root: float = 1e-16,
+    weight_decay: float | None = None,
+    *,
+    decoupled_weight_decay: bool = True,
+    rectify: bool = False,
+    degenerated_to_sgd: bool = True,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """AdaBelief: steps are long where gradients agree; see `scale_by_belief`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of m and of the squared error of m, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        eps_root: ε', at least 0, in units of g²; the paper's is ε too.
+        weight_decay: λ, at least 0; None for none, and no such hyper-parameter.
+        decoupled_weight_decay: decay the parameter itself, as `adamw` does; False for L2 regularisation.
+        rectify: rectify the step as RAdam does, as the authors' program does by default.
+        degenerated_to_sgd: with `rectify`, descend with momentum in the first steps; False takes no step then.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Zhuang et al. 2020, https://arxiv.org/abs/2010.07468. As `optax.adabelief`; torch has no counterpart.
+    """
+    rule = scale_by_belief(betas, eps, eps_root, rectify=rectify, degenerated_to_sgd=degenerated_to_sgd, state_dtype=state_dtype)
+    return chain(*_decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="adabelief")
+
+
+def adamax(
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adamax: Adam with the largest recent gradient in place of the root mean square; see `scale_by_adamax`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the average and of the maximum, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adamax` and `optax.adamax`.
+    """
+    links = [*_l2(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    return chain(*links, name="adamax")
+
+
+def adagrad(
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    weight_decay: float | None = None,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adagrad: `p ← p − η / (1 + (t − 1) γ) · g / (√s + ε)`, s the sum of all g²; see `scale_by_rss`.
+
+    Args:
+        lr: η, at least 0.
+        lr_decay: γ, per step, at least 0.
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        initial_accumulator_value: of s, at least 0, in units of g².
+        eps: ε, at least 0, in units of |g|.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Duchi et al. 2011, https://jmlr.org/papers/v12/duchi11a.html. Retraces `torch.optim.Adagrad`. `optax.adagrad` has ε
+    in the root, and other defaults.
+    """
+    links = [
+        *_l2(weight_decay),
+        scale_by_rss(initial_accumulator_value, eps, state_dtype=state_dtype),
+        scale_by_inverse_time(lr_decay),
+        scale_by_learning_rate(lr),
+    ]
+    return chain(*links, name="adagrad")
+
+
+def adadelta(
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adadelta: steps in the parameter's own units; see `scale_by_adadelta`.
+
+    Args:
+        lr: a factor that the paper does without, at least 0.
+        rho: decay of both averages, in [0, 1].
+        eps: ε, at least 0, in units of g².
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Zeiler 2012, https://arxiv.org/abs/1212.5701. Retraces `torch.optim.Adadelta`; `optax.adadelta` has its decay after
+    the rule.
+    """
+    links = [*_l2(weight_decay), scale_by_adadelta(rho, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    return chain(*links, name="adadelta")
+
+
+def rmsprop(
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    momentum: float | None = None,
+    *,
+    centered: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """RMSprop: gradients divided by their root mean square, then momentum; see `scale_by_rms`, `scale_by_stddev`.
+
+    Args:
+        lr: η, at least 0.
+        alpha: decay of the averages, in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        momentum: μ, at least 0, of the divided gradients; None for none, without a slot and such a hyper-parameter.
+        centered: divide by the standard deviation instead.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Hinton 2012; Graves 2013, https://arxiv.org/abs/1308.0850. Retraces `torch.optim.RMSprop`; `optax.rmsprop` has ε in
+    the root, and other defaults.
+    """
+    links = [
+        *_l2(weight_decay),
+        (scale_by_stddev if centered else scale_by_rms)(alpha, eps, state_dtype=state_dtype),
+        *([] if momentum is None else [trace(momentum, state_dtype=state_dtype)]),
+        scale_by_learning_rate(lr),
+    ]
+    return chain(*links, name="rmsprop")
+
+
+def rprop(
+    lr: float = 1e-2,
+    etas: tuple[float, float] = (0.5, 1.2),
+    step_sizes: tuple[float, float] = (1e-6, 50.0),
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Rprop: a step size for each element, for whole-batch gradients; see `scale_by_rprop`.
+
+    Args:
+        lr: the first step size, at least 0.
+        etas: its factors at a change of sign, in (0, 1), and without one, greater than 1.
+        step_sizes: the smallest and the largest step size, at least 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. Retraces `torch.optim.Rprop`.
+    """
+    return chain(scale_by_rprop(lr, etas, step_sizes, state_dtype=state_dtype), negate(), name="rprop")
+
+
+def asgd(
+    lr: float = 1e-2,
+    lambd: float = 1e-4,
+    alpha: float = 0.75,
+    t0: float = 1e6,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Averaged stochastic gradient descent; see `scale_by_asgd` and `average_iterates`.
+
+    Args:
+        lr: η₀, the first step size, at least 0.
+        lambd: λ, the decay of parameters and of the step size, at least 0.
+        alpha: the power of the decay of the step size.
+        t0: the step at which the average starts.
+        weight_decay: another λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the average; the parameter's by default.
+
+    Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. Retraces `torch.optim.ASGD`; optax has none.
+    """
+    links = [
+        *_l2(weight_decay),
+        scale_by_asgd(lr, lambd, alpha),
+        negate(),
+        average_iterates(t0, state_dtype=state_dtype),
+    ]
+    return chain(*links, name="asgd")
+
+
+def sophia(
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.965, 0.99),
+    rho: float = 0.04,
+    weight_decay: float = 1e-1,
+    eps: float = 1e-12,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Sophia: clipped Newton steps, with decoupled weight decay; see `scale_by_sophia`.
+
+    Every `update` takes the keyword `hessian_diag`, an estimate of the Hessian's diagonal or None.
+
+    Args:
+        lr: η, at least 0: the most that an element moves, but for the decay.
+        betas: decay of m per step, and of h per estimate, each in [0, 1).
+        rho: ρ, at least 0: the larger, the more elements take Newton's step, divided by ρ.
+        weight_decay: λ, at least 0.
+        eps: at least 0, in units of the Hessian.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Liu et al. 2023, https://arxiv.org/abs/2305.14342.
+    """
+    return chain(
+        scale_by_sophia(betas, rho, eps, state_dtype=state_dtype),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+        name="sophia",
+    )
+
+
+def muon(
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    momentum: float = 0.95,
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    *,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    adjust_lr_fn: str | None = "match_rms_adamw",
+    ns_dtype: torch.dtype | None = torch.bfloat16,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Muon for parameters of at least two dimensions, AdamW for the rest; see `scale_by_muon`.
+
+    Embeddings and output layers are matrices too, though those who train language models give them to AdamW: for that, write
+    the `partition` yourself, with `by_name`.
+
+    Args:
+        lr: η of both, at least 0; `muon.lr` and `adamw.lr` set one of them.
+        weight_decay: λ of both, at least 0; `muon.weight_decay` and `adamw.weight_decay` set one of them.
+        momentum: μ of Muon, in [0, 1).
+        ns_coefficients: of its iteration.
+        betas: AdamW's.
+        eps: AdamW's. Muon's is the hyper-parameter `muon.eps`.
+        nesterov, ns_steps, ns_dtype: see `scale_by_muon`; here, as in torch, the iteration is in bfloat16.
+        adjust_lr_fn: see `scale_by_muon`; "match_rms_adamw" is what lets both branches have one learning rate.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    State: of each branch, over a flat dict of its parameters, under `"muon"` and `"adamw"`.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, https://arxiv.org/abs/2502.16982.
+    With matrices alone, `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`. `optax.contrib.muon` takes matrices only, and
+    has other defaults.
+    """
+    rule = scale_by_muon(
+        momentum,
+        ns_coefficients,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        adjust_lr_fn=adjust_lr_fn,
+        ns_dtype=ns_dtype,
+        state_dtype=state_dtype,
+    )
+    branches = {
+        "muon": chain(rule, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="muon"),
+        "adamw": adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype),
+    }
+    return dataclasses.replace(partition(branches, MuonOrAdamW()), name="muon")
 
 
 # --- More adaptive moments ----------------------------------------------------------------------------------------------
@@ -455,3 +809,12 @@ def optimistic_adam(
         scale_by_learning_rate(lr),
         name="optimistic_adam",
     )
+
+
+def _l2(weight_decay: float | None) -> list[Transform]:
+    return [] if weight_decay is None else [add_decayed_weights(weight_decay)]
+
+
+def _decayed(rule: Transform, weight_decay: float | None, decoupled: bool) -> list[Transform]:
+    """The rule with its decay, if any: after it if decoupled, else before."""
+    return [rule, *_l2(weight_decay)] if decoupled else [*_l2(weight_decay), rule]

@@ -44,7 +44,7 @@ def test_a_nan_passes_no_derivative():
     assert slope.tolist() == [2.0, 0.0]
 
 
-def test_set_to_zero_is_zero_for_nan_too():
+def test_freeze_is_zero_for_nan_too():
     g = torch.tensor([1.0, math.nan, math.inf])
-    assert torch.equal(fo.set_to_zero().update(g, {})[0], torch.zeros(3))
+    assert torch.equal(fo.freeze().update(g, {})[0], torch.zeros(3))
     assert fo.identity().update(g, {})[0].isnan().tolist() == [False, True, False]

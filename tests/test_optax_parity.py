@@ -76,7 +76,7 @@ PAIRS = {
     "scale_by_yogi": Pair(
         fo.scale_by_yogi((0.8, 0.9), 1e-2, 0.5), lambda o: o.scale_by_yogi(0.8, 0.9, 1e-2, initial_accumulator_value=0.5)
     ),
-    "set_to_zero": Pair(fo.set_to_zero(), lambda o: o.set_to_zero()),
+    "freeze": Pair(fo.freeze(), lambda o: o.set_to_zero()),
     "trace": Pair(fo.trace(0.8), lambda o: o.trace(0.8)),
     "trace nesterov": Pair(fo.trace(0.8, nesterov=True), lambda o: o.trace(0.8, nesterov=True)),
     "zero_nans": Pair(fo.zero_nans(), lambda o: o.zero_nans()),

@@ -41,8 +41,9 @@ class Partitioned(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Each branch's state under its label, over a flat dict of its own parameters."""
+        spec = trees.flatten(params)[1]
         return {
-            label: self.branches[label].init_fn(share.of(params), share.of_each(self.branch_hparams(label, hp)))
+            label: self.branches[label].init_fn(share.of(params), share.of_each(self.branch_hparams(label, hp), spec))
             for label, share in self._shares(params).items()
         }
 
@@ -61,7 +62,7 @@ class Partitioned(Combined):
             given = {
                 name: share.of(value) if name in _leaf_extra(self.branches[label]) else value for name, value in extra.items()
             }
-            hparams = share.of_each(self.branch_hparams(label, hp))
+            hparams = share.of_each(self.branch_hparams(label, hp), spec)
             result, new_state[label] = self.branches[label].update_fn(*own, hparams, **given)
             for key, i in share.places.items():
                 leaves[i] = result[key]
@@ -102,12 +103,14 @@ class _Share:
         leaves = trees.leaves(tree)
         return {key: leaves[i] for key, i in self.places.items()}
 
-    def of_each(self, hp: HParams) -> dict[str, Any]:
+    def of_each(self, hp: HParams, spec: trees.Spec) -> dict[str, Any]:
         """Hyper-parameters, with their values for these leaves where they have one per leaf."""
-        return {name: PerLeaf(self._values(value)) if isinstance(value, PerLeaf) else value for name, value in hp.items()}
+        return {
+            name: PerLeaf(self._values(value, spec, name)) if isinstance(value, PerLeaf) else value for name, value in hp.items()
+        }
 
-    def _values(self, value: PerLeaf) -> dict[Any, Any]:
-        values = trees.leaves(value.tree, lambda x: isinstance(x, tuple | list) and all(isinstance(y, float | Tensor) for y in x))
+    def _values(self, value: PerLeaf, spec: trees.Spec, name: str) -> dict[Any, Any]:
+        values = value.values(spec, name)
         return {key: values[i] for key, i in self.places.items()}
 
 

@@ -20,8 +20,14 @@ def identity(hp):
 
 
 @elementwise()
-def set_to_zero(hp):
-    """Return updates of 0, whatever came, NaN included: the parameters stay as they are. As `optax.set_to_zero`."""
+def freeze(hp):
+    """Return updates of 0, whatever came, NaN included: the parameters stay as they are. A branch of `partition`, most often.
+
+    As `optax.set_to_zero`.
+
+    >>> freeze().update(torch.tensor([3.0, float("nan")]), {})[0]
+    tensor([0., 0.])
+    """
     del hp
 
     def rule(u, p):
