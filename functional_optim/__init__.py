@@ -60,10 +60,8 @@ from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.centralize import centralize
 from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
 from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
-from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
 from functional_optim.rules.ema import ema
-from functional_optim.rules.freeze import freeze
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.muon import scale_by_muon
@@ -75,10 +73,6 @@ from functional_optim.rules.optimistic import scale_by_optimistic_gradient
 from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
 from functional_optim.rules.per_example import per_example_global_norm_clip
 from functional_optim.rules.polyak import scale_by_polyak
-from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
-from functional_optim.rules.sign import scale_by_sign
-from functional_optim.rules.sm3 import scale_by_sm3
-from functional_optim.rules.trivial import identity, set_to_zero
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
