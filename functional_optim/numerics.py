@@ -104,7 +104,7 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 
 
 def log(x: Scalar) -> Scalar:
-    """The natural logarithm of a scalar; −∞ at 0."""
+    """Natural logarithm of a scalar that is not negative; −∞ at 0."""
     if isinstance(x, Tensor):
         return x.log()
     return math.log(x) if x > 0 else -math.inf
