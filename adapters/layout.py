@@ -11,6 +11,7 @@ from functional_optim import trees
 from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.lifting import Leafwise
+from functional_optim.sharded import local
 from functional_optim.transform import Transform
 
 Flat: TypeAlias = dict[str, Any]
@@ -111,7 +112,7 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
 
 
 def _owner(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+    return local(x).untyped_storage()._cdata
 
 
 def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Lifting: a rule for one tensor, mapped over the leaves of a tree.
 
-This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, and the step count; rules know
-nothing of them.
+This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, sharded tensors, and the step count;
+rules know nothing of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
+from functional_optim.sharded import placed_like, whole
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -60,7 +61,7 @@ class Leafwise:
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [None if p is None else self._stored(start(p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+                [None if p is None else self._stored(self._started(start, p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
             )
         return state
 
@@ -99,12 +100,14 @@ class Leafwise:
         if self.reduce is None:
             return None
         columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
-        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=True)))
+        reduced = self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=True)))
+        return trees.map_leaves(whole, reduced)
 
     def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
         """The rule's outputs for one leaf, each in the form that its input was stored in."""
         try:
-            outputs = rule(*arguments)
+            # Gathered one leaf at a time: all leaves of a sharded model together may not fit on one device.
+            outputs = rule(*(arguments if self.elementwise else map(whole, arguments)))
         except (TypeError, AttributeError) as error:
             if arguments[1] is None:
                 raise ValueError(
@@ -140,6 +143,10 @@ class Leafwise:
             x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
+    def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
+        """A slot's first value; a rule that sees whole tensors sees them here too."""
+        return start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
+
     def _stored(self, slot: Tensor) -> Tensor:
         if self.state_dtype is None:
             return slot
@@ -149,6 +156,7 @@ class Leafwise:
         """An output of the rule in the form that its input was stored in."""
         if stored.is_complex():
             new = torch.view_as_complex(new)
+        new = placed_like(new, stored)
         if new.shape != stored.shape:
             raise ValueError(
                 f"the rule of {self.name} returned {name} with shape {tuple(new.shape)} where it got {tuple(stored.shape)}: "

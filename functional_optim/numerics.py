@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 Scalar: TypeAlias = float | Tensor
 
 
@@ -53,8 +55,7 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     present = [x for x in tensors if x is not None]
     if not present:
         return torch.zeros(())
-    device = present[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
+    return sqrt(total([(x * x).sum() for x in present]))
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
