@@ -61,7 +61,10 @@ class Leafwise:
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [None if p is None else self._stored(self._started(start, p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+                [
+                    None if p is None else self._stored(self._started(start, p, hp))
+                    for p, (hp, _) in zip(leaves, scalars, strict=True)
+                ],
             )
         return state
 

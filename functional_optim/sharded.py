@@ -36,8 +36,10 @@ def placed_like(x: Tensor, stored: Tensor) -> Tensor:
 
     assert isinstance(stored, DTensor)
     everywhere = [Replicate()] * stored.device_mesh.ndim
+    # What was a gradient yet to be summed becomes an update that is already.
+    placements = [Replicate() if each.is_partial() else each for each in stored.placements]
     replicated = DTensor.from_local(x, stored.device_mesh, everywhere, run_check=False)
-    return replicated.redistribute(placements=stored.placements)
+    return replicated.redistribute(placements=placements)
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:
