@@ -61,10 +61,7 @@ class Leafwise:
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [
-                    None if p is None else self._stored(self._started(start, p, hp))
-                    for p, (hp, _) in zip(leaves, scalars, strict=True)
-                ],
+                [None if p is None else self._started(start, p, hp) for p, (hp, _) in zip(leaves, scalars, strict=True)],
             )
         return state
 
@@ -148,9 +145,7 @@ class Leafwise:
 
     def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
         """A slot's first value; a rule that sees whole tensors sees them here too."""
-        return start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
-
-    def _stored(self, slot: Tensor) -> Tensor:
+        slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
         if self.state_dtype is None:
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)

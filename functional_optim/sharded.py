@@ -1,8 +1,8 @@
 """Tensors that are spread over several processes: all that the core knows of torch's `DTensor`.
 
-Elementwise rules need nothing from here: a DTensor computes as any tensor does, each process on its own shard. A quantity of the
-whole tree has to be summed over the mesh before it meets other tensors, and a rule that needs a tensor's true shape has to see the
-whole tensor. A DTensor is told by its attributes, so that torch.distributed is not imported until somebody has made one.
+Elementwise rules need nothing from here: a DTensor computes as any tensor does, each process on its own shard. A quantity of
+the whole tree has to be summed over the mesh before it meets other tensors, and a rule that needs a tensor's true shape has to
+see the whole tensor. A DTensor is told by its attributes, so that torch.distributed is not imported until somebody has made one.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def placed_like(x: Tensor, stored: Tensor) -> Tensor:
-    """The reverse of `whole`: an ordinary tensor, equal on all processes, spread like `stored` if that is a DTensor of its shape."""
+    """The reverse of `whole`: a tensor that all processes have is spread like `stored`, if that is a DTensor of its shape."""
     if not is_sharded(stored) or is_sharded(x) or x.shape != stored.shape:
         return x
     from torch.distributed.tensor import DTensor, Replicate  # Loaded already, by whoever made the DTensor.

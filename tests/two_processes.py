@@ -42,7 +42,7 @@ REORDERED = 1e-12
     hparams={"lr": 1e-2, "momentum": 0.9},
 )
 def scale_by_shape(hp):
-    """A rule that is wrong on every shard: norms, rows, and a matrix product; with a slot that is not shaped like the parameter."""
+    """A rule that is wrong on every shard: norms, rows, a matrix product; one of its slots is not shaped like the parameter."""
 
     def rule(g, p, m, r):
         m = hp["momentum"] * m + g
