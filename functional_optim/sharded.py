@@ -28,18 +28,32 @@ def local(x: Tensor) -> Tensor:
     return x if to_local is None else to_local()
 
 
-def placed_like(x: Tensor, stored: Tensor) -> Tensor:
-    """The reverse of `whole`: a tensor that all processes have is spread like `stored`, if that is a DTensor of its shape."""
-    if not is_sharded(stored) or is_sharded(x) or x.shape != stored.shape:
-        return x
-    from torch.distributed.tensor import DTensor, Replicate  # Loaded already, by whoever made the DTensor.
+def placed_like(x: Tensor, stored: Any) -> Tensor:
+    """The reverse of `whole` and `on_one_mesh`: a tensor that all processes have, in the form in which `stored` is held.
 
-    assert isinstance(stored, DTensor)
-    everywhere = [Replicate()] * stored.device_mesh.ndim
+    One of another shape than a DTensor's stays ordinary.
+    """
+    if not is_sharded(stored):
+        return whole(x)
+    if is_sharded(x) or x.shape != stored.shape:
+        return x
+    replicated = _replicated(x, stored)
     # What was a gradient yet to be summed becomes an update that is already.
-    placements = [Replicate() if each.is_partial() else each for each in stored.placements]
-    replicated = DTensor.from_local(x, stored.device_mesh, everywhere, run_check=False)
-    return replicated.redistribute(placements=placements)
+    pairs = zip(stored.placements, replicated.placements, strict=True)
+    return replicated.redistribute(placements=[copied if own.is_partial() else own for own, copied in pairs])
+
+
+def on_one_mesh(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """The same tensors; if some are DTensors, then all of them, so that a rule for all together can combine them."""
+    first = next((x for x in tensors if is_sharded(x)), None)
+    return [x if x is None or first is None or is_sharded(x) else _replicated(x, first) for x in tensors]
+
+
+def _replicated(x: Tensor, other: Any) -> Any:
+    """A tensor that all processes have, as a DTensor on the mesh of another."""
+    from torch.distributed.tensor import DTensor, Replicate  # Loaded already, by whoever made the other.
+
+    return DTensor.from_local(x, other.device_mesh, [Replicate()] * other.device_mesh.ndim, run_check=False)
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:

@@ -64,6 +64,18 @@ def scale_by_largest(hp, found):
     return rule
 
 
+@fo.whole_tree(slots=("exp_avg",), shared={"largest": 0.1})
+def divide_by_largest(hp, t):
+    """A rule for all tensors, ordinary and spread ones together, and a value that they share."""
+
+    def rule(gs, ps, shared, ms):
+        ms = [0.9 * m + 0.1 * g for m, g in zip(ms, gs, strict=True)]
+        largest = torch.stack([shared["largest"], *(m.norm() for m in ms)]).max()
+        return [-0.1 * m / largest / t for m in ms], {"largest": largest}, ms
+
+    return rule
+
+
 def decaying(step):
     return 0.9 ** (1.0 * step)
 
@@ -84,6 +96,7 @@ TRANSFORMS = {
     "adamw": lambda: fo.adamw(lr=0.05),
     "composed": composed,
     "largest": lambda: fo.chain(scale_by_largest(), fo.sgd(lr=0.1, momentum=0.9)),
+    "whole_tree": lambda: fo.chain(fo.clip_by_global_norm(0.1), divide_by_largest()),
     "per_tensor": scale_by_shape,
     "per_tensor in a chain": lambda: fo.chain(fo.clip_by_global_norm(0.1), scale_by_shape(), fo.scale_by_adam(), fo.sgd(0.01)),
 }
@@ -222,11 +235,11 @@ def every_placement_retraces_one_process(name):
         ((), mesh, [Replicate()], [Replicate()]),
         ((2,), None, [], []),
     ]
-    if name == "largest":  # A `reduce` of one's own meets DTensors, and those of two meshes don't mix.
+    if name in ("largest", "whole_tree"):  # These rules combine DTensors of all leaves, and two meshes don't mix.
         placed = [each for each in placed if each[1] is not grid]
     torch.manual_seed(1)
     starts = [torch.randn(shape, dtype=torch.float64) for shape, *_ in placed]
-    if not name.startswith("per_tensor") and name != "largest":
+    if name not in ("largest", "whole_tree") and not name.startswith("per_tensor"):
         placed.append(((3,), mesh, [Shard(0)], [Shard(0)]))
         starts.append(torch.randn(3, dtype=torch.complex128))
 
