@@ -15,6 +15,11 @@ import two_processes
 ALONE = "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
 
 
+def checkpointed(name: str) -> str:
+    """The check that leaves a checkpoint of this optimizer."""
+    return f"a_distributed_checkpoint_resumes[sharded: {name}]"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Where the two processes, which are through, have left reports and checkpoints."""
@@ -22,14 +27,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reports(folder) -> list[dict[str, str]]:
-    """What went wrong in each check, by process."""
+def reports(folder, request) -> list[dict[str, str]]:
+    """What went wrong in each check that this session asks for, by process."""
+    asked = [item.callspec.params for item in request.session.items if "reports" in getattr(item, "fixturenames", ())]
+    checks = [params.get("name") or checkpointed(params["crossing"]) for params in asked]
     two_processes.save_checkpoints_of_one_process(folder)
     # One thread each, or the two of them fight for the cores.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     processes = [
         subprocess.Popen(
-            [sys.executable, two_processes.__file__, str(rank), str(folder)],
+            [sys.executable, two_processes.__file__, str(rank), str(folder), json.dumps(list(dict.fromkeys(checks)))],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -54,7 +61,7 @@ def test_on_two_processes(name, reports):
 
 
 @pytest.mark.filterwarnings(ALONE)
-@pytest.mark.parametrize("name", two_processes.CROSSING)
-def test_a_checkpoint_of_two_processes_resumes_on_one(name, folder, reports):
-    assert not reports[0][f"a_distributed_checkpoint_resumes[sharded: {name}]"]
-    two_processes.resume_on_one_process(name, folder)
+@pytest.mark.parametrize("crossing", two_processes.CROSSING)
+def test_a_checkpoint_of_two_processes_resumes_on_one(crossing, folder, reports):
+    assert not reports[0][checkpointed(crossing)]
+    two_processes.resume_on_one_process(crossing, folder)
