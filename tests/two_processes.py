@@ -308,20 +308,23 @@ def a_transform_takes_dtensors(name):
 # Special to sharded tensors.
 
 
-@check()
-def a_slot_that_starts_as_the_parameter_is_a_copy_of_its_shard():
-    @fo.elementwise(slots={"anchor": lambda p, hp: p.detach()})
+@check("elementwise", "per_tensor")
+def a_slot_that_starts_as_the_parameter_is_a_copy_of_its_memory(kind):
+    @getattr(fo, kind)(slots={"anchor": lambda p, hp: p})
     def towards_start(hp):
         return lambda g, p, a: (a - p - g, a)
 
     start = torch.arange(6.0, dtype=torch.float64)
-    p = nn.Parameter(distribute_tensor(start, init_device_mesh("cpu", (2,)), [Shard(0)]))
-    optimizer = OptimizerAdapter([p], towards_start())
+    mesh = init_device_mesh("cpu", (2,))
+    params = [nn.Parameter(distribute_tensor(start.clone(), mesh, [placement])) for placement in (Shard(0), Replicate())]
+    optimizer = OptimizerAdapter(params, towards_start())
     for _ in range(2):
-        p.grad = torch.ones_like(p)
+        for p in params:
+            p.grad = torch.ones_like(p)
         optimizer.step()
-    assert torch.equal(whole(optimizer.state[p]["anchor"]), start)
-    assert torch.equal(whole(p.detach()), start - 1)
+    for p in params:
+        assert torch.equal(whole(optimizer.state[p]["anchor"]), start)
+        assert torch.equal(whole(p.detach()), start - 1)
 
 
 @check()
