@@ -202,12 +202,13 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The layout of the state; the states of the leaves, complete, though what was missing is not in `self.state` yet;
         and those of the parameters that sit out this step."""
         leaves = _leaves(groups)
-        params = {leaf.key: leaf.param for leaf in leaves}
         states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
         others = [self.state[p] for _, group in groups for p in group["params"] if p.grad is None and p in self.state]
         if transform not in self._layouts:
-            check(transform, dict(pair for index, group in groups for pair in _keyed(index, group)))
-            self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
+            everyone = [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group)]
+            every_param = {leaf.key: leaf.param for leaf in everyone}
+            check(transform, every_param)
+            self._layouts[transform] = Layout(transform, every_param, _hparams_of_leaves(transform, everyone))
         layout = self._layouts[transform]
         lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]
         if lacking:

@@ -14,7 +14,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
 from functional_optim.numerics import double
-from functional_optim.sharded import on_one_mesh, placed_like, whole
+from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -26,6 +26,40 @@ def zeros(p: Tensor, hp: HParams) -> Tensor:
     """A slot's usual start: zeros like the parameter."""
     del hp
     return torch.zeros_like(p, requires_grad=False)
+
+
+def copied(p: Tensor, hp: HParams) -> Tensor:
+    """A slot that starts as the parameter: a tensor of its own, so that no engine has to find out whether the two are one."""
+    del hp
+    return p.clone()
+
+
+def filled(name: str) -> SlotInit:
+    """A slot that starts at the value of a hyper-parameter, in both parts of a complex number."""
+
+    def start(p: Tensor, hp: HParams) -> Tensor:
+        reals = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
+        slot = (torch.zeros_like(reals, requires_grad=False) + hp[name]).to(reals.dtype)
+        return torch.view_as_complex(slot) if p.is_complex() else slot
+
+    return start
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """A slot that holds a single number for each leaf, whatever the leaf's shape: a () tensor of float64, real.
+
+    It belongs to a leaf as the slots of its shape do: behind the adapter, a parameter that sits out a step keeps its number.
+
+    Args:
+        value: the first value, of the hyper-parameters.
+    """
+
+    value: Callable[[HParams], Any]
+
+    def __call__(self, p: Tensor, hp: HParams) -> Tensor:
+        """The first value, on the leaf's device; times 1 it is a tensor of its own, where it is a hyper-parameter."""
+        return torch.as_tensor(double(self.value(hp), p.device)) * 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +95,11 @@ class Lifted:
     # A hyper-parameter may have a value per leaf.
     per_leaf: ClassVar[bool] = True
     parts: ClassVar[Mapping[tuple[str, ...], Any]] = {}
+
+    @property
+    def packs(self) -> bool:
+        """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
+        return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     @property
     def own_counts(self) -> tuple[str, ...]:
@@ -127,7 +166,7 @@ class Lifted:
     def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
         """A slot's first value; a rule that sees whole tensors sees them here too."""
         slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
-        if self.state_dtype is None:
+        if self.state_dtype is None or isinstance(start, OneNumber):
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 
@@ -153,9 +192,11 @@ class Leafwise(Lifted):
 
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
+        batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
     """
 
     reduce: Reduction | None = None
+    batched: bool = False
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
@@ -170,13 +211,13 @@ class Leafwise(Lifted):
         reduced = self._reduced(list(work.values()))
         scalars = spread({**hp, **self._numbers(extra)}, t, spec)
         rules: dict[int, Rule] = {}
-        for i, arguments in work.items():
-            key = id(scalars[i])
+        for members in self._batches(work, scalars):
+            key = id(scalars[members[0]])
             if key not in rules:
-                rules[key] = self.rule(*scalars[i], reduced)
-            u[i], *new = self._stepped(rules[key], arguments, (u[i], *(slot[i] for slot in slots)))
-            for slot, value in zip(slots, new, strict=True):
-                slot[i] = value
+                rules[key] = self.rule(*scalars[members[0]], reduced)
+            for i, outputs in zip(members, self._outputs(rules[key], [work[i] for i in members]), strict=True):
+                for name, column, new in zip(("update", *self.slots), (u, *slots), outputs, strict=True):
+                    column[i] = self._closed(name, new, column[i])
 
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
@@ -194,11 +235,31 @@ class Leafwise(Lifted):
         reduced = self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
         return trees.map_leaves(whole, reduced)
 
-    def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
-        """The rule's outputs for one leaf, each in the form that its input was stored in."""
+    def _batches(self, work: Mapping[int, Sequence[Any]], scalars: Sequence[Any]) -> list[list[int]]:
+        """The leaves that the rule gets together: those alike if it is batched, else each by itself.
+
+        Sharded leaves stay by themselves: gathered together, those of a large model may not fit on one device.
+        """
+        if not self.batched:
+            return [[i] for i in work]
+        batches: dict[Any, list[int]] = {}
+        for i, arguments in work.items():
+            kinds = [None if x is None else (x.shape, x.dtype, x.device) for x in arguments]
+            batches.setdefault((i if is_sharded(arguments[0]) else None, id(scalars[i]), *kinds), []).append(i)
+        return list(batches.values())
+
+    def _outputs(self, rule: Rule, leaves: Sequence[Sequence[Any]]) -> list[Sequence[Tensor]]:
+        """What the rule returns for each of these leaves, of which there is one unless it is batched."""
+        leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
+        if not self.batched:
+            return [self._called(rule, leaves[0])]
+        stacks = [None if column[0] is None else torch.stack(column) for column in zip(*leaves, strict=True)]
+        return list(zip(*(x.unbind() for x in self._called(rule, stacks)), strict=True))
+
+    def _called(self, rule: Rule, arguments: Sequence[Any]) -> Sequence[Tensor]:
+        """The rule's outputs, which are one tensor for the update and one for each slot."""
         try:
-            # Gathered one leaf at a time: all leaves of a sharded model together may not fit on one device.
-            outputs = rule(*(arguments if self.elementwise else map(whole, arguments)))
+            outputs = rule(*arguments)
         except (TypeError, AttributeError) as error:
             if arguments[1] is None:
                 raise ValueError(
@@ -210,7 +271,7 @@ class Leafwise(Lifted):
         if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
             found = f"{len(outputs)} values" if isinstance(outputs, tuple | list) else repr(outputs)
             raise ValueError(f"the rule of {self.name} returned {found}: expected tensors for {', '.join(names)}.")
-        return [self._closed(*each) for each in zip(names, outputs, stored, strict=True)]
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)

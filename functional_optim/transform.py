@@ -103,7 +103,8 @@ class Transform:
             ValueError: one value per leaf, for a transform made by hand.
         """
         for name in self.declared:
-            if isinstance(hparams.get(name), PerLeaf) and not getattr(self.form, "per_leaf", False):
+            single = not getattr(self.form, "per_leaf", False) or name in getattr(self.form, "single", ())
+            if single and isinstance(hparams.get(name), PerLeaf):
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
         return {name: hparams[name] for name in self.declared if name in hparams}
 
@@ -175,13 +176,21 @@ def per_tensor(
     reduce: Reduction | None = None,
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
+    batched: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that needs the tensor's true shape: norms, rows and columns, matrix products.
 
     No engine flattens or packs its tensors, and complex parameters raise TypeError.
+
+    Args:
+        slots, hparams, reduce, extra, leaf_extra, name: as for `elementwise`.
+        batched: give the rule all tensors of one shape at once, as one tensor with a first dimension more, and the slots alike:
+            one product of n matrices for n products. `p` and the results have that dimension, too.
     """
-    lift = functools.partial(Leafwise, elementwise=False, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra))
+    lift = functools.partial(
+        Leafwise, elementwise=False, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra), batched=batched
+    )
     return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduce is not None, name=name)
 
 

@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "the square root has its infinite slope at 0",
         "functional_optim/numerics.py",
-        "if not _differentiating():",
-        "if True:",
+        "if not _differentiating():\n        return x.sqrt()",
+        "if True:\n        return x.sqrt()",
         "test_laws.py -k derivatives_at_zero",
     ),
     Mutant(
@@ -203,8 +203,8 @@ MUTANTS = [
     Mutant(
         "a rule that needs whole tensors gets spread ones",
         "functional_optim/lifting.py",
-        "arguments if self.elementwise else map(whole, arguments)",
-        "arguments",
+        "leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]",
+        "leaves",
         "test_distributed.py -k every_placement",
     ),
     Mutant(

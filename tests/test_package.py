@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"trees", "sharded"},
     {"numerics"},
+    {"philox"},
     {"hparams", "checks", "reductions"},
     {"lifting"},
     {"transform", "apply"},
