@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from cases import CASES, PARAMS
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
@@ -29,7 +30,10 @@ from torch.nn.parallel import DistributedDataParallel
 from trajectories import drifting_gradient
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim import trees
+from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter
+from functional_optim.testing import Trial, default_params
+from functional_optim.trials import require_close
 
 # Two processes sum a gradient, a loss or a norm in another order than one does: a relative 1e-16 each, over a dozen steps.
 REORDERED = 1e-12
@@ -106,7 +110,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     **{name: lambda params, make=make: OptimizerAdapter(params, make()) for name, make in TRANSFORMS.items()},
     "SGD": lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
     "SGD, no state": lambda params: SGD(params, lr=0.1),
-    "Adam": lambda params: Adam(params, lr=0.05, amsgrad=True),
+    "NAdam": lambda params: NAdam(params, lr=0.05),
     "AdamW": lambda params: AdamW(params, lr=torch.tensor(0.05), betas=(0.8, 0.9)),
 }
 
@@ -138,7 +142,7 @@ def own_part() -> slice:
     return slice(4 * rank, 4 * rank + 4)
 
 
-def whole(x: Tensor) -> Tensor:
+def whole(x: Any) -> Any:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
@@ -230,7 +234,7 @@ PLANS = {
 }
 
 
-@check(*(f"{plan}: {name}" for plan in PLANS for name in ("composed", "per_tensor in a chain", "AdamW")))
+@check(*(f"{plan}: {name}" for plan in PLANS for name in ("composed", "per_tensor in a chain")))
 def a_parallel_model_retraces_one_process(case):
     """Columns and rows of the matrices spread over a mesh, the whole spread over another, and both at once."""
     plan, name = case.split(": ")
@@ -286,23 +290,52 @@ def every_placement_retraces_one_process(name):
         torch.testing.assert_close(whole(q.detach()), p.detach(), rtol=REORDERED, atol=REORDERED)
 
 
-@check(*TRANSFORMS)
-def a_transform_takes_dtensors(name):
-    """The pure form, on tensors that are spread; its updates and slots are spread alike."""
-    tx, mesh = TRANSFORMS[name](), init_device_mesh("cpu", (2,))
-    torch.manual_seed(2)
-    params = {"a": torch.randn(3, 4, dtype=torch.float64), "b": torch.randn(5, dtype=torch.float64)}
-    spread = {key: distribute_tensor(x, mesh, [Shard(0)]) for key, x in params.items()}
-    states = [tx.init_state(params), tx.init_state(spread)]
-    for t in range(4):
-        grads = {key: drifting_gradient(x, t, i) for i, (key, x) in enumerate(params.items())}
-        spread_grads = {key: distribute_tensor(x, mesh, [Shard(0)]) for key, x in grads.items()}
-        updates, states[0] = tx.update(grads, states[0], params)
-        spread_updates, states[1] = tx.update(spread_grads, states[1], spread)
-        for key in params:
-            assert isinstance(spread_updates[key], DTensor) and spread_updates[key].placements == (Shard(0),)
-            torch.testing.assert_close(whole(spread_updates[key]), updates[key], rtol=REORDERED, atol=REORDERED)
-        params, spread = fo.apply_updates(params, updates), fo.apply_updates(spread, spread_updates)
+TRIALS = {
+    f"{name}-{i}": Trial(tx, PARAMS.get(name) or default_params()) for name, cases in CASES.items() for i, tx in enumerate(cases)
+}
+
+
+@check(*TRIALS)
+def every_transform_takes_dtensors(name):
+    """All that the table holds, in the pure form and behind the adapter. All tensors but the () ones are spread."""
+    trial, mesh = TRIALS[name], init_device_mesh("cpu", (2,))
+    needs_loss = "value_fn" in trial.extra()
+
+    def spread(tree):
+        # A loss of both kinds of tensors is a DTensor, and so are all its gradients.
+        return {
+            key: distribute_tensor(x, mesh, [Shard(0) if x.ndim else Replicate()]) if x.ndim or needs_loss else x.clone()
+            for key, x in tree.items()
+        }
+
+    params, grads = trial.params, trial.sample(0)
+    others = spread(params)
+    state, other_state = trial.transform.init_state(params), trial.transform.init_state(others)
+    updates, state = trial.transform.update(grads, state, params, **trial.extra())
+    other_updates, other_state = trial.transform.update(spread(grads), other_state, others, **trial.extra(spread))
+    for key, p in others.items():
+        u = other_updates[key]
+        assert type(u) is type(p) and getattr(u, "placements", ()) == getattr(p, "placements", ()), f"update of {key}: {u}"
+    require_close(trees.map_leaves(whole, other_updates), updates, "the update", tolerance=REORDERED)
+    require_close(trees.map_leaves(whole, other_state), state, "the state", tolerance=REORDERED)
+
+    params = fo.apply_updates(params, updates)
+    updates, _ = trial.transform.update(trial.sample(1), state, params, **trial.extra())
+    params = fo.apply_updates(params, updates)
+    leaves = {key: nn.Parameter(p) for key, p in others.items()}
+    optimizer = OptimizerAdapter(leaves.values(), trial.transform)
+    for step in range(2):
+        for key, g in spread(trial.sample(step)).items():
+            leaves[key].grad = g
+        extra = trial.extra(lambda tree: {leaves[key]: x for key, x in spread(tree).items()})
+        value_fn = extra.pop("value_fn", None)
+
+        def closure(value_fn=value_fn):
+            if any(leaf.grad is None for leaf in leaves.values()):
+                value_fn(leaves).backward()
+
+        optimizer.step(closure if value_fn else None, **extra)
+    require_close({key: whole(leaf.detach()) for key, leaf in leaves.items()}, params, "the adapter", tolerance=REORDERED)
 
 
 # Special to sharded tensors.
@@ -402,7 +435,7 @@ FORMS = {
 }
 
 
-@check(*(f"{form}: {name}" for form in FORMS for name in ("composed", "per_tensor", "SGD", "AdamW")))
+@check(*(f"{form}: {name}" for form in FORMS for name in ("composed", "per_tensor", "whole_tree")))
 def a_distributed_state_dict_resumes(case):
     form, name = case.split(": ")
     options = FORMS[form]
