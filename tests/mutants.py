@@ -361,6 +361,34 @@ MUTANTS = [
         "new",
         "test_generic_adaptive.py::test_a_rule_that_returns_its_inputs_is_not_overwritten",
     ),
+    Mutant(
+        "a norm sums what one process holds",
+        "functional_optim/sharded.py",
+        "sums = [whole(torch.stack(column).sum()) for",
+        "sums = [local(torch.stack(column).sum()) for",
+        "test_distributed.py -k in_part",
+    ),
+    Mutant(
+        "a whole-tree quantity stays spread over its mesh",
+        "functional_optim/lifting.py",
+        "return trees.map_leaves(whole, reduced)",
+        "return reduced",
+        "test_distributed.py -k in_part",
+    ),
+    Mutant(
+        "a rule that needs whole tensors gets spread ones",
+        "functional_optim/lifting.py",
+        "leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]",
+        "leaves",
+        "test_distributed.py -k every_placement",
+    ),
+    Mutant(
+        "a slot is the memory of a sharded parameter",
+        "adapters/layout.py",
+        "return local(x).untyped_storage()._cdata",
+        "return x.untyped_storage()._cdata",
+        "test_distributed.py -k a_slot_that_starts",
+    ),
 ]
 
 
