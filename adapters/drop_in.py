@@ -151,6 +151,12 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A checkpoint of Adam, which says False, doesn't make Adam of this.
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
 
 class NAdam(TransformOptimizer):
     """`functional_optim.nadam` with the signature, the parameter groups and the state of `torch.optim.NAdam`.

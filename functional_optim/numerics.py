@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 Scalar: TypeAlias = float | Tensor
 
 
@@ -84,8 +86,7 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     present = [x for x in tensors if x is not None]
     if not present:
         return torch.zeros(())
-    device = present[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
+    return sqrt(total([(x * x).sum() for x in present]))
 
 
 def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
@@ -93,7 +94,7 @@ def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
     sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
     if not sums:
         return torch.zeros(())
-    return torch.stack([x.to(sums[0].device) for x in sums]).sum()
+    return total(sums)
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
@@ -104,7 +105,7 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 
 
 def log(x: Scalar) -> Scalar:
-    """The natural logarithm of a scalar; −∞ at 0."""
+    """Natural logarithm of a scalar that is not negative; −∞ at 0."""
     if isinstance(x, Tensor):
         return x.log()
     return math.log(x) if x > 0 else -math.inf

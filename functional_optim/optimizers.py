@@ -1247,7 +1247,7 @@ def schedule_free_adamw(
     *,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
-    """`schedule_free(adamw(betas=(0, beta2), ...))`: AdamW with an average in the place of its momentum and of a schedule.
+    """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
 
     Args:
         lr: η, at least 0; 1 to 10 times what AdamW takes.
@@ -1261,7 +1261,8 @@ def schedule_free_adamw(
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
     gives the parameters to evaluate.
     """
-    base = adamw(lr, (0.0, beta2), eps, weight_decay, state_dtype=state_dtype)
+    rms = rename_hparams(scale_by_rms(beta2, eps, bias_correction=True, state_dtype=state_dtype), alpha="beta2")
+    base = chain(rms, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="adamw_without_momentum")
     return schedule_free(base, momentum, weight_lr_power, state_dtype=state_dtype)
 
 
