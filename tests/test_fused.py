@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, PARAMS
 
 import functional_optim as fo
 from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
@@ -190,12 +190,17 @@ def test_fused_is_eager(name, dtype):
 
 
 # What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
-TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if links_of(tx)]
+TABLE = [
+    pytest.param(tx, [tuple(p.shape) for p in PARAMS.get(name, {}).values()] or WITH_ROWS, id=f"{name}-{i}")
+    for name, cases in CASES.items()
+    for i, tx in enumerate(cases)
+    if links_of(tx)
+]
 
 
-@pytest.mark.parametrize("transform", TABLE)
-def test_fused_is_eager_for_every_transform_of_the_table(transform):
-    eager, fused = pair(transform, WITH_ROWS)
+@pytest.mark.parametrize("transform, shapes", TABLE)
+def test_fused_is_eager_for_every_transform_of_the_table(transform, shapes):
+    eager, fused = pair(transform, shapes)
     run(eager, fused)
     assert_same_progress(eager, fused)
     assert all(fused._engines.values())
