@@ -12,7 +12,7 @@ import torch
 from cases import CASES, PARAMS
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters import SGD, Adagrad, Adam, AdamW, OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
 from functional_optim.adapters.tracing import links_of
 from functional_optim.reductions import SumOver
@@ -221,6 +221,7 @@ def test_a_link_that_needs_shapes_runs_between_kernels(name, dtype):
         functools.partial(SGD, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
         functools.partial(Adam, lr=0.1, weight_decay=0.1, maximize=True),
         functools.partial(AdamW, lr=0.1, amsgrad=True),
+        functools.partial(Adagrad, lr=0.1, lr_decay=0.1, weight_decay=0.1),
     ],
 )
 def test_drop_in_classes_take_fused_from_the_group(drop_in):
