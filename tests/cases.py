@@ -76,7 +76,8 @@ CASES: dict[str, list[Transform]] = {
     "accumulate": [fo.accumulate(fo.adamw(), every=2)],
     "adabelief": [fo.adabelief(rectify=True, weight_decay=0.1)],
     "adadelta": [fo.adadelta(eps=1e-2, weight_decay=0.1)],
-    "adafactor": [fo.adafactor(weight_decay=0.1)],
+    # The first update has a root mean square of 1, where d = 1 has its kink.
+    "adafactor": [fo.adafactor(d=2.0, weight_decay=0.1)],
     "adagrad": [fo.adagrad(lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1)],
     "adam": [fo.adam(), fo.adam(weight_decay=0.1, amsgrad=True)],
     "adamax": [fo.adamax(weight_decay=0.1)],
@@ -133,7 +134,7 @@ CASES: dict[str, list[Transform]] = {
     "polyak_sgd": [fo.polyak_sgd(), fo.polyak_sgd(max_lr=0.1)],
     "radam": [fo.radam(weight_decay=0.1)],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
-    "rmsprop": [fo.rmsprop(momentum=0.9, centered=True, weight_decay=0.1)],
+    "rmsprop": [fo.rmsprop(alpha=0.5, momentum=0.5, centered=True, weight_decay=0.1)],
     "rprop": [fo.rprop()],
     "sam": [fo.sam(fo.adamw())],
     "scale": [fo.scale(-2.0)],
@@ -157,7 +158,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_polyak": [fo.scale_by_polyak(), fo.scale_by_polyak(f_min=2.0, positive_part=True)],
     "scale_by_radam": [fo.scale_by_radam(), fo.scale_by_radam(degenerated_to_sgd=False, optimized_update=False)],
     "scale_by_relative_step": [fo.scale_by_relative_step(), fo.scale_by_relative_step(lr=2.0)],
-    "scale_by_rms": [fo.scale_by_rms(), fo.scale_by_rms(eps_in_sqrt=True, bias_correction=True)],
+    "scale_by_rms": [fo.scale_by_rms(0.5), fo.scale_by_rms(eps_in_sqrt=True, bias_correction=True)],
     "scale_by_rprop": [fo.scale_by_rprop()],
     "scale_by_rss": [fo.scale_by_rss(), fo.scale_by_rss(0.1, eps_in_sqrt=True)],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
@@ -165,7 +166,8 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_sm3": [fo.scale_by_sm3()],
     # Not clipped, so that the derivatives show.
     "scale_by_sophia": [fo.scale_by_sophia(rho=10.0)],
-    "scale_by_stddev": [fo.scale_by_stddev(), fo.scale_by_stddev(eps_in_sqrt=True)],
+    # Where the variance cancels, ε has to be larger than its rounding in float32.
+    "scale_by_stddev": [fo.scale_by_stddev(0.5, 0.1), fo.scale_by_stddev(0.5, 0.1, eps_in_sqrt=True)],
     "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
     "scale_by_yogi": [fo.scale_by_yogi()],
     "scheduled": [fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 1, 4), weight_decay=lambda step: 0.1 / (1 + step))],
