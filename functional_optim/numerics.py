@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 Scalar: TypeAlias = float | Tensor
 
 
@@ -53,6 +55,22 @@ def root(x: Tensor, eps: Scalar, *, eps_in_sqrt: bool) -> Tensor:
     return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
 
 
+def cbrt(x: Tensor) -> Tensor:
+    """∛x of numbers that are not negative, with slope 0 at 0, for the reason that `sqrt` has it."""
+    if not _differentiating():
+        return x ** (1 / 3)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / 3))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of the point (x, y), in radians; 0 at the origin, and with slope 0 there, where torch's is NaN."""
+    if not _differentiating():
+        return torch.atan2(y, x)
+    origin = (x == 0) & (y == 0)
+    return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
+
+
 def norm(x: Tensor) -> Tensor:
     """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
     return sqrt((x * x).sum())
@@ -68,8 +86,15 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     present = [x for x in tensors if x is not None]
     if not present:
         return torch.zeros(())
-    device = present[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
+    return sqrt(total([(x * x).sum() for x in present]))
+
+
+def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
+    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
+    sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    if not sums:
+        return torch.zeros(())
+    return total(sums)
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
@@ -79,14 +104,30 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
 
 
+def log(x: Scalar) -> Scalar:
+    """Natural logarithm of a scalar that is not negative; −∞ at 0."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -math.inf
+
+
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
 
 
-def log(x: Scalar) -> Scalar:
-    """Natural logarithm of a positive scalar."""
-    return x.log() if isinstance(x, Tensor) else math.log(x)
+def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+
+    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
+    it should. NaN and infinity stay.
+    """
+    x = x.float()
+    bits = x.detach().contiguous().view(torch.int32)
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
 
 
 def floor(x: Scalar) -> Scalar:

@@ -7,24 +7,42 @@ import torch
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
+from functional_optim.combinators.schedule_free import schedule_free
+from functional_optim.combinators.signed import with_gradient_signs
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
+from functional_optim.rules.adagc import clip_by_adagc
 from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.adam_atan2 import scale_by_adam_atan2
+from functional_optim.rules.adam_mini import scale_by_adam_mini
 from functional_optim.rules.adamax import scale_by_adamax
+from functional_optim.rules.adamc import add_corrected_decayed_weights
 from functional_optim.rules.adan import scale_by_adan
+from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
+from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
+from functional_optim.rules.came import scale_by_came
+from functional_optim.rules.clip import clip_by_block_rms
+from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.ema import ema
 from functional_optim.rules.fromage import shrink_after_step
+from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lion import scale_by_lion
+from functional_optim.rules.madgrad import scale_by_madgrad
+from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.muon import COEFFICIENTS, MuonOrAdamW, scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.param_scale import scale_by_param_block_rms
 from functional_optim.rules.polyak import scale_by_polyak
+from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
@@ -32,6 +50,7 @@ from functional_optim.rules.scale import negate, scale_by_inverse_time, scale_by
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.sophia import scale_by_sophia
+from functional_optim.rules.stable_adamw import scale_by_stable_adamw
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.transform import Transform
@@ -68,7 +87,7 @@ def sgd(
             f"nesterov=True needs a momentum and dampening=0, but got momentum={momentum} and dampening={dampening}."
         )
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         *([] if momentum is None else [trace(momentum, dampening, nesterov=nesterov, state_dtype=state_dtype)]),
         scale_by_learning_rate(lr),
     ]
@@ -100,7 +119,7 @@ def adam(
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adam`. `optax.adam` is this without decay.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_adam(betas, eps, amsgrad=amsgrad, optimized_update=optimized_update, state_dtype=state_dtype),
         scale_by_learning_rate(lr),
     ]
@@ -257,7 +276,7 @@ def adamax(
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adamax` and `optax.adamax`.
     """
-    links = [*_l2(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    links = [*_decay(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
     return chain(*links, name="adamax")
 
 
@@ -284,7 +303,7 @@ def adagrad(
     in the root, and other defaults.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_rss(initial_accumulator_value, eps, state_dtype=state_dtype),
         scale_by_inverse_time(lr_decay),
         scale_by_learning_rate(lr),
@@ -312,7 +331,7 @@ def adadelta(
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701. Retraces `torch.optim.Adadelta`; `optax.adadelta` has its decay after
     the rule.
     """
-    links = [*_l2(weight_decay), scale_by_adadelta(rho, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
+    links = [*_decay(weight_decay), scale_by_adadelta(rho, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
     return chain(*links, name="adadelta")
 
 
@@ -341,7 +360,7 @@ def rmsprop(
     the root, and other defaults.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         (scale_by_stddev if centered else scale_by_rms)(alpha, eps, state_dtype=state_dtype),
         *([] if momentum is None else [trace(momentum, state_dtype=state_dtype)]),
         scale_by_learning_rate(lr),
@@ -391,12 +410,48 @@ def asgd(
     Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. Retraces `torch.optim.ASGD`; optax has none.
     """
     links = [
-        *_l2(weight_decay),
+        *_decay(weight_decay),
         scale_by_asgd(lr, lambd, alpha),
         negate(),
         average_iterates(t0, state_dtype=state_dtype),
     ]
     return chain(*links, name="asgd")
+
+
+def adafactor(
+    lr: float = 1e-2,
+    beta2_decay: float = -0.8,
+    eps1: float | None = None,
+    eps2: float = 1e-3,
+    d: float = 1.0,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adafactor: factored moments, and steps in proportion to each parameter's root mean square; see `scale_by_factored_rms`.
+
+    Args:
+        lr: η, at least 0: the most that a parameter moves, in units of its root mean square. From step 1 / η² on the step falls
+            as 1 / √t.
+        beta2_decay: τ, at most 0; the t-th gradient enters the moments with the weight `t^τ`.
+        eps1: ε₁, at least 0, in units of |g|; None for the machine epsilon, and no such hyper-parameter.
+        eps2: ε₂, at least 0: what a smaller parameter counts as, so that zeros can move.
+        d: the most that the root mean square of an update may be before it is scaled, greater than 0.
+        weight_decay: λ, at least 0, decoupled and scaled by η alone; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235. Retraces `torch.optim.Adafactor`, whose `eps` is the pair
+    (ε₁, ε₂). `optax.adafactor` has no step that falls with time, adds ε₁ to g², and leaves small matrices unfactored.
+    """
+    return chain(
+        scale_by_factored_rms(beta2_decay, eps1, state_dtype=state_dtype),
+        rename_hparams(clip_by_block_rms(d), threshold="d"),
+        rename_hparams(scale_by_param_block_rms(eps2), min_scale="eps2"),
+        scale_by_relative_step(lr),
+        *_decay(weight_decay),
+        scale_by_learning_rate(lr),
+        name="adafactor",
+    )
 
 
 def sophia(
@@ -811,10 +866,521 @@ def optimistic_adam(
     )
 
 
-def _l2(weight_decay: float | None) -> list[Transform]:
+# --- What people train with now -------------------------------------------------------------------------------------------
+
+
+def ademamix(
+    lr: float = 1e-3,
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    alpha: float = 5.0,
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    alpha_warmup: int | None = None,
+    beta3_warmup: int | None = None,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """AdEMAMix: `p ← p − η ((m̂₁ + α m₂) / (√v̂ + ε) + λ p)`; see `scale_by_ademamix`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the fast average, the second moment and the slow average, each in [0, 1).
+        alpha: α, the weight of the slow average, at least 0.
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        alpha_warmup, beta3_warmup: steps in which α and β₃ rise; the paper takes the length of the run. None for at once.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137. `optax.contrib.ademamix` is this.
+    """
+    scaled = scale_by_ademamix(betas, alpha, eps, alpha_warmup=alpha_warmup, beta3_warmup=beta3_warmup, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="ademamix")
+
+
+def simplified_ademamix(
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.99, 0.95),
+    alpha: float = 0.0,
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Simplified AdEMAMix: `p ← p − η ((m + α g) / (√v̂ + ε) + λ p)` with `m ← β₁ m + g`; see `scale_by_simplified_ademamix`.
+
+    Args:
+        lr: η, at least 0; about (1 − β₁) times what Adam takes.
+        betas: decay of the sum and of the second moment, each in [0, 1).
+        alpha: α, the weight of the present gradient, at least 0.
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Morwani et al. 2025, https://arxiv.org/abs/2502.02431. `optax.contrib.simplified_ademamix` is this.
+    """
+    scaled = scale_by_simplified_ademamix(betas, alpha, eps, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="simplified_ademamix")
+
+
+def adopt(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.9999),
+    eps: float = 1e-6,
+    weight_decay: float | None = None,
+    *,
+    nesterov: bool = False,
+    clipped: bool = True,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """ADOPT: `p ← p − η (m + λ p)`, m the average of gradients normalised by the past; see `scale_by_adopt`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, greater than 0, in units of |g|: the least denominator.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        nesterov: look ahead, see `scale_by_adopt`.
+        clipped: bound normalised gradients by the fourth root of the step.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853. `optax.contrib.adopt` is this without decay; the authors'
+    program does not decay at the first step.
+    """
+    scaled = scale_by_adopt(betas, eps, nesterov=nesterov, clipped=clipped, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="adopt")
+
+
+def laprop(
+    lr: float = 4e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-15,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """LaProp: `p ← p − η (m̂ + λ p)`, m the average of normalised gradients; see `scale_by_laprop`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Ziyin et al. 2020, https://arxiv.org/abs/2002.04839.
+    """
+    scaled = scale_by_laprop(betas, eps, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="laprop")
+
+
+def stable_adamw(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-6,
+    weight_decay: float = 1e-2,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """StableAdamW: AdamW's step divided by `max(1, √mean(g² / max(v̂, ε²)))`, tensor by tensor; see `scale_by_stable_adamw`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, greater than 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Wortsman et al. 2023, https://arxiv.org/abs/2304.13013.
+    """
+    return chain(
+        scale_by_stable_adamw(betas, eps, weight_decay, state_dtype=state_dtype), scale_by_learning_rate(lr), name="stable_adamw"
+    )
+
+
+def mars(
+    lr: float = 3e-3,
+    betas: tuple[float, float] = (0.95, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    gamma: float = 0.025,
+    correction_norm: float = 1.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """MARS-AdamW: AdamW on gradients with reduced variance; see `mars_correction`, which goes before other optimizers as well.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        gamma: γ, at least 0, how much of the correction is used.
+        correction_norm: the largest norm of a tensor's corrected gradient, greater than 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Yuan et al. 2024, https://arxiv.org/abs/2411.10438. The authors' program gives vectors to plain AdamW by default; here
+    all parameters are treated alike.
+    """
+    return chain(
+        mars_correction(betas, gamma, correction_norm, state_dtype=state_dtype),
+        scale_by_adam(betas, eps, state_dtype=state_dtype),
+        *_decay(weight_decay),
+        scale_by_learning_rate(lr),
+        name="mars",
+    )
+
+
+def grams(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Grams: `p ← p − η (sign(g) |u| + λ p)`, u being Adam's step; see `with_gradient_signs`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Cao et al. 2024, https://arxiv.org/abs/2412.17107.
+    """
+    signed = with_gradient_signs(scale_by_adam(betas, eps, state_dtype=state_dtype))
+    return chain(signed, *_decay(weight_decay), scale_by_learning_rate(lr), name="grams")
+
+
+def adamc(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    max_lr: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """AdamC: AdamW whose decay falls with the square of the learning rate, `p ← p − η (m̂ / (√v̂ + ε) + λ (η / η_max) p)`.
+
+    Args:
+        lr: η, at least 0; scheduled, or this does nothing that `adamw` does not.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0.
+        max_lr: η_max, the largest learning rate of the schedule; `lr` if None.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Defazio 2025, https://arxiv.org/abs/2506.02285, who keeps plain decay for layers that no normalisation follows.
+    """
+    return chain(
+        scale_by_adam(betas, eps, state_dtype=state_dtype),
+        add_corrected_decayed_weights(weight_decay, lr, lr if max_lr is None else max_lr),
+        scale_by_learning_rate(lr),
+        name="adamc",
+    )
+
+
+def adam_atan2(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float | None = None,
+    a: float = 1.27,
+    b: float = 1.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adam without ε: `p ← p − η (a · atan2(m̂, b √v̂) + λ p)`; see `scale_by_adam_atan2`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        a, b: greater than 0, the scales of the angle and of the denominator.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Everett et al. 2024, https://arxiv.org/abs/2407.05872.
+    """
+    scaled = scale_by_adam_atan2(betas, a, b, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="adam_atan2")
+
+
+def madgrad(
+    lr: float = 1e-2,
+    momentum: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """MADGRAD: dual averaging with a cube root; see `scale_by_madgrad`.
+
+    Args:
+        lr: η, at least 0.
+        momentum: μ, in [0, 1).
+        eps: ε, greater than 0.
+        weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Defazio & Jelassi 2022, https://arxiv.org/abs/2101.11075. `optax.contrib.madgrad` is this.
+    """
+    return chain(*_decay(weight_decay), scale_by_madgrad(lr, momentum, eps, state_dtype=state_dtype), name="madgrad")
+
+
+def adam_mini(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    blocks: int | None = 1,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adam-mini: Adam with one second moment for a block of elements; see `scale_by_adam_mini` for which.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        blocks: into how many equal blocks the rows of a parameter are split; None for one block per row.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Zhang et al. 2024, https://arxiv.org/abs/2406.16793.
+    """
+    scaled = scale_by_adam_mini(betas, eps, blocks=blocks, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="adam_mini")
+
+
+def adagc(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    lambda_abs: float = 1.0,
+    lambda_rel: float = 1.05,
+    beta: float = 0.98,
+    *,
+    warmup_steps: int = 100,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """AdaGC: AdamW on gradients clipped, tensor by tensor, by their usual norm; see `clip_by_adagc`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled.
+        lambda_abs: the largest norm of all gradients together during warm-up, greater than 0.
+        lambda_rel: by how much a norm may exceed the usual one, greater than 0.
+        beta: decay of the usual norm per step, in [0, 1).
+        warmup_steps: the first step that is clipped by the usual norm.
+        state_dtype: dtype of Adam's slots; the parameter's by default.
+
+    Source: Wang et al. 2025, https://arxiv.org/abs/2502.11034.
+    """
+    return chain(
+        clip_by_adagc(lambda_abs, lambda_rel, beta, warmup_steps=warmup_steps),
+        scale_by_adam(betas, eps, state_dtype=state_dtype),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+        name="adagc",
+    )
+
+
+def came(
+    lr: float = 2e-4,
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    eps: tuple[float, float] = (1e-30, 1e-16),
+    weight_decay: float | None = None,
+    clip_threshold: float = 1.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """CAME: Adafactor with a confidence; see `scale_by_came`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the step, the second moment and the confidence, each in [0, 1).
+        eps: added to squares of gradients, and of deviations of the step; each at least 0.
+        weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        clip_threshold: the largest root mean square of a step before it is averaged, greater than 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Luo et al. 2023, https://arxiv.org/abs/2307.02047.
+    """
+    scaled = scale_by_came(betas, eps, clip_threshold, state_dtype=state_dtype)
+    return chain(scaled, *_decay(weight_decay), scale_by_learning_rate(lr), name="came")
+
+
+def schedule_free_sgd(
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+    weight_lr_power: float = 2.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """`schedule_free(sgd(...))`: gradient descent with an average in the place of momentum and of a schedule.
+
+    Args:
+        lr: η, at least 0; 10 to 50 times what SGD with momentum takes.
+        momentum: β, in (0, 1]: how close to the average the gradient is taken.
+        weight_decay: λ, at least 0, at y; None for none, and no such hyper-parameter.
+        weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
+        state_dtype: dtype of the slot `z`; the parameter's by default.
+
+    Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_sgd` is this; `eval_params` gives
+    the parameters to evaluate.
+    """
+    return schedule_free(sgd(lr, weight_decay=weight_decay), momentum, weight_lr_power, state_dtype=state_dtype)
+
+
+def schedule_free_adamw(
+    lr: float = 2.5e-3,
+    momentum: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_lr_power: float = 2.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
+
+    Args:
+        lr: η, at least 0; 1 to 10 times what AdamW takes.
+        momentum: β, in (0, 1]: how close to the average the gradient is taken.
+        beta2: decay of the second moment, in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled, at y.
+        weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
+    gives the parameters to evaluate.
+    """
+    rms = rename_hparams(scale_by_rms(beta2, eps, bias_correction=True, state_dtype=state_dtype), alpha="beta2")
+    base = chain(rms, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="adamw_without_momentum")
+    return schedule_free(base, momentum, weight_lr_power, state_dtype=state_dtype)
+
+
+def dog(
+    lr: float = 1.0,
+    reps_rel: float = 1e-6,
+    eps: float = 1e-8,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """DoG: gradient descent with the step size `max ‖p − x₀‖ / √(Σ ‖g‖² + ε)`; see `scale_by_dog`.
+
+    Args:
+        lr: a factor of the step size, at least 0.
+        reps_rel: the first step's length relative to `1 + ‖x₀‖`, greater than 0.
+        eps: ε, greater than 0, in units of g².
+        weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. `optax.contrib.dog` is this.
+    """
+    return chain(
+        *_decay(weight_decay), scale_by_dog(reps_rel, eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="dog"
+    )
+
+
+def dowg(
+    lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | None = None
+) -> Transform:
+    """DoWG: gradient descent with the step size `R / (√Σ R ‖g‖² + ε)`, `R = max ‖p − x₀‖²`; see `scale_by_dowg`.
+
+    Args:
+        lr: a factor of the step size, at least 0.
+        eps: ε, greater than 0: the first squared distance, and what is added to the root.
+        weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. `optax.contrib.dowg` is this.
+    """
+    return chain(*_decay(weight_decay), scale_by_dowg(eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="dowg")
+
+
+def prodigy(
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    d0: float = 1e-6,
+    d_coef: float = 1.0,
+    *,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Prodigy: AdamW that estimates its own learning rate; see `scale_by_prodigy`.
+
+    Args:
+        lr: at least 0; 1, times a schedule if you like. One value for all parameters.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled.
+        d0: the first estimate, greater than 0.
+        d_coef: what estimates are multiplied by, greater than 0.
+        use_bias_correction: correct the moments for their start at 0.
+        safeguard_warmup: for a long warm-up, see `scale_by_prodigy`.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101. `optax.contrib.prodigy` is this with bias correction.
+    """
+    scaled = scale_by_prodigy(
+        lr,
+        betas,
+        eps,
+        weight_decay,
+        d0,
+        d_coef,
+        use_bias_correction=use_bias_correction,
+        safeguard_warmup=safeguard_warmup,
+        state_dtype=state_dtype,
+    )
+    return chain(scaled, scale_by_learning_rate(lr), name="prodigy")
+
+
+def dadapt_adam(
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    d0: float = 1e-6,
+    *,
+    use_bias_correction: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """D-Adapt Adam: AdamW that estimates its own learning rate; see `scale_by_d_adaptation`.
+
+    Args:
+        lr: at least 0; 1, times a schedule if you like. One value for all parameters.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, greater than 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled.
+        d0: the first estimate, greater than 0.
+        use_bias_correction: correct the moments for their start at 0.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733. `optax.contrib.dadapt_adamw` is this with bias
+    correction.
+    """
+    scaled = scale_by_d_adaptation(
+        lr, betas, eps, weight_decay, d0, use_bias_correction=use_bias_correction, state_dtype=state_dtype
+    )
+    return chain(scaled, name="dadapt_adam")
+
+
+def _decay(weight_decay: float | None) -> list[Transform]:
     return [] if weight_decay is None else [add_decayed_weights(weight_decay)]
 
 
 def _decayed(rule: Transform, weight_decay: float | None, decoupled: bool) -> list[Transform]:
     """The rule with its decay, if any: after it if decoupled, else before."""
-    return [rule, *_l2(weight_decay)] if decoupled else [*_l2(weight_decay), rule]
+    return [rule, *_decay(weight_decay)] if decoupled else [*_decay(weight_decay), rule]

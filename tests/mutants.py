@@ -28,8 +28,8 @@ MUTANTS = [
     Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
-        '(sqrt(v / c2) + hp["eps"])',
-        'sqrt(v / c2 + hp["eps"])',
+        "(sqrt(v / c2) + eps)",
+        "sqrt(v / c2 + eps)",
         "test_adam.py::test_scale_by_adam_is_the_papers_loop",
     ),
     Mutant(
@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "the square root has its infinite slope at 0",
         "functional_optim/numerics.py",
-        "if not _differentiating():",
-        "if True:",
+        "if not _differentiating():\n        return x.sqrt()",
+        "if True:\n        return x.sqrt()",
         "test_laws.py -k derivatives_at_zero",
     ),
     Mutant(
@@ -154,7 +154,7 @@ MUTANTS = [
     Mutant(
         "`maximize` is ignored",
         "adapters/drop_in.py",
-        "chain(_negated(), transform) if maximize else transform",
+        "chain(negate(), transform) if maximize else transform",
         "transform",
         "test_drop_in.py -k retrace",
     ),
@@ -325,6 +325,76 @@ MUTANTS = [
         "torch.tensor(count, dtype=torch.int64, device=device)",
         "torch.tensor(count - 1, dtype=torch.int64, device=device)",
         "test_functional_state.py -k alternate",
+    ),
+    Mutant(
+        "a joined schedule is asked for steps that are not its own",
+        "functional_optim/schedules/pieces.py",
+        "schedule(_clamped(step, *own))",
+        "schedule(step - own[0])",
+        "test_schedules.py::test_joined_schedules_see_their_own_steps_only",
+    ),
+    Mutant(
+        "a restart is late where a quotient of logarithms rounds",
+        "functional_optim/schedules/cycles.py",
+        "n = where(cycles < self._elapsed(n + 1), n, n + 1)",
+        "n = n + 0",
+        "test_schedules.py::test_restarts_are_at_the_very_step",
+    ),
+    Mutant(
+        "an infinite value that is not chosen reaches the derivative",
+        "functional_optim/schedules/decays.py",
+        "where(is_beyond, 0.0, periods))",
+        "periods)",
+        "test_schedules.py::test_an_overflow_beyond_the_end_spoils_no_derivative",
+    ),
+    Mutant(
+        "a learning rate that is a tensor is replaced",
+        "adapters/lr_scheduler.py",
+        "group[self.name].fill_(_plain(value))",
+        "group[self.name] = _plain(value)",
+        "test_lr_scheduler.py::test_a_tensor_in_the_group_is_filled_and_tensors_of_a_schedule_become_numbers",
+    ),
+    Mutant(
+        "the template writes to parameters behind autograd's back",
+        "adapters/generic_adaptive.py",
+        "torch.autograd.graph.increment_version([param for _, param in work])",
+        "pass",
+        "test_generic_adaptive.py::test_autograd_notices_that_the_parameter_was_written",
+    ),
+    Mutant(
+        "an update that is an old slot is overwritten with the new one",
+        "adapters/step_param.py",
+        "detached_from(owned, new)",
+        "new",
+        "test_generic_adaptive.py::test_a_rule_that_returns_its_inputs_is_not_overwritten",
+    ),
+    Mutant(
+        "a norm sums what one process holds",
+        "functional_optim/sharded.py",
+        "sums = [whole(torch.stack(column).sum()) for",
+        "sums = [local(torch.stack(column).sum()) for",
+        "test_distributed.py -k in_part",
+    ),
+    Mutant(
+        "a whole-tree quantity stays spread over its mesh",
+        "functional_optim/lifting.py",
+        "return trees.map_leaves(whole, reduced)",
+        "return reduced",
+        "test_distributed.py -k in_part",
+    ),
+    Mutant(
+        "a rule that needs whole tensors gets spread ones",
+        "functional_optim/lifting.py",
+        "leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]",
+        "leaves",
+        "test_distributed.py -k every_placement",
+    ),
+    Mutant(
+        "a slot is the memory of a sharded parameter",
+        "adapters/layout.py",
+        "return local(x).untyped_storage()._cdata",
+        "return x.untyped_storage()._cdata",
+        "test_distributed.py -k a_slot_that_starts",
     ),
 ]
 

@@ -81,6 +81,16 @@ def branching(hp):
     return rule
 
 
+@fo.elementwise()
+def sized(hp):
+    """What rules must not do either: take the length of what they happen to be traced for."""
+
+    def rule(g, p):
+        return g + torch.ones(g.shape)
+
+    return rule
+
+
 def by_hand():
     return fo.Transform(lambda params, hp: {}, lambda u, state, params, hp, **extra: (u, state), name="by_hand")
 
@@ -464,7 +474,11 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
 
 @pytest.mark.parametrize(
     ("link", "reason"),
-    [(by_hand, "chain contains what is not a rule"), (branching, "compiling the step failed")],
+    [
+        (by_hand, "chain contains what is not a rule"),
+        (branching, "compiling the step failed"),
+        (sized, "a rule makes a tensor of its gradient's length"),
+    ],
 )
 def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
     eager, fused = pair(fo.chain(link(), fo.sgd()))
