@@ -66,7 +66,10 @@ def test_the_state_has_torchs_names_shapes_and_dtypes(subject):
     for p, q in zip(params_in(ours), params_in(theirs), strict=True):
         # Where torch keeps no count, ours does; and torch notes what it has not as None.
         expected = {name: value for name, value in theirs.state[q].items() if value is not None}
-        assert {name for name in ours.state[p] if not name.endswith("step")} == expected.keys() - {"step"}
+        # A slot that a parameter of this shape has no use for is empty.
+        assert {name for name, x in ours.state[p].items() if x.numel() and not name.endswith("step")} == expected.keys() - {
+            "step"
+        }
         for name in expected.keys() & ours.state[p].keys():
             # Numbers are float64 here, and in torch of the default dtype.
             assert ours.state[p][name].dtype == torch.as_tensor(expected[name]).dtype or not ours.state[p][name].ndim
@@ -357,9 +360,7 @@ def test_slots_of_other_shapes_are_refused(subject):
     advance(optimizer, 2)
     advance(other, 2)
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(
-        ValueError, match=r"param_groups\[0\], parameter 0: .* has shape \(7,.*\), expected \(3, 4\): it belongs to"
-    ):
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0: .* (it belongs to another parameter|another kind)"):
         optimizer.load_state_dict(other.state_dict())
     assert_same_bits(optimizer.state_dict(), before)
 
