@@ -206,7 +206,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_adam_atan2": [fo.scale_by_adam_atan2()],
     "scale_by_adam_mini": [fo.scale_by_adam_mini()],
     "scale_by_ademamix": [fo.scale_by_ademamix(), fo.scale_by_ademamix(alpha_warmup=3, beta3_warmup=3)],
-    "scale_by_adopt": [fo.scale_by_adopt(nesterov=True, clipped=False)],
+    "scale_by_adopt": [fo.scale_by_adopt(eps=0.1, nesterov=True, clipped=False)],
     "scale_by_came": [fo.scale_by_came()],
     "scale_by_d_adaptation": [fo.scale_by_d_adaptation(d0=0.1, use_bias_correction=True)],
     "scale_by_dog": [fo.scale_by_dog(reps_rel=0.1, eps=0.1)],
