@@ -111,6 +111,7 @@ CASES: dict[str, list[Transform]] = {
     "lamb": [fo.lamb(weight_decay=0.1)],
     "lars": [fo.lars(weight_decay=0.1), fo.lars(nesterov=True)],
     "lion": [fo.lion()],
+    "log_norms": [fo.log_norms(fo.chain(fo.clip_by_global_norm(), fo.adamw()))],
     "lookahead": [fo.lookahead(fo.adam(), sync_period=2)],
     "masked": [fo.masked(fo.adamw(), lambda name, leaf: leaf.ndim > 0)],
     "mechanize": [fo.mechanize(fo.adam(lr=0.1), s_init=0.1, mechanic_eps=0.1)],
