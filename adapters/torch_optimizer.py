@@ -1,5 +1,6 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import contextlib
 import difflib
 import functools
 import warnings
@@ -115,13 +116,14 @@ class TransformOptimizer(torch.optim.Optimizer):
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
-        computed = [
-            self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
-            for transform, groups in parts.items()
-            if any(p.grad is not None for _, group in groups for p in group["params"])
-        ]
-        for write in computed:
-            write()
+        with _without_autocast():
+            computed = [
+                self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
+                for transform, groups in parts.items()
+                if any(p.grad is not None for _, group in groups for p in group["params"])
+            ]
+            for write in computed:
+                write()
         if self._engines.keys() - parts.keys():
             self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
         return loss
@@ -389,6 +391,15 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
                 f"Did you mean {close[0]!r}?",
                 stacklevel=3,
             )
+
+
+def _without_autocast() -> contextlib.ExitStack:
+    """A context in which matrix products keep their precision; that of the forward is no business of the step's."""
+    stack = contextlib.ExitStack()
+    for kind in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
