@@ -225,6 +225,11 @@ def test_adamc_decays_with_the_square_of_the_learning_rate():
     assert_same_trajectory(found, transposed(expected), FLOAT64)
 
 
+def test_the_corrected_decay_is_the_share_of_the_largest_rate():
+    tx, p = fo.add_corrected_decayed_weights(0.5, lr=0.2, max_lr=0.8), torch.tensor([4.0, -2.0])
+    assert tx.update(torch.tensor([1.0, 1.0]), tx.init_state(p), p)[0].tolist() == pytest.approx([1.5, 0.75], rel=1e-6)  # float32
+
+
 def test_adamc_at_a_constant_rate_is_adamw():
     # Up to the rounding of λ η / η_max.
     assert_same_trajectory(params_of(fo.adamc(0.05), ROWS), params_of(fo.adamw(0.05), ROWS), FLOAT64)
@@ -282,6 +287,21 @@ def test_stable_adamw_is_the_papers_loop():
         params = fo.apply_updates(params, updates)
         torch.testing.assert_close(params, torch.tensor(p, dtype=torch.float64), rtol=1e-12, atol=1e-12)  # FLOAT64
     assert 0 < clips < 30
+
+
+def test_stable_adamw_of_a_gradient_that_keeps_its_size_is_not_clipped():
+    # v̂ = g², so the mean of g² / v̂ is 1 at every step, and the step is AdamW's: a closed form. Ten times the size is clipped.
+    g, p = torch.tensor([3.0, -0.5], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    tx = fo.scale_by_stable_adamw(eps=1e-6, weight_decay=0.1)
+    state = tx.init_state(p)
+    for _ in range(5):
+        update, state = tx.update(g, state, p)
+        torch.testing.assert_close(update, g / (g.abs() + 1e-6) + 0.1 * p, rtol=1e-13, atol=0)
+    v_hat = (0.99 * (1 - 0.99**5) * g * g + 0.01 * 100 * g * g) / (1 - 0.99**6)
+    m_hat = (0.9 * (1 - 0.9**5) * g + 0.1 * 10 * g) / (1 - 0.9**6)
+    excess = (100 * g * g / v_hat).mean().sqrt()
+    update, _ = tx.update(10 * g, state, p)
+    torch.testing.assert_close(update, (m_hat / (v_hat.sqrt() + 1e-6) + 0.1 * p) / excess, rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("blocks, size", [(1, 8), (2, 4), (None, 2)])

@@ -95,6 +95,16 @@ def test_schedule_free_is_optax():
             assert_same_trajectory(found, expected, FLOAT64)
 
 
+def test_the_averaging_is_a_link_for_any_chain():
+    # Behind a clip of the whole step, which schedule_free(...) around a chain can't have.
+    tx = fo.chain(fo.sgd(0.1), fo.clip_by_value(0.05), fo.schedule_free_average(0.1, 0.8))
+    ys, xs = walk(tx, ROWS)
+    clipped = [[min(max(g, -0.5), 0.5) for g in row] for row in ROWS]
+    paths = [paper_schedule_free_sgd(p, gs, [0.1] * 30, [0.8] * 30, 2.0) for p, gs in zip(START, columns(clipped), strict=True)]
+    assert_same_trajectory(ys, transposed([y for y, _ in path] for path in paths), FLOAT64)
+    assert_same_trajectory(xs, transposed([x for _, x in path] for path in paths), FLOAT64)
+
+
 def test_with_momentum_1_it_is_the_mean_of_the_iterates():
     # β = 1: gradients are taken at the mean x, and z descends from there; Polyak's averaging of z is what is evaluated.
     ys, xs = walk(fo.schedule_free_sgd(0.1, 1.0), ROWS)
