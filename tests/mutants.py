@@ -299,6 +299,13 @@ MUTANTS = [
         "test_contract_state.py -k leaves_adamw_decoupled",
     ),
     Mutant(
+        "a step inside autocast rounds its matrix products",
+        "adapters/torch_optimizer.py",
+        "if torch.is_autocast_enabled(kind):",
+        "if False:",
+        "test_contract_schedulers.py -k autocast",
+    ),
+    Mutant(
         "functional_state hands out the optimizer's own tensors",
         "adapters/functional_state.py",
         "x.detach().clone() if isinstance(x, Tensor) else x",

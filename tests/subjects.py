@@ -94,18 +94,25 @@ CHAINS = {
 }
 
 
+def _steps(cls: Callable[..., TransformOptimizer], value: Tensor, **options: Any) -> bool:
+    """Whether it takes a parameter like this."""
+    p = torch.nn.Parameter(value)
+    p.grad = torch.ones_like(p)
+    try:
+        cls([p], **options).step()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _drop_in(cls: type[TransformOptimizer]) -> Subject:
     options, theirs = OPTIONS.get(cls.__name__, {}), getattr(torch.optim, cls.__name__, None)
-    try:
-        cls([torch.nn.Parameter(torch.ones(2))], **options)
-        matrices = False
-    except ValueError:
-        matrices = True
+    matrices = not _steps(cls, torch.ones(2), **options)
     return Subject(
         cls.__name__,
         functools.partial(cls, **options),
         theirs and functools.partial(theirs, **options),
-        complex=not matrices,
+        complex=_steps(cls, torch.ones(2, 3, dtype=torch.complex64), **options),
         matrices=matrices,
         tolerance=TOLERANCES.get(cls.__name__, FLOAT64),
     )
@@ -194,8 +201,19 @@ def numbers_of(optimizer: TransformOptimizer) -> dict[str, Any]:
     return {name: value for name, value in optimizer.defaults.items() if name in declared}
 
 
-def another(value: Any) -> Any:
-    """A different hyper-parameter that every range admits."""
+def another(optimizer: TransformOptimizer, name: str) -> Any:
+    """A different value of a hyper-parameter, such that the optimizer takes it: smaller by a tenth, or else larger."""
+    for factor in (0.9, 1.1):
+        value = _scaled(optimizer.defaults[name], factor)
+        try:
+            optimizer._checked_transform(0, {**optimizer.defaults, name: value})
+        except ValueError:
+            continue
+        return value
+    raise AssertionError(f"no other value of {name} found")
+
+
+def _scaled(value: Any, factor: float) -> Any:
     if isinstance(value, tuple):
-        return tuple(each and another(each) for each in value)
-    return 0.9 * value if value else 0.125
+        return tuple(each and _scaled(each, factor) for each in value)
+    return factor * value if value else 0.125

@@ -20,7 +20,7 @@ from subjects import (
     params_in,
     through_a_file,
 )
-from trajectories import drifting_gradient, snapshot, start_params, walk_together
+from trajectories import assert_params_close, drifting_gradient, snapshot, start_params, walk_together
 
 import functional_optim as fo
 from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
@@ -66,12 +66,14 @@ def test_the_state_has_torchs_names_shapes_and_dtypes(subject):
     for p, q in zip(params_in(ours), params_in(theirs), strict=True):
         # Where torch keeps no count, ours does; and torch notes what it has not as None.
         expected = {name: value for name, value in theirs.state[q].items() if value is not None}
-        assert ours.state[p].keys() - {"step"} == expected.keys() - {"step"}
+        # A slot that a parameter of this shape has no use for is empty.
+        assert {name for name, x in ours.state[p].items() if x.numel() and not name.endswith("step")} == expected.keys() - {
+            "step"
+        }
         for name in expected.keys() & ours.state[p].keys():
-            assert ours.state[p][name].dtype == torch.as_tensor(expected[name]).dtype
-            torch.testing.assert_close(
-                ours.state[p][name], torch.as_tensor(expected[name]), rtol=subject.tolerance, atol=subject.tolerance
-            )
+            # Numbers are float64 here, and in torch of the default dtype.
+            assert ours.state[p][name].dtype == torch.as_tensor(expected[name]).dtype or not ours.state[p][name].ndim
+            assert_params_close([ours.state[p][name].double()], [torch.as_tensor(expected[name]).double()], subject.tolerance)
 
 
 # Resuming.
@@ -109,7 +111,7 @@ def go_on(shared, pickled, checkpoints):
 
 def test_another_process_goes_on_bit_by_bit():
     """All subjects at once: a process takes seconds to start."""
-    shared, checkpoints = [subject.make(start_params(torch.float32)) for subject in IN_ANOTHER_PROCESS], []
+    shared, checkpoints = [subject.make(subject.params()) for subject in IN_ANOTHER_PROCESS], []
     for optimizer in shared:
         advance(optimizer, 3)
         buffer = io.BytesIO()
@@ -148,8 +150,10 @@ def test_slots_keep_their_dtype_when_they_are_loaded(subject):
     target = subject.make([torch.nn.Parameter(p.detach().bfloat16()) for p in params_in(source)])
     target.load_state_dict(through_a_file(source.state_dict()))
     assert_same_bits(target.state_dict()["state"], source.state_dict()["state"])
+    dtypes = [{name: value.dtype for name, value in target.state[p].items()} for p in params_in(target)]
+    assert torch.bfloat16 not in {dtype for each in dtypes for dtype in each.values()}
     advance(target, 1, first=3)
-    assert all(v.dtype == torch.float32 for p in params_in(target) for v in target.state[p].values())
+    assert dtypes == [{name: value.dtype for name, value in target.state[p].items()} for p in params_in(target)]
 
 
 @every_one
@@ -356,9 +360,7 @@ def test_slots_of_other_shapes_are_refused(subject):
     advance(optimizer, 2)
     advance(other, 2)
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(
-        ValueError, match=r"param_groups\[0\], parameter 0: .* has shape \(7,.*\), expected \(3, 4\): it belongs to"
-    ):
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0: .* (it belongs to another parameter|another kind)"):
         optimizer.load_state_dict(other.state_dict())
     assert_same_bits(optimizer.state_dict(), before)
 

@@ -365,7 +365,7 @@ def test_meta_parameters(subject):
             p.grad = torch.empty_like(p)
         optimizer.step()
     for p in params_in(optimizer):
-        assert p.is_meta and all(v.shape == p.shape for v in optimizer.state[p].values() if v.ndim and v.is_meta)
+        assert p.is_meta and all(v.is_meta for v in optimizer.state[p].values() if v.ndim)
         assert counts(optimizer, p) <= {2}
 
 
