@@ -67,6 +67,11 @@ def test_ademamix_is_the_papers_loop(betas, alpha, eps, warmup):
     assert_same_trajectory(updates_of(tx, ROWS), expected, FLOAT64)
 
 
+def test_a_warm_up_of_no_steps_is_none():
+    tx = fo.scale_by_ademamix(alpha_warmup=0, beta3_warmup=0)
+    assert torch.equal(updates_of(tx, ROWS), updates_of(fo.scale_by_ademamix(), ROWS))
+
+
 def test_the_half_life_of_the_slow_average_grows_linearly():
     # A gradient of 1 at the first step and 0 after it leaves m₂ = (1 − β₃(1)) β₃(2) β₃(3) …: the ratios of m₂ are the β₃'s.
     tx = fo.scale_by_ademamix((0.9, 0.999, 0.999), beta3_warmup=10)
@@ -243,7 +248,7 @@ def paper_mars(rows, b1, gamma, bound):
     return found
 
 
-@pytest.mark.parametrize("bound", [1.0, 1e6])
+@pytest.mark.parametrize("bound", [1.0, 1e8, 1e12])  # always clipped, now and then, never
 def test_mars_is_the_papers_loop(bound):
     expected = paper_mars(ROWS, 0.8, 0.1, bound)
     assert_same_trajectory(updates_of(fo.mars_correction((0.8, 0.99), 0.1, bound), ROWS), expected, FLOAT64)
@@ -307,10 +312,11 @@ def test_adam_mini_takes_a_vector_as_one_block_and_a_stack_of_matrices_by_its_ro
     assert torch.equal(whole["stack"].reshape(3, 4), flat["stack"])
 
 
-def test_adam_mini_refuses_blocks_that_do_not_fit():
+@pytest.mark.parametrize("blocks", [3, 8, 0, -1])
+def test_adam_mini_refuses_blocks_that_do_not_fit(blocks):
     p = torch.zeros(4, 2)
-    tx = fo.scale_by_adam_mini(blocks=3)
-    with pytest.raises(ValueError, match=r"blocks=3: a parameter of shape \(4, 2\) has 4 rows"):
+    tx = fo.scale_by_adam_mini(blocks=blocks)
+    with pytest.raises(ValueError, match=rf"blocks={blocks}: a parameter of shape \(4, 2\) has 4 rows"):
         tx.update(p, tx.init_state(p))
 
 

@@ -126,8 +126,31 @@ def test_eval_params_finds_the_state_inside_other_transforms():
     assert averages["frozen"] is None
 
 
-def test_eval_params_of_another_transform_is_an_error():
+def test_eval_params_of_parameters_with_different_optimizers():
+    # List entries are called by their number; two branches average, one does not.
+    params = [torch.tensor([3.0]), {"bias": torch.tensor([3.0])}, torch.tensor([3.0])]
+    branches = {"fast": fo.schedule_free_sgd(0.5), "slow": fo.schedule_free_sgd(0.1), "plain": fo.sgd(0.1)}
+    tx = fo.partition(branches, fo.by_name({r"0": "fast", r"bias": "slow", r".*": "plain"}))
+    state = tx.init_state(params)
+    for _ in range(2):
+        updates, state = tx.update([torch.tensor([1.0]), {"bias": torch.tensor([1.0])}, torch.tensor([1.0])], state, params)
+        params = fo.apply_updates(params, updates)
+    fast, slow, plain = fo.eval_params(state, params)
+    # z: 2.5, 2 and 2.9, 2.8; their means. float32.
+    assert [fast.item(), slow["bias"].item(), plain.item()] == pytest.approx([2.25, 2.85, 2.8], rel=1e-6)
+
+
+def test_eval_params_of_a_scheduled_one():
+    tx = fo.scheduled(fo.schedule_free_sgd(), lr=fo.constant(0.5))
+    p = torch.tensor([3.0])
+    updates, state = tx.update(torch.tensor([1.0]), tx.init_state(p), p)
+    assert fo.eval_params(state, fo.apply_updates(p, updates)).tolist() == pytest.approx([2.5])
+
+
+def test_eval_params_of_another_transform_or_other_parameters_is_an_error():
     p = torch.zeros(2)
+    with pytest.raises(ValueError, match="an average of 'w', which is none of the parameters"):
+        fo.eval_params(fo.schedule_free_sgd().init_state({"w": p}), {"v": p})
     with pytest.raises(ValueError, match="looks for the state of schedule_free"):
         fo.eval_params(fo.adamw().init_state(p), p)
 
