@@ -9,10 +9,10 @@ import threading
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, PARAMS
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters import SGD, Adagrad, Adam, AdamW, OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
 from functional_optim.adapters.tracing import links_of
 from functional_optim.reductions import SumOver
@@ -190,12 +190,17 @@ def test_fused_is_eager(name, dtype):
 
 
 # What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
-TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if links_of(tx)]
+TABLE = [
+    pytest.param(tx, [tuple(p.shape) for p in PARAMS.get(name, {}).values()] or WITH_ROWS, id=f"{name}-{i}")
+    for name, cases in CASES.items()
+    for i, tx in enumerate(cases)
+    if links_of(tx)
+]
 
 
-@pytest.mark.parametrize("transform", TABLE)
-def test_fused_is_eager_for_every_transform_of_the_table(transform):
-    eager, fused = pair(transform, WITH_ROWS)
+@pytest.mark.parametrize("transform, shapes", TABLE)
+def test_fused_is_eager_for_every_transform_of_the_table(transform, shapes):
+    eager, fused = pair(transform, shapes)
     run(eager, fused)
     assert_same_progress(eager, fused)
     assert all(fused._engines.values())
@@ -216,6 +221,7 @@ def test_a_link_that_needs_shapes_runs_between_kernels(name, dtype):
         functools.partial(SGD, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
         functools.partial(Adam, lr=0.1, weight_decay=0.1, maximize=True),
         functools.partial(AdamW, lr=0.1, amsgrad=True),
+        functools.partial(Adagrad, lr=0.1, lr_decay=0.1, weight_decay=0.1),
     ],
 )
 def test_drop_in_classes_take_fused_from_the_group(drop_in):
