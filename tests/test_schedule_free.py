@@ -95,6 +95,18 @@ def test_schedule_free_is_optax():
             assert_same_trajectory(found, expected, FLOAT64)
 
 
+def test_the_link_takes_updates_of_any_origin():
+    # The updates as such, with no learning rate: all iterates weigh the same, x is their plain mean.
+    ys, xs = walk(fo.chain(fo.scale(-0.1), fo.schedule_free_average(1.0, 0.8, 0.0)), ROWS)
+    z, total = torch.tensor(START, dtype=torch.float64), 0.0
+    for t, row in enumerate(ROWS):
+        z = z - 0.1 * torch.tensor(row, dtype=torch.float64)
+        total = total + z
+        x = total / (t + 1)
+        torch.testing.assert_close(xs[t], x, rtol=1e-12, atol=1e-12)  # FLOAT64
+        torch.testing.assert_close(ys[t], 0.8 * x + 0.2 * z, rtol=1e-12, atol=1e-12)
+
+
 def test_with_momentum_1_it_is_the_mean_of_the_iterates():
     # β = 1: gradients are taken at the mean x, and z descends from there; Polyak's averaging of z is what is evaluated.
     ys, xs = walk(fo.schedule_free_sgd(0.1, 1.0), ROWS)
