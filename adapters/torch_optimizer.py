@@ -297,14 +297,18 @@ class OptimizerAdapter(TransformOptimizer):
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
+    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
+    norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
+    process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
+
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
-            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
-            tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are then views of
-            common buffers, which are packed again whenever another set of parameters has gradients.
+            rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are
+            then views of common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:

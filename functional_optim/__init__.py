@@ -12,7 +12,7 @@ from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.mechanize import mechanize
-from functional_optim.combinators.monitor import monitor
+from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.sam import asam, sam
@@ -168,6 +168,7 @@ __all__ = [
     "ema_params",
     "eval_params",
     "hparams_at",
+    "log_norms",
     "lookahead",
     "masked",
     "mechanize",

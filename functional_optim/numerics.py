@@ -116,18 +116,21 @@ def cos(x: Scalar) -> Scalar:
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
 
 
-def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16 or float16: one of its two neighbours there, each with the probability that makes the mean x.
 
-    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
-    it should. NaN and infinity stay.
+    Their numbers are float32's with fewer bits, so adding noise to the bits that go and then dropping them carries over as often
+    as it should. Below its least normal number, float16 is a grid of even spacing. NaN and infinity stay. The derivative is 1.
     """
     x = x.float()
-    bits = x.detach().contiguous().view(torch.int32)
-    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    bits, dropped = x.detach().contiguous().view(torch.int32), 16 if dtype == torch.bfloat16 else 13
+    noise = torch.randint(1 << dropped, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << dropped)).view(torch.float32)
+    if dtype == torch.float16:
+        on_grid = (x.detach() * 2.0**24 + noise / 2.0**dropped).floor() * 2.0**-24
+        rounded = torch.where(x.detach().abs() < 2.0**-14, on_grid, rounded)
     # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
-    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).to(dtype)
 
 
 def floor(x: Scalar) -> Scalar:
