@@ -15,6 +15,7 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
+from .eager import EagerStep
 from .layout import Flat, Key, Layout, detached_from
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self._layouts: dict[Transform, Layout] = {}
         self._engines: dict[Transform, FusedStep | None] = {}
+        self._lists: dict[Transform, EagerStep | None] = {}
         self._validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]] = {}
         super().__init__(params, dict(defaults))
 
@@ -76,14 +78,15 @@ class TransformOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self.transform_for(group), []).append((index, group))
         computed = [
-            self._fused(transform, groups) or self._eager(transform, groups)
+            self._fused(transform, groups) or self._in_lists(transform, groups) or self._eager(transform, groups)
             for transform, groups in parts.items()
             if any(p.grad is not None for _, group in groups for p in group["params"])
         ]
         for write in computed:
             write()
-        if self._engines.keys() - parts.keys():
-            self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
+        for engines in (self._engines, self._lists):
+            for transform in engines.keys() - parts.keys():
+                del engines[transform]
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -102,6 +105,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._layouts = {}
         self._engines = {}
+        self._lists = {}
         self._validated = {}
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -118,12 +122,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
         if not wanted or self._engines.get(transform, wanted) is None:
             return None
-        params, grads, owners = [], [], []
-        for index, group in groups:
-            present = [p for p in group["params"] if p.grad is not None]
-            params += present
-            grads += [p.grad for p in present]
-            owners += [index] * len(present)
+        params, grads, owners = _with_gradients(groups)
         hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
@@ -168,8 +167,39 @@ class TransformOptimizer(torch.optim.Optimizer):
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
             return None
 
+    def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
+        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+
+        None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
+        """
+        wanted = not torch.compiler.is_compiling() and not any(group.get("capturable") for _, group in groups)
+        if not wanted or self._lists.get(transform, wanted) is None:
+            return None
+        params, grads, owners = _with_gradients(groups)
+        new: dict[Tensor, Flat] = {}
+        try:
+            hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+            engine = self._lists.get(transform)
+            states = [self.state.get(p, {}) for p in params]
+            if engine is None or not engine.fits(params, grads, owners, states):
+                layout, complete, _ = self._started(transform, groups, on_host=True)
+                engine = engine or EagerStep(transform, layout)
+                new = dict(zip(params, complete.values(), strict=True))
+                engine.prepare(params, grads, owners, list(new.values()))
+                self._lists[transform] = engine
+            write = engine.computed(grads, hparams)
+        except Exception:
+            return None
+
+        def write_all() -> None:
+            for p, state in new.items():
+                self.state[p].update(state)
+            write()
+
+        return write_all
+
     def _eager(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None]:
-        """The step of one transform, computed; what is returned writes it down."""
+        """The step of one transform, computed by itself; what is returned writes it down."""
         leaves = _leaves(groups)
         params = {leaf.key: leaf.param for leaf in leaves}
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
@@ -292,6 +322,18 @@ def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
+
+
+def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """The parameters that have a gradient, the gradients, and the number of each one's group."""
+    params: list[Tensor] = []
+    grads, owners = [], []
+    for index, group in groups:
+        present = [p for p in group["params"] if p.grad is not None]
+        params += present
+        grads += [p.grad for p in present]
+        owners += [index] * len(present)
+    return params, grads, owners
 
 
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
