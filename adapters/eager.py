@@ -36,6 +36,9 @@ LOW = (torch.bfloat16, torch.float16)
 # temporaries leave the cache.
 BLOCK = 1 << 18
 
+# Up to this many elements, what an operation costs is the call.
+SMALL = 1 << 15
+
 
 class Unfit(Exception):
     """This step has to be the transform's own."""
@@ -211,7 +214,7 @@ class Run:
                 else:
                     _run_wide(program, row)
         if self.plan.counts:
-            foreach["add_"](self.plan.counts, 1)
+            foreach["add_"](self.plan.counts, [torch.ones(())] * len(self.plan.counts))
         self.plan.seen = [count + 1 for count in self.plan.seen]
         self.plan.steps += 1
 
@@ -281,11 +284,11 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     batches, growing = [], {}
     for leaf in leaves:
         size = reals(leaf.param)
-        batch, length = (Batch(leaf.kind), 0) if size > BLOCK else growing.get(leaf.kind, (Batch(leaf.kind), 0))
+        batch, length = (Batch(leaf.kind), 0) if size > SMALL else growing.get(leaf.kind, (Batch(leaf.kind), 0))
         if not batch.leaves:
             batches.append(batch)
         batch.add(leaf)
-        if size <= BLOCK:
+        if size <= SMALL:
             growing[leaf.kind] = (batch, length + size) if length + size < BLOCK else (Batch(leaf.kind), 0)
     return batches
 

@@ -29,8 +29,8 @@ MILD = 1e6
 BOOLEAN = frozenset("eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isfinite signbit".split())
 ELEMENTWISE = BOOLEAN | frozenset(
     "abs acos asin atan atan2 ceil clamp clamp_max clamp_min copysign cos cosh erf erfc exp expm1 floor frac hypot lerp log "
-    "log10 log1p log2 maximum minimum nan_to_num ones_like pow reciprocal round rsqrt sigmoid sign sin sinh sqrt tan tanh trunc where "
-    "zeros_like".split()
+    "log10 log1p log2 maximum minimum nan_to_num ones_like pow reciprocal round rsqrt sigmoid sign sin sinh sqrt tan tanh trunc "
+    "where zeros_like".split()
 )
 SAME = {"clip": "clamp", "divide": "div", "multiply": "mul", "negative": "neg", "subtract": "sub", "true_divide": "div"}
 SAME |= {"truediv": "div", "absolute": "abs", "greater": "gt", "less": "lt", "and": "logical_and", "or": "logical_or"}

@@ -17,6 +17,9 @@ from .memory import foreach
 
 COMMUTATIVE = ("mul", "maximum", "minimum")
 
+# Operations that take a list of tensors, or a number, as their second argument.
+REPEATED = ("add", "mul")
+
 # Operations that take no memory to put their result in.
 NEW = ("to", "clone", "zeros_like", "ones_like")
 
@@ -52,10 +55,12 @@ class Instruction:
     def on_lists(self, registers: list[Any]) -> None:
         """Run where each register holds a list of tensors."""
         args = [registers[x] if type(x) is Register else x for x in self.args]
+        if self.op in REPEATED and not isinstance(args[1], Sequence):
+            args[1] = _repeated(args[1], args[0])
         if self.target == 0 and f"{self.op}_" in foreach:
             foreach[f"{self.op}_"](*args, **self.options)
         elif self.target == 1 and "alpha" in self.options:
-            foreach["mul_"](args[1], self.options["alpha"])
+            foreach["mul_"](args[1], _repeated(self.options["alpha"], args[1]))
             foreach["add_"](args[1], args[0])
         elif self.target is not None and self.keeps:
             foreach["copy_"](args[self.target], self._results(args))
@@ -70,6 +75,11 @@ class Instruction:
         length = next(len(x) for x in args if isinstance(x, Sequence))
         rows = zip(*(x if isinstance(x, Sequence) else [x] * length for x in args), strict=True)
         return [FUNCTIONS[self.op](*row, **self.options) for row in rows]
+
+
+def _repeated(number: float, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A number as torch multiplies lists with it fastest: three times as fast as with the number itself."""
+    return [torch.tensor(number, dtype=tensors[0].dtype, device=tensors[0].device)] * len(tensors)
 
 
 class Program:
