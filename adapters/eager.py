@@ -109,6 +109,7 @@ class Plan:
     Attributes:
         params, groups: the parameters, and the number of the group of each.
         slots, counts: theirs, one parameter after another.
+        ones: what to add to the counts: tensors, which reach lists faster than a number does.
         seen: the counts as the last step left them.
         traits: what else the plan relies on, see `_traits`.
         batches: the parameters as programs take them.
@@ -119,26 +120,26 @@ class Plan:
     groups: list[int]
     slots: list[Tensor]
     counts: list[Tensor]
+    ones: list[Tensor]
     seen: list[float]
     traits: list[Any]
     batches: list[Batch]
     steps: int = 0
 
 
+def is_elementwise(transform: Transform) -> bool:
+    """Whether a transform is made of elementwise rules, so that an `EagerStep` can step it."""
+    links = links_of(transform)
+    return links is not None and all(link.form.elementwise for link in links)
+
+
 class EagerStep:
-    """The eager step of one transform, for one optimizer.
+    """The eager step of one transform made of elementwise rules, for one optimizer."""
 
-    Raises:
-        Unfit: the transform is not made of elementwise rules.
-    """
-
-    def __init__(self, transform: Transform, layout: Layout) -> None:
-        links = links_of(transform)
-        if links is None or not all(link.form.elementwise for link in links):
-            raise Unfit
-        self.links = links
-        self.slots = [layout.name_of[(*link.path, name)] for link in links for name in link.form.slots]
-        self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
+    def __init__(self, transform: Transform) -> None:
+        self.links = links_of(transform) or []
+        self.slots: list[str] = []
+        self.counts: list[str] = []
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
@@ -154,27 +155,39 @@ class EagerStep:
             and [count.item() for count in plan.counts] == plan.seen
         )
 
-    def prepare(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> None:
+    def prepare(
+        self,
+        layout: Layout,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        groups: Sequence[int],
+        states: Sequence[Flat],
+    ) -> None:
         """Make a plan for these tensors, whose states are complete.
 
         Raises:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
+        self.slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
+        self.counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
         leaves = [
             Leaf(i, p, [state[name] for name in self.slots], _kind(g, p, state, group, self.slots, self.counts))
             for i, (p, g, group, state) in enumerate(zip(params, grads, groups, states, strict=True))
         ]
         slots = [slot for leaf in leaves for slot in leaf.slots]
         counts = [state[name] for state in states for name in self.counts]
+        one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
         traits, seen = _traits(params, grads, slots), [count.item() for count in counts]
-        self.plan = Plan(list(params), list(groups), slots, counts, seen, traits, _batches(leaves))
+        held = (list(params), list(groups), slots, counts, [one[count.dtype] for count in counts])
+        self.plan = Plan(*held, seen, traits, _batches(leaves))
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
 
         Raises:
-            NotElementwise, and whatever a rule raises on stand-ins for tensors.
+            NotElementwise: a rule can't be written down.
+            Exception: whatever else a rule raises.
         """
         plan = self.plan
         assert plan is not None
@@ -214,7 +227,7 @@ class Run:
                 else:
                     _run_wide(program, row)
         if self.plan.counts:
-            foreach["add_"](self.plan.counts, [torch.ones(())] * len(self.plan.counts))
+            foreach["add_"](self.plan.counts, self.plan.ones)
         self.plan.seen = [count + 1 for count in self.plan.seen]
         self.plan.steps += 1
 

@@ -15,7 +15,8 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
-from .eager import EagerStep
+from .eager import EagerStep, is_elementwise
+from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 
 if TYPE_CHECKING:
@@ -172,27 +173,31 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
         """
-        wanted = not torch.compiler.is_compiling() and not any(group.get("capturable") for _, group in groups)
-        if not wanted or self._lists.get(transform, wanted) is None:
+        if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
+            return None
+        if transform not in self._lists:
+            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
+        engine = self._lists[transform]
+        if engine is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        new: dict[Tensor, Flat] = {}
+        states: list[Flat] = [self.state.get(p, {}) for p in params]
+        new: list[Flat] = []
         try:
             hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
-            engine = self._lists.get(transform)
-            states = [self.state.get(p, {}) for p in params]
-            if engine is None or not engine.fits(params, grads, owners, states):
+            if not engine.fits(params, grads, owners, states):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
-                engine = engine or EagerStep(transform, layout)
-                new = dict(zip(params, complete.values(), strict=True))
-                engine.prepare(params, grads, owners, list(new.values()))
-                self._lists[transform] = engine
+                new = list(complete.values())
+                engine.prepare(layout, params, grads, owners, new)
             write = engine.computed(grads, hparams)
-        except Exception:
+        except NotElementwise:
+            self._lists[transform] = None
+            return None
+        except Exception:  # Whatever is wrong with a number, a tensor or a rule.
             return None
 
         def write_all() -> None:
-            for p, state in new.items():
+            for p, state in zip(params, new, strict=bool(new)):
                 self.state[p].update(state)
             write()
 
