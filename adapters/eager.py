@@ -130,7 +130,7 @@ class Plan:
 def is_elementwise(transform: Transform) -> bool:
     """Whether a transform is made of elementwise rules, so that an `EagerStep` can step it."""
     links = links_of(transform)
-    return links is not None and all(link.form.elementwise for link in links)
+    return links is not None and all(link.form.packs for link in links)
 
 
 class EagerStep:
@@ -350,7 +350,7 @@ def _run_wide(program: Program, row: Row) -> None:
             if slot.dtype != new.dtype and not slot.is_complex():
                 slot.copy_(new)
     for g, p, u in zip(row[0], row[1], updates, strict=True):
-        _real(p).add_(u.to(g.dtype.to_real()))
+        _real(p).add_(u.to(torch.promote_types(g.dtype, p.dtype).to_real()))
 
 
 def _opened(row: Row) -> Row:

@@ -83,13 +83,13 @@ class FusedStep:
     """The compiled step of one transform, for one optimizer.
 
     Raises:
-        Unsupported: the transform is not made of rules.
+        Unsupported: the transform is not made of such rules alone.
     """
 
     def __init__(self, transform: Transform, layout: Layout) -> None:
         links = links_of(transform)
         if links is None:
-            raise Unsupported(f"{transform.name} contains a transform that is not made of rules for one tensor")
+            raise Unsupported(f"{transform.name} contains what is not a rule for one tensor, its gradient and its slots")
         self.links = links
         self.stages = stages_of(links, layout)
         self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
@@ -171,7 +171,7 @@ class Run:
         works = [self._opened(part) for part in self.plan.parts]
         if self.stages[0].fuses:
             self._reduce(0, works)
-        together = any(stage.reduces for i, stage in enumerate(self.stages) if i or not stage.fuses)
+        together = any(stage.joint for i, stage in enumerate(self.stages) if i or not stage.fuses)
         for chunk in [works] if together else ([works.pop()] for _ in range(len(works))):
             for i, stage in enumerate(self.stages):
                 if stage.fuses:
@@ -246,7 +246,7 @@ class Run:
     def _single(self, stage: Stage, works: list[Work]) -> None:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
         (link,) = stage.links
-        for chunk in [works] if link.form.reduce else [[work] for work in works]:
+        for chunk in [works] if stage.joint else [[work] for work in works]:
             self._lifted(link, stage, chunk)
         if stage.last:
             for work in works:

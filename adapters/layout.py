@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
-from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
 
 Flat: TypeAlias = dict[str, Any]
@@ -24,8 +23,11 @@ class Key:
     index: int
     name: str | None = None
 
+    def __str__(self) -> str:
+        return self.name or f"group {self.group}, parameter {self.index}"
+
     def __repr__(self) -> str:
-        return repr(self.name or f"group {self.group}, parameter {self.index}")
+        return repr(str(self))
 
 
 Params: TypeAlias = Mapping[Key, Tensor]
@@ -38,21 +40,38 @@ class Layout:
     step count of a rule, which each parameter keeps for itself; or a value shared by all parameters, of which each keeps a
     copy. It is called by the last key of its path; by the whole dotted path where several slots would have that name, so that
     no link ever takes another's slot out of a checkpoint. Of several counts the first is `step`, as in torch.
+
+    A parameter that a part of the transform leaves out keeps none of that part's slots, and no count beside them.
     """
 
     def __init__(self, transform: Transform, params: Params, hparams: HParams) -> None:
         self.transform = transform
-        state = transform.init_state(params, hparams)
+        self._absent: dict[Key, set[str]] = {}
+        state = self._initial(params, hparams)
         values, self.spec = trees.flatten(state, lambda x: _is_tree_like(params, x))
         paths = [tuple(map(str, path)) for path in self.spec.paths()]
-        rules = [(placed.transform.form, placed.path) for placed in innermost(transform)]
-        counts = {(*path, "step") for form, path in rules if isinstance(form, Leafwise) and form.counts}
+        counts = {path for path, _ in _count_holders(transform, params)}
         self.kinds = [
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
             for path, value in zip(paths, values, strict=True)
         ]
         self.names = _names(paths, counts)
         self.name_of = dict(zip(paths, self.names, strict=True))
+
+    def is_complete(self, key: Key, state: Flat) -> bool:
+        """Whether a parameter has every slot that it is known to keep."""
+        absent = self._absent.get(key, ())
+        return all(state.get(name) is not None or name in absent for name in self.names)
+
+    def _initial(self, params: Params, hparams: HParams) -> Any:
+        # Not `init_state`: these may be some of the parameters only, and what it checks holds for all of them.
+        return self.transform.init_fn(params, self.transform.select(hparams))
+
+    def _note_absent(self, params: Params, fresh: Sequence[Any]) -> None:
+        holders = {self.name_of[path]: keys for path, keys in _count_holders(self.transform, params)}
+        holders |= {name: value for name, kind, value in zip(self.names, self.kinds, fresh, strict=True) if kind == "leaf"}
+        for key in params:
+            self._absent[key] = {name for name, keys in holders.items() if key not in keys}
 
     def start(
         self, params: Params, hparams: HParams, states: Mapping[Key, Flat], others: Iterable[Flat], counts_on_host: bool
@@ -62,12 +81,13 @@ class Layout:
         A count that a foreign checkpoint lacks (torch's SGD keeps none) is that of `step`, or else 1: the first step is over.
         A shared value is the one that some state of `others` holds already.
         """
-        fresh: list[Any] = self.spec.flatten_up_to(self.transform.init_state(params, hparams))
+        fresh: list[Any] = self.spec.flatten_up_to(self._initial(params, hparams))
         values = list(zip(self.names, self.kinds, fresh, strict=True))
+        self._note_absent(params, fresh)
         for key, state in states.items():
             count = float(state.get("step", any(state.get(name) is not None for name in self.names)))
             for name, kind, value in values:
-                if state.get(name) is not None:
+                if state.get(name) is not None or name in self._absent[key]:
                     continue
                 if kind == "count":
                     device = "cpu" if counts_on_host else params[key].device
@@ -82,9 +102,10 @@ class Layout:
         """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels."""
         values = []
         for name, kind in zip(self.names, self.kinds, strict=True):
-            each = {key: state[name] for key, state in states.items()}
+            each = {key: state[name] for key, state in states.items() if name in state}
             if kind == "count":
-                values.append(one_or_each({key: int(count) for key, count in each.items()} if counts_on_host else each))
+                each = {key: int(count) for key, count in each.items()} if counts_on_host else each
+                values.append(one_or_each(each) if each else 0)
             else:
                 values.append(each if kind == "leaf" else next(iter(each.values())))
         return trees.unflatten(self.spec, values)
@@ -94,6 +115,8 @@ class Layout:
         for name, kind, value in zip(self.names, self.kinds, self.spec.flatten_up_to(nested), strict=True):
             each = value.tree if isinstance(value, PerLeaf) else value
             for key, state in states.items():
+                if name not in state:
+                    continue
                 new = each[key] if kind == "leaf" or isinstance(value, PerLeaf) else each
                 if isinstance(new, Tensor):
                     state[name].copy_(new)
@@ -110,6 +133,15 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
     return trees.map_leaves(lambda x: x.clone() if isinstance(x, Tensor) and _owner(x) in owners else x, tree)
 
 
+def _count_holders(transform: Transform, params: Params, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Params]]:
+    """The path to each count, and the parameters that a part of the transform with that count sees."""
+    for name in getattr(transform.form, "own_counts", ()):
+        yield (*path, name), params
+    if isinstance(transform.form, Combined):
+        for keys, share in transform.form.shares(params).items():
+            yield from _count_holders(transform.form.parts[keys], share, (*path, *keys))
+
+
 def _owner(x: Tensor) -> int:
     return x.untyped_storage()._cdata
 
@@ -123,4 +155,4 @@ def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]
 
 
 def _is_tree_like(params: Params, value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == params.keys()
+    return isinstance(value, dict) and bool(value) and value.keys() <= params.keys()

@@ -48,6 +48,37 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def root(x: Tensor, eps: Scalar, *, eps_in_sqrt: bool) -> Tensor:
+    """`√(x + ε)` or `√x + ε`: the two places where papers and libraries keep a denominator from being 0."""
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
+
+
+def cbrt(x: Tensor) -> Tensor:
+    """∛x of numbers that are not negative, with slope 0 at 0, for the reason that `sqrt` has it."""
+    if not _differentiating():
+        return x ** (1 / 3)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / 3))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of the point (x, y), in radians; 0 at the origin, and with slope 0 there, where torch's is NaN."""
+    if not _differentiating():
+        return torch.atan2(y, x)
+    origin = (x == 0) & (y == 0)
+    return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
+
+
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).sum())
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """√ of the mean square of one tensor's elements, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).mean())
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
@@ -57,6 +88,14 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
 
 
+def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
+    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
+    sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    if not sums:
+        return torch.zeros(())
+    return torch.stack([x.to(sums[0].device) for x in sums]).sum()
+
+
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     """`a` if the condition holds, else `b`, for scalars: `torch.where` as soon as the condition is a tensor."""
     if not isinstance(condition, Tensor):
@@ -64,9 +103,48 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
 
 
+def log(x: Scalar) -> Scalar:
+    """The natural logarithm of a scalar; −∞ at 0."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -math.inf
+
+
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
+
+
+def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+
+    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
+    it should. NaN and infinity stay.
+    """
+    x = x.float()
+    bits = x.detach().contiguous().view(torch.int32)
+    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
+
+
+def floor(x: Scalar) -> Scalar:
+    """The largest whole number up to x, of x's type; its slope is 0."""
+    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+
+
+def power(x: Scalar, exponent: Scalar) -> Scalar:
+    """`x**exponent` of scalars x ≥ 0 and, where x may be 0, exponent > 0; with slope 0 at x = 0, in both arguments.
+
+    For exponents below 1 the true slope is infinite there, and a chain rule through a constant 0 would give 0·∞ = NaN. Beyond
+    the largest double the result is infinite, where Python's operator would raise OverflowError.
+    """
+    positive = x > 0
+    try:
+        return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
+    except OverflowError:
+        return math.inf
 
 
 def _differentiating() -> bool:

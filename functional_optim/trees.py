@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import optree
+import optree.registry
+from torch.utils._pytree import register_pytree_node
 
 Tree: TypeAlias = Any
 Spec: TypeAlias = optree.PyTreeSpec
@@ -43,6 +45,20 @@ def paths(tree: Tree, root: str = "", is_leaf: IsLeaf | None = None) -> list[str
     return [accessor.codify(root) for accessor in optree.tree_accessors(tree, is_leaf, none_is_leaf=True)]
 
 
+def names(tree: Tree) -> list[str]:
+    """What each leaf is called: the keys to it joined by dots, `layers.0.weight`; "" for a bare leaf."""
+    return [".".join(map(str, path)) for path in optree.tree_paths(tree, none_is_leaf=True)]
+
+
+def keys(tree: Tree) -> list[Any]:
+    """What each leaf is called, for a flat dict of leaves: its name, or the key itself of a flat dict whose keys are objects."""
+    paths = optree.tree_paths(tree, none_is_leaf=True)
+    return [
+        path[0] if len(path) == 1 and not isinstance(path[0], str | int) else name
+        for path, name in zip(paths, names(tree), strict=True)
+    ]
+
+
 def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_name: str) -> list[Any]:
     """The leaves of `tree`, which must have the structure `spec` of `reference`.
 
@@ -68,3 +84,18 @@ def _first_difference(tree: Tree, reference: Tree, name: str, reference_name: st
         if path not in theirs:
             return f"{name}{path} has no counterpart in {reference_name}"
     return f"the same leaves are held by other containers: {flatten(tree)[1]} against {flatten(reference)[1]}"
+
+
+def register_box(box: Any, attribute: str) -> None:
+    """Let trees go through a class that holds one tree: optree's, and those of `torch.vmap` and `torch.func.grad`."""
+
+    def content(instance: Any) -> Any:
+        return [getattr(instance, attribute)], None
+
+    def rebuilt(children: Any, context: Any) -> Any:
+        (tree,) = children
+        return box(tree)
+
+    everywhere = vars(optree.registry)["__GLOBAL_NAMESPACE"]
+    optree.register_pytree_node(box, content, lambda context, children: rebuilt(children, context), namespace=everywhere)
+    register_pytree_node(box, content, rebuilt)

@@ -14,6 +14,7 @@ from cases import CASES
 import functional_optim as fo
 from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
+from functional_optim.adapters.links import links_of
 from functional_optim.reductions import SumOver
 
 # Both steps round the same formula, in another order (reciprocals, sums) and with other fused multiply-adds: a few units in the
@@ -178,8 +179,8 @@ def test_fused_is_eager(name, dtype):
     assert all(fused._engines.values())
 
 
-# A transform made by hand can't be fused; that it steps eagerly is tested below.
-TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if tx.form]
+# What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
+TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if links_of(tx)]
 
 
 @pytest.mark.parametrize("transform", TABLE)
@@ -463,7 +464,7 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
 
 @pytest.mark.parametrize(
     ("link", "reason"),
-    [(by_hand, "chain contains a transform that is not made of rules"), (branching, "compiling the step failed")],
+    [(by_hand, "chain contains what is not a rule"), (branching, "compiling the step failed")],
 )
 def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
     eager, fused = pair(fo.chain(link(), fo.sgd()))

@@ -181,3 +181,29 @@ def test_the_slope_at_0_holds_under_no_grad_as_well():
             dual = torch.autograd.forward_ad.make_dual(zero, one)
             assert torch.autograd.forward_ad.unpack_dual(numerics.sqrt(dual)).tangent.tolist() == [0, 0]
         assert numerics.sqrt(torch.tensor([0.0, 4.0])).tolist() == [0, 2]
+
+
+def test_log_and_floor_take_numbers_and_tensors():
+    for x in (0.7, 1.0, 3.0, 12.9):
+        given = torch.tensor(x, dtype=torch.float64)
+        # Two implementations of the logarithm, each good to an ulp.
+        assert numerics.log(x) == math.log(x) and numerics.log(given).item() == pytest.approx(math.log(x), rel=4e-16)
+        assert numerics.floor(x) == math.floor(x) and numerics.floor(given).item() == math.floor(x)
+        assert isinstance(numerics.floor(x), float)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("x", [0.0, 0.3, 4.0])
+def test_power_is_pythons_and_its_slope_is_0_at_0(x, exponent):
+    given, to = torch.tensor(x, dtype=torch.float64), torch.tensor(exponent, dtype=torch.float64)
+    assert numerics.power(x, exponent) == x**exponent
+    assert numerics.power(given, to).item() == pytest.approx(x**exponent, rel=4e-16)
+    slopes = (exponent * x ** (exponent - 1), x**exponent * math.log(x)) if x else (0.0, 0.0)
+    for derivative in (torch.func.grad, torch.func.jacfwd):
+        found = [each.item() for each in derivative(numerics.power, (0, 1))(given, to)]
+        assert found == pytest.approx(slopes, rel=1e-14)
+
+
+def test_a_power_beyond_the_largest_double_is_infinite():
+    assert numerics.power(2.0, 5000.0) == math.inf
+    assert numerics.power(torch.tensor(2.0), 5000.0).item() == math.inf

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
     {"trees", "numerics"},
+    {"philox"},
     {"hparams", "checks", "reductions"},
     {"lifting"},
     {"transform", "apply"},

@@ -1,24 +1,31 @@
-"""`rename_hparams`: the same transform under other names for its hyper-parameters."""
+"""`rename_hparams`, `set_defaults`: the same transform with other names, or other defaults, for its hyper-parameters."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim.hparams import HParams, unknown
+from functional_optim.combinators.combined import Combined
+from functional_optim.hparams import Hparam, HParams, unknown
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Renamed:
+class Renamed(Combined):
     """The form of a renamed transform: what is inside, and outer name by inner name."""
 
     inner: Transform
     outer: Mapping[str, str]
 
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(): self.inner}
+
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The hyper-parameters under the names that the inner transform knows."""
-        return self.inner.select({name: hp[self.outer.get(name, name)] for name in self.inner.declared})
+        names = {name: self.outer.get(name, name) for name in self.inner.declared}
+        return self.inner.select({name: hp[outer] for name, outer in names.items() if outer in hp})
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""
@@ -49,3 +56,23 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
         raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")
     form = Renamed(transform, names)
     return Transform(form.init, form.update, declared, transform.name, form)
+
+
+def set_defaults(transform: Transform, **defaults: Any) -> Transform:
+    """The same transform with other defaults for some of its hyper-parameters: `set_defaults(chain(...), lr=3e-4)`.
+
+    Raises:
+        TypeError, ValueError: the transform has no such hyper-parameter, or the value is unfit.
+
+    >>> from functional_optim import adamw
+    >>> set_defaults(adamw(), lr=0.1).hparams["lr"]
+    0.1
+    """
+    require_transform(transform, "set_defaults")
+    for name in defaults:
+        if name not in transform.declared:
+            raise ValueError(unknown(name, transform.declared, transform.name))
+    declared = {
+        name: Hparam(defaults[name], hparam.range) if name in defaults else hparam for name, hparam in transform.declared.items()
+    }
+    return dataclasses.replace(transform, declared=declared)
