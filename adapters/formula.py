@@ -72,8 +72,10 @@ class Value:
         return apply(function.__name__.strip("_"), *args, **(kwargs or {}))
 
     def __getattr__(self, name: str) -> Callable[..., "Value"]:
+        if name.startswith("__"):
+            raise AttributeError(name)
         if name not in KNOWN:
-            raise AttributeError(f"a stand-in for a tensor has no {name}")
+            raise NotElementwise(name)
         return functools.partial(apply, name, self)
 
     def of(self, op: str, *args: Any, scale: Number = 1.0, **options: Any) -> "Value":
