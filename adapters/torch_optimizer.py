@@ -1,5 +1,6 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import contextlib
 import difflib
 import functools
 import warnings
@@ -118,13 +119,16 @@ class TransformOptimizer(torch.optim.Optimizer):
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
-        computed = [
-            self._fused(transform, groups) or self._in_lists(transform, groups) or self._eager(transform, groups, closure, extra)
-            for transform, groups in parts.items()
-            if any(p.grad is not None for _, group in groups for p in group["params"])
-        ]
-        for write in computed:
-            write()
+        with _without_autocast():
+            computed = [
+                self._fused(transform, groups)
+                or self._in_lists(transform, groups)
+                or self._eager(transform, groups, closure, extra)
+                for transform, groups in parts.items()
+                if any(p.grad is not None for _, group in groups for p in group["params"])
+            ]
+            for write in computed:
+                write()
         for engines in (self._engines, self._lists):
             for transform in engines.keys() - parts.keys():
                 del engines[transform]
@@ -332,14 +336,18 @@ class OptimizerAdapter(TransformOptimizer):
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
+    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
+    norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
+    process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
+
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
-            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
-            tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are then views of
-            common buffers, which are packed again whenever another set of parameters has gradients.
+            rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are
+            then views of common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -422,6 +430,15 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
                 f"Did you mean {close[0]!r}?",
                 stacklevel=3,
             )
+
+
+def _without_autocast() -> contextlib.ExitStack:
+    """A context in which matrix products keep their precision; that of the forward is no business of the step's."""
+    stack = contextlib.ExitStack()
+    for kind in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:

@@ -11,6 +11,7 @@ from functional_optim.combinators.schedule_free import schedule_free
 from functional_optim.combinators.signed import with_gradient_signs
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
 from functional_optim.rules.adagc import clip_by_adagc
 from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
@@ -23,6 +24,7 @@ from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplifi
 from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.came import scale_by_came
+from functional_optim.rules.clip import clip_by_block_rms
 from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
@@ -38,6 +40,7 @@ from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.param_scale import scale_by_param_block_rms
 from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.radam import scale_by_radam
@@ -413,6 +416,42 @@ def asgd(
         average_iterates(t0, state_dtype=state_dtype),
     ]
     return chain(*links, name="asgd")
+
+
+def adafactor(
+    lr: float = 1e-2,
+    beta2_decay: float = -0.8,
+    eps1: float | None = None,
+    eps2: float = 1e-3,
+    d: float = 1.0,
+    weight_decay: float | None = None,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform:
+    """Adafactor: factored moments, and steps in proportion to each parameter's root mean square; see `scale_by_factored_rms`.
+
+    Args:
+        lr: η, at least 0: the most that a parameter moves, in units of its root mean square. From step 1 / η² on the step falls
+            as 1 / √t.
+        beta2_decay: τ, at most 0; the t-th gradient enters the moments with the weight `t^τ`.
+        eps1: ε₁, at least 0, in units of |g|; None for the machine epsilon, and no such hyper-parameter.
+        eps2: ε₂, at least 0: what a smaller parameter counts as, so that zeros can move.
+        d: the most that the root mean square of an update may be before it is scaled, greater than 0.
+        weight_decay: λ, at least 0, decoupled and scaled by η alone; None for none, and no such hyper-parameter.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    Source: Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235. Retraces `torch.optim.Adafactor`, whose `eps` is the pair
+    (ε₁, ε₂). `optax.adafactor` has no step that falls with time, adds ε₁ to g², and leaves small matrices unfactored.
+    """
+    return chain(
+        scale_by_factored_rms(beta2_decay, eps1, state_dtype=state_dtype),
+        rename_hparams(clip_by_block_rms(d), threshold="d"),
+        rename_hparams(scale_by_param_block_rms(eps2), min_scale="eps2"),
+        scale_by_relative_step(lr),
+        *_decay(weight_decay),
+        scale_by_learning_rate(lr),
+        name="adafactor",
+    )
 
 
 def sophia(
@@ -1208,7 +1247,7 @@ def schedule_free_adamw(
     *,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
-    """`schedule_free(adamw(betas=(0, beta2), ...))`: AdamW with an average in the place of its momentum and of a schedule.
+    """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
 
     Args:
         lr: η, at least 0; 1 to 10 times what AdamW takes.
@@ -1222,7 +1261,8 @@ def schedule_free_adamw(
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
     gives the parameters to evaluate.
     """
-    base = adamw(lr, (0.0, beta2), eps, weight_decay, state_dtype=state_dtype)
+    rms = rename_hparams(scale_by_rms(beta2, eps, bias_correction=True, state_dtype=state_dtype), alpha="beta2")
+    base = chain(rms, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="adamw_without_momentum")
     return schedule_free(base, momentum, weight_lr_power, state_dtype=state_dtype)
 
 

@@ -80,6 +80,21 @@ def test_the_half_life_of_the_slow_average_grows_linearly():
     assert half_lives == pytest.approx([first + min(t / 10, 1) * (last - first) for t in range(2, 15)], rel=1e-9)
 
 
+def test_the_warm_up_may_start_without_memory():
+    # β₁ = 0 has half-life 0; that of β₃ grows from there.
+    found = updates_of(fo.scale_by_ademamix((0.0, 0.999, 0.99), beta3_warmup=10), ROWS)
+    expected = []
+    for gs in columns(ROWS):
+        m2 = v = 0.0
+        path = []
+        for t, g in enumerate(gs, 1):
+            b = 0.99 ** (1 / min(t / 10, 1))
+            m2, v = b * m2 + (1 - b) * g, 0.999 * v + (1 - 0.999) * g * g
+            path.append((g + 5 * m2) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8))
+        expected.append(path)
+    assert_same_trajectory(found, transposed(expected), FLOAT64)
+
+
 def test_ademamix_is_optax():
     theirs = optax_updates_of(lambda optax: optax.contrib.scale_by_ademamix(0.9, 0.99, 0.999, alpha=5.0), ROWS)
     assert_same_trajectory(updates_of(fo.scale_by_ademamix((0.9, 0.99, 0.999)), ROWS), theirs, FLOAT64)
@@ -402,3 +417,50 @@ def test_came_takes_a_stack_of_matrices_one_by_one():
     for i in range(3):
         alone, _ = tx.update(stack[i], tx.init_state(stack[i]))
         torch.testing.assert_close(together[i], alone, rtol=1e-13, atol=0)
+
+
+# --- Whole optimizers ---------------------------------------------------------------------------------------------------
+
+# Each with the rule whose updates it scales by −lr, after adding its decay; at their defaults but for lr and decay.
+WHOLE = [
+    (fo.ademamix, fo.scale_by_ademamix()),
+    (fo.simplified_ademamix, fo.scale_by_simplified_ademamix()),
+    (fo.adopt, fo.scale_by_adopt()),
+    (fo.laprop, fo.scale_by_laprop()),
+    (fo.adam_atan2, fo.scale_by_adam_atan2()),
+    (fo.adam_mini, fo.scale_by_adam_mini((0.9, 0.95))),
+    (fo.came, fo.scale_by_came()),
+    (fo.grams, fo.with_gradient_signs(fo.scale_by_adam(eps=1e-6))),
+    (fo.mars, fo.chain(fo.mars_correction(), fo.scale_by_adam((0.95, 0.99)))),
+    (fo.adagc, fo.chain(fo.clip_by_adagc(), fo.scale_by_adam())),
+]
+
+
+@pytest.mark.parametrize("make, rule", WHOLE, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_whole_optimizer_is_its_rule_with_decoupled_decay_at_the_learning_rate(make, rule):
+    lr, decay = 0.03, 0.2
+    assert "weight_decay" not in make().hparams or make is fo.adagc
+    p = torch.tensor(START, dtype=torch.float64)
+    expected = []
+    for u in updates_of(rule, ROWS):
+        p = p - lr * (u + decay * p)
+        expected.append(p.tolist())
+    assert_same_trajectory(params_of(make(lr=lr, weight_decay=decay), ROWS), expected, FLOAT64)
+    if make is not fo.adagc:
+        without = torch.tensor(START, dtype=torch.float64) - lr * updates_of(rule, ROWS).cumsum(0)
+        assert_same_trajectory(params_of(make(lr=lr), ROWS), without, FLOAT64)
+
+
+@pytest.mark.parametrize("make", [make for make, _ in WHOLE if make is not fo.adagc], ids=lambda make: make.__name__)
+def test_slots_of_any_dtype(make):
+    # The parameters' dtype by default; what is asked for otherwise.
+    p = {"w": torch.ones(4, 2, dtype=torch.bfloat16)}
+    for dtype in (torch.bfloat16, torch.float32):
+        slots = [x for _, x in _tensors(make(state_dtype=dtype).init_state(p)) if x.is_floating_point()]
+        assert slots and {x.dtype for x in slots} == {dtype}
+        assert {x.dtype for _, x in _tensors(make().init_state(p)) if x.is_floating_point()} == {torch.bfloat16}
+
+
+def _tensors(state):
+    for name, value in state.items():
+        yield from _tensors(value) if isinstance(value, dict) else [(name, value)]

@@ -39,7 +39,7 @@ def pure_steps(tx, run, first, steps, without=()):
 @each(EAGER)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_steps_of_the_optimizer_and_of_the_pure_form_alternate_bit_by_bit(subject, dtype):
-    straight, mixed = (subject.make(named(start_params(dtype))) for _ in range(2))
+    straight, mixed = (subject.make(named(subject.params(dtype))) for _ in range(2))
     advance(straight, 6)
     for first in (0, 3):
         advance(mixed, 2, first)
@@ -53,7 +53,7 @@ def test_steps_of_the_optimizer_and_of_the_pure_form_alternate_bit_by_bit(subjec
 @each(EAGER)
 def test_taking_a_run_out_and_putting_it_back_changes_nothing(subject):
     for steps in (0, 2):
-        optimizer = subject.make(start_params(torch.float32))
+        optimizer = subject.make(subject.params())
         advance(optimizer, steps)
         before, versions = copy.deepcopy(optimizer.state_dict()), [p._version for p in params_in(optimizer)]
         slots = [dict(optimizer.state.get(p, {})) for p in params_in(optimizer)]
