@@ -20,7 +20,7 @@ LAYERS = [
     {"combinators", "schedules"},
     {"optimizers"},
     {"trials"},
-    {"adapters", "testing"},
+    {"adapters", "meta", "testing"},
 ]
 
 
