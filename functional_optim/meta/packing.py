@@ -1,6 +1,7 @@
 """Trees to what `torch.autograd.Function`, a solver or the compiler takes: a flat list of tensors, or one vector."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,21 +16,24 @@ Rebuild: TypeAlias = Callable[[Sequence[Tensor]], Tree]
 
 def pack(tree: Tree) -> tuple[list[Tensor], Rebuild]:
     """The tensors of a tree, those inside a `PerLeaf` too, and the function that puts others in their places."""
-    leaves, spec = trees.flatten(tree, _is_per_leaf)
-    inner = {i: pack(leaf.tree) for i, leaf in enumerate(leaves) if isinstance(leaf, PerLeaf)}
+    leaves, spec = trees.flatten(tree, _is_end)
     found: list[Tensor] = []
-    for i, leaf in enumerate(leaves):
-        found.extend(inner[i][0] if i in inner else [leaf] if isinstance(leaf, Tensor) else [])
+    # how to get each leaf back; without the tensors themselves, which would live as long as the function
+    places: list[Callable[[Iterator[Tensor]], Any]] = []
+    for leaf in leaves:
+        if isinstance(leaf, PerLeaf):
+            tensors, rebuild_inside = pack(leaf.tree)
+            found.extend(tensors)
+            places.append(lambda rest, n=len(tensors), inside=rebuild_inside: PerLeaf(inside(list(itertools.islice(rest, n)))))
+        elif isinstance(leaf, Tensor):
+            found.append(leaf)
+            places.append(next)
+        else:
+            places.append(lambda rest, leaf=leaf: leaf)
 
     def rebuild(tensors: Sequence[Tensor]) -> Tree:
-        rest, filled = iter(tensors), []
-        for i, leaf in enumerate(leaves):
-            if i in inner:
-                below, rebuild_below = inner[i]
-                filled.append(PerLeaf(rebuild_below([next(rest) for _ in below])))
-            else:
-                filled.append(next(rest) if isinstance(leaf, Tensor) else leaf)
-        return trees.unflatten(spec, filled)
+        rest = iter(tensors)
+        return trees.unflatten(spec, [place(rest) for place in places])
 
     return found, rebuild
 
@@ -53,13 +57,15 @@ def is_smooth(x: Any) -> bool:
 def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     """All elements of a tree of tensors as one vector, and the function that turns such a vector into a tree again."""
     tensors, rebuild = pack(tree)
+    shapes = [(x.shape, x.dtype) for x in tensors]
 
     def unravel(vector: Tensor) -> Tree:
-        pieces = vector.split([x.numel() for x in tensors])
-        return rebuild([piece.reshape(x.shape).to(x.dtype) for piece, x in zip(pieces, tensors, strict=True)])
+        pieces = vector.split([shape.numel() for shape, _ in shapes])
+        return rebuild([piece.reshape(shape).to(dtype) for piece, (shape, dtype) in zip(pieces, shapes, strict=True)])
 
     return torch.cat([x.reshape(-1) for x in tensors]), unravel
 
 
-def _is_per_leaf(x: Any) -> bool:
-    return isinstance(x, PerLeaf)
+def _is_end(x: Any) -> bool:
+    # empty containers too: inside torch.compile optree can't flatten them
+    return isinstance(x, PerLeaf) or (isinstance(x, (dict, list, tuple)) and not x)

@@ -15,7 +15,7 @@ for both modes works there, under `vmap`, and differentiates again.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from torch.autograd import forward_ad
 
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.trees import Tree
+
+
+Tensors: TypeAlias = tuple[Any, ...]
 
 
 def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -55,9 +58,9 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
         tensors, rebuild = pack(args)
         rebuild_outputs: list[Callable[[Sequence[Tensor]], Tree]] = []
 
-        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        def run(*tensors: Tensor) -> Tensors:
             outputs, rebuild_output = pack(function(*rebuild(tensors)))
-            rebuild_outputs[:] = [rebuild_output]
+            rebuild_outputs.append(rebuild_output)
             return tuple(outputs)
 
         require_constant_closure(function)
@@ -91,49 +94,51 @@ class _Rematerialised(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(run: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(run: Callable[..., Tensors], *tensors: Tensor) -> Tensors:
         outputs = run(*tensors)
         # autograd takes a saved input that is returned as it is for a mistake
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.run = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(*inputs[1:])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.run, tensors = inputs[0], inputs[1:]
+        ctx.count, ctx.smooth = len(tensors), [is_smooth(x) for x in output]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
         ctx.mark_non_differentiable(*(x for x in output if not is_smooth(x)))
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
+        tensors, run = ctx.saved_tensors, ctx.run
         moving = [i for i, x in enumerate(tensors) if is_smooth(x) and ctx.needs_input_grad[i + 1]]
-        _, pull = torch.func.vjp(_only(ctx.run, tensors, moving), *(tensors[i] for i in moving))
-        pulled = dict(zip(moving, pull(tuple(filter(is_smooth, cotangents))), strict=True))
-        return None, *(pulled.get(i) for i in range(len(tensors)))
+
+        def pulled(*inputs: Tensor) -> Tensors:
+            tensors, cotangents = inputs[: ctx.count], inputs[ctx.count :]
+            return torch.func.vjp(_in_some(run, tensors, moving), *(tensors[i] for i in moving))[1](cotangents)
+
+        # `torch.func.grad` records the backward pass too, for a derivative of it: that must not keep the inside either
+        slopes = _Rematerialised.apply(pulled, *tensors, *filter(is_smooth, cotangents))
+        found = dict(zip(moving, slopes, strict=True))
+        return None, *(found.get(i) for i in range(len(tensors)))
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors, tangents = ctx.saved_tensors, tangents[1:]
-        moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
-        primals = tuple(tensors[i] for i in moving)
-        kinds: list[bool] = []
-        pushed = torch.func.jvp(_only(ctx.run, tensors, moving, kinds), primals, tuple(tangents[i] for i in moving))[1]
-        rest = iter(pushed)
-        return tuple(next(rest) if smooth else None for smooth in kinds)
+    def jvp(ctx: Any, *tangents: Any) -> Tensors:
+        tensors, run = ctx.saved_tensors, ctx.run
+        moving = [i for i, tangent in enumerate(tangents[1:]) if tangent is not None]
+
+        def pushed(*inputs: Tensor) -> Tensors:
+            tensors, directions = inputs[: ctx.count], inputs[ctx.count :]
+            return torch.func.jvp(_in_some(run, tensors, moving), tuple(tensors[i] for i in moving), directions)[1]
+
+        rest = iter(_Rematerialised.apply(pushed, *tensors, *(tangents[i + 1] for i in moving)))
+        return tuple(next(rest) if smooth else None for smooth in ctx.smooth)
 
 
-def _only(
-    run: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor], moving: Sequence[int], kinds: list[bool] | None = None
-) -> Callable[..., tuple[Tensor, ...]]:
-    """`run` as a function of some of its arguments, to those of its outputs that have derivatives; `kinds` notes which."""
+def _in_some(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int]) -> Callable[..., Tensors]:
+    """`run` as a function of some of its arguments, to those of its outputs that have derivatives."""
 
-    def restricted(*some: Tensor) -> tuple[Tensor, ...]:
-        every = list(tensors)
-        for i, x in zip(moving, some, strict=True):
-            every[i] = x
-        outputs = run(*every)
-        if kinds is not None:
-            kinds.extend(map(is_smooth, outputs))
-        return tuple(filter(is_smooth, outputs))
+    def restricted(*some: Tensor) -> Tensors:
+        changed = dict(zip(moving, some, strict=True))
+        return tuple(filter(is_smooth, run(*(changed.get(i, x) for i, x in enumerate(tensors)))))
 
     return restricted

@@ -85,11 +85,9 @@ class Unroll:
         """
         for name, given in (("batch", batch), ("batches", batches)):
             if not isinstance(given, tuple):
-                raise TypeError(
-                    f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after the parameters."
-                )
-        fixed = dict(hparams or {})
-        changing = dict(schedule or {})
+                raise TypeError(f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params.")
+        # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
+        fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
         self._require_an_entry_per_step(batches, "batches")
         self._require_an_entry_per_step(changing, "schedule")
         if state is None:
@@ -188,7 +186,8 @@ def unroll(
         ValueError: a count is less than 1.
 
     Source: Finn et al. 2017, https://arxiv.org/abs/1703.03400; Franceschi et al. 2017, https://arxiv.org/abs/1703.01785;
-    Chen et al. 2016, https://arxiv.org/abs/1604.06174. optax has no such function; in TorchOpt one writes the loop, and Adam's does not `vmap`.
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174. optax has no such function; in TorchOpt one writes the loop, and Adam's
+    does not `vmap`.
 
     >>> import functional_optim as fo
     >>> inner = unroll(lambda p: (p - 3) ** 2, fo.sgd(), steps=2)
@@ -236,6 +235,6 @@ def _loss_and_aux(returned: Any, has_aux: bool) -> tuple[Tensor, Tree]:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"the loss is {found}: expected a () tensor. Take a mean, or pass has_aux=True for (loss, aux).")
     for path, leaf in zip(trees.paths(aux, "aux"), trees.leaves(aux), strict=True):
-        if not isinstance(leaf, Tensor | None):
+        if leaf is not None and not isinstance(leaf, Tensor):
             raise TypeError(f"{path} is a {type(leaf).__name__}: what the loss returns beside its value is logged, so a tensor.")
     return loss, aux
