@@ -82,13 +82,13 @@ class FusedStep:
     """The compiled step of one transform, for one optimizer.
 
     Raises:
-        Unsupported: the transform is not made of rules.
+        Unsupported: the transform is not made of such rules alone.
     """
 
     def __init__(self, transform: Transform, layout: Layout) -> None:
         links = links_of(transform)
         if links is None:
-            raise Unsupported(f"{transform.name} contains a transform that is not made of rules for one tensor")
+            raise Unsupported(f"{transform.name} contains what is not a rule for one tensor, its gradient and its slots")
         self.links = links
         self.stages = stages_of(links, layout)
         self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]

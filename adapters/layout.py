@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.combined import nested
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
-from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
 
 Flat: TypeAlias = dict[str, Any]
@@ -38,21 +37,41 @@ class Layout:
     step count of a rule, which each parameter keeps for itself; or a value shared by all parameters, of which each keeps a
     copy. It is called by the last key of its path; by the whole dotted path where several slots would have that name, so that
     no link ever takes another's slot out of a checkpoint. Of several counts the first is `step`, as in torch.
+
+    A parameter that a part of the transform leaves out keeps none of that part's slots, and no count beside them.
     """
 
     def __init__(self, transform: Transform, params: Params, hparams: HParams) -> None:
         self.transform = transform
-        state = transform.init_state(params, hparams)
+        self._absent: dict[Key, set[str]] = {}
+        state = self._initial(params, hparams)
         values, self.spec = trees.flatten(state, lambda x: _is_tree_like(params, x))
         paths = [tuple(map(str, path)) for path in self.spec.paths()]
-        rules = [(placed.transform.form, placed.path) for placed in innermost(transform)]
-        counts = {(*path, "step") for form, path in rules if isinstance(form, Leafwise) and form.counts}
+        counts = {(*path, name) for path, form in nested(transform) for name in getattr(form, "own_counts", ())}
         self.kinds = [
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
             for path, value in zip(paths, values, strict=True)
         ]
         self.names = _names(paths, counts)
         self.name_of = dict(zip(paths, self.names, strict=True))
+        leaves = [(name, path) for name, path, kind in zip(self.names, paths, self.kinds, strict=True) if kind == "leaf"]
+        self._beside = {
+            self.name_of[path]: {name for name, other in leaves if other[:-1] == path[:-1]} for path in counts & set(paths)
+        }
+
+    def is_complete(self, key: Key, state: Flat) -> bool:
+        """Whether a parameter has every slot that it is known to keep."""
+        absent = self._absent.get(key, ())
+        return all(state.get(name) is not None or name in absent for name in self.names)
+
+    def _initial(self, params: Params, hparams: HParams) -> Any:
+        # Not `init_state`: these may be some of the parameters only, and what it checks holds for all of them.
+        return self.transform.init_fn(params, self.transform.select(hparams))
+
+    def _note_absent(self, key: Key, fresh: Mapping[str, Any]) -> set[str]:
+        slots = {name for name, kind in zip(self.names, self.kinds, strict=True) if kind == "leaf" and fresh[name][key] is None}
+        counts = {name for name, beside in self._beside.items() if beside and beside <= slots}
+        return self._absent.setdefault(key, slots | counts)
 
     def start(
         self, params: Params, hparams: HParams, states: Mapping[Key, Flat], others: Iterable[Flat], counts_on_host: bool
@@ -62,12 +81,13 @@ class Layout:
         A count that a foreign checkpoint lacks (torch's SGD keeps none) is that of `step`, or else 1: the first step is over.
         A shared value is the one that some state of `others` holds already.
         """
-        fresh: list[Any] = self.spec.flatten_up_to(self.transform.init_state(params, hparams))
+        fresh: list[Any] = self.spec.flatten_up_to(self._initial(params, hparams))
         values = list(zip(self.names, self.kinds, fresh, strict=True))
         for key, state in states.items():
+            absent = self._note_absent(key, dict(zip(self.names, fresh, strict=True)))
             count = float(state.get("step", any(state.get(name) is not None for name in self.names)))
             for name, kind, value in values:
-                if state.get(name) is not None:
+                if state.get(name) is not None or name in absent:
                     continue
                 if kind == "count":
                     device = "cpu" if counts_on_host else params[key].device
@@ -82,9 +102,9 @@ class Layout:
         """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels."""
         values = []
         for name, kind in zip(self.names, self.kinds, strict=True):
-            each = {key: state[name] for key, state in states.items()}
+            each = {key: state.get(name) for key, state in states.items()}
             if kind == "count":
-                values.append(one_or_each({key: int(count) for key, count in each.items()} if counts_on_host else each))
+                values.append(_count({key: int(x) if counts_on_host and x is not None else x for key, x in each.items()}))
             else:
                 values.append(each if kind == "leaf" else next(iter(each.values())))
         return trees.unflatten(self.spec, values)
@@ -95,6 +115,8 @@ class Layout:
             each = value.tree if isinstance(value, PerLeaf) else value
             for key, state in states.items():
                 new = each[key] if kind == "leaf" or isinstance(value, PerLeaf) else each
+                if name not in state:
+                    continue
                 if isinstance(new, Tensor):
                     state[name].copy_(new)
                 else:
@@ -108,6 +130,13 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
     """The tree, with copies of the tensors that share memory with one of `owned`, which is about to be written to."""
     owners = {_owner(x) for x in owned}
     return trees.map_leaves(lambda x: x.clone() if isinstance(x, Tensor) and _owner(x) in owners else x, tree)
+
+
+def _count(each: Mapping[Key, Any]) -> Any:
+    """The count of all parameters, or one for each: None for those that keep none, 0 if that is all of them."""
+    held = {key: count for key, count in each.items() if count is not None}
+    one = one_or_each(held) if held else 0
+    return PerLeaf(dict(each)) if isinstance(one, PerLeaf) else one
 
 
 def _owner(x: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
+from functional_optim.combinators.combined import check
 from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
@@ -59,11 +60,13 @@ class TransformOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
         """One update of every parameter that has a gradient; the others are skipped, and their counts stand still.
 
         Args:
-            closure: recomputes the loss, with gradients enabled; its value is returned.
+            closure: recomputes the loss, with gradients enabled; its value is returned. Rules that ask for the loss, or for
+                gradients at other parameters (`sam`), get them from it.
+            extra: what else the transform asks for: `value`, or, as mappings from parameter to tensor, `hessian_diag`, ...
 
         Raises:
             TypeError, ValueError: a gradient or a hyper-parameter is unfit. No parameter and no state has been changed then.
@@ -72,11 +75,12 @@ class TransformOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            extra = {"value": loss, **extra}
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self.transform_for(group), []).append((index, group))
         computed = [
-            self._fused(transform, groups) or self._eager(transform, groups)
+            self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
             for transform, groups in parts.items()
             if any(p.grad is not None for _, group in groups for p in group["params"])
         ]
@@ -168,9 +172,14 @@ class TransformOptimizer(torch.optim.Optimizer):
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
             return None
 
-    def _eager(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None]:
+    def _eager(
+        self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
+    ) -> Callable[[], None]:
         """The step of one transform, computed; what is returned writes it down."""
         leaves = _leaves(groups)
+        extra = {name: _by_key(leaves, value) for name, value in extra.items()}
+        if closure is not None:
+            extra["grad_fn"] = functools.partial(_gradients_at, leaves, closure)
         params = {leaf.key: leaf.param for leaf in leaves}
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
         hparams = _hparams_of_leaves(transform, leaves)
@@ -179,7 +188,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         grads = {leaf.key: leaf.param.grad for leaf in leaves}
         old = layout.read(states, on_host)
         owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
-        updates, nested = detached_from(owned, transform.update(grads, old, params, hparams))
+        updates, nested = detached_from(owned, transform.update(grads, old, params, hparams, **extra))
 
         def write() -> None:
             layout.write(nested, states, others)
@@ -197,9 +206,10 @@ class TransformOptimizer(torch.optim.Optimizer):
         states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
         others = [self.state[p] for _, group in groups for p in group["params"] if p.grad is None and p in self.state]
         if transform not in self._layouts:
+            check(transform, dict(pair for index, group in groups for pair in _keyed(index, group)))
             self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
         layout = self._layouts[transform]
-        lacking = [leaf for leaf in leaves if any(states[leaf.key].get(name) is None for name in layout.names)]
+        lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
             incomplete = {key: states[key] for key in new}
@@ -294,6 +304,29 @@ def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
 
 
+def _by_key(leaves: list[Leaf], value: Any) -> Any:
+    """A mapping from parameter to tensor as a tree like the leaves; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    return {leaf.key: value.get(leaf.param) for leaf in leaves}
+
+
+def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mapping[Key, Tensor]) -> dict[Key, Tensor | None]:
+    """The gradients that a closure leaves in the parameters when they have other values; they get theirs back."""
+    kept = [(leaf.param, leaf.param.clone(), leaf.param.grad) for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.param.copy_(params[leaf.key])
+            leaf.param.grad = None  # What is kept must not be zeroed, nor added to.
+        with torch.enable_grad():
+            closure()
+        return {leaf.key: leaf.param.grad for leaf in leaves}
+    finally:
+        for p, value, grad in kept:
+            p.copy_(value)
+            p.grad = grad
+
+
 def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
     names = group.get("param_names") or [None] * len(group["params"])
     for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
@@ -306,9 +339,13 @@ def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any
 
 
 def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
+    for name, hparam in transform.declared.items():
+        if hparam.optional and len({name in leaf.group for leaf in leaves}) == 2:
+            raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
     return {
-        name: one_or_each({leaf.key: leaf.group.get(name, default) for leaf in leaves})
-        for name, default in transform.hparams.items()
+        name: one_or_each({leaf.key: leaf.group.get(name, hparam.default) for leaf in leaves})
+        for name, hparam in transform.declared.items()
+        if not hparam.optional or any(name in leaf.group for leaf in leaves)
     }
 
 

@@ -48,12 +48,13 @@ class Link:
 
 
 def links_of(transform: Transform) -> list[Link] | None:
-    """The rules that a transform is made of, in order; None where something in it is not made of rules."""
+    """The rules that a transform is made of, in order; None where something in it is no rule of gradient, parameter and slots."""
     links = []
     for placed in innermost(transform):
-        if not isinstance(placed.transform.form, Leafwise):
+        form = placed.transform.form
+        if not isinstance(form, Leafwise) or form.extra or form.leaf_extra:
             return None
-        links.append(Link(placed.transform.form, placed.path, placed.hparams))
+        links.append(Link(form, placed.path, placed.hparams))
     return links
 
 

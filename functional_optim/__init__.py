@@ -15,7 +15,7 @@ from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.momentum import trace
 from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
 from functional_optim.schedules import warmup_cosine
-from functional_optim.transform import Transform, elementwise, per_tensor
+from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "apply_updates",
     "elementwise",
     "per_tensor",
+    "whole_tree",
     # Combinators
     "chain",
     "rename_hparams",

@@ -8,7 +8,7 @@ import difflib
 import numbers
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -31,6 +31,7 @@ class Hparam:
     Args:
         default: a number, or a tuple of numbers.
         range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's.
+        optional: whether it has a value only where one is given; the default then shows what kind of value that is.
 
     >>> Hparam(0.9, "[0, 1)")
     Hparam(default=0.9, range='[0, 1)')
@@ -38,6 +39,7 @@ class Hparam:
 
     default: Any
     range: str = ANY
+    optional: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", self.range):
@@ -64,6 +66,9 @@ class PerLeaf:
             raise ValueError(f"the PerLeaf of {name!r} does not have the structure of the parameters: {error}") from None
 
 
+trees.register_box(PerLeaf, "tree")
+
+
 def declare(hparams: HParams) -> dict[str, Hparam]:
     """Declared hyper-parameters from a mapping whose values are `Hparam`s or bare defaults."""
     declared = {name: value if isinstance(value, Hparam) else Hparam(value) for name, value in hparams.items()}
@@ -88,7 +93,9 @@ def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) 
         if name not in declared:
             raise ValueError(unknown(name, declared, owner))
         _validate(name, given[name], declared[name])
-    return {name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items()}
+    return {
+        name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items() if name in given or not hparam.optional
+    }
 
 
 def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:
@@ -112,7 +119,7 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
             known = merged.get(name, hparam)
-            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range))
+            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range), known.optional and hparam.optional)
             owner.setdefault(name, link)
     return merged
 

@@ -1,4 +1,4 @@
-"""Lifting: a rule for one tensor, mapped over the leaves of a tree.
+"""Lifting: a rule for one tensor, or for all of them at once, brought to trees.
 
 This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, and the step count; rules know
 nothing of them.
@@ -6,13 +6,14 @@ nothing of them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
+from functional_optim.numerics import double
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -27,18 +28,20 @@ def zeros(p: Tensor, hp: HParams) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Leafwise:
-    """A transform that is a rule for one tensor, applied to every leaf.
+class Lifted:
+    """What a rule is lifted with, whether it is for one tensor or for all.
 
     Attributes:
         name: of the transform.
-        scalars: `(hp[, t][, reduced], **options) -> rule`; `rule(g, p, *slots) -> (update, *slots)`, or the bare update.
+        scalars: `(hp[, t][, reduced], **options) -> rule`.
         slots: how each slot of a leaf starts.
         counts: whether `scalars` takes the step `t`, so that the state holds a () count.
-        reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
         elementwise: whether the rule treats every element alike, so that an engine may flatten, pack and fuse it.
         options: the constructor's static choices.
         state_dtype: the slots' dtype where it is not the parameter's.
+        extra: names of the numbers beside the hyper-parameters that `update` has to be given, such as the loss.
+        leaf_extra: names of the trees like the parameters that `update` has to be given, such as a Hessian's diagonal.
+        shared: how each value that all leaves share starts: a number, or `hp -> number`.
         recipe: the constructor and its arguments, from which a pickle is rebuilt.
     """
 
@@ -46,11 +49,27 @@ class Leafwise:
     scalars: Callable[..., Rule]
     slots: Mapping[str, SlotInit]
     counts: bool
-    reduce: Reduction | None
     elementwise: bool
     options: Mapping[str, Any] = field(default_factory=dict)
     state_dtype: torch.dtype | None = None
+    extra: tuple[str, ...] = ()
+    leaf_extra: tuple[str, ...] = ()
+    shared: Mapping[str, Any] = field(default_factory=dict)
     recipe: tuple[Callable[..., Any], Mapping[str, Any]] = (dict, {})
+
+    # A hyper-parameter may have a value per leaf.
+    per_leaf: ClassVar[bool] = True
+    parts: ClassVar[Mapping[tuple[str, ...], Any]] = {}
+
+    @property
+    def own_counts(self) -> tuple[str, ...]:
+        """The keys of the state that hold a count which may differ between leaves."""
+        return ("step",) if self.counts else ()
+
+    @property
+    def state_names(self) -> set[str]:
+        """The keys of the state."""
+        return {*self.slots, *self.shared, *(("step",) if self.counts else ())}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: `step` 0, and every slot at its start."""
@@ -64,62 +83,8 @@ class Leafwise:
             )
         return state
 
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
-        del extra
-        u, spec = trees.flatten(updates)
-        p = [None] * len(u) if params is None else trees.leaves(params)
-        slots = self._slot_leaves(state, updates, spec)
-        t = _advanced(state["step"]) if self.counts else None
-
-        work = {
-            i: [self._opened(x) for x in (u[i], p[i], *(slot[i] for slot in slots))] for i in range(len(u)) if u[i] is not None
-        }
-        reduced = self._reduced(list(work.values()))
-        scalars = spread(hp, t, spec)
-        rules: dict[int, Rule] = {}
-        for i, arguments in work.items():
-            key = id(scalars[i])
-            if key not in rules:
-                rules[key] = self.rule(*scalars[i], reduced)
-            u[i], *new = self._stepped(rules[key], arguments, (u[i], *(slot[i] for slot in slots)))
-            for slot, value in zip(slots, new, strict=True):
-                slot[i] = value
-
-        new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
-        return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
-
-    def rule(self, hp: HParams, t: Any, reduced: Any) -> Rule:
-        """The rule for one tensor under these scalars."""
-        arguments = [hp, *([t] if self.counts else []), *([reduced] if self.reduce else [])]
-        return self.scalars(*arguments, **self.options)
-
-    def _reduced(self, work: Sequence[Sequence[Any]]) -> Any:
-        """The whole-tree quantities that the rule asks for: global quantities first, leaves second."""
-        if self.reduce is None:
-            return None
-        columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
-        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=True)))
-
-    def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
-        """The rule's outputs for one leaf, each in the form that its input was stored in."""
-        try:
-            outputs = rule(*arguments)
-        except (TypeError, AttributeError) as error:
-            if arguments[1] is None:
-                raise ValueError(
-                    f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
-                ) from error
-            raise
-        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-        names = ("update", *self.slots)
-        if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
-            found = f"{len(outputs)} values" if isinstance(outputs, tuple | list) else repr(outputs)
-            raise ValueError(f"the rule of {self.name} returned {found}: expected tensors for {', '.join(names)}.")
-        return [self._closed(*each) for each in zip(names, outputs, stored, strict=True)]
-
     def _slot_leaves(self, state: Tree, updates: Tree, spec: Spec) -> list[list[Any]]:
-        expected = {"step", *self.slots} if self.counts else set(self.slots)
+        expected = self.state_names
         if not isinstance(state, Mapping) or set(state) != expected:
             found = sorted(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
             raise ValueError(
@@ -131,6 +96,24 @@ class Leafwise:
             if start is zeros:
                 _require_shapes(slot, updates, f"state[{name!r}]")
         return slots
+
+    def _numbers(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._given(name, extra) for name in self.extra}
+
+    def _leaf_extras(self, extra: Mapping[str, Any], updates: Tree, spec: Spec) -> list[list[Any]]:
+        """The leaves of the trees that the rule asks for beside the gradients; one that is None has only None leaves."""
+        columns = []
+        for name in self.leaf_extra:
+            given = self._given(name, extra)
+            column = [None] * spec.num_leaves if given is None else trees.leaves_like(given, updates, spec, name, "grads")
+            _require_shapes([u if x is None else x for x, u in zip(column, trees.leaves(updates), strict=True)], updates, name)
+            columns.append(column)
+        return columns
+
+    def _given(self, name: str, extra: Mapping[str, Any]) -> Any:
+        if name not in extra:
+            raise ValueError(f"{self.name} needs {name!r}: pass it by keyword, update(grads, state, params, {name}=...).")
+        return extra[name]
 
     def _opened(self, x: Tensor | None) -> Tensor | None:
         """What the rule sees: at least float32, and complex numbers as pairs of reals."""
@@ -158,6 +141,111 @@ class Leafwise:
 
     def __reduce__(self) -> Any:
         return (_rebuild, self.recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class Leafwise(Lifted):
+    """A transform that is a rule for one tensor, applied to every leaf: `rule(g, p, *slots) -> (update, *slots)`.
+
+    Attributes:
+        reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
+    """
+
+    reduce: Reduction | None = None
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
+        u, spec = trees.flatten(updates)
+        p = [None] * len(u) if params is None else trees.leaves(params)
+        slots = self._slot_leaves(state, updates, spec)
+        given = self._leaf_extras(extra, updates, spec)
+        t = _advanced(state["step"]) if self.counts else None
+
+        columns = (u, p, *slots, *given)
+        work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
+        reduced = self._reduced(list(work.values()))
+        scalars = spread({**hp, **self._numbers(extra)}, t, spec)
+        rules: dict[int, Rule] = {}
+        for i, arguments in work.items():
+            key = id(scalars[i])
+            if key not in rules:
+                rules[key] = self.rule(*scalars[i], reduced)
+            u[i], *new = self._stepped(rules[key], arguments, (u[i], *(slot[i] for slot in slots)))
+            for slot, value in zip(slots, new, strict=True):
+                slot[i] = value
+
+        new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
+        return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+    def rule(self, hp: HParams, t: Any, reduced: Any) -> Rule:
+        """The rule for one tensor under these scalars."""
+        arguments = [hp, *([t] if self.counts else []), *([reduced] if self.reduce else [])]
+        return self.scalars(*arguments, **self.options)
+
+    def _reduced(self, work: Sequence[Sequence[Any]]) -> Any:
+        """The whole-tree quantities that the rule asks for: global quantities first, leaves second."""
+        if self.reduce is None:
+            return None
+        columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
+        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
+
+    def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
+        """The rule's outputs for one leaf, each in the form that its input was stored in."""
+        try:
+            outputs = rule(*arguments)
+        except (TypeError, AttributeError) as error:
+            if arguments[1] is None:
+                raise ValueError(
+                    f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
+                ) from error
+            raise
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        names = ("update", *self.slots)
+        if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
+            found = f"{len(outputs)} values" if isinstance(outputs, tuple | list) else repr(outputs)
+            raise ValueError(f"the rule of {self.name} returned {found}: expected tensors for {', '.join(names)}.")
+        return [self._closed(*each) for each in zip(names, outputs, stored, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeTree(Lifted):
+    """A transform that is a rule for all tensors together, with () values that they share.
+
+    `rule(gs, ps, shared, *slots) -> (updates, shared, *slots)`, lists of leaves and the shared values by name.
+    """
+
+    # What all leaves share can't be computed with a value for each.
+    per_leaf: ClassVar[bool] = False
+
+    @property
+    def own_counts(self) -> tuple[str, ...]:
+        return ()
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The first state: the slots', and the shared values at their start, () tensors of float64."""
+        device = next((p.device for p in trees.leaves(params) if p is not None), torch.device("cpu"))
+        starts: dict[str, Any] = {name: start(hp) if callable(start) else start for name, start in self.shared.items()}
+        return {**super().init(params, hp), **{name: double(start, device) for name, start in starts.items()}}
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """One step of the rule on the leaves that have a gradient; the other leaves' slots stay as they are."""
+        u, spec = trees.flatten(updates)
+        p = [None] * len(u) if params is None else trees.leaves(params)
+        slots = self._slot_leaves(state, updates, spec)
+        given = self._leaf_extras(extra, updates, spec)
+        t = state["step"] + 1 if self.counts else None
+
+        present = [i for i in range(len(u)) if u[i] is not None]
+        columns = [[self._opened(column[i]) for i in present] for column in (u, p, *slots, *given)]
+        rule = self.scalars({**hp, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
+        shared = {name: state[name] for name in self.shared}
+        new_updates, new_shared, *new_slots = rule(columns[0], columns[1], shared, *columns[2:])
+        for name, leaves, new in zip(("update", *self.slots), (u, *slots), (new_updates, *new_slots), strict=True):
+            for i, x in zip(present, new, strict=True):
+                leaves[i] = self._closed(name, x, leaves[i])
+        new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
+        new_state |= {name: new_shared[name].to(state[name].dtype) for name in self.shared}
+        return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
 
 
 def widened(x: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.combined import nested
 from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import PerLeaf
 from functional_optim.lifting import Leafwise
@@ -82,7 +83,7 @@ def inputs_are_not_written_to(trial: Trial) -> None:
     inputs = {"grads": trial.sample(9), "state": state, "params": params, "hparams": trial.hparams(1)}
     before = [(path, x, x._version, x.clone()) for name in inputs for path, x in tensors(inputs[name], name)]
     trial.transform.init_state(inputs["params"], inputs["hparams"])
-    trial.transform.update(inputs["grads"], inputs["state"], inputs["params"], inputs["hparams"])
+    trial.update(inputs["grads"], inputs["state"], inputs["params"], inputs["hparams"])
     for path, x, version, old in before:
         require(x._version == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
 
@@ -93,7 +94,7 @@ def structure_shape_and_dtype_are_kept(trial: Trial) -> None:
         params = cast(trial.params, dtype)
         first = state = trial.transform.init_state(params)
         for grads in (trial.sample(0, dtype), cast(zeros_like(trial.params), dtype)):
-            updates, state = trial.transform.update(grads, state, params)
+            updates, state = trial.update(grads, state, params)
             require_alike(updates, grads, f"updates of {dtype} gradients")
             require_alike(state, first, f"state of {dtype} parameters")
             for path, x in itertools.chain(tensors(updates, "updates"), tensors(state, "state")):
@@ -106,20 +107,20 @@ def vmap_is_a_loop(trial: Trial) -> None:
     params, states = zip(*(trial.run(age) for age in batch), strict=True)
     grads = [trial.sample(20 + i) for i in batch]
     hparams = [trial.hparams(i) for i in batch]
-    loop = [transform.update(grads[i], states[i], params[i], hparams[i]) for i in batch]
-    together = torch.vmap(transform.update)(stacked(grads), stacked(states), stacked(params), stacked(hparams))
+    loop = [trial.update(grads[i], states[i], params[i], hparams[i]) for i in batch]
+    together = torch.vmap(trial.update)(stacked(grads), stacked(states), stacked(params), stacked(hparams))
     require_close(together, stacked(loop), "everything batched: result")
 
-    for name in transform.declared:
+    for name in transform.hparams:
         values = trial.values(name)
-        loop = [transform.update(grads[0], states[1], params[1], {name: value}) for value in values]
-        together = torch.vmap(lambda value, name=name: transform.update(grads[0], states[1], params[1], {name: value}))(
+        loop = [trial.update(grads[0], states[1], params[1], {name: value}) for value in values]
+        together = torch.vmap(lambda value, name=name: trial.update(grads[0], states[1], params[1], {name: value}))(
             stacked(values)
         )
         require_close(together, stacked(loop), f"only hyper-parameter {name!r} batched: result")
 
-    loop = [transform.update(g, states[0], params[0]) for g in grads]
-    together = torch.vmap(lambda g: transform.update(g, states[0], params[0]))(stacked(grads))
+    loop = [trial.update(g, states[0], params[0]) for g in grads]
+    together = torch.vmap(lambda g: trial.update(g, states[0], params[0]))(stacked(grads))
     require_close(together, stacked(loop), "only the gradients batched, from one state: result")
 
 
@@ -128,8 +129,8 @@ def low_precision_is_computed_in_float32(trial: Trial) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         params, grads = cast(trial.params, dtype), trial.sample(0, dtype)
         state = trial.transform.init_state(params)
-        low, _ = trial.transform.update(grads, state, params)
-        wide, _ = trial.transform.update(*(widened(tree, dtype) for tree in (grads, state, params)))
+        low, _ = trial.update(grads, state, params)
+        wide, _ = trial.update(*(widened(tree, dtype) for tree in (grads, state, params)))
         require_close(low, cast(wide, dtype), f"in {dtype}: updates", root="", tolerance=0)
 
 
@@ -142,12 +143,12 @@ def one_graph_serves_all_steps(trial: Trial) -> None:
         return graph.forward
 
     torch.compiler.reset()
-    compiled = torch.compile(trial.transform.update, backend=backend, fullgraph=True)
+    compiled = torch.compile(trial.update, backend=backend, fullgraph=True)
     params, state = trial.params, trial.transform.init_state(trial.params)
     for step in range(4):
         arguments = trial.sample(step), state, params, trial.hparams(step % 3)
         updates, state = compiled(*arguments)
-        require_close((updates, state), trial.transform.update(*arguments), f"compiled step {step + 1}: result")
+        require_close((updates, state), trial.update(*arguments), f"compiled step {step + 1}: result")
         params = apply_updates(params, updates)
     torch.compiler.reset()
     require(len(graphs) == 1, f"4 steps with different hyper-parameters took {len(graphs)} graphs; read no value of a tensor")
@@ -195,9 +196,9 @@ def the_adapter_computes_the_same(trial: Trial) -> None:
         optimizer, leaves = _adapter(trial, groups)
         for step in range(5):
             grads = trial.sample(step)
-            updates, state = trial.transform.update(grads, state, params, hparams)
+            updates, state = trial.update(grads, state, params, hparams)
             params = apply_updates(params, updates)
-            _step(optimizer, leaves, grads)
+            _step(trial, optimizer, leaves, grads)
             values = {name: leaf.detach() for name, leaf in leaves.items()}
             require_close(values, params, f"{len(groups)} groups, step {step + 1}: parameters", root="")
 
@@ -206,20 +207,20 @@ def state_survives_a_checkpoint(trial: Trial) -> None:
     """Saved, loaded with `weights_only=True` and continued, pure and behind the adapter, nothing differs by a bit."""
     params, state = trial.run(2)
     grads = trial.sample(9)
-    expected = trial.transform.update(grads, state, params)
-    require_close(trial.transform.update(grads, saved_and_loaded(state), params), expected, "resumed update", tolerance=0)
+    expected = trial.update(grads, state, params)
+    require_close(trial.update(grads, saved_and_loaded(state), params), expected, "resumed update", tolerance=0)
 
     optimizer, leaves = _adapter(trial, [{"params": list(trial.params)}])
     for step in range(2):
-        _step(optimizer, leaves, trial.sample(step))
+        _step(trial, optimizer, leaves, trial.sample(step))
     other, copies = _adapter(trial, [{"params": list(trial.params)}])
     with torch.no_grad():
         for name, leaf in leaves.items():
             copies[name].copy_(leaf)
     other.load_state_dict(saved_and_loaded(optimizer.state_dict()))
     for step in range(2, 4):
-        _step(optimizer, leaves, trial.sample(step))
-        _step(other, copies, trial.sample(step))
+        _step(trial, optimizer, leaves, trial.sample(step))
+        _step(trial, other, copies, trial.sample(step))
     require_close(copies, leaves, "parameters of the resumed adapter", tolerance=0)
 
 
@@ -233,16 +234,16 @@ def any_tree_will_do(trial: Trial) -> None:
 
     grads: dict[str, Any] = {**trial.sample(1), names[0]: None}
     params, state = trial.run(1)
-    updates, new_state = trial.transform.update(grads, state, params)
+    updates, new_state = trial.update(grads, state, params)
     require(updates[names[0]] is None, "the update of a None gradient is not None")
     require(trees.flatten(new_state)[1] == trees.flatten(state)[1], "a None gradient changed the structure of the state")
     rest = Trial(trial.transform, {name: p for name, p in trial.params.items() if name != names[0]})
-    absent, _ = rest.transform.update(
+    absent, _ = rest.update(
         {name: grads[name] for name in names[1:]},
         rest.transform.init_state(rest.params),
         {name: params[name] for name in names[1:]},
     )
-    present, _ = trial.transform.update(grads, trial.transform.init_state(trial.params), params)
+    present, _ = trial.update(grads, trial.transform.init_state(trial.params), params)
     require_close({name: present[name] for name in names[1:]}, absent, "beside a None gradient: updates", root="")
 
 
@@ -254,11 +255,12 @@ def elementwise_rules_see_no_shapes(trial: Trial) -> None:
     if not _is_elementwise(trial.transform):
         return
     whole = Trial(trial.transform, {"flat": flattened(trial.params)})
+    extra = trial.extra(lambda tree: {"flat": flattened(tree)})
     state, flat_state = trial.transform.init_state(trial.params), trial.transform.init_state(whole.params)
     for step in range(2):
         grads = trial.sample(step)
-        updates, state = trial.transform.update(grads, state, trial.params)
-        flat, flat_state = trial.transform.update({"flat": flattened(grads)}, flat_state, whole.params)
+        updates, state = trial.update(grads, state, trial.params)
+        flat, flat_state = trial.transform.update({"flat": flattened(grads)}, flat_state, whole.params, **extra)
         require_close(flat["flat"], flattened(updates), "the update of all leaves as one flat tensor")
 
 
@@ -268,10 +270,10 @@ def bad_input_is_an_error(trial: Trial) -> None:
     state, name = transform.init_state(params), next(iter(trial.params))
     wrong_shape = {**grads, name: torch.zeros((*grads[name].shape, 2), dtype=torch.float64)}
     attempts: dict[str, tuple[str, Callable[[], Any]]] = {
-        "an unknown hyper-parameter": ("no_such_knob", lambda: transform.update(grads, state, params, {"no_such_knob": 1.0})),
-        "a missing gradient": (name, lambda: transform.update({k: g for k, g in grads.items() if k != name}, state, params)),
-        "a gradient of another shape": (name, lambda: transform.update(wrong_shape, state, params)),
-        "an integer gradient": (name, lambda: transform.update({**grads, name: grads[name].long()}, state, params)),
+        "an unknown hyper-parameter": ("no_such_knob", lambda: trial.update(grads, state, params, {"no_such_knob": 1.0})),
+        "a missing gradient": (name, lambda: trial.update({k: g for k, g in grads.items() if k != name}, state, params)),
+        "a gradient of another shape": (name, lambda: trial.update(wrong_shape, state, params)),
+        "an integer gradient": (name, lambda: trial.update({**grads, name: grads[name].long()}, state, params)),
     }
     for what, (mention, attempt) in attempts.items():
         try:
@@ -346,7 +348,7 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
         params, hparams, outputs = tree["params"], tree["hparams"], []
         state = trial.transform.init_state(params, hparams)
         for grads in tree["grads"]:
-            updates, state = trial.transform.update(grads, state, params, hparams)
+            updates, state = trial.update(grads, state, params, hparams)
             params = apply_updates(params, updates)
             outputs += trees.leaves(updates)
         return tuple(outputs) + tuple(x for x in trees.leaves(state) if isinstance(x, Tensor) and x.is_floating_point())
@@ -357,10 +359,10 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
 def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Hyper-parameters for the pure transform, and the same for the adapter: in one group, then in a group per parameter."""
     yield {}, [{"params": list(trial.params)}]
-    if trial.transform.form is None:
+    if not all(getattr(form, "per_leaf", False) for _, form in nested(trial.transform)):
         return
     own = {name: trial.hparams(i % 3) for i, name in enumerate(trial.params)}
-    per_leaf = {knob: PerLeaf({name: own[name][knob] for name in trial.params}) for knob in trial.transform.declared}
+    per_leaf = {knob: PerLeaf({name: own[name][knob] for name in trial.params}) for knob in trial.transform.hparams}
     yield per_leaf, [{"params": [name], **own[name]} for name in trial.params]
 
 
@@ -372,16 +374,25 @@ def _adapter(trial: Trial, groups: Sequence[Mapping[str, Any]]) -> tuple[torch.o
     return functional_optim.adapters.OptimizerAdapter(named, trial.transform), leaves
 
 
-def _step(optimizer: torch.optim.Optimizer, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+    """Step with these gradients; a rule that asks for the loss elsewhere gets it from a closure."""
+    extra = trial.extra(lambda tree: {leaves[name]: x for name, x in tree.items()})
+    value_fn = extra.pop("value_fn", None)
     for name, leaf in leaves.items():
         leaf.grad = grads[name].clone()
-    optimizer.step()
+
+    def closure() -> None:
+        if any(leaf.grad is None for leaf in leaves.values()):
+            value_fn(leaves).backward()
+
+    optimizer.step(closure if value_fn else None, **extra)
 
 
 def _updates_in(trial: Trial, names: Sequence[str], build: Callable[[Sequence[Any]], Tree]) -> tuple[Tree, Tree]:
     """The second update, with everything held in the container that `build` makes."""
     params, grads = build([trial.params[name] for name in names]), [trial.sample(step) for step in range(2)]
     updates, state = None, trial.transform.init_state(params)
+    extra = trial.extra(lambda tree: build([tree[name] for name in names]))
     for g in grads:
-        updates, state = trial.transform.update(build([g[name] for name in names]), state, params)
+        updates, state = trial.transform.update(build([g[name] for name in names]), state, params, **extra)
     return updates, state

@@ -1,6 +1,5 @@
-"""The interface: `Transform`, and the two decorators that make one of a rule for one tensor."""
+"""The interface: `Transform`, and the decorators that make one of a rule for one tensor, or for all of them."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 from functional_optim import trees
 from functional_optim.checks import check_gradients, check_params
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
-from functional_optim.lifting import Leafwise, Reduction, SlotInit, widened, zeros
+from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
 from functional_optim.trees import Tree
 
 
@@ -28,7 +27,7 @@ class Transform:
     are an argument of every call, so they can be swept with `torch.vmap`, differentiated with `torch.func.grad` and
     scheduled without recompiling. Nothing is written to: every call returns new tensors.
 
-    Most transforms are made by `elementwise`, `per_tensor` or `chain`. By hand, give
+    Most transforms are made by `elementwise`, `per_tensor`, `whole_tree` or `chain`. By hand, give
 
     Args:
         init_fn: `(params, hparams) -> state`.
@@ -51,8 +50,8 @@ class Transform:
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """Name to default of every hyper-parameter, in the order of the links: torch's names, flat."""
-        return {name: hparam.default for name, hparam in self.declared.items()}
+        """Name to default of every hyper-parameter that has one, in the order of the links: torch's names, flat."""
+        return {name: hparam.default for name, hparam in self.declared.items() if not hparam.optional}
 
     def init_state(self, params: Tree, hparams: HParams | None = None) -> Tree:
         """The state before the first update: plain dicts of trees like `params` and of () tensors.
@@ -62,6 +61,8 @@ class Transform:
             ValueError: a hyper-parameter is unknown or out of range.
         """
         check_params(params)
+        if hasattr(self.form, "check"):
+            self.form.check(params)
         return self.init_fn(params, self.select(complete(self.declared, hparams, self.name)))
 
     def update(
@@ -87,7 +88,7 @@ class Transform:
         check_gradients(grads, params)
         hp = self.select(complete(self.declared, hparams, self.name))
         for name in extra:
-            if difflib.get_close_matches(name, ["hparams", *self.declared], n=1, cutoff=0.8):
+            if name in self.declared or name in ("hparam", "hyperparams", "hyper_params"):
                 raise TypeError(
                     f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
                 )
@@ -102,9 +103,9 @@ class Transform:
             ValueError: one value per leaf, for a transform made by hand.
         """
         for name in self.declared:
-            if self.form is None and isinstance(hparams[name], PerLeaf):
+            if isinstance(hparams.get(name), PerLeaf) and not getattr(self.form, "per_leaf", False):
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
-        return {name: hparams[name] for name in self.declared}
+        return {name: hparams[name] for name in self.declared if name in hparams}
 
     def __repr__(self) -> str:
         links = getattr(self.form, "links", {}).values()
@@ -124,6 +125,8 @@ def elementwise(
     hparams: HParams | None = None,
     *,
     reduce: Reduction | None = None,
+    extra: Sequence[str] = (),
+    leaf_extra: Sequence[str] = (),
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Make the constructor of a transform from its rule for one tensor that treats every element alike.
@@ -152,13 +155,17 @@ def elementwise(
         slots: names of the per-leaf state, each starting as zeros like the parameter; or name to `(p, hp) -> first value`.
         hparams: name to default, or to `Hparam(default, range)`.
         reduce: whole-tree quantities, computed over all leaves before any rule runs.
+        extra: names of further numbers that `update` has to be given, such as the loss `value`; found in `hp`.
+        leaf_extra: names of trees like the parameters that `update` has to be given, such as `hessian_diag`; the rule gets its
+            leaf of each after the slots, and None where the tree or the leaf is None.
         name: of the transform; the function's own name by default.
 
     Returns:
         A decorator. The constructor it makes takes a new default for each hyper-parameter, the static choices, and, where there
         are slots, `state_dtype`, their dtype (the parameter's by default).
     """
-    return functools.partial(_constructor, slots=slots, hparams=hparams or {}, reduce=reduce, name=name, elementwise=True)
+    lift = functools.partial(Leafwise, elementwise=True, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra))
+    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduce is not None, name=name)
 
 
 def per_tensor(
@@ -166,23 +173,64 @@ def per_tensor(
     hparams: HParams | None = None,
     *,
     reduce: Reduction | None = None,
+    extra: Sequence[str] = (),
+    leaf_extra: Sequence[str] = (),
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that needs the tensor's true shape: norms, rows and columns, matrix products.
 
     No engine flattens or packs its tensors, and complex parameters raise TypeError.
     """
-    return functools.partial(_constructor, slots=slots, hparams=hparams or {}, reduce=reduce, name=name, elementwise=False)
+    lift = functools.partial(Leafwise, elementwise=False, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra))
+    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduce is not None, name=name)
+
+
+def whole_tree(
+    slots: Sequence[str] | Mapping[str, SlotInit] = (),
+    hparams: HParams | None = None,
+    *,
+    shared: Mapping[str, Any] | None = None,
+    extra: Sequence[str] = (),
+    leaf_extra: Sequence[str] = (),
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
+    """Like `elementwise`, for a rule that needs all tensors at once and may keep values that they share.
+
+    The function takes `(hp[, t], *, static options)` and returns the rule. `rule(gs, ps, shared, *slots)` gets lists with an
+    entry for each leaf that has a gradient (they may be empty), and the shared values by name; it returns the updates, the new
+    shared values by name, and the new slots, in the same form. Each hyper-parameter has one value for all leaves.
+
+    >>> @whole_tree(shared={"largest": 0.0})
+    ... def divide_by_largest_sum(hp):
+    ...     def rule(gs, ps, shared):
+    ...         largest = torch.stack([shared["largest"], *(g.abs().sum() for g in gs)]).max()
+    ...         return [g / largest for g in gs], {"largest": largest}
+    ...     return rule
+    >>> tx = divide_by_largest_sum()
+    >>> tx.update([torch.tensor(3.0), torch.tensor(-6.0)], tx.init_state([torch.tensor(0.0), torch.tensor(0.0)]))[0]
+    [tensor(0.5000), tensor(-1.)]
+
+    Args:
+        slots, hparams, extra, leaf_extra, name: as for `elementwise`.
+        shared: name to first value, a number or `hp -> number`. They are kept as () tensors of float64; behind an optimizer,
+            every parameter holds a copy.
+
+    No engine fuses it.
+    """
+    lift = functools.partial(
+        WholeTree, elementwise=True, shared=dict(shared or {}), extra=tuple(extra), leaf_extra=tuple(leaf_extra)
+    )
+    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=False, name=name)
 
 
 def _constructor(
     scalars: Callable[..., Any],
     *,
+    lift: Callable[..., Lifted],
     slots: Sequence[str] | Mapping[str, SlotInit],
     hparams: HParams,
-    reduce: Reduction | None,
+    reduces: bool,
     name: str | None,
-    elementwise: bool,
 ) -> Callable[..., Transform]:
     name = name or scalars.__name__
     _require_names(name, slots)
@@ -191,7 +239,7 @@ def _constructor(
     takes = list(inspect.signature(scalars).parameters.values())
     options = [parameter for parameter in takes if parameter.kind is parameter.KEYWORD_ONLY]
     counts = any(parameter.name == "t" for parameter in takes)
-    if len(takes) - len(options) != 1 + counts + (reduce is not None):
+    if len(takes) - len(options) != 1 + counts + reduces:
         raise TypeError(
             f"{name} takes {', '.join(parameter.name for parameter in takes)}: expected (hp), then t if the rule counts updates, "
             "then one argument for what `reduce` returns if that is given; static choices are keyword-only."
@@ -206,13 +254,11 @@ def _constructor(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = bound.arguments
-        form = Leafwise(
+        form: Any = lift(
             name=name,
             scalars=scalars,
             slots=starts,
             counts=counts,
-            reduce=reduce,
-            elementwise=elementwise,
             options={option.name: values[option.name] for option in options},
             state_dtype=values.get("state_dtype"),
             recipe=(construct, dict(values)),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import optree
+import optree.registry
+from torch.utils._pytree import register_pytree_node
 
 Tree: TypeAlias = Any
 Spec: TypeAlias = optree.PyTreeSpec
@@ -68,3 +70,18 @@ def _first_difference(tree: Tree, reference: Tree, name: str, reference_name: st
         if path not in theirs:
             return f"{name}{path} has no counterpart in {reference_name}"
     return f"the same leaves are held by other containers: {flatten(tree)[1]} against {flatten(reference)[1]}"
+
+
+def register_box(box: Any, attribute: str) -> None:
+    """Let trees go through a class that holds one tree: optree's, and those of `torch.vmap` and `torch.func.grad`."""
+
+    def content(instance: Any) -> Any:
+        return [getattr(instance, attribute)], None
+
+    def rebuilt(children: Any, context: Any) -> Any:
+        (tree,) = children
+        return box(tree)
+
+    everywhere = vars(optree.registry)["__GLOBAL_NAMESPACE"]
+    optree.register_pytree_node(box, content, lambda context, children: rebuilt(children, context), namespace=everywhere)
+    register_pytree_node(box, content, rebuilt)

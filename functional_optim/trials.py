@@ -1,7 +1,8 @@
 """What the laws try a transform on, and how they compare: `Trial`, and checks that say where something differs."""
 
+import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.combined import nested
 from functional_optim.hparams import contains
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -48,15 +50,34 @@ class Trial:
 
     def hparams(self, i: int = 0) -> dict[str, Any]:
         """Every hyper-parameter at the i-th of its values."""
-        return {name: self.values(name)[i] for name in self.transform.declared}
+        return {name: self.values(name)[i] for name in self.transform.hparams}
+
+    @property
+    def update(self) -> Callable[..., tuple[Tree, Tree]]:
+        """The transform's `update`, given what else it asks for."""
+        return functools.partial(self.transform.update, **self.extra())
+
+    def extra(self, build: Callable[[dict[str, Tensor]], Any] = lambda tree: tree) -> dict[str, Any]:
+        """What the transform asks for by keyword: numbers, trees of positive values in the form that `build` gives them, the
+        loss ½|p|² as a function."""
+        extra: dict[str, Any] = {}
+        for _, form in nested(self.transform):
+            extra |= {name: _half_square if name == "value_fn" else 1.5 for name in getattr(form, "extra", ())}
+            positive = {name: p.abs() + 0.1 for name, p in self.params.items()}
+            extra |= {name: build(positive) for name in getattr(form, "leaf_extra", ())}
+        return extra
 
     def run(self, steps: int, hparams: Mapping[str, Any] | None = None) -> tuple[Tree, Tree]:
         """Parameters and state after some steps."""
         params, state = self.params, self.transform.init_state(self.params, hparams)
         for step in range(steps):
-            updates, state = self.transform.update(self.sample(step), state, params, hparams)
+            updates, state = self.update(self.sample(step), state, params, hparams)
             params = apply_updates(params, updates)
         return params, state
+
+
+def _half_square(params: Tree) -> Tensor:
+    return torch.stack([(p * p).sum() / 2 for p in trees.leaves(params) if p is not None]).sum()
 
 
 def default_params() -> dict[str, Tensor]:

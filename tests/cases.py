@@ -29,6 +29,29 @@ def sign_of_average(hp, t):
     return rule
 
 
+@fo.whole_tree(slots=("exp_avg",), shared={"largest": lambda hp: hp["floor"]}, hparams={"beta": 0.9, "floor": 0.1})
+def divide_average_by_largest_norm(hp, t):
+    """A rule for all tensors, with slots and a value that they share."""
+
+    def rule(gs, ps, shared, ms):
+        ms = [hp["beta"] * m + (1 - hp["beta"]) * g for m, g in zip(ms, gs, strict=True)]
+        largest = torch.maximum(shared["largest"], global_norm(ms).double())
+        return [m / largest / t for m in ms], {"largest": largest}, ms
+
+    return rule
+
+
+@fo.elementwise(slots=("hessian",), hparams={"rho": 0.5}, extra=("value",), leaf_extra=("hessian_diag",))
+def divide_by_curvature(hp):
+    """A rule that asks for the loss and for a tree beside the gradients."""
+
+    def rule(g, p, h, diagonal):
+        h = (h + diagonal) / 2
+        return hp["rho"] * hp["value"] * g / (h + 0.1), h
+
+    return rule
+
+
 def divide_by_largest_norm():
     """A transform written by hand, whose state is one value shared by all parameters."""
 
@@ -53,7 +76,7 @@ CASES: dict[str, list[Transform]] = {
     ],
     "clip_by_global_norm": [fo.clip_by_global_norm(), fo.clip_by_global_norm(max_norm=100.0)],
     "clip_by_value": [fo.clip_by_value()],
-    "elementwise": [sign_of_average()],
+    "elementwise": [sign_of_average(), divide_by_curvature()],
     "per_tensor": [divide_by_average_norm()],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
     "scale": [fo.scale(-2.0)],
@@ -62,5 +85,6 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
+    "whole_tree": [divide_average_by_largest_norm()],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
 }

@@ -463,7 +463,7 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
 
 @pytest.mark.parametrize(
     ("link", "reason"),
-    [(by_hand, "chain contains a transform that is not made of rules"), (branching, "compiling the step failed")],
+    [(by_hand, "chain contains what is not a rule"), (branching, "compiling the step failed")],
 )
 def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
     eager, fused = pair(fo.chain(link(), fo.sgd()))

@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams, merge
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Chained:
+class Chained(Combined):
     """The form of a chain: its links by name, in order."""
 
     links: Mapping[str, Transform]
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(name,): link for name, link in self.links.items()}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Each link's state under its name."""

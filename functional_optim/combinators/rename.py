@@ -4,21 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams, unknown
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Renamed:
+class Renamed(Combined):
     """The form of a renamed transform: what is inside, and outer name by inner name."""
 
     inner: Transform
     outer: Mapping[str, str]
 
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(): self.inner}
+
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The hyper-parameters under the names that the inner transform knows."""
-        return self.inner.select({name: hp[self.outer.get(name, name)] for name in self.inner.declared})
+        names = {name: self.outer.get(name, name) for name in self.inner.declared}
+        return self.inner.select({name: hp[outer] for name, outer in names.items() if outer in hp})
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""

@@ -1,0 +1,43 @@
+"""What the forms of all combinators have in common, and a walk through them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+
+
+class Combined:
+    """The form of a transform made of others; what engines, layouts and laws may ask of it."""
+
+    # Hyper-parameters with a value per leaf are passed on.
+    per_leaf: ClassVar[bool] = True
+    # The keys of its own state that hold a count which may differ between leaves.
+    own_counts: ClassVar[tuple[str, ...]] = ()
+    # Names of what `update` has to be given by keyword.
+    extra: ClassVar[tuple[str, ...]] = ()
+    leaf_extra: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        """The transforms inside, each by the keys to its state."""
+        raise NotImplementedError
+
+    def check(self, params: Tree) -> None:
+        """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""
+        for part in self.parts.values():
+            check(part, params)
+
+
+def check(transform: Transform, params: Tree) -> None:
+    """Let a transform that is part of another refuse parameters."""
+    if isinstance(transform.form, Combined):
+        transform.form.check(params)
+
+
+def nested(transform: Transform, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The keys to the state, and the form, of a transform and of all inside it, outermost first."""
+    yield path, transform.form
+    if isinstance(transform.form, Combined):
+        for keys, part in transform.form.parts.items():
+            yield from nested(part, (*path, *keys))
