@@ -1,45 +1,32 @@
 """Trees to what `torch.autograd.Function`, a solver or the compiler takes: a flat list of tensors, or one vector."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.hparams import PerLeaf
 from functional_optim.trees import Tree
 
 Rebuild: TypeAlias = Callable[[Sequence[Tensor]], Tree]
 
 
 def pack(tree: Tree) -> tuple[list[Tensor], Rebuild]:
-    """The tensors of a tree, those inside a `PerLeaf` too, and the function that puts others in their places."""
-    leaves, spec = trees.flatten(tree, _is_end)
-    found: list[Tensor] = []
-    # how to get each leaf back; without the tensors themselves, which would live as long as the function
-    places: list[Callable[[Iterator[Tensor]], Any]] = []
-    for leaf in leaves:
-        if isinstance(leaf, PerLeaf):
-            tensors, rebuild_inside = pack(leaf.tree)
-            found.extend(tensors)
-            places.append(lambda rest, n=len(tensors), inside=rebuild_inside: PerLeaf(inside(list(itertools.islice(rest, n)))))
-        elif isinstance(leaf, Tensor):
-            found.append(leaf)
-            places.append(next)
-        else:
-            places.append(lambda rest, leaf=leaf: leaf)
+    """The tensors of a tree, and the function that puts others in their places; everything else in the tree stays."""
+    leaves, spec = trees.flatten(tree, _is_empty)
+    # without the tensors themselves, which would live as long as the function
+    rest = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def rebuild(tensors: Sequence[Tensor]) -> Tree:
-        rest = iter(tensors)
-        return trees.unflatten(spec, [place(rest) for place in places])
+        values = iter(tensors)
+        return trees.unflatten(spec, [next(values) if kept is None else kept[0] for kept in rest])
 
-    return found, rebuild
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], rebuild
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """`function` on every tensor of a tree, those inside a `PerLeaf` too."""
+    """`function` on every tensor of a tree; everything else stays."""
     tensors, rebuild = pack(tree)
     return rebuild([function(x) for x in tensors])
 
@@ -66,6 +53,6 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     return torch.cat([x.reshape(-1) for x in tensors]), unravel
 
 
-def _is_end(x: Any) -> bool:
-    # empty containers too: inside torch.compile optree can't flatten them
-    return isinstance(x, PerLeaf) or (isinstance(x, (dict, list, tuple)) and not x)
+def _is_empty(x: Any) -> bool:
+    # inside torch.compile, optree can't flatten an empty container
+    return isinstance(x, (dict, list, tuple)) and not x

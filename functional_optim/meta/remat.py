@@ -24,7 +24,6 @@ from torch.autograd import forward_ad
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.trees import Tree
 
-
 Tensors: TypeAlias = tuple[Any, ...]
 
 
@@ -32,8 +31,7 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """The same function, whose derivatives remember its arguments alone and run it again.
 
     Memory for what happens inside is taken for one call at a time, while that call is differentiated, at the price of a second
-    forward pass. Works under `torch.func.grad`, `jvp`, `vmap`, their nests, and `backward`; second derivatives are right, but
-    take the memory that they take without it.
+    forward pass. Works under `torch.func.grad`, `jvp`, `vmap`, their nests, and `backward`, for derivatives of any order.
 
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated must be an argument;

@@ -14,7 +14,7 @@ Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https:/
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ class Unroll:
     first_order: bool = False
     remat: bool | int = False
     has_aux: bool = False
+    extra_fn: Callable[..., Mapping[str, Any]] | None = None
 
     def __call__(
         self,
@@ -134,6 +135,8 @@ class Unroll:
         if self.first_order:
             grads, value = detached((grads, value))
         extra = {"value": value, "value_fn": lambda params: self._value(params, batch)}
+        if self.extra_fn:
+            extra |= self.extra_fn(at, *batch)
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
         return apply_updates(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
 
@@ -159,6 +162,7 @@ def unroll(
     first_order: bool = False,
     remat: bool | int = False,
     has_aux: bool = False,
+    extra_fn: Callable[..., Mapping[str, Any]] | None = None,
 ) -> Unroll:
     """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
 
@@ -180,6 +184,7 @@ def unroll(
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
+        extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
 
     Raises:
         TypeError: `transform` is no transform.
@@ -199,7 +204,7 @@ def unroll(
     for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
         if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
-    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux)
+    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn)
 
 
 def gradients(
