@@ -15,7 +15,7 @@ Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https:/
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +24,10 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.apply import apply_updates
 from functional_optim.hparams import HParams
+from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat, require_constant_closure
+from functional_optim.numerics import double
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -57,6 +59,8 @@ class Unroll:
     remat: bool | int = False
     has_aux: bool = False
     extra_fn: Callable[..., Mapping[str, Any]] | None = None
+    compile: bool = False
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(
         self,
@@ -96,10 +100,11 @@ class Unroll:
             state = self.transform.init_state(params, {**fixed, **first})
 
         every, segments = (batches, changing), []
-        run = self._segment
-        if self.remat:
+        run = self._compiled if self.compile and not torch.compiler.is_compiling() else self._segment
+        if self.remat or self.compile:
             require_constant_closure(self.loss_fn)
-            run = remat(self._segment)
+        if self.remat:
+            run = remat(run)
         for start, stop in self._bounds():
             part = map_tensors(lambda x, start=start, stop=stop: x[start:stop], every)
             params, state, logs = run(start, params, state, fixed, batch, part)
@@ -127,6 +132,43 @@ class Unroll:
             params, state, row = self._step(params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
             rows.append(row)
         return params, state, trees.map_leaves(lambda *entries: torch.stack(entries), *rows)
+
+    def _compiled(
+        self, start: int, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """What `_segment` does, by a compiled step."""
+        stop = next(stop for first, stop in self._bounds() if first == start)
+        device = next(x.device for x in pack(params)[0])
+        # numbers as tensors: another value is not another program
+        fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), dict(fixed))
+        carry, rebuild_carry = pack((params, state))
+        constants, rebuild_constants = pack((fixed, batch))
+        entries, rebuild_entry = pack(every)
+        structure = []
+
+        def step(
+            carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Sequence[Tensor]
+        ) -> tuple[list[Tensor], list[Tensor]]:
+            (params, state), (fixed, batch) = rebuild_carry(carry), rebuild_constants(constants)
+            own_batch, own_hparams = rebuild_entry(entry)
+            params, state, row = self._step(params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
+            logs, rebuild_logs = pack(row)
+            structure.append(rebuild_logs)
+            return pack((params, state))[0], logs
+
+        carry, logs, rebuild_logs = run_loop(
+            step,
+            carry,
+            constants,
+            entries,
+            steps=stop - start,
+            cache=self._cache,
+            key=structure_key((params, state, fixed, batch, every)),
+            structure=structure,
+            stops=frozenset(k - start for k in range(start, stop) if self.truncate and k and k % self.truncate == 0),
+        )
+        params, state = rebuild_carry(carry)
+        return params, state, rebuild_logs(logs)
 
     def _step(self, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]) -> tuple[Tree, Tree, dict[str, Tree]]:
         at = detached(params) if self.first_order else params
@@ -163,6 +205,7 @@ def unroll(
     remat: bool | int = False,
     has_aux: bool = False,
     extra_fn: Callable[..., Mapping[str, Any]] | None = None,
+    compile: bool = False,
 ) -> Unroll:
     """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
 
@@ -184,6 +227,8 @@ def unroll(
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
+        compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which also says
+            what is not compiled. Keep the result of `unroll`: it holds the compiled code.
         extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
 
     Raises:
@@ -204,7 +249,7 @@ def unroll(
     for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
         if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
-    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn)
+    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile)
 
 
 def gradients(
