@@ -247,7 +247,9 @@ class _Loop(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         tensors = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
-        primals, directions = tuple(tensors[i] for i in moving), tuple(tangents[2 + i] for i in moving)
+        # forward mode writes into what it is given: no expanded tensors
+        primals = tuple(tensors[i].contiguous() for i in moving)
+        directions = tuple(tangents[2 + i].contiguous() for i in moving)
         pushed = iter(torch.func.jvp(in_some(ctx.plan.run, tensors, moving), primals, directions)[1])
         return tuple(next(pushed) if smooth else None for smooth in ctx.smooth)
 
@@ -297,7 +299,8 @@ class _Transpose(torch.autograd.Function):
         inputs = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
         pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
-        return torch.func.jvp(pull, tuple(inputs[i] for i in moving), tuple(tangents[2 + i] for i in moving))[1]
+        primals = tuple(inputs[i].contiguous() for i in moving)
+        return torch.func.jvp(pull, primals, tuple(tangents[2 + i].contiguous() for i in moving))[1]
 
 
 def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tensor:
