@@ -232,7 +232,8 @@ def unroll(
 
     Differentiate it in the parameters, in any hyper-parameter or in the data with `torch.func.grad`; sweep hyper-parameters,
     tasks or stacked models with `torch.vmap`, whose `chunk_size` bounds the memory; take derivatives of a few hyper-parameters
-    with `forward_grad`, whose memory does not grow with the steps; put it into `torch.compile`.
+    with `forward_grad`, whose memory does not grow with the steps. It is pure, so it also goes into `torch.compile`; but there
+    the graph is as long as the loop, and `compile=True` is the better way.
 
     Args:
         loss_fn: `(params, *batch) -> loss`, a () tensor; with `has_aux`, `-> (loss, aux)`. For a module, see `from_module`.
@@ -245,8 +246,8 @@ def unroll(
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
-        compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which also says
-            what is not compiled. Keep the result of `unroll`: it holds the compiled code.
+        compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which says
+            what is not compiled. Keep what `unroll` returns: it holds the compiled code.
         extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
 
     Raises:
