@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lint mutants clean
+.PHONY: demo test bench lint mutants catalogue clean
 
 demo: .venv/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
@@ -23,6 +23,9 @@ lint: .venv/installed
 
 mutants: .venv/installed
 	$(BIN)/python tests/mutants.py
+
+catalogue: .venv/installed
+	$(BIN)/python tests/catalogue.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -9,11 +9,15 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from functional_optim.combinators.chain import chain
-from functional_optim.optimizers import adam, adamw, sgd
-from functional_optim.transform import Transform, elementwise
+from functional_optim.optimizers import adadelta, adafactor, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd
+from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.muon import COEFFICIENTS, scale_by_muon
+from functional_optim.rules.scale import negate, scale_by_learning_rate
+from functional_optim.transform import Transform
 
 from .torch_optimizer import TransformOptimizer
 
@@ -147,6 +151,434 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A checkpoint of Adam, which says False, doesn't make Adam of this.
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
+class NAdam(TransformOptimizer):
+    """`functional_optim.nadam` with the signature, the parameter groups and the state of `torch.optim.NAdam`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`nadam` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _nadam(_is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+
+
+class RAdam(TransformOptimizer):
+    """`functional_optim.radam` with the signature, the parameter groups and the state of `torch.optim.RAdam`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`radam` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _radam(_is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+
+
+class Adamax(TransformOptimizer):
+    """`functional_optim.adamax` with the signature, the parameter groups and the state of `torch.optim.Adamax`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`adamax` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _adamax(_is_on(group["weight_decay"]), group["maximize"])
+
+
+class Adagrad(TransformOptimizer):
+    """`functional_optim.adagrad` with the signature, the parameter groups and the state of `torch.optim.Adagrad`.
+
+    Every option may differ between groups. A parameter gets its state at its first step, not at once.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`adagrad` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _adagrad(_is_on(group["weight_decay"]), group["maximize"])
+
+
+class Adadelta(TransformOptimizer):
+    """`functional_optim.adadelta` with the signature, the parameter groups and the state of `torch.optim.Adadelta`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "capturable": capturable,
+            "maximize": maximize,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`adadelta` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _adadelta(_is_on(group["weight_decay"]), group["maximize"])
+
+
+class RMSprop(TransformOptimizer):
+    """`functional_optim.rmsprop` with the signature, the parameter groups and the state of `torch.optim.RMSprop`.
+
+    Every option may differ between groups. A parameter gets a
+    momentum buffer or an average gradient when its group first asks for one.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`rmsprop` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _rmsprop(_is_on(group["momentum"]), _is_on(group["weight_decay"]), group["centered"], group["maximize"])
+
+
+class Rprop(TransformOptimizer):
+    """`functional_optim.rprop` with the signature, the parameter groups and the state of `torch.optim.Rprop`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "etas": etas,
+            "step_sizes": step_sizes,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`rprop` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _rprop(group["maximize"])
+
+
+class ASGD(TransformOptimizer):
+    """`functional_optim.asgd` with the signature, the parameter groups and the state of `torch.optim.ASGD`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range, or `differentiable=True`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lambd": lambd,
+            "alpha": alpha,
+            "t0": t0,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "capturable": capturable,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`asgd` with the links that this group's numbers call for."""
+        _refuse_differentiable(group)
+        return _asgd(_is_on(group["weight_decay"]), group["maximize"])
+
+
+class Adafactor(TransformOptimizer):
+    """`functional_optim.adafactor` with the signature, the parameter groups and the state of `torch.optim.Adafactor`.
+
+    Every option may differ between groups. `eps[0] = None` is the machine epsilon of the parameter's dtype, of at least float32.
+    The slots that a parameter does without are there, and empty.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`adafactor` with the links that this group's numbers call for, and its ε, a pair in the group and two numbers there."""
+        if group["d"] < 1:
+            raise ValueError(f"d = {group['d']} is outside [1, inf).")
+        eps1, eps2 = group["eps"]
+        return _adafactor(eps1, eps2, _is_on(group["weight_decay"]), group["maximize"])
+
+
+class Muon(TransformOptimizer):
+    """`scale_by_muon` with AdamW's decay, and the signature, the parameter groups and the state of `torch.optim.Muon`.
+
+    For matrices only; `functional_optim.muon` gives the other parameters to AdamW, and takes those of more dimensions. As torch,
+    it iterates in bfloat16.
+
+    Raises:
+        ValueError: a parameter that is not 2D, a number out of range, or an unknown `adjust_lr_fn`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of matrices."""
+        super().add_param_group(param_group)
+        wrong = [tuple(p.shape) for p in self.param_groups[-1]["params"] if p.ndim != 2]
+        if wrong:
+            self.param_groups.pop()
+            raise ValueError(
+                f"param_groups[{len(self.param_groups)}]: Muon takes 2D parameters only, but got one of shape {wrong[0]}. "
+                "functional_optim.muon takes them all."
+            )
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """Muon, decay and learning rate; the decay is left out where it is 0."""
+        return _muon(_is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"])
+
 
 def _is_on(number: Any) -> bool:
     """Whether a number does anything; a tensor always might."""
@@ -156,8 +588,8 @@ def _is_on(number: Any) -> bool:
 def _refuse_differentiable(group: Mapping[str, Any]) -> None:
     if group["differentiable"]:
         raise ValueError(
-            "differentiable=True: to differentiate through steps, use the transform itself (functional_optim.sgd, adam, adamw); "
-            "an optimizer object writes its parameters in place."
+            "differentiable=True: to differentiate through steps, use the transform itself (functional_optim.sgd, adam, adamw, "
+            "...); an optimizer object writes its parameters in place."
         )
 
 
@@ -174,13 +606,57 @@ def _adam(decoupled: bool, decay: bool, amsgrad: bool, maximize: bool) -> Transf
     return _signed(adam(weight_decay=0.0 if decay else None, amsgrad=amsgrad), maximize)
 
 
+@functools.cache
+def _nadam(decay: bool, decoupled: bool, maximize: bool) -> Transform:
+    return _signed(nadam(weight_decay=0.0 if decay else None, decoupled_weight_decay=decoupled), maximize)
+
+
+@functools.cache
+def _radam(decay: bool, decoupled: bool, maximize: bool) -> Transform:
+    return _signed(radam(weight_decay=0.0 if decay else None, decoupled_weight_decay=decoupled), maximize)
+
+
+@functools.cache
+def _adamax(decay: bool, maximize: bool) -> Transform:
+    return _signed(adamax(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _adagrad(decay: bool, maximize: bool) -> Transform:
+    return _signed(adagrad(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _adadelta(decay: bool, maximize: bool) -> Transform:
+    return _signed(adadelta(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _rmsprop(momentum: bool, decay: bool, centered: bool, maximize: bool) -> Transform:
+    tx = rmsprop(weight_decay=0.0 if decay else None, momentum=0.0 if momentum else None, centered=centered)
+    return _signed(tx, maximize)
+
+
+@functools.cache
+def _rprop(maximize: bool) -> Transform:
+    return _signed(rprop(), maximize)
+
+
+@functools.cache
+def _asgd(decay: bool, maximize: bool) -> Transform:
+    return _signed(asgd(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _adafactor(eps1: float | None, eps2: float, decay: bool, maximize: bool) -> Transform:
+    return _signed(adafactor(eps1=eps1, eps2=eps2, weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _muon(decay: bool, nesterov: bool, ns_steps: int, adjust_lr_fn: str | None) -> Transform:
+    rule = scale_by_muon(nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn, ns_dtype=torch.bfloat16)
+    return chain(rule, *([add_decayed_weights(0.0)] if decay else []), scale_by_learning_rate(), name="muon")
+
+
 def _signed(transform: Transform, maximize: bool) -> Transform:
-    return chain(_negated(), transform) if maximize else transform
-
-
-@elementwise()
-def _negated(hp):
-    def rule(g, p):
-        return -g
-
-    return rule
+    return chain(negate(), transform) if maximize else transform

@@ -170,7 +170,7 @@ class Run:
         works = [self._opened(part) for part in self.plan.parts]
         if self.stages[0].fuses:
             self._reduce(0, works)
-        together = any(stage.reduces for i, stage in enumerate(self.stages) if i or not stage.fuses)
+        together = any(stage.joint for i, stage in enumerate(self.stages) if i or not stage.fuses)
         for chunk in [works] if together else ([works.pop()] for _ in range(len(works))):
             for i, stage in enumerate(self.stages):
                 if stage.fuses:
@@ -245,7 +245,7 @@ class Run:
     def _single(self, stage: Stage, works: list[Work]) -> None:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
         (link,) = stage.links
-        for chunk in [works] if link.form.reduce else [[work] for work in works]:
+        for chunk in [works] if stage.joint else [[work] for work in works]:
             self._lifted(link, stage, chunk)
         if stage.last:
             for work in works:

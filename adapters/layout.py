@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.combined import nested
+from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
+from functional_optim.sharded import local
 from functional_optim.transform import Transform
 
 Flat: TypeAlias = dict[str, Any]
@@ -23,8 +24,11 @@ class Key:
     index: int
     name: str | None = None
 
+    def __str__(self) -> str:
+        return self.name or f"group {self.group}, parameter {self.index}"
+
     def __repr__(self) -> str:
-        return repr(self.name or f"group {self.group}, parameter {self.index}")
+        return repr(str(self))
 
 
 Params: TypeAlias = Mapping[Key, Tensor]
@@ -47,17 +51,13 @@ class Layout:
         state = self._initial(params, hparams)
         values, self.spec = trees.flatten(state, lambda x: _is_tree_like(params, x))
         paths = [tuple(map(str, path)) for path in self.spec.paths()]
-        counts = {(*path, name) for path, form in nested(transform) for name in getattr(form, "own_counts", ())}
+        counts = {path for path, _ in _count_holders(transform, params)}
         self.kinds = [
             "count" if path in counts else "leaf" if _is_tree_like(params, value) else "shared"
             for path, value in zip(paths, values, strict=True)
         ]
         self.names = _names(paths, counts)
         self.name_of = dict(zip(paths, self.names, strict=True))
-        leaves = [(name, path) for name, path, kind in zip(self.names, paths, self.kinds, strict=True) if kind == "leaf"]
-        self._beside = {
-            self.name_of[path]: {name for name, other in leaves if other[:-1] == path[:-1]} for path in counts & set(paths)
-        }
 
     def is_complete(self, key: Key, state: Flat) -> bool:
         """Whether a parameter has every slot that it is known to keep."""
@@ -68,10 +68,11 @@ class Layout:
         # Not `init_state`: these may be some of the parameters only, and what it checks holds for all of them.
         return self.transform.init_fn(params, self.transform.select(hparams))
 
-    def _note_absent(self, key: Key, fresh: Mapping[str, Any]) -> set[str]:
-        slots = {name for name, kind in zip(self.names, self.kinds, strict=True) if kind == "leaf" and fresh[name][key] is None}
-        counts = {name for name, beside in self._beside.items() if beside and beside <= slots}
-        return self._absent.setdefault(key, slots | counts)
+    def _note_absent(self, params: Params, fresh: Sequence[Any]) -> None:
+        holders = {self.name_of[path]: keys for path, keys in _count_holders(self.transform, params)}
+        holders |= {name: value for name, kind, value in zip(self.names, self.kinds, fresh, strict=True) if kind == "leaf"}
+        for key in params:
+            self._absent[key] = {name for name, keys in holders.items() if key not in keys}
 
     def start(
         self, params: Params, hparams: HParams, states: Mapping[Key, Flat], others: Iterable[Flat], counts_on_host: bool
@@ -83,11 +84,11 @@ class Layout:
         """
         fresh: list[Any] = self.spec.flatten_up_to(self._initial(params, hparams))
         values = list(zip(self.names, self.kinds, fresh, strict=True))
+        self._note_absent(params, fresh)
         for key, state in states.items():
-            absent = self._note_absent(key, dict(zip(self.names, fresh, strict=True)))
             count = float(state.get("step", any(state.get(name) is not None for name in self.names)))
             for name, kind, value in values:
-                if state.get(name) is not None or name in absent:
+                if state.get(name) is not None or name in self._absent[key]:
                     continue
                 if kind == "count":
                     device = "cpu" if counts_on_host else params[key].device
@@ -102,9 +103,10 @@ class Layout:
         """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels."""
         values = []
         for name, kind in zip(self.names, self.kinds, strict=True):
-            each = {key: state.get(name) for key, state in states.items()}
+            each = {key: state[name] for key, state in states.items() if name in state}
             if kind == "count":
-                values.append(_count({key: int(x) if counts_on_host and x is not None else x for key, x in each.items()}))
+                each = {key: int(count) for key, count in each.items()} if counts_on_host else each
+                values.append(one_or_each(each) if each else 0)
             else:
                 values.append(each if kind == "leaf" else next(iter(each.values())))
         return trees.unflatten(self.spec, values)
@@ -114,9 +116,9 @@ class Layout:
         for name, kind, value in zip(self.names, self.kinds, self.spec.flatten_up_to(nested), strict=True):
             each = value.tree if isinstance(value, PerLeaf) else value
             for key, state in states.items():
-                new = each[key] if kind == "leaf" or isinstance(value, PerLeaf) else each
                 if name not in state:
                     continue
+                new = each[key] if kind == "leaf" or isinstance(value, PerLeaf) else each
                 if isinstance(new, Tensor):
                     state[name].copy_(new)
                 else:
@@ -132,15 +134,17 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
     return trees.map_leaves(lambda x: x.clone() if isinstance(x, Tensor) and _owner(x) in owners else x, tree)
 
 
-def _count(each: Mapping[Key, Any]) -> Any:
-    """The count of all parameters, or one for each: None for those that keep none, 0 if that is all of them."""
-    held = {key: count for key, count in each.items() if count is not None}
-    one = one_or_each(held) if held else 0
-    return PerLeaf(dict(each)) if isinstance(one, PerLeaf) else one
+def _count_holders(transform: Transform, params: Params, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Params]]:
+    """The path to each count, and the parameters that a part of the transform with that count sees."""
+    for name in getattr(transform.form, "own_counts", ()):
+        yield (*path, name), params
+    if isinstance(transform.form, Combined):
+        for keys, share in transform.form.shares(params).items():
+            yield from _count_holders(transform.form.parts[keys], share, (*path, *keys))
 
 
 def _owner(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+    return local(x).untyped_storage()._cdata
 
 
 def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]) -> list[str]:
@@ -152,4 +156,4 @@ def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]
 
 
 def _is_tree_like(params: Params, value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == params.keys()
+    return isinstance(value, dict) and bool(value) and value.keys() <= params.keys()

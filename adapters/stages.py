@@ -36,12 +36,17 @@ class Stage:
     @property
     def fuses(self) -> bool:
         """Whether this is a run of elementwise links."""
-        return self.links[0].form.elementwise
+        return self.links[0].form.packs
 
     @property
     def reduces(self) -> list[int]:
         """The links that need a whole-tree quantity."""
         return [i for i, link in enumerate(self.links) if link.form.reduce]
+
+    @property
+    def joint(self) -> bool:
+        """Whether some link has to see all leaves before any of them goes on."""
+        return any(link.form.reduce or link.form.batched for link in self.links)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +59,13 @@ class Kernels:
 
 def stages_of(links: list[Link], layout: Layout) -> list[Stage]:
     """The links in runs of elementwise ones, each as long as can be."""
-    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: -1 if item[1].form.elementwise else item[0])]
+    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: -1 if item[1].form.packs else item[0])]
     stages, slots, counts = [], 0, 0
     for run in runs:
         own = [link for _, link in run]
         names = [layout.name_of[(*link.path, name)] for link in own for name in link.form.slots]
         first_slot, first_count = slots, counts
-        slots += len(names) if own[0].form.elementwise else 0
+        slots += len(names) if own[0].form.packs else 0
         counts += sum(link.form.counts for link in own)
         stages.append(Stage(own, names, slice(first_slot, slots), slice(first_count, counts), own[-1] is links[-1]))
     return stages

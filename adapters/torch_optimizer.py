@@ -1,5 +1,7 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import contextlib
+import difflib
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
@@ -17,6 +20,7 @@ from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
 from .layout import Flat, Key, Layout, detached_from
+from .loading import check_checkpoint, keys_of
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -31,10 +35,22 @@ class TransformOptimizer(torch.optim.Optimizer):
     Groups with the same transform are one tree to it, with a hyper-parameter per leaf where the groups disagree.
     """
 
+    is_chain = False
+    """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
+
+    # What no copy takes along.
+    _CACHES = ("_layouts", "_engines", "_validated")
+    _is_stepping = False
+    _layouts: dict[Transform, Layout]
+    _engines: "dict[Transform, FusedStep | None]"
+    _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
+
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
-        self._layouts: dict[Transform, Layout] = {}
-        self._engines: dict[Transform, FusedStep | None] = {}
-        self._validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]] = {}
+        if isinstance(params, set | frozenset):
+            raise TypeError(
+                "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
+            )
+        self._forget()
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
@@ -45,18 +61,39 @@ class TransformOptimizer(torch.optim.Optimizer):
         """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
         return bool(group.get("fused"))
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch wraps the `step` of every class in, to call hooks: once, though a subclass may extend `step` and call ours.
+
+        Inside `torch.compile` nothing of a step is traced, so no number recompiles anything; `fused=True` brings its own kernels.
+        """
+        hooked = torch.optim.Optimizer.profile_hook_step(func)
+
+        @_disable_dynamo
+        @functools.wraps(func)
+        def step(self: "TransformOptimizer", *args: Any, **kwargs: Any) -> Any:
+            if self._is_stepping:
+                return func(self, *args, **kwargs)
+            self._is_stepping = True
+            try:
+                return hooked(self, *args, **kwargs)
+            finally:
+                self._is_stepping = False
+
+        return step
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
+
+        A key that is none, but looks like one, is kept with a warning.
 
         Raises:
             TypeError, ValueError: as torch, and for a hyper-parameter of the wrong type or out of its range.
         """
         if isinstance(param_group, dict):
             index = len(self.param_groups)
-            try:
-                _hparams_of(self.transform_for({**self.defaults, **param_group}), {**self.defaults, **param_group})
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"param_groups[{index}]: {error}") from None
+            self._checked_transform(index, {**self.defaults, **param_group})
+            _warn_of_misspellings(index, param_group, self.defaults)
         super().add_param_group(param_group)
 
     @torch.no_grad()
@@ -78,35 +115,55 @@ class TransformOptimizer(torch.optim.Optimizer):
             extra = {"value": loss, **extra}
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
-            parts.setdefault(self.transform_for(group), []).append((index, group))
-        computed = [
-            self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
-            for transform, groups in parts.items()
-            if any(p.grad is not None for _, group in groups for p in group["params"])
-        ]
-        for write in computed:
-            write()
+            parts.setdefault(self._checked_transform(index, group), []).append((index, group))
+        with _without_autocast():
+            computed = [
+                self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
+                for transform, groups in parts.items()
+                if any(p.grad is not None for _, group in groups for p in group["params"])
+            ]
+            for write in computed:
+                write()
         if self._engines.keys() - parts.keys():
             self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, of this class or of the torch class that it stands for.
+        """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
 
-        Differs from torch in that slots keep their dtype: the float32 moments of a bfloat16 parameter stay float32.
+        Parameters are matched by position, as in torch; `load_by_name` matches them by their names. Hooks are called as in torch.
+        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and in that
+        a checkpoint has to fit. A chain loads what it can of one whose slots or options differ in part, and warns.
+
+        Raises:
+            ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
+                Nothing has been changed then.
         """
-        # torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
-        handle = self.register_load_state_dict_pre_hook(_box_tensors)
+        # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.
+        handle = self.register_load_state_dict_pre_hook(lambda _, found: _checked_and_boxed(self, found))
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own keeps three attributes and loses those of subclasses. Hooks are left behind, as there; and so are methods
+        # that somebody has put on the object, as schedulers do with `step`.
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in (*self._CACHES, "_is_stepping")
+            and not name.startswith("_optimizer_")
+            and not callable(getattr(type(self), name, None))
+        }
+        return {**own, **super().__getstate__()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        names = set({**vars(self), **state}["defaults"])
         super().__setstate__(state)
-        self._layouts = {}
-        self._engines = {}
-        self._validated = {}
+        self._forget()
+        for name in self.defaults.keys() - names:  # torch adds `differentiable` to everything.
+            del self.defaults[name]
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -134,6 +191,20 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
         return None if engine is None else functools.partial(engine.run, grads, hparams)
 
+    def _forget(self) -> None:
+        """Start with empty caches; everything in them is derived from the groups and the state."""
+        for name in self._CACHES:
+            setattr(self, name, {})
+
+    def _checked_transform(self, index: int, group: Group) -> Transform:
+        """The transform of a group whose numbers are in order."""
+        try:
+            transform = self.transform_for(group)
+            self._hparams_of_group(transform, index, group)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"param_groups[{index}]: {error}") from None
+        return transform
+
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
         values = [group.get(name) for name in transform.declared]
@@ -156,8 +227,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
         everyone = _leaves(enumerate(self.param_groups))
         check_gradients({leaf.key: leaf.param.grad for leaf in everyone}, {leaf.key: leaf.param for leaf in everyone})
-        for group in self.param_groups:
-            _hparams_of(self.transform_for(group), group)
         leaves = _leaves(groups)
         try:
             if any(group.get("capturable") for _, group in groups):
@@ -185,7 +254,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         hparams = _hparams_of_leaves(transform, leaves)
 
         layout, states, others = self._started(transform, groups, on_host)
-        grads = {leaf.key: leaf.param.grad for leaf in leaves}
+        grads = {leaf.key: _full_gradient(leaf.param) for leaf in leaves}
         old = layout.read(states, on_host)
         owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         updates, nested = detached_from(owned, transform.update(grads, old, params, hparams, **extra))
@@ -202,12 +271,13 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The layout of the state; the states of the leaves, complete, though what was missing is not in `self.state` yet;
         and those of the parameters that sit out this step."""
         leaves = _leaves(groups)
-        params = {leaf.key: leaf.param for leaf in leaves}
         states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
         others = [self.state[p] for _, group in groups for p in group["params"] if p.grad is None and p in self.state]
         if transform not in self._layouts:
-            check(transform, dict(pair for index, group in groups for pair in _keyed(index, group)))
-            self._layouts[transform] = Layout(transform, params, _hparams_of_leaves(transform, leaves))
+            everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
+            every_param = {leaf.key: leaf.param for leaf in everyone}
+            check(transform, every_param)
+            self._layouts[transform] = Layout(transform, every_param, _hparams_of_leaves(transform, everyone))
         layout = self._layouts[transform]
         lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]
         if lacking:
@@ -221,24 +291,30 @@ class OptimizerAdapter(TransformOptimizer):
     """A `torch.optim.Optimizer` that steps with a transform.
 
     A parameter group is a mapping of hyper-parameters: whatever a scheduler or a person writes there is what the next step uses.
-    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all.
+    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
+    transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
+    schedulers, raises KeyError.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
+
+    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
+    norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
+    process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
 
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
-            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
-            tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are then views of
-            common buffers, which are packed again whenever another set of parameters has gradients.
+            rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are
+            then views of common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
         TypeError: `transform` or a hyper-parameter is not of the right type.
         ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; or the transform is an empty chain.
-            Keys of a group that are no hyper-parameters are kept and ignored, as in torch.
+            Keys of a group that are no hyper-parameters are kept and ignored, as in torch; of a misspelt one it warns.
 
     >>> import functional_optim as fo
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -249,6 +325,8 @@ class OptimizerAdapter(TransformOptimizer):
     >>> w.detach()
     tensor([2.4000, 3.2000])
     """
+
+    is_chain = True
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_work(transform)
@@ -263,9 +341,6 @@ class OptimizerAdapter(TransformOptimizer):
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
         return bool(self.fused)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "transform": self.transform, "fused": self.fused}
 
 
 @dataclass(frozen=True)
@@ -288,20 +363,55 @@ class Boxed:
         return self.value.to(device, copy=True)
 
 
-def _box_tensors(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    del optimizer
+def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The last hook before torch loads: refuse what can't be right, and hide the tensors from torch.
+
+    torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
+    """
+    check_checkpoint(optimizer, state_dict)
     state = {
         p: {
-            name: Boxed(torch.as_tensor(value)) if isinstance(value, Tensor | int | float) else value
+            name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value)))
+            if isinstance(value, Tensor | int | float)
+            else value
             for name, value in slots.items()
+            if value is not None
         }
         for p, slots in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
 
 
+def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
+    for name in group.keys() - known.keys() - {"params", "param_names"}:
+        close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
+        if close:
+            warnings.warn(
+                f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
+                f"Did you mean {close[0]!r}?",
+                stacklevel=3,
+            )
+
+
+def _without_autocast() -> contextlib.ExitStack:
+    """A context in which matrix products keep their precision; that of the forward is no business of the step's."""
+    stack = contextlib.ExitStack()
+    for kind in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
-    return [Leaf(key, p, group) for index, group in groups for key, p in _keyed(index, group) if p.grad is not None]
+    return [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None]
+
+
+def _full_gradient(p: Tensor) -> Tensor | None:
+    """The gradient in at least the parameter's precision: a transform returns updates in the precision of the gradients."""
+    g = p.grad
+    if g is None or g.dtype == p.dtype or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
+        return g  # What is unfit is for the transform to refuse.
+    return g.to(torch.promote_types(g.dtype, p.dtype))
 
 
 def _by_key(leaves: list[Leaf], value: Any) -> Any:
@@ -325,12 +435,6 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
         for p, value, grad in kept:
             p.copy_(value)
             p.grad = grad
-
-
-def _keyed(index: int, group: Group) -> Iterable[tuple[Key, Tensor]]:
-    names = group.get("param_names") or [None] * len(group["params"])
-    for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
-        yield Key(index, i, name), p
 
 
 def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:

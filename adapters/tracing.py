@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.node import map_aggregate
 
 from functional_optim import trees
 from functional_optim.combinators.innermost import innermost
@@ -180,6 +181,8 @@ def _split(graph: fx.Graph, scalar_inputs: int) -> Traced:
     assert isinstance(outputs, list | tuple)
 
     body = [node for node in graph.nodes if node.op == "call_function" and node not in scalars]
+    for node in body:
+        map_aggregate((node.args, node.kwargs), _require_no_length)
     used = {argument: None for node in (*body, graph.output_node()) for argument in node.all_input_nodes}
     survivors = [node for node in used if node in scalars]
 
@@ -195,6 +198,16 @@ def _split(graph: fx.Graph, scalar_inputs: int) -> Traced:
         return [values[node] for node in outputs]
 
     return Traced(Prologue(inputs[:scalar_inputs], [node for node in graph.nodes if node in scalars], survivors), run)
+
+
+def _require_no_length(argument: Any) -> Any:
+    """Raise where a rule has built a tensor of its gradient's length, which the tracer takes for a constant.
+
+    A kernel with that constant in it would write beyond the end of shorter tensors.
+    """
+    if type(argument) is int and argument == TYPICAL_LENGTH:
+        raise TypeError("a rule makes a tensor of its gradient's length; write zeros_like, ones_like, or broadcast")
+    return argument
 
 
 def _scalar_nodes(graph: fx.Graph, inputs: Sequence[fx.Node]) -> set[fx.Node]:

@@ -4,17 +4,144 @@ import importlib
 from typing import Any
 
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.rename import rename_hparams
+from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.inspect import hparams_at, state_get, state_set
+from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.master_copy import with_master_copy
+from functional_optim.combinators.mechanize import mechanize
+from functional_optim.combinators.monitor import log_norms, monitor
+from functional_optim.combinators.partition import masked, partition
+from functional_optim.combinators.rename import rename_hparams, set_defaults
+from functional_optim.combinators.sam import asam, sam
+from functional_optim.combinators.schedule_free import eval_params, schedule_free
+from functional_optim.combinators.scheduled import scheduled
+from functional_optim.combinators.signed import cautious, with_gradient_signs
+from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
 from functional_optim.hparams import Hparam, PerLeaf
-from functional_optim.optimizers import adam, adamw, sgd
+from functional_optim.optimizers import (
+    adabelief,
+    adadelta,
+    adafactor,
+    adagc,
+    adagrad,
+    adam,
+    adam_atan2,
+    adam_mini,
+    adamax,
+    adamc,
+    adamw,
+    adan,
+    ademamix,
+    adopt,
+    amsgrad,
+    asgd,
+    came,
+    dadapt_adam,
+    dog,
+    dowg,
+    fromage,
+    grams,
+    lamb,
+    laprop,
+    lars,
+    lion,
+    madgrad,
+    mars,
+    muon,
+    nadam,
+    noisy_sgd,
+    novograd,
+    optimistic_adam,
+    optimistic_gradient_descent,
+    polyak_sgd,
+    prodigy,
+    radam,
+    rmsprop,
+    rprop,
+    schedule_free_adamw,
+    schedule_free_sgd,
+    sgd,
+    sign_sgd,
+    signum,
+    simplified_ademamix,
+    sm3,
+    sophia,
+    stable_adamw,
+    yogi,
+)
+from functional_optim.rules.adabelief import scale_by_belief
+from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
+from functional_optim.rules.adagc import clip_by_adagc
+from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
-from functional_optim.rules.clip import clip_by_global_norm, clip_by_value
-from functional_optim.rules.decay import add_decayed_weights
+from functional_optim.rules.adam_atan2 import scale_by_adam_atan2
+from functional_optim.rules.adam_mini import scale_by_adam_mini
+from functional_optim.rules.adamax import scale_by_adamax
+from functional_optim.rules.adamc import add_corrected_decayed_weights
+from functional_optim.rules.adan import scale_by_adan
+from functional_optim.rules.adaptive_clip import adaptive_grad_clip
+from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
+from functional_optim.rules.adopt import scale_by_adopt
+from functional_optim.rules.asgd import average_iterates, scale_by_asgd
+from functional_optim.rules.came import scale_by_came
+from functional_optim.rules.centralize import centralize
+from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
+from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
+from functional_optim.rules.d_adaptation import scale_by_d_adaptation
+from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
+from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
+from functional_optim.rules.ema import ema
+from functional_optim.rules.kahan import kahan_sum
+from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lion import scale_by_lion
+from functional_optim.rules.madgrad import scale_by_madgrad
+from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
-from functional_optim.rules.scale import scale, scale_by_learning_rate, scale_by_schedule
-from functional_optim.schedules import warmup_cosine
+from functional_optim.rules.momo import momo, momo_adam
+from functional_optim.rules.muon import scale_by_muon
+from functional_optim.rules.nadam import scale_by_nadam
+from functional_optim.rules.noise import add_noise
+from functional_optim.rules.normalize import normalize_by_update_norm
+from functional_optim.rules.novograd import scale_by_novograd
+from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.palm import scale_by_palm
+from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
+from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.plateau import reduce_on_plateau
+from functional_optim.rules.polyak import scale_by_polyak
+from functional_optim.rules.prodigy import scale_by_prodigy
+from functional_optim.rules.radam import scale_by_radam
+from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.rprop import scale_by_rprop
+from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
+from functional_optim.rules.schedule_free import schedule_free_average
+from functional_optim.rules.sign import scale_by_sign
+from functional_optim.rules.sm3 import scale_by_sm3
+from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
+from functional_optim.rules.stable_adamw import scale_by_stable_adamw
+from functional_optim.rules.trivial import freeze, identity
+from functional_optim.rules.trust_ratio import scale_by_trust_ratio
+from functional_optim.rules.yogi import scale_by_yogi
+from functional_optim.schedules import (
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_sqrt,
+    join,
+    linear,
+    noam,
+    one_cycle,
+    piecewise_constant,
+    piecewise_interpolate,
+    polynomial,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
@@ -29,24 +156,174 @@ __all__ = [
     "per_tensor",
     "whole_tree",
     # Combinators
+    "accumulate",
+    "apply_if_finite",
+    "asam",
+    "by_module",
+    "by_name",
+    "by_ndim",
+    "cautious",
     "chain",
+    "conditionally",
+    "ema_params",
+    "eval_params",
+    "hparams_at",
+    "log_norms",
+    "lookahead",
+    "masked",
+    "mechanize",
+    "monitor",
+    "partition",
     "rename_hparams",
+    "sam",
+    "schedule_free",
+    "scheduled",
+    "set_defaults",
+    "skip_large_updates",
+    "state_get",
+    "state_set",
+    "with_extra",
+    "with_gradient_signs",
+    "with_master_copy",
     # Rules
+    "adaptive_grad_clip",
+    "add_corrected_decayed_weights",
     "add_decayed_weights",
+    "add_l1_decay",
+    "add_noise",
+    "average_iterates",
+    "centralize",
+    "clip_by_adagc",
+    "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_value",
+    "ema",
+    "freeze",
+    "gauss_newton_bartlett",
+    "identity",
+    "kahan_sum",
+    "keep_params_nonnegative",
+    "mars_correction",
+    "momo",
+    "momo_adam",
+    "negate",
+    "normalize_by_update_norm",
+    "per_example_global_norm_clip",
+    "reduce_on_plateau",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adam_atan2",
+    "scale_by_adam_mini",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
+    "scale_by_asgd",
+    "scale_by_belief",
+    "scale_by_came",
+    "scale_by_d_adaptation",
+    "scale_by_dog",
+    "scale_by_dowg",
+    "scale_by_factored_rms",
+    "scale_by_inverse_time",
+    "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
+    "scale_by_muon",
+    "scale_by_nadam",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_palm",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_polyak",
+    "scale_by_prodigy",
+    "scale_by_radam",
+    "scale_by_relative_step",
+    "scale_by_rms",
+    "scale_by_rprop",
+    "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_simplified_ademamix",
+    "scale_by_sm3",
+    "scale_by_sophia",
+    "scale_by_stable_adamw",
+    "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
+    "schedule_free_average",
+    "soft_threshold",
+    "subtract_decayed_weights",
     "trace",
+    "zero_nans",
     # Schedules
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "exponential",
+    "inverse_sqrt",
+    "join",
+    "linear",
+    "noam",
+    "one_cycle",
+    "piecewise_constant",
+    "piecewise_interpolate",
+    "polynomial",
     "warmup_cosine",
+    "warmup_stable_decay",
     # Optimizers
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagc",
+    "adagrad",
     "adam",
+    "adam_atan2",
+    "adam_mini",
+    "adamax",
+    "adamc",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
+    "amsgrad",
+    "asgd",
+    "came",
+    "dadapt_adam",
+    "dog",
+    "dowg",
+    "fromage",
+    "grams",
+    "lamb",
+    "laprop",
+    "lars",
+    "lion",
+    "madgrad",
+    "mars",
+    "muon",
+    "nadam",
+    "noisy_sgd",
+    "novograd",
+    "optimistic_adam",
+    "optimistic_gradient_descent",
+    "polyak_sgd",
+    "prodigy",
+    "radam",
+    "rmsprop",
+    "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
+    "sign_sgd",
+    "signum",
+    "simplified_ademamix",
+    "sm3",
+    "sophia",
+    "stable_adamw",
+    "yogi",
 ]
 
 

@@ -30,7 +30,7 @@ class Hparam:
 
     Args:
         default: a number, or a tuple of numbers.
-        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's.
+        range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's, or a tuple of them.
         optional: whether it has a value only where one is given; the default then shows what kind of value that is.
 
     >>> Hparam(0.9, "[0, 1)")
@@ -38,14 +38,23 @@ class Hparam:
     """
 
     default: Any
-    range: str = ANY
+    range: str | tuple[str, ...] = ANY
     optional: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", self.range):
-            raise ValueError(f"range = {self.range!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
+        for interval in (self.range,) if isinstance(self.range, str) else self.range:
+            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", interval):
+                raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
         if isinstance(self.default, list):
             object.__setattr__(self, "default", tuple(self.default))
+        if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
+            raise ValueError(f"range = {self.range!r} has {len(self.range)} intervals, the default {self.default!r} has not.")
+
+    @property
+    def ranges(self) -> tuple[str, ...]:
+        """The interval of each number."""
+        count = len(self.default) if isinstance(self.default, tuple) else 1
+        return (self.range,) * count if isinstance(self.range, str) else self.range
 
 
 @dataclass(frozen=True)
@@ -119,9 +128,21 @@ def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
                     f'rename_hparams({link}, {name}="{link}_{name}").'
                 )
             known = merged.get(name, hparam)
-            merged[name] = Hparam(hparam.default, _intersection(known.range, hparam.range), known.optional and hparam.optional)
+            merged[name] = Hparam(hparam.default, _common_range(known, hparam), known.optional and hparam.optional)
             owner.setdefault(name, link)
     return merged
+
+
+def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
+    """The union of several declarations; a name with different defaults becomes optional, and each keeps its own until then."""
+    union: dict[str, Hparam] = {}
+    for declared in named.values():
+        for name, hparam in declared.items():
+            known = union.get(name, hparam)
+            differs = _identity(known.default) != _identity(hparam.default)
+            optional = known.optional or hparam.optional or differs
+            union[name] = Hparam(known.default, _common_range(known, hparam), optional)
+    return union
 
 
 def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
@@ -154,12 +175,12 @@ def _validate(name: str, value: Any, hparam: Hparam) -> None:
     is_pair = isinstance(hparam.default, tuple)
     for where, each in _values(name, value, _is_sequence if is_pair else None):
         if not is_pair:
-            _validate_number(where, each, hparam.range)
+            validate_number(where, each, hparam.ranges[0])
         elif not _is_sequence(each) or len(each) != len(hparam.default):
             raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
         else:
             for i in range(len(each)):
-                _validate_number(f"{where}[{i}]", each[i], hparam.range)
+                validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
 
 
 def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str, Any]]:
@@ -176,7 +197,13 @@ def _is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
 
 
-def _validate_number(where: str, value: Any, interval: str) -> None:
+def validate_number(where: str, value: Any, interval: str) -> None:
+    """Raise unless the value is a () tensor or a number in the interval; `where` is what an error calls it.
+
+    Raises:
+        TypeError: neither a number nor a () tensor.
+        ValueError: a number outside the interval.
+    """
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise TypeError(
@@ -193,6 +220,12 @@ def _plain(value: Any) -> Any:
     """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
     is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)
     return float(value) if is_foreign else value
+
+
+def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:
+    """What both allow: one interval for all entries where that says it."""
+    both = tuple(_intersection(*pair) for pair in zip(a.ranges, b.ranges, strict=False))
+    return both[0] if len(set(both)) == 1 else both
 
 
 def _intersection(a: str, b: str) -> str:

@@ -1,7 +1,7 @@
 """Lifting: a rule for one tensor, or for all of them at once, brought to trees.
 
-This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, and the step count; rules know
-nothing of them.
+This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, sharded tensors, and the step count;
+rules know nothing of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
 from functional_optim.numerics import double
+from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -25,6 +26,40 @@ def zeros(p: Tensor, hp: HParams) -> Tensor:
     """A slot's usual start: zeros like the parameter."""
     del hp
     return torch.zeros_like(p, requires_grad=False)
+
+
+def copied(p: Tensor, hp: HParams) -> Tensor:
+    """A slot that starts as the parameter: a tensor of its own, so that no engine has to find out whether the two are one."""
+    del hp
+    return p.clone()
+
+
+def filled(name: str) -> SlotInit:
+    """A slot that starts at the value of a hyper-parameter, in both parts of a complex number."""
+
+    def start(p: Tensor, hp: HParams) -> Tensor:
+        reals = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
+        slot = (torch.zeros_like(reals, requires_grad=False) + hp[name]).to(reals.dtype)
+        return torch.view_as_complex(slot) if p.is_complex() else slot
+
+    return start
+
+
+@dataclass(frozen=True)
+class OneNumber:
+    """A slot that holds a single number for each leaf, whatever the leaf's shape: a () tensor of float64, real.
+
+    It belongs to a leaf as the slots of its shape do: behind the adapter, a parameter that sits out a step keeps its number.
+
+    Args:
+        value: the first value, of the hyper-parameters.
+    """
+
+    value: Callable[[HParams], Any]
+
+    def __call__(self, p: Tensor, hp: HParams) -> Tensor:
+        """The first value, on the leaf's device; times 1 it is a tensor of its own, where it is a hyper-parameter."""
+        return torch.as_tensor(double(self.value(hp), p.device)) * 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +97,11 @@ class Lifted:
     parts: ClassVar[Mapping[tuple[str, ...], Any]] = {}
 
     @property
+    def packs(self) -> bool:
+        """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
+        return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
+
+    @property
     def own_counts(self) -> tuple[str, ...]:
         """The keys of the state that hold a count which may differ between leaves."""
         return ("step",) if self.counts else ()
@@ -79,7 +119,7 @@ class Lifted:
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [None if p is None else self._stored(start(p, hp)) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+                [None if p is None else self._started(start, p, hp) for p, (hp, _) in zip(leaves, scalars, strict=True)],
             )
         return state
 
@@ -123,8 +163,10 @@ class Lifted:
             x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
-    def _stored(self, slot: Tensor) -> Tensor:
-        if self.state_dtype is None:
+    def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
+        """A slot's first value; a rule that sees whole tensors sees them here too."""
+        slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
+        if self.state_dtype is None or isinstance(start, OneNumber):
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 
@@ -132,6 +174,7 @@ class Lifted:
         """An output of the rule in the form that its input was stored in."""
         if stored.is_complex():
             new = torch.view_as_complex(new)
+        new = placed_like(new, stored)
         if new.shape != stored.shape:
             raise ValueError(
                 f"the rule of {self.name} returned {name} with shape {tuple(new.shape)} where it got {tuple(stored.shape)}: "
@@ -149,9 +192,11 @@ class Leafwise(Lifted):
 
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
+        batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
     """
 
     reduce: Reduction | None = None
+    batched: bool = False
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
@@ -166,13 +211,13 @@ class Leafwise(Lifted):
         reduced = self._reduced(list(work.values()))
         scalars = spread({**hp, **self._numbers(extra)}, t, spec)
         rules: dict[int, Rule] = {}
-        for i, arguments in work.items():
-            key = id(scalars[i])
+        for members in self._batches(work, scalars):
+            key = id(scalars[members[0]])
             if key not in rules:
-                rules[key] = self.rule(*scalars[i], reduced)
-            u[i], *new = self._stepped(rules[key], arguments, (u[i], *(slot[i] for slot in slots)))
-            for slot, value in zip(slots, new, strict=True):
-                slot[i] = value
+                rules[key] = self.rule(*scalars[members[0]], reduced)
+            for i, outputs in zip(members, self._outputs(rules[key], [work[i] for i in members]), strict=True):
+                for name, column, new in zip(("update", *self.slots), (u, *slots), outputs, strict=True):
+                    column[i] = self._closed(name, new, column[i])
 
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
@@ -187,10 +232,32 @@ class Leafwise(Lifted):
         if self.reduce is None:
             return None
         columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
-        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
+        reduced = self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
+        return trees.map_leaves(whole, reduced)
 
-    def _stepped(self, rule: Rule, arguments: Sequence[Any], stored: Sequence[Tensor]) -> list[Tensor]:
-        """The rule's outputs for one leaf, each in the form that its input was stored in."""
+    def _batches(self, work: Mapping[int, Sequence[Any]], scalars: Sequence[Any]) -> list[list[int]]:
+        """The leaves that the rule gets together: those alike if it is batched, else each by itself.
+
+        Sharded leaves stay by themselves: gathered together, those of a large model may not fit on one device.
+        """
+        if not self.batched:
+            return [[i] for i in work]
+        batches: dict[Any, list[int]] = {}
+        for i, arguments in work.items():
+            kinds = [None if x is None else (x.shape, x.dtype, x.device) for x in arguments]
+            batches.setdefault((i if is_sharded(arguments[0]) else None, id(scalars[i]), *kinds), []).append(i)
+        return list(batches.values())
+
+    def _outputs(self, rule: Rule, leaves: Sequence[Sequence[Any]]) -> list[Sequence[Tensor]]:
+        """What the rule returns for each of these leaves, of which there is one unless it is batched."""
+        leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
+        if not self.batched:
+            return [self._called(rule, leaves[0])]
+        stacks = [None if column[0] is None else torch.stack(column) for column in zip(*leaves, strict=True)]
+        return list(zip(*(x.unbind() for x in self._called(rule, stacks)), strict=True))
+
+    def _called(self, rule: Rule, arguments: Sequence[Any]) -> Sequence[Tensor]:
+        """The rule's outputs, which are one tensor for the update and one for each slot."""
         try:
             outputs = rule(*arguments)
         except (TypeError, AttributeError) as error:
@@ -204,7 +271,7 @@ class Leafwise(Lifted):
         if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
             found = f"{len(outputs)} values" if isinstance(outputs, tuple | list) else repr(outputs)
             raise ValueError(f"the rule of {self.name} returned {found}: expected tensors for {', '.join(names)}.")
-        return [self._closed(*each) for each in zip(names, outputs, stored, strict=True)]
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +303,7 @@ class WholeTree(Lifted):
         t = state["step"] + 1 if self.counts else None
 
         present = [i for i in range(len(u)) if u[i] is not None]
-        columns = [[self._opened(column[i]) for i in present] for column in (u, p, *slots, *given)]
+        columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
         rule = self.scalars({**hp, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
         shared = {name: state[name] for name in self.shared}
         new_updates, new_shared, *new_slots = rule(columns[0], columns[1], shared, *columns[2:])
@@ -244,7 +311,7 @@ class WholeTree(Lifted):
             for i, x in zip(present, new, strict=True):
                 leaves[i] = self._closed(name, x, leaves[i])
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
-        new_state |= {name: new_shared[name].to(state[name].dtype) for name in self.shared}
+        new_state |= {name: whole(new_shared[name]).to(state[name].dtype) for name in self.shared}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
 
 

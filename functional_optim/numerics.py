@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 Scalar: TypeAlias = float | Tensor
 
 
@@ -48,13 +50,51 @@ def sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
+def root(x: Tensor, eps: Scalar, *, eps_in_sqrt: bool) -> Tensor:
+    """`√(x + ε)` or `√x + ε`: the two places where papers and libraries keep a denominator from being 0."""
+    return sqrt(x + eps) if eps_in_sqrt else sqrt(x) + eps
+
+
+def cbrt(x: Tensor) -> Tensor:
+    """∛x of numbers that are not negative, with slope 0 at 0, for the reason that `sqrt` has it."""
+    if not _differentiating():
+        return x ** (1 / 3)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / 3))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of the point (x, y), in radians; 0 at the origin, and with slope 0 there, where torch's is NaN."""
+    if not _differentiating():
+        return torch.atan2(y, x)
+    origin = (x == 0) & (y == 0)
+    return torch.where(origin, 0.0, torch.atan2(y, torch.where(origin, 1.0, x)))
+
+
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of one tensor, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).sum())
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """√ of the mean square of one tensor's elements, a () tensor; its slope at 0 is 0."""
+    return sqrt((x * x).mean())
+
+
 def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
     if not present:
         return torch.zeros(())
-    device = present[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
+    return sqrt(total([(x * x).sum() for x in present]))
+
+
+def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
+    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
+    sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    if not sums:
+        return torch.zeros(())
+    return total(sums)
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
@@ -64,9 +104,51 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
 
 
+def log(x: Scalar) -> Scalar:
+    """Natural logarithm of a scalar that is not negative; −∞ at 0."""
+    if isinstance(x, Tensor):
+        return x.log()
+    return math.log(x) if x > 0 else -math.inf
+
+
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
+
+
+def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16 or float16: one of its two neighbours there, each with the probability that makes the mean x.
+
+    Their numbers are float32's with fewer bits, so adding noise to the bits that go and then dropping them carries over as often
+    as it should. Below its least normal number, float16 is a grid of even spacing. NaN and infinity stay. The derivative is 1.
+    """
+    x = x.float()
+    bits, dropped = x.detach().contiguous().view(torch.int32), 16 if dtype == torch.bfloat16 else 13
+    noise = torch.randint(1 << dropped, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << dropped)).view(torch.float32)
+    if dtype == torch.float16:
+        on_grid = (x.detach() * 2.0**24 + noise / 2.0**dropped).floor() * 2.0**-24
+        rounded = torch.where(x.detach().abs() < 2.0**-14, on_grid, rounded)
+    # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).to(dtype)
+
+
+def floor(x: Scalar) -> Scalar:
+    """The largest whole number up to x, of x's type; its slope is 0."""
+    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+
+
+def power(x: Scalar, exponent: Scalar) -> Scalar:
+    """`x**exponent` of scalars x ≥ 0 and, where x may be 0, exponent > 0; with slope 0 at x = 0, in both arguments.
+
+    For exponents below 1 the true slope is infinite there, and a chain rule through a constant 0 would give 0·∞ = NaN. Beyond
+    the largest double the result is infinite, where Python's operator would raise OverflowError.
+    """
+    positive = x > 0
+    try:
+        return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
+    except OverflowError:
+        return math.inf
 
 
 def _differentiating() -> bool:

@@ -350,7 +350,7 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
         for grads in tree["grads"]:
             updates, state = trial.update(grads, state, params, hparams)
             params = apply_updates(params, updates)
-            outputs += trees.leaves(updates)
+            outputs += trees.leaves(params)
         return tuple(outputs) + tuple(x for x in trees.leaves(state) if isinstance(x, Tensor) and x.is_floating_point())
 
     return function, list(leaves), trees.paths(given)
@@ -361,9 +361,12 @@ def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, An
     yield {}, [{"params": list(trial.params)}]
     if not all(getattr(form, "per_leaf", False) for _, form in nested(trial.transform)):
         return
+    single = {name for _, form in nested(trial.transform) for name in getattr(form, "single", ())}
     own = {name: trial.hparams(i % 3) for i, name in enumerate(trial.params)}
+    common = {knob: value for knob, value in trial.hparams(1).items() if knob in single}
+    own = {name: {**values, **common} for name, values in own.items()}
     per_leaf = {knob: PerLeaf({name: own[name][knob] for name in trial.params}) for knob in trial.transform.hparams}
-    yield per_leaf, [{"params": [name], **own[name]} for name in trial.params]
+    yield {**per_leaf, **common}, [{"params": [name], **own[name]} for name in trial.params]
 
 
 def _adapter(trial: Trial, groups: Sequence[Mapping[str, Any]]) -> tuple[torch.optim.Optimizer, dict[str, Tensor]]:

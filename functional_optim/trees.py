@@ -45,6 +45,20 @@ def paths(tree: Tree, root: str = "", is_leaf: IsLeaf | None = None) -> list[str
     return [accessor.codify(root) for accessor in optree.tree_accessors(tree, is_leaf, none_is_leaf=True)]
 
 
+def names(tree: Tree) -> list[str]:
+    """What each leaf is called: the keys to it joined by dots, `layers.0.weight`; "" for a bare leaf."""
+    return [".".join(map(str, path)) for path in optree.tree_paths(tree, none_is_leaf=True)]
+
+
+def keys(tree: Tree) -> list[Any]:
+    """What each leaf is called, for a flat dict of leaves: its name, or the key itself of a flat dict whose keys are objects."""
+    paths = optree.tree_paths(tree, none_is_leaf=True)
+    return [
+        path[0] if len(path) == 1 and not isinstance(path[0], str | int) else name
+        for path, name in zip(paths, names(tree), strict=True)
+    ]
+
+
 def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_name: str) -> list[Any]:
     """The leaves of `tree`, which must have the structure `spec` of `reference`.
 

@@ -45,8 +45,9 @@ class Trial:
         """Three different values of a hyper-parameter, as () tensors: the default, and two within the range."""
         hparam = self.transform.declared[name]
         if isinstance(hparam.default, tuple):
-            return [tuple(pair) for pair in zip(*(three_values(x, hparam.range) for x in hparam.default), strict=True)]
-        return three_values(hparam.default, hparam.range)
+            each = [three_values(x, interval) for x, interval in zip(hparam.default, hparam.ranges, strict=True)]
+            return [tuple(values) for values in zip(*each, strict=True)]
+        return three_values(hparam.default, hparam.ranges[0])
 
     def hparams(self, i: int = 0) -> dict[str, Any]:
         """Every hyper-parameter at the i-th of its values."""

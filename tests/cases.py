@@ -7,7 +7,7 @@ from functional_optim import Transform, trees
 from functional_optim.numerics import global_norm, sqrt
 
 
-@fo.per_tensor(slots={"norm": lambda p, hp: torch.zeros((), dtype=p.dtype)}, hparams={"decay": 0.9})
+@fo.per_tensor(slots={"norm": lambda p, hp: torch.zeros((), dtype=p.dtype, device=p.device)}, hparams={"decay": 0.9})
 def divide_by_average_norm(hp, t):
     """A per-tensor rule whose slot has a shape of its own: what the table has until the first such rule ships."""
 
@@ -65,26 +65,179 @@ def divide_by_largest_norm():
     return fo.Transform(init_state, update, {"factor": 0.5}, name="divide_by_largest_norm")
 
 
+def by_dimensions(**branches):
+    """A partition that any container of the table's parameters fits."""
+    return fo.partition(branches, fo.by_ndim({0: "scalars"}, otherwise="rest"))
+
+
+# Where a default is a tiny ε under a root, a case takes a larger one: finite differences are 1e-6 wide.
 CASES: dict[str, list[Transform]] = {
     "Transform": [divide_by_largest_norm()],
+    "accumulate": [fo.accumulate(fo.adamw(), every=2)],
+    "adabelief": [fo.adabelief(rectify=True, weight_decay=0.1)],
+    "adadelta": [fo.adadelta(eps=1e-2, weight_decay=0.1)],
+    # The first update has a root mean square of 1, where d = 1 has its kink.
+    "adafactor": [fo.adafactor(d=2.0, weight_decay=0.1)],
+    "adagrad": [fo.adagrad(lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1)],
     "adam": [fo.adam(), fo.adam(weight_decay=0.1, amsgrad=True)],
+    "adamax": [fo.adamax(weight_decay=0.1)],
     "adamw": [fo.adamw(), fo.adamw(amsgrad=True, state_dtype=torch.float64)],
+    "adan": [fo.adan(weight_decay=0.1)],
+    "adaptive_grad_clip": [fo.adaptive_grad_clip(), fo.adaptive_grad_clip(clipping=100.0)],
     "add_decayed_weights": [fo.add_decayed_weights()],
+    "add_l1_decay": [fo.add_l1_decay()],
+    "add_noise": [fo.add_noise()],
+    "amsgrad": [fo.amsgrad()],
+    "apply_if_finite": [fo.apply_if_finite(fo.adamw())],
+    "asam": [fo.asam(fo.sgd(momentum=0.9))],
+    "asgd": [fo.asgd(t0=0.5, weight_decay=0.1)],
+    "average_iterates": [fo.average_iterates(t0=-1.5)],
+    "centralize": [fo.centralize()],
     "chain": [
         fo.chain(fo.clip_by_global_norm(), fo.adamw(), fo.clip_by_value(clip_value=1e-3)),
         fo.chain(fo.scale_by_adam(), fo.clip_by_global_norm(), fo.trace(), fo.trace(), fo.scale_by_learning_rate()),
     ],
+    "clip_by_block_rms": [fo.clip_by_block_rms(), fo.clip_by_block_rms(threshold=100.0)],
     "clip_by_global_norm": [fo.clip_by_global_norm(), fo.clip_by_global_norm(max_norm=100.0)],
     "clip_by_value": [fo.clip_by_value()],
+    "conditionally": [fo.conditionally(fo.clip_by_global_norm(), lambda step: step == 1, otherwise=fo.trace())],
     "elementwise": [sign_of_average(), divide_by_curvature()],
+    "ema": [fo.ema(), fo.ema(debias=False)],
+    "ema_params": [fo.ema_params(fo.adam())],
+    "freeze": [fo.freeze()],
+    "fromage": [fo.fromage(lr=0.1)],
+    "identity": [fo.identity()],
+    "keep_params_nonnegative": [fo.keep_params_nonnegative()],
+    "lamb": [fo.lamb(weight_decay=0.1)],
+    "lars": [fo.lars(weight_decay=0.1), fo.lars(nesterov=True)],
+    "lion": [fo.lion()],
+    "log_norms": [fo.log_norms(fo.chain(fo.clip_by_global_norm(), fo.adamw()))],
+    "lookahead": [fo.lookahead(fo.adam(), sync_period=2)],
+    "masked": [fo.masked(fo.adamw(), lambda name, leaf: leaf.ndim > 0)],
+    "mechanize": [fo.mechanize(fo.adam(lr=0.1), s_init=0.1, mechanic_eps=0.1)],
+    "momo": [fo.momo(weight_decay=0.1), fo.momo(lower_bound=-1.0, adapt_lower_bound=True)],
+    "momo_adam": [fo.momo_adam(lr=0.1)],
+    "reduce_on_plateau": [fo.reduce_on_plateau(patience=1)],
+    "monitor": [fo.chain(fo.monitor("grad"), fo.adamw(), fo.monitor("update"))],
+    "muon": [fo.muon(ns_steps=1, ns_dtype=None)],
+    "nadam": [fo.nadam(weight_decay=0.1, decoupled_weight_decay=True)],
+    "negate": [fo.negate()],
+    "noisy_sgd": [fo.noisy_sgd()],
+    "normalize_by_update_norm": [fo.normalize_by_update_norm()],
+    "novograd": [fo.novograd()],
+    "optimistic_adam": [fo.optimistic_adam()],
+    "optimistic_gradient_descent": [fo.optimistic_gradient_descent()],
+    "partition": [
+        fo.chain(fo.clip_by_global_norm(), by_dimensions(rest=fo.adamw(weight_decay=0.1), scalars=fo.sgd(momentum=0.9))),
+        by_dimensions(rest=fo.chain(fo.clip_by_global_norm(), fo.scale_by_adam()), scalars=fo.freeze()),
+    ],
     "per_tensor": [divide_by_average_norm()],
+    "polyak_sgd": [fo.polyak_sgd(), fo.polyak_sgd(max_lr=0.1)],
+    "radam": [fo.radam(weight_decay=0.1)],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
+    "rmsprop": [fo.rmsprop(alpha=0.5, momentum=0.5, centered=True, weight_decay=0.1)],
+    "rprop": [fo.rprop()],
+    "sam": [fo.sam(fo.adamw())],
     "scale": [fo.scale(-2.0)],
-    "scale_by_adam": [fo.scale_by_adam(), fo.scale_by_adam(amsgrad=True)],
+    "scale_by_adadelta": [fo.scale_by_adadelta(eps=1e-2)],
+    "scale_by_adam": [fo.scale_by_adam(), fo.scale_by_adam(amsgrad=True), fo.scale_by_adam(optimized_update=True)],
+    "scale_by_adamax": [fo.scale_by_adamax()],
+    "scale_by_adan": [fo.scale_by_adan()],
+    "scale_by_asgd": [fo.scale_by_asgd()],
+    "scale_by_belief": [fo.scale_by_belief(eps_root=1e-3)],
+    "scale_by_factored_rms": [fo.scale_by_factored_rms(eps1=1e-3)],
+    "scale_by_inverse_time": [fo.scale_by_inverse_time(lr_decay=0.1)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
+    "scale_by_muon": [fo.scale_by_muon(ns_steps=2)],
+    "scale_by_nadam": [fo.scale_by_nadam()],
+    "scale_by_novograd": [fo.scale_by_novograd(weight_decay=0.1)],
+    "scale_by_optimistic_gradient": [fo.scale_by_optimistic_gradient(alpha=0.7)],
+    # Alone it grows beyond float32 in a few steps.
+    "scale_by_param_block_norm": [fo.chain(fo.scale_by_param_block_norm(), fo.scale_by_learning_rate())],
+    "scale_by_param_block_rms": [fo.scale_by_param_block_rms()],
+    "scale_by_polyak": [fo.scale_by_polyak(), fo.scale_by_polyak(f_min=2.0, positive_part=True)],
+    "scale_by_radam": [fo.scale_by_radam(), fo.scale_by_radam(degenerated_to_sgd=False, optimized_update=False)],
+    "scale_by_relative_step": [fo.scale_by_relative_step(), fo.scale_by_relative_step(lr=2.0)],
+    "scale_by_rms": [fo.scale_by_rms(0.5), fo.scale_by_rms(eps_in_sqrt=True, bias_correction=True)],
+    "scale_by_rprop": [fo.scale_by_rprop()],
+    "scale_by_rss": [fo.scale_by_rss(), fo.scale_by_rss(0.1, eps_in_sqrt=True)],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
+    "scale_by_sign": [fo.scale_by_sign()],
+    "scale_by_sm3": [fo.scale_by_sm3()],
+    # Not clipped, so that the derivatives show.
+    "scale_by_sophia": [fo.scale_by_sophia(rho=10.0)],
+    # Where the variance cancels, ε has to be larger than its rounding in float32.
+    "scale_by_stddev": [fo.scale_by_stddev(0.5, 0.1), fo.scale_by_stddev(0.5, 0.1, eps_in_sqrt=True)],
+    "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
+    "scale_by_yogi": [fo.scale_by_yogi()],
+    "scheduled": [fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 1, 4), weight_decay=lambda step: 0.1 / (1 + step))],
+    "set_defaults": [fo.set_defaults(fo.adamw(), lr=0.1)],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
-    "whole_tree": [divide_average_by_largest_norm()],
+    "sign_sgd": [fo.sign_sgd()],
+    "signum": [fo.signum()],
+    "skip_large_updates": [fo.skip_large_updates(fo.adamw(), largest_norm=4.0)],
+    "sm3": [fo.sm3()],
+    "soft_threshold": [fo.soft_threshold(lr=0.1, l1_decay=0.1)],
+    "sophia": [fo.sophia()],
+    "subtract_decayed_weights": [fo.subtract_decayed_weights()],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
+    # What people train with now.
+    "adagc": [fo.adagc(warmup_steps=2)],
+    "adam_atan2": [fo.adam_atan2(weight_decay=0.1)],
+    "adam_mini": [fo.adam_mini(weight_decay=0.1, blocks=None)],
+    "adamc": [fo.adamc(max_lr=0.01)],
+    "add_corrected_decayed_weights": [fo.add_corrected_decayed_weights()],
+    "ademamix": [fo.ademamix(weight_decay=0.1)],
+    "adopt": [fo.adopt(weight_decay=0.1)],
+    "schedule_free_average": [fo.schedule_free_average(lr=0.1)],
+    "came": [fo.came(weight_decay=0.1)],
+    "cautious": [fo.cautious(fo.scale_by_lion())],
+    "clip_by_adagc": [fo.clip_by_adagc(), fo.clip_by_adagc(lambda_rel=0.5, warmup_steps=1)],
+    "dadapt_adam": [fo.dadapt_adam(d0=0.1)],
+    "dog": [fo.dog(lr=0.5, reps_rel=0.1, eps=0.1, weight_decay=0.1)],
+    "dowg": [fo.dowg(weight_decay=0.1)],
+    "grams": [fo.grams(weight_decay=0.1)],
+    "kahan_sum": [fo.chain(fo.adamw(), fo.kahan_sum())],
+    "laprop": [fo.laprop(weight_decay=0.1)],
+    "madgrad": [fo.madgrad(weight_decay=0.1)],
+    "mars": [fo.mars(weight_decay=0.1)],
+    "mars_correction": [fo.mars_correction(gamma=0.5, correction_norm=2.0)],
+    "prodigy": [fo.prodigy(d0=0.1)],
+    "scale_by_adam_atan2": [fo.scale_by_adam_atan2()],
+    "scale_by_adam_mini": [fo.scale_by_adam_mini()],
+    "scale_by_ademamix": [fo.scale_by_ademamix(), fo.scale_by_ademamix(alpha_warmup=3, beta3_warmup=3)],
+    "scale_by_adopt": [fo.scale_by_adopt(eps=0.1, nesterov=True, clipped=False)],
+    "scale_by_came": [fo.scale_by_came()],
+    "scale_by_d_adaptation": [fo.scale_by_d_adaptation(d0=0.1, use_bias_correction=True)],
+    "scale_by_dog": [fo.scale_by_dog(reps_rel=0.1, eps=0.1)],
+    "scale_by_dowg": [fo.scale_by_dowg(eps=0.1)],
+    "scale_by_laprop": [fo.scale_by_laprop(eps=1e-8)],
+    "scale_by_madgrad": [fo.scale_by_madgrad()],
+    "scale_by_palm": [fo.scale_by_palm()],
+    "scale_by_prodigy": [fo.scale_by_prodigy(d0=0.1, use_bias_correction=True, safeguard_warmup=True)],
+    "scale_by_simplified_ademamix": [fo.scale_by_simplified_ademamix(alpha=0.5)],
+    "scale_by_stable_adamw": [fo.scale_by_stable_adamw()],
+    "schedule_free": [fo.schedule_free(fo.adamw(betas=(0.0, 0.999), lr=0.1))],
+    "schedule_free_adamw": [fo.schedule_free_adamw()],
+    "schedule_free_sgd": [fo.schedule_free_sgd(weight_decay=0.1)],
+    "simplified_ademamix": [fo.simplified_ademamix(weight_decay=0.1)],
+    "stable_adamw": [fo.stable_adamw()],
+    "with_gradient_signs": [fo.with_gradient_signs(fo.chain(fo.trace(), fo.scale_by_adam()))],
+    "whole_tree": [divide_average_by_largest_norm()],
+    "with_extra": [fo.with_extra(divide_by_curvature(), value=2.0)],
+    "with_master_copy": [fo.with_master_copy(fo.adamw())],
+    "yogi": [fo.yogi()],
+    "zero_nans": [fo.zero_nans()],
 }
+
+
+def _matrices() -> dict[str, torch.Tensor]:
+    """Two of one shape, one of the transposed, one of three dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"wide": (2, 3), "other": (2, 3), "tall": (3, 2), "cube": (2, 1, 2)}
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+# What to try a transform on that refuses vectors, by its name in the table.
+PARAMS = {"scale_by_muon": _matrices()}

@@ -9,11 +9,12 @@ import threading
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, PARAMS
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters import SGD, Adagrad, Adam, AdamW, OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
+from functional_optim.adapters.tracing import links_of
 from functional_optim.reductions import SumOver
 
 # Both steps round the same formula, in another order (reciprocals, sums) and with other fused multiply-adds: a few units in the
@@ -76,6 +77,16 @@ def branching(hp):
 
     def rule(g, p):
         return sign * g
+
+    return rule
+
+
+@fo.elementwise()
+def sized(hp):
+    """What rules must not do either: take the length of what they happen to be traced for."""
+
+    def rule(g, p):
+        return g + torch.ones(g.shape)
 
     return rule
 
@@ -178,13 +189,18 @@ def test_fused_is_eager(name, dtype):
     assert all(fused._engines.values())
 
 
-# A transform made by hand can't be fused; that it steps eagerly is tested below.
-TABLE = [pytest.param(tx, id=f"{name}-{i}") for name, cases in CASES.items() for i, tx in enumerate(cases) if tx.form]
+# What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
+TABLE = [
+    pytest.param(tx, [tuple(p.shape) for p in PARAMS.get(name, {}).values()] or WITH_ROWS, id=f"{name}-{i}")
+    for name, cases in CASES.items()
+    for i, tx in enumerate(cases)
+    if links_of(tx)
+]
 
 
-@pytest.mark.parametrize("transform", TABLE)
-def test_fused_is_eager_for_every_transform_of_the_table(transform):
-    eager, fused = pair(transform, WITH_ROWS)
+@pytest.mark.parametrize("transform, shapes", TABLE)
+def test_fused_is_eager_for_every_transform_of_the_table(transform, shapes):
+    eager, fused = pair(transform, shapes)
     run(eager, fused)
     assert_same_progress(eager, fused)
     assert all(fused._engines.values())
@@ -205,6 +221,7 @@ def test_a_link_that_needs_shapes_runs_between_kernels(name, dtype):
         functools.partial(SGD, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.1),
         functools.partial(Adam, lr=0.1, weight_decay=0.1, maximize=True),
         functools.partial(AdamW, lr=0.1, amsgrad=True),
+        functools.partial(Adagrad, lr=0.1, lr_decay=0.1, weight_decay=0.1),
     ],
 )
 def test_drop_in_classes_take_fused_from_the_group(drop_in):
@@ -463,7 +480,11 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
 
 @pytest.mark.parametrize(
     ("link", "reason"),
-    [(by_hand, "chain contains what is not a rule"), (branching, "compiling the step failed")],
+    [
+        (by_hand, "chain contains what is not a rule"),
+        (branching, "compiling the step failed"),
+        (sized, "a rule makes a tensor of its gradient's length"),
+    ],
 )
 def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
     eager, fused = pair(fo.chain(link(), fo.sgd()))

@@ -264,9 +264,27 @@ def test_a_transform_is_frozen():
 
 
 def test_reprs_can_be_read():
-    assert repr(fo.scale_by_adam(eps=1e-6)) == "scale_by_adam(betas=(0.9, 0.999), eps=1e-06)"
+    assert repr(fo.scale_by_adam(eps=1e-6)) == "scale_by_adam(betas=(0.9, 0.999), eps=1e-06, optimized_update=False)"
     assert (
         repr(fo.chain(fo.clip_by_value(2.0), fo.sgd(0.1)))
         == "chain(clip_by_value(clip_value=2.0), sgd(scale_by_learning_rate(lr=0.1)))"
     )
     assert "adam_eps" in repr(fo.rename_hparams(fo.scale_by_adam(), eps="adam_eps"))
+
+
+def test_each_entry_of_a_tuple_may_have_a_range_of_its_own():
+    etas = fo.Hparam((0.5, 1.2), ("(0, 1)", "(1, inf)"))
+    tx = fo.elementwise(hparams={"etas": etas}, name="tx")(lambda hp: lambda g, p: hp["etas"][0] * g)()
+    with pytest.raises(ValueError, match=r"etas\[1\] = 0.9 is outside \(1, inf\)"):
+        tx.init_state(torch.zeros(1), {"etas": (0.5, 0.9)})
+    with pytest.raises(ValueError, match=r"etas\[0\] = 1.5 is outside \(0, 1\)"):
+        tx.init_state(torch.zeros(1), {"etas": (1.5, 2.0)})
+    other = fo.elementwise(hparams={"etas": fo.Hparam((0.5, 1.2), "[0.1, 5]")}, name="other")(lambda hp: lambda g, p: g)()
+    assert fo.chain(tx, other).declared["etas"].range == ("[0.1, 1)", "(1, 5]")
+
+
+def test_as_many_ranges_as_entries():
+    with pytest.raises(ValueError, match="has 2 intervals, the default 0.5 has not"):
+        fo.Hparam(0.5, ("[0, 1)", "[0, 1)"))
+    with pytest.raises(ValueError, match="is not an interval"):
+        fo.Hparam((0.5, 1.0), ("[0, 1)", "1"))

@@ -6,10 +6,12 @@ import pytest
 import torch
 from trajectories import (
     FLOAT64,
+    START,
     assert_same_trajectory,
     awkward_gradients,
     columns,
     optax_updates_of,
+    params_of,
     transposed,
     updates_of,
 )
@@ -51,3 +53,16 @@ def test_with_equal_betas_lion_is_the_sign_of_the_average():
 def test_there_is_no_count_and_one_slot():
     state = fo.scale_by_lion().init_state({"w": torch.zeros(3)})
     assert set(state) == {"exp_avg"}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lion_is_the_papers_step(weight_decay):
+    rows = awkward_gradients()
+    expected = []
+    for p, gs in zip(START, columns(rows), strict=True):
+        path = []
+        for u in paper_lion(gs, 0.9, 0.99):
+            p = p - 0.1 * (u + weight_decay * p)
+            path.append(p)
+        expected.append(path)
+    assert_same_trajectory(params_of(fo.lion(lr=0.1, weight_decay=weight_decay), rows), transposed(expected), FLOAT64)

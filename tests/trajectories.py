@@ -124,6 +124,53 @@ def _optax(transform: Callable[[Any], Any], rows: Sequence[Sequence[float]]) -> 
         return updates, params
 
 
+def random_tree(seed: int, names: Sequence[str] = ("matrix", "vector", "scalar")) -> dict[str, Tensor]:
+    """A matrix, a vector and a () tensor of normal numbers, or those of them that are named."""
+    shapes = {"matrix": (3, 4), "vector": (5,), "scalar": (), "filter": (2, 3, 2, 2)}
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shapes[name], generator=generator, dtype=torch.float64) for name in names}
+
+
+def tree_run(
+    tx: fo.Transform, trees: Sequence[dict[str, Tensor]], extras: Sequence[Mapping[str, Any]] = (), hparams: Any = None
+) -> dict[str, Tensor]:
+    """The updates of each leaf over the steps, (steps, elements), from the first tree on; the others are gradients.
+
+    Parameters follow the updates. `extras` are keywords of `update`, step by step.
+    """
+    params, *gradients = trees
+    state = tx.init_state(params, hparams)
+    found: dict[str, list[Tensor]] = {name: [] for name in params}
+    for step, grads in enumerate(gradients):
+        updates, state = tx.update(grads, state, params, hparams, **(extras[step] if extras else {}))
+        params = fo.apply_updates(params, updates)
+        for name, update in updates.items():
+            found[name].append(update.flatten())
+    return {name: torch.stack(updates) for name, updates in found.items()}
+
+
+def optax_tree_run(
+    transform: Callable[[Any], Any], trees: Sequence[dict[str, Tensor]], extras: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Tensor]:
+    """What `tree_run` returns, of what `transform(optax)` returns."""
+    import jax
+    import optax
+
+    with jax.enable_x64(True):
+        tx = transform(optax)
+        params, *gradients = [{name: jax.numpy.array(x.numpy()) for name, x in tree.items()} for tree in trees]
+        assert all(p.dtype == "float64" for p in params.values())
+        state = tx.init(params)
+        update = jax.jit(tx.update)
+        found: dict[str, list[Any]] = {name: [] for name in params}
+        for step, grads in enumerate(gradients):
+            updates, state = update(grads, state, params, **(extras[step] if extras else {}))
+            params = optax.apply_updates(params, updates)
+            for name, u in updates.items():
+                found[name].append(u.flatten().tolist())
+    return {name: torch.tensor(updates, dtype=torch.float64) for name, updates in found.items()}
+
+
 def assert_same_trajectory(found: Tensor, expected: Tensor | Iterable[Sequence[float]], tolerance: float) -> None:
     """Every element at every step, to `tolerance · (1 + the element's largest value so far)`.
 

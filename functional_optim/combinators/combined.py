@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
+from functional_optim import trees
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
@@ -19,14 +23,23 @@ class Combined:
     leaf_extra: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def single(self) -> tuple[str, ...]:
+        """Its own hyper-parameters that have one value for all leaves."""
+        return ()
+
+    @property
     def parts(self) -> Mapping[tuple[str, ...], Transform]:
         """The transforms inside, each by the keys to its state."""
         raise NotImplementedError
 
+    def shares(self, params: Tree) -> Mapping[tuple[str, ...], Tree]:
+        """What each part sees of a tree of parameters."""
+        return dict.fromkeys(self.parts, params)
+
     def check(self, params: Tree) -> None:
         """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""
-        for part in self.parts.values():
-            check(part, params)
+        for keys, share in self.shares(params).items():
+            check(self.parts[keys], share)
 
 
 def check(transform: Transform, params: Tree) -> None:
@@ -41,3 +54,8 @@ def nested(transform: Transform, path: tuple[str, ...] = ()) -> Iterator[tuple[t
     if isinstance(transform.form, Combined):
         for keys, part in transform.form.parts.items():
             yield from nested(part, (*path, *keys))
+
+
+def choose(condition: Tensor, tree: Tree, other: Tree) -> Tree:
+    """The leaves of `tree` where the () condition holds, else those of `other`; of numbers, () tensors."""
+    return trees.map_leaves(lambda a, b: torch.where(condition, a, b), tree, other)

@@ -1,11 +1,12 @@
-"""`rename_hparams`: the same transform under other names for its hyper-parameters."""
+"""`rename_hparams`, `set_defaults`: the same transform with other names, or other defaults, for its hyper-parameters."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.combinators.combined import Combined
-from functional_optim.hparams import HParams, unknown
+from functional_optim.hparams import Hparam, HParams, unknown
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -55,3 +56,23 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
         raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")
     form = Renamed(transform, names)
     return Transform(form.init, form.update, declared, transform.name, form)
+
+
+def set_defaults(transform: Transform, **defaults: Any) -> Transform:
+    """The same transform with other defaults for some of its hyper-parameters: `set_defaults(chain(...), lr=3e-4)`.
+
+    Raises:
+        TypeError, ValueError: the transform has no such hyper-parameter, or the value is unfit.
+
+    >>> from functional_optim import adamw
+    >>> set_defaults(adamw(), lr=0.1).hparams["lr"]
+    0.1
+    """
+    require_transform(transform, "set_defaults")
+    for name in defaults:
+        if name not in transform.declared:
+            raise ValueError(unknown(name, transform.declared, transform.name))
+    declared = {
+        name: Hparam(defaults[name], hparam.range) if name in defaults else hparam for name, hparam in transform.declared.items()
+    }
+    return dataclasses.replace(transform, declared=declared)

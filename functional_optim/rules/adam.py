@@ -3,7 +3,7 @@
     m ← β₁ m + (1 − β₁) g
     v ← β₂ v + (1 − β₂) g²
     v̂ ← v / (1 − β₂ᵗ)                AMSGrad:  w ← max(w, v),  v̂ ← w / (1 − β₂ᵗ)
-    u ← m / (1 − β₁ᵗ) / (√v̂ + ε)
+    u ← m / (1 − β₁ᵗ) / (√v̂ + ε)    optimized:  √v̂ + ε / √(1 − β₂ᵗ) in place of √v̂ + ε
 
 Kingma & Ba 2015, Adam: A Method for Stochastic Optimization, https://arxiv.org/abs/1412.6980
 Reddi, Kale & Kumar 2018, On the Convergence of Adam and Beyond, https://arxiv.org/abs/1904.09237
@@ -22,28 +22,30 @@ HPARAMS = {"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGA
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _adam(hp, t):
+def _adam(hp, t, *, optimized_update=False):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
+    eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]
 
     def rule(g, p, m, v):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
-        return m / c1 / (sqrt(v / c2) + hp["eps"]), m, v
+        return m / c1 / (sqrt(v / c2) + eps), m, v
 
     return rule
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _amsgrad(hp, t):
+def _amsgrad(hp, t, *, optimized_update=False):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
+    eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]
 
     def rule(g, p, m, v, w):
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         w = torch.maximum(w, v)
-        return m / c1 / (sqrt(w / c2) + hp["eps"]), m, v, w
+        return m / c1 / (sqrt(w / c2) + eps), m, v, w
 
     return rule
 
@@ -53,6 +55,7 @@ def scale_by_adam(
     eps: float = 1e-8,
     *,
     amsgrad: bool = False,
+    optimized_update: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Divide the average gradient by the root of its average square: `u = m̂ / (√v̂ + ε)`.
@@ -64,6 +67,8 @@ def scale_by_adam(
         betas: decay of m and of v per step, each in [0, 1).
         eps: at least 0, in units of |g|: gradients far below it move nothing.
         amsgrad: divide by the largest v so far.
+        optimized_update: the order of operations that the end of the paper's section 2 proposes, `u = √(1 − β₂ᵗ) / (1 − β₁ᵗ) ·
+            m / (√v + ε)`: the same for ε = 0, and in the first steps for other ε a smaller update, as if ε were larger.
         state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v) and, with `amsgrad`, `max_exp_avg_sq`, like the parameters.
@@ -78,4 +83,4 @@ def scale_by_adam(
     >>> updates
     tensor([ 1.0000, -1.0000])
     """
-    return (_amsgrad if amsgrad else _adam)(betas, eps, state_dtype=state_dtype)
+    return (_amsgrad if amsgrad else _adam)(betas, eps, optimized_update=optimized_update, state_dtype=state_dtype)

@@ -1,7 +1,8 @@
-"""Clipping, by the norm of the whole gradient or element by element.
+"""Clipping: by the norm of the whole gradient, element by element, or by the size of each tensor.
 
     g ← g · min(1, c / (‖g‖ + 10⁻⁶))        ‖g‖ over all parameters
     g ← min(max(g, −c), c)
+    g ← g / max(1, rms g / c)                rms g = ‖g‖ / √(number of elements), of each tensor
 
 Pascanu, Mikolov & Bengio 2013, On the difficulty of training recurrent neural networks, https://arxiv.org/abs/1211.5063
 
@@ -9,9 +10,9 @@ The 10⁻⁶ is `torch.nn.utils.clip_grad_norm_`'s.
 """
 
 from functional_optim.hparams import POSITIVE, Hparam
-from functional_optim.numerics import sqrt
+from functional_optim.numerics import root_mean_square, sqrt
 from functional_optim.reductions import SumOver
-from functional_optim.transform import elementwise
+from functional_optim.transform import elementwise, per_tensor
 
 
 def _square(g, p):
@@ -57,5 +58,25 @@ def clip_by_value(hp):
 
     def rule(g, p):
         return g.clamp(-c, c)
+
+    return rule
+
+
+@per_tensor(hparams={"threshold": Hparam(1.0, POSITIVE)})
+def clip_by_block_rms(hp):
+    """Scale each tensor so that its root mean square is at most `threshold`: `g / max(1, rms g / c)`.
+
+    Args:
+        threshold: c, in units of |g|, greater than 0; infinity clips nothing.
+
+    Source: Shazeer & Stern 2018, Adafactor, section 6, https://arxiv.org/abs/1804.04235. As `optax.clip_by_block_rms`.
+
+    >>> import torch
+    >>> clip_by_block_rms(threshold=1.0).update([torch.tensor([6.0, 8.0]), torch.tensor(0.5)], {})[0]
+    [tensor([0.8485, 1.1314]), tensor(0.5000)]
+    """
+
+    def rule(g, p):
+        return g / (root_mean_square(g) / hp["threshold"]).clamp(min=1.0)
 
     return rule

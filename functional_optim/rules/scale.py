@@ -1,6 +1,6 @@
-"""Scaling of updates: by a factor, by a schedule, and by minus the learning rate.
+"""Scaling of updates: by a factor, by a schedule, by minus the learning rate, by −1, and by inverse time.
 
-u ← c u        u ← s(t − 1) u        u ← −η u
+u ← c u        u ← s(t − 1) u        u ← −η u        u ← −u        u ← u / (1 + (t − 1) γ)
 """
 
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
@@ -60,5 +60,45 @@ def scale_by_learning_rate(hp):
 
     def rule(u, p):
         return -hp["lr"] * u
+
+    return rule
+
+
+@elementwise()
+def negate(hp):
+    """Turn the sign: first in a chain to maximize, last to descend by a rule that brings its own step size (Rprop, ASGD).
+
+    As `optax.scale(-1.0)`; torch's `maximize=True`.
+    """
+
+    def rule(u, p):
+        return -u
+
+    return rule
+
+
+@elementwise(hparams={"lr_decay": Hparam(0.0, NON_NEGATIVE)})
+def scale_by_inverse_time(hp, t):
+    """Divide updates by `1 + (t − 1) γ`: the first one stays, and they halve by step `1 + 1/γ`.
+
+    Args:
+        lr_decay: γ, per step, at least 0.
+
+    State: `step` () int64.
+
+    As `lr_decay` of `torch.optim.Adagrad`; `optax.scale_by_schedule` of such a function.
+
+    >>> import torch
+    >>> tx = scale_by_inverse_time(lr_decay=1.0)
+    >>> state = tx.init_state(torch.zeros(()))
+    >>> for _ in range(4):
+    ...     update, state = tx.update(torch.tensor(1.0), state)
+    >>> update
+    tensor(0.2500)
+    """
+    factor = 1 / (1 + double(t - 1) * hp["lr_decay"])
+
+    def rule(u, p):
+        return factor * u
 
     return rule

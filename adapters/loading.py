@@ -1,0 +1,278 @@
+"""Checkpoints on their way in: what they must agree in with the optimizer, and `load_by_name`, which matches them by names.
+
+torch matches a checkpoint by position and looks at nothing but the number of parameters: momentum loaded into Adam fails at
+some later step, or never. Here the slots of the two are compared first, by name and shape.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim.combinators.innermost import innermost
+from functional_optim.transform import Transform
+
+from .layout import Key, Layout
+
+if TYPE_CHECKING:
+    from .torch_optimizer import TransformOptimizer
+
+StateDict: TypeAlias = Mapping[str, Any]
+Group: TypeAlias = dict[str, Any]
+Slots: TypeAlias = Mapping[str, tuple[int, ...]]
+
+# Hyper-parameters that say nothing about which optimizer a group was written for.
+COMMON = ("lr", "weight_decay")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_by_name` could not match; empty lists where everything fitted.
+
+    Attributes:
+        missing: parameters of the optimizer that the checkpoint doesn't know. They start afresh.
+        unexpected: parameters of the checkpoint that the optimizer doesn't have. They are left out.
+        mismatched: parameters whose slots have another shape in the checkpoint. They start afresh.
+        groups: numbers of the optimizer's groups that keep their own hyper-parameters, because the checkpoint has none for
+            their parameters, or has them in several groups that disagree.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+    groups: list[int]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to report."""
+        return any(vars(self).values())
+
+
+def load_by_name(
+    optimizer: "TransformOptimizer", state_dict: StateDict, strict: bool = True, model: torch.nn.Module | None = None
+) -> LoadReport:
+    """Load a checkpoint whose parameters are matched by their names, whatever their order and their groups.
+
+    A group takes the hyper-parameters of the group that its parameters were in. Hooks are called as by `load_state_dict`.
+
+    Args:
+        optimizer: made with named parameters (`model.named_parameters()`), or else give `model`.
+        state_dict: of an optimizer with named parameters; its groups hold them as `param_names`, or `params` holds names
+            itself, as in the state dicts of `torch.distributed.checkpoint`.
+        strict: raise unless everything fits; else load what does.
+        model: has the names of the optimizer's parameters.
+
+    Returns:
+        What did not fit; nothing under `strict`.
+
+    Raises:
+        ValueError: names are lacking or not unique; or, under `strict`, something doesn't fit. Nothing has been changed then.
+
+    >>> from functional_optim.adapters import AdamW
+    >>> small, large = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    >>> saved = AdamW((("0." + name, p) for name, p in small.named_parameters()), lr=0.5).state_dict()
+    >>> load_by_name(AdamW(large.named_parameters()), saved, strict=False)
+    LoadReport(missing=['1.weight', '1.bias'], unexpected=[], mismatched=[], groups=[])
+    """
+    names = names_of(optimizer, model)
+    saved = dict(_saved_params(state_dict))
+    found = {p: saved[name] for p, name in names.items() if name in saved}
+    keyed = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
+    groups, kept = _regrouped(optimizer, found)
+    expected = expected_slots(optimizer, groups)
+    problems = ((p, _misfit(expected.get(key), found[p][1])) for key, p in keyed if p in found)
+    mismatched = {p: problem for p, problem in problems if problem}
+    report = LoadReport(
+        [name for p, name in names.items() if p not in found],
+        [name for name in saved if name not in names.values()],
+        [names[p] for p in mismatched],
+        kept,
+    )
+    if strict and report:
+        raise ValueError(
+            f"the checkpoint does not fit: {report}. strict=False loads what does. {' '.join(mismatched.values())}".rstrip()
+        )
+    state = {i: found[p][1] for i, (_, p) in enumerate(keyed) if p in found and p not in mismatched}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return report
+
+
+def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None) -> dict[Tensor, str]:
+    """The name of every parameter of the optimizer: the model's, where one is given, or those it was made with.
+
+    Raises:
+        ValueError: a parameter has no name, or two have the same.
+    """
+    known = {} if model is None else {p: name for name, p in model.named_parameters()}
+    advice = "pass model=, or make the optimizer with names" if model is None else f"it is not in the {type(model).__name__}"
+    names = {}
+    for index, group in enumerate(optimizer.param_groups):
+        own = group.get("param_names", [None] * len(group["params"])) if model is None else map(known.get, group["params"])
+        for i, (p, name) in enumerate(zip(group["params"], own, strict=True)):
+            if name is None:
+                raise ValueError(f"parameter {i} of param_groups[{index}] has no name: {advice}.")
+            names[p] = name
+    if len(set(names.values())) != len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise ValueError(f"two parameters of the optimizer are called {twice!r}: pass a model that holds them all as model=.")
+    return names
+
+
+def check_checkpoint(optimizer: "TransformOptimizer", state_dict: StateDict) -> None:
+    """Refuse a checkpoint that another kind of optimizer saved, or whose slots have other shapes; warn of small differences.
+
+    Raises:
+        ValueError: nothing in the checkpoint is of use to this optimizer, or a slot has the wrong shape.
+    """
+    groups = state_dict["param_groups"]
+    slots_of = expected_slots(optimizer, groups)
+    remarks: dict[str, None] = {}
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        # Options switched in a group leave slots behind, and links added to a chain know no group of before.
+        if optimizer.is_chain:
+            remarks.update(dict.fromkeys(_other_choices(optimizer, saved)))
+        else:
+            _check_group(optimizer, index, saved)
+        for (key, _), number in zip(keys_of(index, group), saved["params"], strict=False):
+            slots, expected = state_dict["state"].get(number, {}), slots_of.get(key)
+            problem = _misfit(expected, slots)
+            if problem:
+                raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
+            if optimizer.is_chain:
+                remarks.update(dict.fromkeys(_differences(expected, slots)))
+    if remarks:
+        warnings.warn(f"a checkpoint of a somewhat different optimizer: {'; '.join(remarks)}.", stacklevel=5)
+
+
+def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Slots]:
+    """Name and shape of the slots that each parameter gets under these groups, counts left out.
+
+    Parameters of which that can't be told without their values are not in it.
+    """
+    parts: dict[Transform, dict[Key, Tensor]] = {}
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        for key, p in keys_of(index, group):
+            like = torch.empty(p.shape, dtype=p.dtype, device="meta")
+            parts.setdefault(optimizer.transform_for({**optimizer.defaults, **saved}), {})[key] = like
+    found: dict[Key, Slots] = {}
+    for transform, params in parts.items():
+        states: dict[Key, dict[str, Any]] = {key: {} for key in params}
+        try:
+            layout = Layout(transform, params, transform.hparams)
+            layout.start(params, transform.hparams, states, [], counts_on_host=True)
+        except Exception:  # Whatever a transform by hand makes of tensors without values.
+            continue
+        for key, state in states.items():
+            found[key] = {name: tuple(state[name].shape) for name in _present(state)}
+    return found
+
+
+def keys_of(index: int, group: Group) -> Iterator[tuple[Key, Tensor]]:
+    """The parameters of a group, with what a transform and its errors call them."""
+    names = group.get("param_names") or [None] * len(group["params"])
+    for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+        yield Key(index, i, name), p
+
+
+def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
+    """Refuse a group that has other hyper-parameters, and none of this optimizer's own."""
+    own = {name for name, value in optimizer.defaults.items() if _is_number(value)} - set(COMMON)
+    foreign = saved.keys() - optimizer.defaults.keys() - {"params", "param_names"}
+    if own and foreign and not own & saved.keys():
+        raise ValueError(
+            f"param_groups[{index}] has {_listed(foreign)} and lacks {_listed(own)}: this is no checkpoint of "
+            f"{type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this optimizer's."
+        )
+
+
+def _misfit(expected: Slots | None, slots: StateDict) -> str:
+    """Why these slots can't be those of the parameter; or nothing."""
+    found = _present(slots)
+    if not expected or not found:
+        return ""
+    if not {name.split(".")[-1] for name in found} & {name.split(".")[-1] for name in expected}:
+        return f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected)}: another kind saved it."
+    for name in sorted(found & expected.keys()):
+        shape = tuple(slots[name].shape) if isinstance(slots[name], Tensor) else ()
+        if shape != expected[name]:
+            return f"{name!r} has shape {shape}, expected {expected[name]}: it belongs to another parameter."
+    return ""
+
+
+def _differences(expected: Slots | None, slots: StateDict) -> Iterator[str]:
+    found = _present(slots)
+    if expected is not None and found:
+        if found - expected.keys():
+            yield f"{_listed(found - expected.keys())} belongs to none of its links"
+        if expected.keys() - found:
+            yield f"{_listed(expected.keys() - found)} is missing and starts afresh"
+
+
+def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
+    """Options of the group that a chain was built without: a drop-in class takes them from the group."""
+    built: dict[str, list[Any]] = {"maximize": [False]}
+    for placed in innermost(optimizer.transform_for(saved)):
+        for name, value in getattr(placed.transform.form, "options", {}).items():
+            built.setdefault(name, []).append(value)
+    for name in built.keys() & saved.keys() - optimizer.defaults.keys():
+        if saved[name] not in built[name]:
+            yield f"its groups have {name}={saved[name]}, this one was built with {name}={built[name][0]}"
+
+
+def _present(slots: StateDict) -> set[str]:
+    """The slots that hold something; empty ones stand for those that a parameter of this shape has no use for."""
+    return {
+        name
+        for name, value in slots.items()
+        if value is not None and not _is_count(name) and not (isinstance(value, Tensor) and not value.numel())
+    }
+
+
+def _is_count(name: str) -> bool:
+    return name.split(".")[-1] == "step"
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float | tuple | list | Tensor)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
+
+def _saved_params(state_dict: StateDict) -> Iterator[tuple[str, tuple[Group, StateDict]]]:
+    """Name, group and slots of every parameter of a checkpoint."""
+    seen: set[str] = set()
+    for index, group in enumerate(state_dict["param_groups"]):
+        numbers = group["params"]
+        names = group.get("param_names") or (numbers if all(isinstance(each, str) for each in numbers) else None)
+        if names is None:
+            raise ValueError(
+                f"param_groups[{index}] of the checkpoint has no param_names: the optimizer that saved it knew none."
+            )
+        for name, number in zip(names, numbers, strict=True):
+            if name in seen:
+                raise ValueError(f"two parameters of the checkpoint are called {name!r}.")
+            seen.add(name)
+            yield name, (group, state_dict["state"].get(number, {}))
+
+
+def _regrouped(optimizer: torch.optim.Optimizer, found: Mapping[Tensor, tuple[Group, Any]]) -> tuple[list[Group], list[int]]:
+    """The optimizer's groups with the numbers of the checkpoint; and which of them had to keep their own."""
+    groups, kept, count = [], [], 0
+    for index, group in enumerate(optimizer.param_groups):
+        own = {name: value for name, value in group.items() if name != "params"}
+        choices = []
+        for p in group["params"]:
+            if p in found:
+                saved = {k: v for k, v in found[p][0].items() if k not in ("params", "param_names")}
+                choices += [saved] if saved not in choices else []
+        if len(choices) == 1:
+            own = {**own, **choices[0]}
+        else:
+            kept.append(index)
+        groups.append({**own, "params": list(range(count, count + len(group["params"])))})
+        count += len(group["params"])
+    return groups, kept

@@ -1,0 +1,235 @@
+"""Between the template and the rules: a transform as a class with `step_param`, and such a class as a transform."""
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.combined import nested
+from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.scheduled import Scheduled
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, complete
+from functional_optim.lifting import Leafwise
+from functional_optim.transform import Transform, per_tensor, require_transform
+
+from .generic_adaptive import GenericAdaptiveOptimizer
+from .layout import Key, Layout, detached_from
+
+RANGES = {"lr": NON_NEGATIVE, "betas": FRACTION, "eps": NON_NEGATIVE, "weight_decay": NON_NEGATIVE}
+
+
+def as_optimizer_class(transform: Transform) -> type[GenericAdaptiveOptimizer]:
+    """A subclass of `GenericAdaptiveOptimizer` whose `init_state` and `step_param` are those of a transform.
+
+    Its constructor takes the parameters and hyper-parameters of the transform, which are the entries of its groups; a subclass
+    may override the two methods and call them by `super()`. Each parameter is a tree of its own, so it takes only rules that
+    treat parameters one by one, in chains, renamed or scheduled. For all others, and for speed, there is `OptimizerAdapter`.
+
+    Raises:
+        TypeError: this is no transform.
+        ValueError: it is made of something else, which may look at all parameters together.
+
+    >>> import functional_optim as fo
+    >>> Lion = as_optimizer_class(fo.chain(fo.scale_by_lion(), fo.scale_by_learning_rate()))
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    >>> optimizer = Lion([w], lr=0.5)
+    >>> (w @ w).backward()
+    >>> optimizer.step()
+    >>> w.detach()
+    tensor([ 0.5000, -1.5000])
+    """
+    require_transform(transform, "as_optimizer_class(transform)")
+    for path, form in nested(transform):
+        if not isinstance(form, Chained | Renamed | Scheduled) and not (isinstance(form, Leafwise) and form.reduce is None):
+            where = ".".join([transform.name, *path])
+            raise ValueError(f"{where} may look at all parameters together, but step_param sees one: use OptimizerAdapter.")
+    return type(transform.name, (TransformSteps,), {"transform": transform, "__doc__": f"{transform!r}, parameter by parameter."})
+
+
+class TransformSteps(GenericAdaptiveOptimizer):
+    """What the classes of `as_optimizer_class` have in common."""
+
+    transform: ClassVar[Transform]
+
+    def __init__(self, params: Any, **hparams: Any) -> None:
+        self._layout: Layout | None = None
+        # The template's constructor asks for numbers that a transform may not have.
+        torch.optim.Optimizer.__init__(self, params, complete(self.transform.declared, hparams, self.transform.name))
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise unless the hyper-parameters of a group are of the right type and in their ranges."""
+        self._hparams(group)
+
+    def init_state(self, state: dict[str, Any], group: dict[str, Any], param: Tensor) -> None:
+        """The transform's first state for this parameter, flat, under torch's names."""
+        self._layout_for(group, param).start({KEY: param}, self._hparams(group), {KEY: state}, [], True)
+
+    def step_param(self, state: dict[str, Any], group: dict[str, Any], grad: Tensor, param: Tensor) -> None:
+        """One update of the transform for this parameter."""
+        layout = self._layout_for(group, param)
+        old = layout.read({KEY: state}, True)
+        owned = [param, *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        new = self.transform.update({KEY: grad}, old, {KEY: param}, self._hparams(group))
+        updates, after = detached_from(owned, new)
+        layout.write(after, {KEY: state}, [])
+        param.add_(updates[KEY])
+
+    def __reduce__(self) -> Any:
+        cls = type(self)
+        # A class that `as_optimizer_class` made can't be found by its name.
+        blank = (_blank_of, (self.transform,)) if cls.__module__ == __name__ else (_blank, (cls,))
+        return *blank, self.__getstate__()
+
+    def _hparams(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: group[name] for name in self.transform.declared if name in group}
+        return complete(self.transform.declared, given, self.transform.name)
+
+    def _layout_for(self, group: dict[str, Any], param: Tensor) -> Layout:
+        if self._layout is None:
+            self._layout = Layout(self.transform, {KEY: param}, self._hparams(group))
+        return self._layout
+
+
+KEY = Key(0, 0)
+
+
+def as_transform(optimizer_class: Callable[..., GenericAdaptiveOptimizer], **options: Any) -> Transform:
+    """The transform that a subclass of `GenericAdaptiveOptimizer` stands for, from its `init_state` and `step_param`.
+
+    The two methods are called as they are, and what they write in place is turned into new tensors (`torch.func.functionalize`):
+    the transform is pure, composes with others, and is batched by `vmap` and differentiated as far as the methods' own operations
+    can be; `param.data` counts as the parameter. A derivative through √0 is what torch makes of it, NaN.
+
+    Its hyper-parameters are the numbers, and the tuples of numbers, among the class's defaults (`lr`, `betas`, `eps`,
+    `weight_decay`, ...). Its slots are what `init_state` leaves in the state, the same ones for every parameter: tensors, and
+    numbers, which become () tensors of float64; `step` is called `steps`. The methods see numbers wherever a number can be
+    read, that is outside of `vmap`, `torch.func.grad` and the compiler.
+
+    Args:
+        optimizer_class: the class, or a function that makes such an optimizer.
+        options: its arguments beside the parameters; numbers among them become the defaults of the hyper-parameters.
+
+    Raises:
+        TypeError: it makes no `GenericAdaptiveOptimizer`, or its state holds neither tensors nor numbers.
+        ValueError: when it is used: the state has other entries than those of a first, small parameter.
+
+    >>> import functional_optim as fo
+    >>> class Descent(GenericAdaptiveOptimizer):
+    ...     def __init__(self, params, lr=0.1):
+    ...         super().__init__(params, {}, lr, (0.9, 0.999), 1e-8)
+    ...     def step_param(self, state, group, grad, param):
+    ...         param.data.add_(grad, alpha=-group["lr"])
+    >>> tx = fo.chain(fo.clip_by_global_norm(1.0), as_transform(Descent))
+    >>> params = torch.tensor([1.0, 1.0])
+    >>> tx.update(torch.tensor([3.0, 4.0]), tx.init_state(params), params)[0]
+    tensor([-0.0600, -0.0800])
+    """
+    optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(2, 2))], **options)
+    if not isinstance(optimizer, GenericAdaptiveOptimizer):
+        raise TypeError(f"as_transform: a {type(optimizer).__name__} is no GenericAdaptiveOptimizer.")
+    steps = Steps(optimizer)
+    declared = {name: Hparam(value, RANGES.get(name, ANY)) for name, value in steps.group.items() if _is_hparam(value)}
+    tx = per_tensor(slots=steps.slots(), hparams=declared, name=type(optimizer).__name__)(steps.scalars)()
+    form = dataclasses.replace(tx.form, recipe=(as_transform, {"optimizer_class": optimizer_class, **options}))
+    return Transform(form.init, form.update, tx.declared, tx.name, form)
+
+
+class Steps:
+    """The two methods of an optimizer as a rule for one tensor."""
+
+    def __init__(self, optimizer: GenericAdaptiveOptimizer) -> None:
+        self.optimizer = optimizer
+        (group,) = optimizer.param_groups
+        self.group = {name: value for name, value in group.items() if name != "params"}
+        (param,) = group["params"]
+        self.example = self.first_state(param.detach(), {})
+
+    def first_state(self, param: Tensor, hp: Mapping[str, Any]) -> dict[str, Any]:
+        """What `init_state` makes of a parameter."""
+        state: dict[str, Any] = {}
+        self.optimizer.init_state(state, {**self.group, **hp, "params": [param]}, param)
+        for name, value in state.items():
+            if not isinstance(value, Tensor | numbers.Real):
+                raise TypeError(f"as_transform: state[{name!r}] is a {type(value).__name__}: expected a tensor or a number.")
+        return state
+
+    def slots(self) -> dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]]:
+        """How each entry of the state starts."""
+
+        def start_of(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
+            def start(p: Tensor, hp: Mapping[str, Any]) -> Tensor:
+                state = self.first_state(p, hp)
+                self.require_entries(state, f"init_state of a parameter of shape {tuple(p.shape)}")
+                return _stored(state[name], p)
+
+            return start
+
+        return {_slot(name): start_of(name) for name in self.example}
+
+    def scalars(self, hp: Mapping[str, Any]) -> Callable[..., Any]:
+        """The rule under these hyper-parameters."""
+
+        def rule(g: Tensor, p: Tensor, *slots: Tensor) -> tuple[Tensor, ...]:
+            state = {
+                name: value if isinstance(like, Tensor) else _number(value, like)
+                for (name, like), value in zip(self.example.items(), slots, strict=True)
+            }
+            tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+            def step(g: Tensor, p: Tensor, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+                param = p.clone()
+                new = {**state, **{name: value.clone() for name, value in tensors.items()}}
+                self.optimizer.step_param(new, {**self.group, **hp, "params": [param]}, g, param)
+                self.require_entries(new, "step_param")
+                return param - p, *(_stored(new[name], p) for name in self.example)
+
+            # The compiler does the same by itself, and can't look into this.
+            pure = step if torch.compiler.is_compiling() else torch.func.functionalize(step)
+            return pure(g, p, tensors)
+
+        return rule
+
+    def require_entries(self, state: Mapping[str, Any], where: str) -> None:
+        """Raise ValueError unless the state has the entries of the example."""
+        if state.keys() != self.example.keys():
+            raise ValueError(
+                f"{type(self.optimizer).__name__}: after {where} the state holds {sorted(state)}, for a parameter of shape "
+                f"(2, 2) {sorted(self.example)} at first. A transform keeps the same entries for all parameters at all steps."
+            )
+
+
+def _slot(name: str) -> str:
+    return "steps" if name == "step" else name
+
+
+def _stored(value: Any, like: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64, device=like.device)
+
+
+def _number(value: Tensor, like: Any) -> Any:
+    """A number of the state as the methods know it; a tensor where it can't be read."""
+    if torch.compiler.is_compiling():
+        return value
+    try:
+        return type(like)(value.item())
+    except RuntimeError:
+        return value
+
+
+def _is_hparam(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return len(value) > 0 and all(map(_is_hparam, value))
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _blank(cls: type[GenericAdaptiveOptimizer]) -> GenericAdaptiveOptimizer:
+    return cls.__new__(cls)
+
+
+def _blank_of(transform: Transform) -> GenericAdaptiveOptimizer:
+    return _blank(as_optimizer_class(transform))

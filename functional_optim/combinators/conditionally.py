@@ -1,0 +1,117 @@
+"""`conditionally`: one transform in some steps, another in the rest; and `with_extra`, which provides what rules ask for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.chain import chain
+from functional_optim.combinators.combined import Combined, choose
+from functional_optim.hparams import HParams, merge
+from functional_optim.transform import Transform, require_transform
+from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional(Combined):
+    """The form of a transform that runs in some steps only."""
+
+    inner: Transform
+    otherwise: Transform
+    condition: Callable[[Tensor], Tensor]
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {("inner",): self.inner, ("otherwise",): self.otherwise}
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The clock at 0, and the states of both."""
+        device = next((p.device for p in trees.leaves(params) if p is not None), None)
+        return {
+            "condition_step": torch.zeros((), dtype=torch.int64, device=device),
+            "inner": self.inner.init_fn(params, self.inner.select(hp)),
+            "otherwise": self.otherwise.init_fn(params, self.otherwise.select(hp)),
+        }
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The step of one of the two; the other's state stays as it is."""
+        step = state["condition_step"]
+        holds = torch.as_tensor(self.condition(step), device=step.device)
+        chosen, inner = self.inner.update_fn(updates, state["inner"], params, self.inner.select(hp), **extra)
+        others, otherwise = self.otherwise.update_fn(updates, state["otherwise"], params, self.otherwise.select(hp), **extra)
+        return choose(holds, chosen, others), {
+            "condition_step": step + 1,
+            "inner": choose(holds, inner, state["inner"]),
+            "otherwise": choose(holds, state["otherwise"], otherwise),
+        }
+
+
+def conditionally(transform: Transform, condition: Callable[[Tensor], Any], otherwise: Transform | None = None) -> Transform:
+    """Run a transform in the steps in which a condition holds, and another one, or none, in the rest.
+
+        conditionally(clip_by_global_norm(), lambda step: step < 1000)
+
+    Args:
+        transform: what runs where the condition holds. Its state, counts included, advances only then.
+        condition: of the step, a () int64 tensor counted from 0; it returns a bool or a () tensor, and reads no value.
+        otherwise: what runs in the other steps; by default updates pass unchanged. `freeze()` makes them zero.
+
+    State: `condition_step` () int64; the two states under `"inner"` and `"otherwise"`.
+
+    As `optax.conditionally_transform`, and with `freeze()` as `optax.conditionally_mask`.
+
+    >>> from functional_optim import freeze, scale
+    >>> tx = conditionally(scale(-1.0), lambda step: step >= 1, otherwise=freeze())
+    >>> state = tx.init_state(torch.zeros(()))
+    >>> for _ in range(2):
+    ...     update, state = tx.update(torch.tensor(5.0), state)
+    ...     print(float(update))
+    0.0
+    -5.0
+    """
+    otherwise = chain() if otherwise is None else otherwise
+    require_transform(transform, "conditionally")
+    require_transform(otherwise, "conditionally, otherwise")
+    form = Conditional(transform, otherwise, condition)
+    declared = merge({transform.name: transform.declared, f"the other {otherwise.name}": otherwise.declared})
+    return Transform(form.init, form.update, declared, "conditionally", form)
+
+
+@dataclass(frozen=True, eq=False)
+class Provided(Combined):
+    """The form of a transform that is given some of what it asks for."""
+
+    inner: Transform
+    provided: Mapping[str, Any]
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(): self.inner}
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The inner state, unchanged."""
+        return self.inner.init_fn(params, hp)
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The inner update, with what is provided and what is given."""
+        return self.inner.update_fn(updates, state, params, hp, **{**self.provided, **extra})
+
+
+def with_extra(transform: Transform, **extra: Any) -> Transform:
+    """The same transform, given some keyword arguments in every update: `with_extra(sam(adam()), value_fn=loss)`.
+
+    What a call gives itself comes first.
+
+    >>> from functional_optim import elementwise
+    >>> @elementwise(extra=("value",))
+    ... def scale_by_value(hp):
+    ...     return lambda g, p: hp["value"] * g
+    >>> with_extra(scale_by_value(), value=3.0).update(torch.tensor(2.0), {})[0]
+    tensor(6.)
+    """
+    require_transform(transform, "with_extra")
+    form = Provided(transform, extra)
+    return Transform(form.init, form.update, transform.declared, transform.name, form)

@@ -1,0 +1,126 @@
+"""Looking into a state by name, and at the hyper-parameters in force."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.partition import Partitioned
+from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.scheduled import Scheduled
+from functional_optim.hparams import HParams, complete
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+
+
+def state_get(state: Tree, name: str) -> Any:
+    """The entry of a state with this name, at whatever depth.
+
+    Args:
+        state: of any transform.
+        name: the entry's key, `"exp_avg"`; where several have it, as much of the path as tells them apart, joined by dots:
+            `"scale_by_adam_1.exp_avg"`.
+
+    Raises:
+        KeyError: no entry, or several, have that name; the message lists them.
+
+    As `optax.tree_utils.tree_get`.
+
+    >>> import torch
+    >>> from functional_optim import adamw
+    >>> state_get(adamw().init_state(torch.zeros(2)), "exp_avg")
+    tensor([0., 0.])
+    """
+    entry = state
+    for key in _path_of(state, name):
+        entry = entry[key]
+    return entry
+
+
+def state_set(state: Tree, name: str, value: Any) -> Tree:
+    """The same state with another value for the entry of this name; see `state_get`. The given state is left alone.
+
+    >>> import torch
+    >>> from functional_optim import scale_by_adam
+    >>> state = scale_by_adam().init_state(torch.zeros(2))
+    >>> state_set(state, "step", torch.tensor(100))["step"]
+    tensor(100)
+    """
+    return _replaced(state, _path_of(state, name), value)
+
+
+def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None) -> dict[str, Any]:
+    """The values of all hyper-parameters, scheduled ones included, that the next update from this state uses.
+
+    Args:
+        transform: the one that the state belongs to.
+        state: what `init_state` or the last `update` returned.
+        hparams: what will be given to `update`.
+
+    Returns:
+        Name to value. Inside a `partition`, `label.name` tells what each branch uses.
+
+    >>> import torch
+    >>> from functional_optim import scheduled, sgd
+    >>> tx = scheduled(sgd(), lr=lambda step: 0.5 ** (step + 1))
+    >>> hparams_at(tx, tx.init_state(torch.zeros(2)))
+    {'lr': tensor(0.5000, dtype=torch.float64)}
+    """
+    return _in_force(transform, state, transform.select(complete(transform.declared, hparams, transform.name)))
+
+
+def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:
+    match transform.form:
+        case Scheduled() as form:
+            return _in_force(form.inner, state["inner"], form.inner_hparams(state["schedule_step"], hp))
+        case Renamed() as form:
+            inner = _in_force(form.inner, state, form.inner_hparams(hp))
+            return {form.outer.get(name, name): value for name, value in inner.items()}
+        case Partitioned() as form:
+            return dict(hp) | {
+                f"{label}.{name}": value
+                for label, branch in form.branches.items()
+                for name, value in _in_force(branch, state[label], form.branch_hparams(label, hp)).items()
+            }
+        case Chained(links=links):
+            found: dict[str, Any] = {}
+            for name, link in links.items():
+                found |= _in_force(link, state[name], link.select(hp))
+            return found
+        case Combined() as form:
+            found = dict(hp)
+            for path, part in form.parts.items():
+                inner_state = state
+                for key in path:
+                    inner_state = inner_state[key]
+                found |= _in_force(part, inner_state, part.select(hp))
+            return found
+    return dict(hp)
+
+
+def _path_of(state: Tree, name: str) -> tuple[str, ...]:
+    wanted = tuple(name.split("."))
+    every = list(_paths(state))
+    found = [path for path in every if path[-len(wanted) :] == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise KeyError(f"several entries are called {name!r}: {', '.join(map('.'.join, found))}. Give more of the path.")
+    names = list(dict.fromkeys(path[-1] for path in every))
+    close = difflib.get_close_matches(name, names, n=1)
+    raise KeyError(
+        f"the state has no entry {name!r}; it has: {', '.join(names)}.{f' Did you mean {close[0]!r}?' if close else ''}"
+    )
+
+
+def _paths(state: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(state, Mapping):
+        for key, entry in state.items():
+            if isinstance(key, str):
+                yield (*path, key)
+                yield from _paths(entry, (*path, key))
+
+
+def _replaced(state: Any, path: tuple[str, ...], value: Any) -> Any:
+    return {**state, path[0]: _replaced(state[path[0]], path[1:], value)} if path else value

@@ -1,0 +1,196 @@
+"""`partition`: one transform for these parameters, another for those; `masked`: one for some of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.chain import chain
+from functional_optim.combinators.combined import Combined, check, nested
+from functional_optim.combinators.labels import Labels, labels_of
+from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
+from functional_optim.transform import Transform, require_transform
+from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Partitioned(Combined):
+    """The form of a partition: its branches by label, and how parameters are labelled."""
+
+    branches: Mapping[str, Transform]
+    labels: Labels
+    all_used: bool
+
+    @property
+    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+        return {(label,): branch for label, branch in self.branches.items()}
+
+    def shares(self, params: Tree) -> Mapping[tuple[str, ...], Tree]:
+        """What each branch sees of a tree of parameters: a flat dict of its own, by name."""
+        return {(label,): share.of(params) for label, share in self._shares(params).items()}
+
+    def check(self, params: Tree) -> None:
+        """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
+        names, is_reserve = trees.names(params), getattr(self.labels, "is_reserve", lambda label, names: False)
+        for label, share in self._shares(params).items():
+            if self.all_used and not share.places and not is_reserve(label, names):
+                raise ValueError(f"no parameter is labelled {label!r}; there are: {_listed(names)}.")
+            check(self.branches[label], share.of(params))
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """Each branch's state under its label, over a flat dict of its own parameters."""
+        spec = trees.flatten(params)[1]
+        return {
+            label: self.branches[label].init_fn(share.of(params), share.of_each(self.branch_hparams(label, hp), spec))
+            for label, share in self._shares(params).items()
+        }
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """Each branch on its own leaves."""
+        if not isinstance(state, Mapping) or set(state) != set(self.branches):
+            found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+            raise ValueError(
+                f"the state of this partition holds one entry per branch, {list(self.branches)}, but got {found}: "
+                "pass what init_state or the last update of this very partition returned."
+            )
+        leaves, spec = trees.flatten(updates)
+        new_state = {}
+        for label, share in self._shares(updates if params is None else params).items():
+            own = share.of(updates), state[label], None if params is None else share.of(params)
+            given = {
+                name: share.of(value) if name in _leaf_extra(self.branches[label]) else value for name, value in extra.items()
+            }
+            hparams = share.of_each(self.branch_hparams(label, hp), spec)
+            result, new_state[label] = self.branches[label].update_fn(*own, hparams, **given)
+            for key, i in share.places.items():
+                leaves[i] = result[key]
+        return trees.unflatten(spec, leaves), new_state
+
+    def branch_hparams(self, label: str, hp: HParams) -> dict[str, Any]:
+        """What one branch gets: its own value of a name, or else the one that all get, or else its default."""
+        branch = self.branches[label]
+        chosen = {
+            name: hp.get(f"{label}.{name}", hp.get(name, hparam.default))
+            for name, hparam in branch.declared.items()
+            if not hparam.optional or f"{label}.{name}" in hp or name in hp
+        }
+        return branch.select(chosen)
+
+    def _shares(self, params: Tree) -> dict[str, "_Share"]:
+        labels = labels_of(self.labels, params)
+        places: dict[str, dict[Any, int]] = {label: {} for label in self.branches}
+        for i, (label, key) in enumerate(zip(labels, trees.keys(params), strict=True)):
+            if label not in self.branches:
+                found = "no label" if label is None else f"the label {label!r}"
+                raise ValueError(
+                    f"the parameter {str(key)!r} got {found}: expected one of {_listed(self.branches)}. "
+                    'Give a last pattern that catches the rest, such as r".*".'
+                )
+            places[label][key] = i
+        return {label: _Share(own) for label, own in places.items()}
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Some of a tree's leaves: what each is called, and its number among all."""
+
+    places: Mapping[Any, int]
+
+    def of(self, tree: Tree) -> Tree:
+        """The leaves, by what they are called."""
+        leaves = trees.leaves(tree)
+        return {key: leaves[i] for key, i in self.places.items()}
+
+    def of_each(self, hp: HParams, spec: trees.Spec) -> dict[str, Any]:
+        """Hyper-parameters, with their values for these leaves where they have one per leaf."""
+        return {
+            name: PerLeaf(self._values(value, spec, name)) if isinstance(value, PerLeaf) else value for name, value in hp.items()
+        }
+
+    def _values(self, value: PerLeaf, spec: trees.Spec, name: str) -> dict[Any, Any]:
+        values = value.values(spec, name)
+        return {key: values[i] for key, i in self.places.items()}
+
+
+def _leaf_extra(transform: Transform) -> set[str]:
+    return {name for _, form in nested(transform) for name in getattr(form, "leaf_extra", ())}
+
+
+def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
+    r"""A transform for each part of the parameters.
+
+    Args:
+        branches: label to transform; `freeze()` for parameters that stay as they are.
+        labels: `(name, leaf) -> label`, such as `by_name` and `by_ndim` make; or a tree of labels, such as `by_module` makes:
+            labels by name, nested like the parameters or flat with dotted names. They may depend on names and shapes alone.
+
+    Hyper-parameters: a bare name (`lr`) reaches every branch that has it, and `label.lr` one of them. Where branches have
+    different defaults for a name, each keeps its own until it is given.
+
+    State: each branch's under its label, with a flat dict of its own parameters, by name, for each slot. A whole-tree quantity
+    (`clip_by_global_norm`) in a branch spans its leaves; in a chain around the partition, all.
+
+    Raises:
+        ValueError: from `init_state`, for a label that no parameter has and no pattern of which fits any name; from it and from
+            `update`, for a parameter without a label of a branch. The message lists names.
+
+    As `optax.partition`, whose branches close over their hyper-parameters.
+
+    >>> import torch
+    >>> from functional_optim import adamw, by_name, freeze, sgd
+    >>> tx = partition({"decay": adamw(), "plain": sgd()}, by_name({r"weight$": "decay", r".*": "plain"}))
+    >>> params = {"weight": torch.ones(2), "bias": torch.ones(1)}
+    >>> grads = {"weight": torch.ones(2), "bias": torch.ones(1)}
+    >>> tx.update(grads, tx.init_state(params), params, {"lr": 0.5, "decay.lr": 0.1, "weight_decay": 0.0})[0]
+    {'weight': tensor([-0.1000, -0.1000]), 'bias': tensor([-0.5000])}
+    """
+    for label, branch in branches.items():
+        require_transform(branch, f"branch {label!r} of partition")
+    return _routed(branches, labels, all_used=True, name="partition")
+
+
+def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> Transform:
+    """A transform for some of the parameters; the updates of the rest pass unchanged.
+
+    Args:
+        transform: what runs where the mask is true.
+        mask: `(name, leaf) -> bool`, or a tree of bools by name; a parameter that it does not name is False.
+
+    Hyper-parameters are the transform's. State: the transform's under `"masked"`, over a flat dict of the parameters by name.
+
+    As `optax.masked`.
+
+    >>> import torch
+    >>> from functional_optim import add_decayed_weights
+    >>> tx = masked(add_decayed_weights(0.5), lambda name, leaf: leaf.ndim > 0)
+    >>> params = [torch.ones(2), torch.ones(())]
+    >>> tx.update([torch.zeros(2), torch.zeros(())], tx.init_state(params), params)[0]
+    [tensor([0.5000, 0.5000]), tensor(0.)]
+    """
+    require_transform(transform, "masked")
+    return _routed({"masked": transform, "rest": chain()}, _Mask(mask), all_used=False, name="masked")
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """A mask as labels."""
+
+    mask: Labels
+
+    def __call__(self, name: str, leaf: Tensor) -> str:
+        return "masked" if labels_of(self.mask, {name: leaf})[0] else "rest"
+
+
+def _routed(branches: Mapping[str, Transform], labels: Labels, *, all_used: bool, name: str) -> Transform:
+    form = Partitioned(dict(branches), labels, all_used)
+    declared = shared_names({label: branch.declared for label, branch in branches.items()})
+    for label, branch in branches.items():
+        for own, hparam in branch.declared.items():
+            declared[f"{label}.{own}"] = Hparam(hparam.default, hparam.range, optional=True)
+    return Transform(form.init, form.update, declared, name, form)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names)) or "none"

@@ -1,0 +1,67 @@
+"""Random numbers as a pure function of a seed and a position: a counter-based generator, for rules that need noise.
+
+torch's generators keep their state outside of tensors, where `vmap`, a checkpoint of the transform and a second call with the
+same arguments can't reach it. Philox 4×32-10 turns a counter of four 32-bit words and a key of two into four random words, by ten
+rounds of multiplications. torch runs it on GPUs; here it is int64 arithmetic.
+
+Salmon, Moraes, Dror & Shaw 2011, Parallel Random Numbers: As Easy as 1, 2, 3, https://doi.org/10.1145/2063384.2063405
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from functional_optim.numerics import Scalar, double
+
+WORD = 0xFFFFFFFF
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+# The golden ratio and √3 − 1, in 32 bits.
+KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four random words from the words of a counter and of a key: int64 tensors in [0, 2³²) that broadcast."""
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        (high0, low0), (high1, low1) = _product(MULTIPLIERS[0], x0), _product(MULTIPLIERS[1], x2)
+        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
+        k0, k1 = (k0 + KEY_STEPS[0]) & WORD, (k1 + KEY_STEPS[1]) & WORD
+    return x0, x1, x2, x3
+
+
+def normal(
+    shape: torch.Size | tuple[int, ...], seed: Scalar, step: Scalar, stream: int, device: torch.device | None = None
+) -> Tensor:
+    """Standard normal numbers in float64, the same for the same arguments; different for different ones.
+
+    By Box & Muller's method from 32-bit words; none is larger than 6.8.
+
+    Args:
+        shape: of the result; at most 2³⁴ elements.
+        seed: a whole number below 2⁶³, or a () tensor of one.
+        step: a whole number below 2³², or a () tensor of one.
+        stream: tells draws of one step apart; below 2³².
+        device: of the result.
+    """
+    count = math.prod(shape)
+    block = torch.arange((count + 3) // 4, device=device)
+    zero = torch.zeros_like(block)
+    seed, step = (torch.as_tensor(x, device=device).to(torch.int64) for x in (seed, step))
+    words = philox((block, zero + stream, zero + step, zero), (seed & WORD, seed >> 32))
+    # In (0, 1], whose logarithm is finite.
+    a, b, c, d = (double(word) / 2**32 + 2**-33 for word in words)
+    pairs = [(_radius(a), 2 * math.pi * b), (_radius(c), 2 * math.pi * d)]
+    drawn = [part for radius, angle in pairs for part in (radius * angle.cos(), radius * angle.sin())]
+    return torch.cat(drawn)[:count].reshape(shape)
+
+
+def _radius(u: Tensor) -> Tensor:
+    return (-2 * u.log()).sqrt()
+
+
+def _product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The high and the low word of a product. It may overflow int64's sign, but not its 64 bits."""
+    product = a * b
+    return (product >> 32) & WORD, product & WORD

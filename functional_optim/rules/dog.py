@@ -1,0 +1,91 @@
+"""DoG and DoWG: a step size that is the distance travelled over the gradients met.
+
+    DoG:   r ← max(r, ‖p − x₀‖),  r = ρ (1 + ‖x₀‖) at first
+           G ← G + ‖g‖²
+           u ← r / √(G + ε) · g
+    DoWG:  R ← max(R, ‖p − x₀‖²),  R = ε at first
+           W ← W + R ‖g‖²
+           u ← R / (√W + ε) · g
+
+Ivgi, Hinder & Carmon 2023, DoG is SGD's Best Friend, https://arxiv.org/abs/2302.12022
+Khaled, Mishchenko & Jin 2023, DoWG Unleashed, https://arxiv.org/abs/2305.16284
+
+All norms are over all parameters together, x₀ is where they started.
+"""
+
+import torch
+
+from functional_optim.hparams import POSITIVE, Hparam
+from functional_optim.lifting import copied
+from functional_optim.numerics import inner_product, sqrt
+from functional_optim.transform import whole_tree
+
+
+def _square_norm(xs):
+    return inner_product(xs, xs)
+
+
+@whole_tree(
+    slots={"x0": copied},
+    shared={"max_dist": 0.0, "sum_sq_norm_grads": 0.0},
+    hparams={"reps_rel": Hparam(1e-6, POSITIVE), "eps": Hparam(1e-8, POSITIVE)},
+)
+def scale_by_dog(hp):
+    """Multiply the gradient by the largest distance from the start over the root of the sum of squared gradient norms.
+
+    It needs no learning rate (the one that follows is 1); the authors evaluate an average of the iterates.
+
+    Args:
+        reps_rel: ρ, greater than 0: the first step's length relative to `1 + ‖x₀‖`.
+        eps: greater than 0, in units of g².
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    State: `x0`, the first parameters; `max_dist` (r) and `sum_sq_norm_grads` (G), () float64 tensors that all parameters share.
+
+    Raises:
+        ValueError: `update` was called without params.
+
+    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. As `optax.contrib.scale_by_dog(("heuristic", reps_rel))`; torch
+    has no counterpart.
+    """
+
+    def rule(gs, ps, shared, x0s):
+        first = hp["reps_rel"] * (1 + sqrt(_square_norm(x0s)))
+        travelled = sqrt(_square_norm([p - x0 for p, x0 in zip(ps, x0s, strict=True)]))
+        largest = torch.maximum(torch.maximum(shared["max_dist"], first), travelled)
+        total = shared["sum_sq_norm_grads"] + _square_norm(gs)
+        factor = largest / (total + hp["eps"]).sqrt()
+        return [factor * g for g in gs], {"max_dist": largest, "sum_sq_norm_grads": total}, x0s
+
+    return rule
+
+
+@whole_tree(
+    slots={"x0": copied},
+    shared={"estim_sq_dist": lambda hp: hp["eps"], "weighted_sq_norm_grads": 0.0},
+    hparams={"eps": Hparam(1e-4, POSITIVE)},
+)
+def scale_by_dowg(hp):
+    """As `scale_by_dog`, with each squared gradient norm weighted by the distance that it was met at.
+
+    Args:
+        eps: greater than 0: the first squared distance, and what is added to the root.
+        state_dtype: dtype of the slot; the parameter's by default.
+
+    State: `x0`, the first parameters; `estim_sq_dist` (R) and `weighted_sq_norm_grads` (W), () float64 tensors that all
+    parameters share.
+
+    Raises:
+        ValueError: `update` was called without params.
+
+    Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. As `optax.contrib.scale_by_dowg`; torch has no counterpart.
+    """
+
+    def rule(gs, ps, shared, x0s):
+        travelled = _square_norm([p - x0 for p, x0 in zip(ps, x0s, strict=True)])
+        largest = torch.maximum(shared["estim_sq_dist"], travelled)
+        total = shared["weighted_sq_norm_grads"] + largest * _square_norm(gs)
+        factor = largest / (sqrt(total) + hp["eps"])
+        return [factor * g for g in gs], {"estim_sq_dist": largest, "weighted_sq_norm_grads": total}, x0s
+
+    return rule

@@ -1,0 +1,123 @@
+"""MoMo: the step length from a model of the loss, for momentum and for Adam.
+
+    m ← β m + (1 − β) g        f̄ ← β f̄ + (1 − β) f        γ ← β γ + (1 − β) ⟨g, p⟩        averages with one β
+    D = 1, or √v̂ + ε (Adam)    ρ = 1, or 1 − βᵗ (Adam)
+    τ = min(η / ρ, max(0, (1 + η λ)(f̄ − ρ f* − γ) + ⟨m, p⟩) / ⟨m, m / D⟩)
+    u ← −η λ / (1 + η λ) p − τ m / D
+
+The averaged linear models of the loss, cut off at its lower bound f*, are minimised with a penalty on the step: η is the largest
+step length. All averages start at the first value (MoMo) or at 0 (MoMo-Adam).
+
+Schaipp et al. 2023, MoMo: Momentum Models for Adaptive Learning Rates, https://arxiv.org/abs/2305.07583
+"""
+
+import torch
+
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.numerics import bias_correction, inner_product, sqrt, where
+from functional_optim.transform import whole_tree
+
+SHARED = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda hp: hp["lower_bound"]}
+
+
+@whole_tree(
+    slots=("exp_avg",),
+    hparams={
+        "lr": Hparam(1.0, NON_NEGATIVE),
+        "momentum": Hparam(0.9, FRACTION),
+        "weight_decay": Hparam(0.0, NON_NEGATIVE),
+        "lower_bound": Hparam(0.0, ANY),
+    },
+    shared=SHARED,
+    extra=("value",),
+)
+def momo(hp, t, *, adapt_lower_bound=False):
+    """Momentum whose step length adapts to the loss: a whole optimizer, that takes its own `lr` as the largest step length.
+
+    It needs the loss: `update(grads, state, params, value=loss)`; behind the adapter, `step(closure)` or `step(value=loss)`.
+
+    Args:
+        lr: η, the largest step length, at least 0; infinity for none.
+        momentum: β, in [0, 1).
+        weight_decay: λ, at least 0, proximal.
+        lower_bound: f*, below which the loss can't go.
+        adapt_lower_bound: estimate f* while training; `lower_bound` is then what the estimate stays above.
+
+    State: `step` () int64; `exp_avg` (m); `mean_value` (f̄), `mean_product` (γ), `lower_bound_estimate` (f*), () float64.
+
+    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583. As `optax.contrib.momo`.
+
+    >>> tx = momo()
+    >>> p = torch.tensor(2.0)
+    >>> tx.update(torch.tensor(4.0), tx.init_state(p), p, value=4.0)[0]  # f = p²: the model reaches 0 at p = 1
+    tensor(-1.)
+    """
+    beta = where(t == 1, 0.0, hp["momentum"])
+
+    def rule(gs, ps, shared, ms):
+        ms = [beta * m + (1 - beta) * g for m, g in zip(ms, gs, strict=True)]
+        tau, shared = _model(hp, beta, 1.0, gs, ps, ms, ms, shared, adapt_lower_bound)
+        return [-_shrink(hp) * p - tau * m for m, p in zip(ms, ps, strict=True)], shared, ms
+
+    return rule
+
+
+@whole_tree(
+    slots=("exp_avg", "exp_avg_sq"),
+    hparams={
+        "lr": Hparam(1e-2, NON_NEGATIVE),
+        "betas": Hparam((0.9, 0.999), FRACTION),
+        "eps": Hparam(1e-8, NON_NEGATIVE),
+        "weight_decay": Hparam(0.0, NON_NEGATIVE),
+        "lower_bound": Hparam(0.0, ANY),
+    },
+    shared=SHARED,
+    extra=("value",),
+)
+def momo_adam(hp, t, *, adapt_lower_bound=False):
+    """Adam whose step length adapts to the loss: `momo` in the metric of Adam's denominator.
+
+    Args:
+        lr: η, the largest step length, at least 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        weight_decay, lower_bound, adapt_lower_bound: as for `momo`.
+
+    State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v); `mean_value`, `mean_product`, `lower_bound_estimate`, () float64.
+
+    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583. As `optax.contrib.momo_adam`.
+    """
+    b1, b2 = hp["betas"]
+    c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
+
+    def rule(gs, ps, shared, ms, vs):
+        ms = [b1 * m + (1 - b1) * g for m, g in zip(ms, gs, strict=True)]
+        vs = [b2 * v + (1 - b2) * g * g for v, g in zip(vs, gs, strict=True)]
+        directions = [m / (sqrt(v / c2) + hp["eps"]) for m, v in zip(ms, vs, strict=True)]
+        tau, shared = _model(hp, b1, c1, gs, ps, ms, directions, shared, adapt_lower_bound)
+        return [-_shrink(hp) * p - tau * d for d, p in zip(directions, ps, strict=True)], shared, ms, vs
+
+    return rule
+
+
+def _shrink(hp):
+    return hp["lr"] * hp["weight_decay"] / (1 + hp["lr"] * hp["weight_decay"])
+
+
+def _model(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
+    """The step length that minimises the model of the loss, and the model."""
+    value = beta * shared["mean_value"] + (1 - beta) * hp["value"]
+    product = beta * shared["mean_product"] + (1 - beta) * inner_product(gs, ps)
+    norm, inner, bound = inner_product(ms, directions), inner_product(ms, ps), shared["lower_bound_estimate"]
+    grown = 1 + hp["lr"] * hp["weight_decay"]
+    if adapt_lower_bound:
+        cap = grown * (value - product) + inner
+        lowered = (cap / (2 * c * grown)).clamp(min=hp["lower_bound"])
+        bound = torch.where(cap < grown * c * bound, lowered, bound)
+    still = norm <= torch.finfo(torch.float64).eps
+    length = (grown * (value - c * bound - product) + inner).clamp(min=0.0) / torch.where(still, 1.0, norm)
+    length = torch.where(still, 0.0, length)
+    tau = length.clamp(max=hp["lr"] / c)
+    if adapt_lower_bound:
+        bound = ((value + inner - product - tau * norm / 2) / c).clamp(min=hp["lower_bound"])
+    return tau, {"mean_value": value, "mean_product": product, "lower_bound_estimate": bound}

@@ -1,0 +1,74 @@
+"""Prodigy: Adam whose learning rate is an estimate of the distance to the solution.
+
+    e ← d η κ                                      κ = √(1 − β₂ᵗ) / (1 − β₁ᵗ) with bias correction, else 1
+    r ← √β₂ r + d/d₀ · e ⟨g, x₀ − p⟩               ⟨·,·⟩ and |·|₁ over all parameters
+    s ← √β₂ s + d/d₀ · e g
+    m ← β₁ m + (1 − β₁) d g
+    v ← β₂ v + (1 − β₂) d² g²
+    d' ← max(d, c r / |s|₁)
+    u ← d κ (m / (√v + d' ε) + λ p),  d ← d'       before the factor −η
+
+Mishchenko & Defazio 2023, Prodigy: An Expeditiously Adaptive Parameter-Free Learner, https://arxiv.org/abs/2306.06101
+"""
+
+import torch
+
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
+from functional_optim.lifting import copied, zeros
+from functional_optim.numerics import bias_correction, double, inner_product, sqrt
+from functional_optim.transform import whole_tree
+
+
+@whole_tree(
+    slots={"exp_avg": zeros, "exp_avg_sq": zeros, "s": zeros, "p0": copied},
+    shared={"d": lambda hp: hp["d0"], "d_numerator": 0.0},
+    hparams={
+        "lr": Hparam(1.0, NON_NEGATIVE),
+        "betas": Hparam((0.9, 0.999), FRACTION),
+        "eps": Hparam(1e-8, NON_NEGATIVE),
+        "weight_decay": Hparam(0.0, NON_NEGATIVE),
+        "d0": Hparam(1e-6, POSITIVE),
+        "d_coef": Hparam(1.0, POSITIVE),
+    },
+)
+def scale_by_prodigy(hp, t, *, use_bias_correction=False, safeguard_warmup=False):
+    """Adam's step times d, a running lower bound of the distance to the solution. `scale_by_learning_rate` follows, with the same
+    `lr`.
+
+    Args:
+        lr: η, at least 0; 1, times a schedule if you like: the estimate takes account of it. One value for all parameters.
+        betas: decay of m and of v per step, each in [0, 1); r and s decay by √β₂.
+        eps: at least 0, in units of |g|.
+        weight_decay: λ, at least 0, decoupled.
+        d0: the first d, greater than 0; it may be far too small.
+        d_coef: c, greater than 0, what estimates are multiplied by: the knob to turn if the steps are too large or too small.
+        use_bias_correction: correct the moments for their start at 0.
+        safeguard_warmup: leave η κ out of s, so that a long warm-up does not inflate the estimate.
+        state_dtype: dtype of the slots; the parameter's by default.
+
+    State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), `s`, and the first parameters `p0` (x₀), like the parameters; `d` and
+    `d_numerator` (r), () float64 tensors that all parameters share.
+
+    Raises:
+        ValueError: `update` was called without params, or `lr` differs between parameters.
+
+    Source: Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101, and the authors' program, whose names these are; it can
+    limit the growth of d as well. `optax.contrib.prodigy` always corrects the bias. torch has no counterpart.
+    """
+    b1, b2 = hp["betas"]
+    b3, d0, eps, decay = double(b2) ** 0.5, hp["d0"], hp["eps"], hp["weight_decay"]
+    correction = bias_correction(b2, t) ** 0.5 / bias_correction(b1, t) if use_bias_correction else 1.0
+
+    def rule(gs, ps, shared, ms, vs, ss, p0s):
+        d = shared["d"]
+        dlr = d * hp["lr"] * correction
+        numerator = b3 * shared["d_numerator"] + d / d0 * dlr * inner_product(gs, [p0 - p for p0, p in zip(p0s, ps, strict=True)])
+        ss = [b3 * s + d / d0 * (d if safeguard_warmup else dlr) * g for s, g in zip(ss, gs, strict=True)]
+        ms = [b1 * m + (1 - b1) * d * g for m, g in zip(ms, gs, strict=True)]
+        vs = [b2 * v + (1 - b2) * d * d * g * g for v, g in zip(vs, gs, strict=True)]
+        total = inner_product([s.abs() for s in ss], [torch.ones_like(s) for s in ss])
+        new_d = torch.maximum(d, hp["d_coef"] * numerator / torch.where(total == 0, 1.0, total))
+        us = [d * correction * (m / (sqrt(v) + new_d * eps) + decay * p) for m, v, p in zip(ms, vs, ps, strict=True)]
+        return us, {"d": new_d, "d_numerator": numerator}, ms, vs, ss, p0s
+
+    return rule

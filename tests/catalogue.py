@@ -1,0 +1,132 @@
+"""The catalogue of rules and optimizers, `functional_optim/CATALOGUE.md`, made from the code: `make catalogue`.
+
+Everything in it is read off: kinds, hyper-parameters and state from a transform that is built, papers and peers from its
+docstring, tests from the files that name it.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import CASES
+
+import functional_optim as fo
+from functional_optim import trees
+from functional_optim.combinators.combined import nested
+from functional_optim.lifting import Leafwise, WholeTree
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "functional_optim" / "CATALOGUE.md"
+# A matrix, so that factored states show what they save.
+SIDE = 64
+
+HEAD = """# Catalogue
+
+Every rule and every optimizer, generated from the code by `make catalogue`; a test keeps it true.
+
+- **kind**: *elementwise* rules fuse into one kernel; *per tensor* ones need a tensor's shape; *whole tree* ones need all tensors.
+- **state**: the slots of each parameter, and the bytes they take per element of a float32 matrix of 64 × 64.
+- **same as**: what it computes the same numbers as, and with which options; **tested in** says against what and how closely: in
+  float64 to 1e-12 where nothing else is said there.
+"""
+
+TITLES = {"rules": "Rules", "optimizers": "Optimizers"}
+
+
+def catalogue() -> str:
+    """The text of the file."""
+    tables = [f"\n## {title}\n\n{_table(section)}" for section, title in TITLES.items()]
+    return HEAD + "".join(tables)
+
+
+def _table(section: str) -> str:
+    rows = [
+        "| name | kind | hyper-parameters | state | bytes | paper | same as | tested in |",
+        "|---|---|---|---|--:|---|---|---|",
+        *(_row(name) for name in _names(section)),
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _names(section: str) -> Iterator[str]:
+    for name in sorted(fo.__all__):
+        constructor = getattr(fo, name)
+        if f"functional_optim.{section}" in getattr(constructor, "__module__", "") and name in CASES:
+            yield name
+
+
+def _row(name: str) -> str:
+    transform, doc = _built(name), inspect.getdoc(getattr(fo, name)) or ""
+    cells = [
+        f"`{name}`",
+        _kind(transform),
+        ", ".join(f"`{key}={value}`" for key, value in transform.hparams.items()) or "–",
+        ", ".join(f"`{slot}`" for slot in _slots(transform)) or "–",
+        _bytes(transform, name),
+        _papers(doc),
+        _peers(doc),
+        ", ".join(f"`{path.name}`" for path in _tests(name)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _built(name: str) -> fo.Transform:
+    """With its defaults, or as the table of cases has it where there are none."""
+    try:
+        return getattr(fo, name)()
+    except TypeError:
+        return CASES[name][0]
+
+
+def _forms(transform: fo.Transform) -> list[Any]:
+    return [form for _, form in nested(transform)]
+
+
+def _kind(transform: fo.Transform) -> str:
+    forms = _forms(transform)
+    if any(isinstance(form, WholeTree) or getattr(form, "reduce", None) for form in forms):
+        return "whole tree"
+    rules = [form for form in forms if isinstance(form, Leafwise)]
+    return "elementwise" if all(form.elementwise for form in rules) else "per tensor"
+
+
+def _slots(transform: fo.Transform) -> list[str]:
+    names: dict[str, None] = {}
+    for form in _forms(transform):
+        names |= dict.fromkeys(getattr(form, "slots", ())) | dict.fromkeys(getattr(form, "shared", ()))
+        names |= {"step": None} if getattr(form, "counts", False) else {}
+    return list(names)
+
+
+def _bytes(transform: fo.Transform, name: str) -> str:
+    matrix = {"w": torch.ones(SIDE, SIDE)}
+    state = transform.init_state(matrix)
+    size = sum(x.numel() * x.element_size() for x in trees.leaves(state) if isinstance(x, torch.Tensor) and x.ndim)
+    return f"{size / SIDE**2:.3g}"
+
+
+def _papers(doc: str) -> str:
+    urls = dict.fromkeys(url.rstrip(".,;)") for url in re.findall(r"https?://\S+", doc))
+    return ", ".join(f"[{url.rstrip('/').split('/')[-1]}]({url})" for url in urls) or "–"
+
+
+def _peers(doc: str) -> str:
+    """The sentences that say what it is the same as."""
+    text = " ".join(doc.split(">>>")[0].split())
+    sentences = re.split(r"(?<=[.;])\s+(?=[A-Z`])", text)
+    found = [s for s in sentences if re.match(r"(As|Retraces|With [^.]*|`[^`]+` is this)\b", s) and re.search(r"optax|torch", s)]
+    return " ".join(found).replace("|", "\\|") or "–"
+
+
+def _tests(name: str) -> list[Path]:
+    """The files that call it, other than the tables that every transform is in."""
+    every = sorted((ROOT / "tests").glob("test_*.py"))
+    general = {"test_laws.py", "test_fused.py", "test_bad_input.py", "test_adapter.py", "test_testing.py"}
+    return [path for path in every if path.name not in general and re.search(rf"fo\.{name}\b", path.read_text())][:3]
+
+
+if __name__ == "__main__":
+    FILE.write_text(catalogue())
