@@ -121,7 +121,9 @@ class TransformOptimizer(torch.optim.Optimizer):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
         with _without_autocast():
             computed = [
-                self._fused(transform, groups) or self._in_lists(transform, groups) or self._eager(transform, groups, closure, extra)
+                self._fused(transform, groups)
+                or self._in_lists(transform, groups)
+                or self._eager(transform, groups, closure, extra)
                 for transform, groups in parts.items()
                 if any(p.grad is not None for _, group in groups for p in group["params"])
             ]
@@ -328,6 +330,9 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
+    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
+    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
+    agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
