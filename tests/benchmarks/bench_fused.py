@@ -4,13 +4,16 @@
     make bench BENCH="--models tiny --tasks adamw --skip first-step memory"        # one table
     make bench BENCH="--models gpt2 --tasks clip --contestants 'ours, fused' 'torch fused' --skip first-step memory"
 
-The large model with all contestants needs 14 GB, since each keeps its state; two of them need 6 GB. Other libraries come with the
-extra `bench` and take part if they can be imported. `deviation` says how far a contestant's parameters are after three steps from
-those of torch.optim, or of this library where torch has no such optimizer, as a share of the way: much more than rounding would mean
-that it does something else.
+The large model with all contestants needs 12 GB, since each keeps its state; two of them need 6 GB. Other libraries come with the
+extra `bench` and take part if they can be imported.
+
+GB/s: what an ideal step would have to move, over the time. A step may beat the copy, whose target the processor fetches before it is
+overwritten. Deviation: how far apart the parameters are, after three steps, from those of torch.optim, or of this library where torch
+has no such optimizer, as a share of the way. Much more than rounding means that the contestant does something else.
 """
 
 import argparse
+import gc
 
 import first_step
 import report
@@ -26,13 +29,16 @@ def compete(model, task, names, arguments):
     stage = Stage(MODELS[model], arguments.device)
     ways = {name: CONTESTANTS[name](stage.params) for name in names if model == "tiny" or name not in TINY_ONLY}
     builders = {name: way[task] for name, way in ways.items() if task in way}
-    return measure(stage, TASKS[task], builders, arguments.seconds) if builders else None
+    result = measure(stage, TASKS[task], builders, arguments.seconds) if builders else None
+    del ways, builders, stage
+    gc.collect()  # Optimizers hold their gigabytes in cycles.
+    return result
 
 
 def main():
     arguments = parse()
     absent = missing(arguments.contestants)
-    names = [name for name in arguments.contestants if name not in absent]
+    names = [name for name in CONTESTANTS if name in arguments.contestants and name not in absent]
     device = torch.get_device_module(arguments.device).get_device_name() if arguments.device != "cpu" else "CPU"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     print(report.remarks(names, absent))
@@ -61,7 +67,7 @@ def parse():
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--contestants", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--seconds", type=float, default=15, help="for the turns of a table, of at least 5 rounds; default 15")
+    parser.add_argument("--seconds", type=float, default=10, help="for the turns of a table, of at least 5 rounds; default 10")
     parser.add_argument("--skip", nargs="*", choices=["first-step", "memory"], default=[])
     parser.add_argument("--plot", default="bench.png", metavar="PATH", help="where to draw the results; default %(default)s")
     parser.add_argument("--device", default="cpu")

@@ -8,6 +8,7 @@ import functools
 import importlib
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ class Task:
     reference: str = "torch fused"
 
     def bytes_moved(self, elements):
-        """What an ideal step moves: it reads gradient, parameter and slots, and writes all but the gradient; clipping reads it again."""
+        """What an ideal step moves: it reads gradient, parameter and slots, writes the last two, and clipping reads once more."""
         reads, writes = 2 + self.slots + self.clips, 1 + self.slots
         return 4 * elements * (reads + writes)
 
@@ -40,9 +41,9 @@ TASKS = {
     "chain": Task("clipping + cautious Lion + decay", slots=1, clips=True, reference=COPY),
 }
 
-ADAMW = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
-MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
-LION = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-2}
+ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
+MOMENTUM: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9}
+LION: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-2}
 
 
 @fo.elementwise(slots=("exp_avg",), hparams={"betas": (0.9, 0.99)})
@@ -159,9 +160,12 @@ MODULES = {"TorchOpt": "torchopt", "HeavyBall": "heavyball", "optimi": "optimi",
 
 REMARKS = {
     "TorchOpt": "has no Lion.",
-    "HeavyBall": "has no Lion. Its compiled step is unrolled over the tensors, a minute or more of compilation: tiny model only.",
-    "optimi": "as installed; its Triton kernels need a GPU.",
-    "pytorch_optimizer": "exports torch's own AdamW and SGD: its SGDW without decay stands for SGD.",
+    "HeavyBall": (
+        "has no Lion. Its compiled step is unrolled over the tensors, which takes a minute or more: the tiny model only. "
+        "Its AdamW divides by max(√v, ε), not √v + ε: a deviation in the elements whose gradient is near ε."
+    ),
+    "optimi": "runs with foreach here: its Triton kernels need a GPU.",
+    "pytorch_optimizer": "exports torch's own AdamW and SGD. SGD here is its SGDW without decay.",
 }
 
 TINY_ONLY = {"HeavyBall"}

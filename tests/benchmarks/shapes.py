@@ -40,12 +40,12 @@ class Stage:
 
     def reset_gradients(self):
         """Undo what a step did to the gradients: clipping in place scales them, and HeavyBall takes them away."""
-        torch._foreach_copy_(self._grads, self._given)
-        for p, g in zip(self.params, self._grads, strict=True):
-            p.grad = g
+        for p, g, given in zip(self.params, self._grads, self._given, strict=True):
+            p.grad = g.copy_(given)
 
     @torch.no_grad()
     def reset(self):
         """Parameters and gradients as at first."""
-        torch._foreach_copy_(self.params, self.start)
+        for p, start in zip(self.params, self.start, strict=True):
+            p.copy_(start)
         self.reset_gradients()
