@@ -95,9 +95,10 @@ def torchs(params, **how):
 
 def torchopts(params):
     import torchopt
+    from torchopt.clip import clip_grad_norm
 
     def clipped():
-        transforms = torchopt.chain(torchopt.clip.clip_grad_norm(1.0), torchopt.adamw(**ADAMW))
+        transforms = torchopt.chain(clip_grad_norm(1.0), torchopt.adamw(**ADAMW))
         return torchopt.Optimizer(params, transforms).step
 
     return {
