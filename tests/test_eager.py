@@ -62,7 +62,7 @@ def test_it_is_the_transform(name):
     assert_same_progress(plain, eager, torch.float64)
 
 
-ELEMENTWISE = [case for case in TABLE if is_elementwise(case.values[0])]
+ELEMENTWISE = [pytest.param(case.values[0], id=case.id) for case in TABLE if is_elementwise(case.values[0])]
 
 
 @pytest.mark.parametrize("transform", ELEMENTWISE)
