@@ -396,6 +396,62 @@ MUTANTS = [
         "return x.untyped_storage()._cdata",
         "test_distributed.py -k a_slot_that_starts",
     ),
+    Mutant(
+        "MARS corrects the first gradient",
+        "functional_optim/rules/mars.py",
+        "where(t == 1, 0.0, ",
+        "where(t == 0, 0.0, ",
+        "test_adam_family.py -k mars",
+    ),
+    Mutant(
+        "ADOPT starts its second moment at a fraction of the first square",
+        "functional_optim/rules/adopt.py",
+        "where(t == 1, 0.0, b2)",
+        "b2",
+        "test_adam_family.py -k adopt",
+    ),
+    Mutant(
+        "AdaGC averages norms before the clip",
+        "functional_optim/rules/adagc.py",
+        "(1 - beta) * clipped",
+        "(1 - beta) * size",
+        "test_adam_family.py -k adagc",
+    ),
+    Mutant(
+        "a cautious mask lets zeros pass",
+        "functional_optim/combinators/signed.py",
+        "(u * g > 0)",
+        "(u * g >= 0)",
+        "test_signed.py -k cautious",
+    ),
+    Mutant(
+        "a schedule-free average forgets the β it was made with",
+        "functional_optim/rules/schedule_free.py",
+        "0 * beta + new_beta",
+        "beta",
+        "test_schedule_free.py -k beta",
+    ),
+    Mutant(
+        "Kahan's sum keeps what it adds, not what arrives",
+        "functional_optim/rules/kahan.py",
+        "total - (stored - p)",
+        "total - rounded",
+        "test_rounding.py -k kahan",
+    ),
+    Mutant(
+        "stochastic rounding is half as noisy as it should be",
+        "functional_optim/numerics.py",
+        "torch.randint(1 << dropped",
+        "torch.randint(1 << (dropped - 1)",
+        "test_rounding.py -k mean",
+    ),
+    Mutant(
+        "Prodigy divides by the old estimate's ε",
+        "functional_optim/rules/prodigy.py",
+        "new_d * eps",
+        "d * eps",
+        "test_parameter_free.py -k prodigy",
+    ),
 ]
 
 

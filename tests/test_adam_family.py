@@ -67,6 +67,11 @@ def test_ademamix_is_the_papers_loop(betas, alpha, eps, warmup):
     assert_same_trajectory(updates_of(tx, ROWS), expected, FLOAT64)
 
 
+def test_a_warm_up_of_no_steps_is_none():
+    tx = fo.scale_by_ademamix(alpha_warmup=0, beta3_warmup=0)
+    assert torch.equal(updates_of(tx, ROWS), updates_of(fo.scale_by_ademamix(), ROWS))
+
+
 def test_the_half_life_of_the_slow_average_grows_linearly():
     # A gradient of 1 at the first step and 0 after it leaves m₂ = (1 − β₃(1)) β₃(2) β₃(3) …: the ratios of m₂ are the β₃'s.
     tx = fo.scale_by_ademamix((0.9, 0.999, 0.999), beta3_warmup=10)
@@ -220,6 +225,11 @@ def test_adamc_decays_with_the_square_of_the_learning_rate():
     assert_same_trajectory(found, transposed(expected), FLOAT64)
 
 
+def test_the_corrected_decay_is_the_share_of_the_largest_rate():
+    tx, p = fo.add_corrected_decayed_weights(0.5, lr=0.2, max_lr=0.8), torch.tensor([4.0, -2.0])
+    assert tx.update(torch.tensor([1.0, 1.0]), tx.init_state(p), p)[0].tolist() == pytest.approx([1.5, 0.75], rel=1e-6)  # float32
+
+
 def test_adamc_at_a_constant_rate_is_adamw():
     # Up to the rounding of λ η / η_max.
     assert_same_trajectory(params_of(fo.adamc(0.05), ROWS), params_of(fo.adamw(0.05), ROWS), FLOAT64)
@@ -243,7 +253,7 @@ def paper_mars(rows, b1, gamma, bound):
     return found
 
 
-@pytest.mark.parametrize("bound", [1.0, 1e6])
+@pytest.mark.parametrize("bound", [1.0, 1e8, 1e12])  # always clipped, now and then, never
 def test_mars_is_the_papers_loop(bound):
     expected = paper_mars(ROWS, 0.8, 0.1, bound)
     assert_same_trajectory(updates_of(fo.mars_correction((0.8, 0.99), 0.1, bound), ROWS), expected, FLOAT64)
@@ -279,6 +289,21 @@ def test_stable_adamw_is_the_papers_loop():
     assert 0 < clips < 30
 
 
+def test_stable_adamw_of_a_gradient_that_keeps_its_size_is_not_clipped():
+    # v̂ = g², so the mean of g² / v̂ is 1 at every step, and the step is AdamW's: a closed form. Ten times the size is clipped.
+    g, p = torch.tensor([3.0, -0.5], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    tx = fo.scale_by_stable_adamw(eps=1e-6, weight_decay=0.1)
+    state = tx.init_state(p)
+    for _ in range(5):
+        update, state = tx.update(g, state, p)
+        torch.testing.assert_close(update, g / (g.abs() + 1e-6) + 0.1 * p, rtol=1e-13, atol=0)
+    v_hat = (0.99 * (1 - 0.99**5) * g * g + 0.01 * 100 * g * g) / (1 - 0.99**6)
+    m_hat = (0.9 * (1 - 0.9**5) * g + 0.1 * 10 * g) / (1 - 0.9**6)
+    excess = (100 * g * g / v_hat).mean().sqrt()
+    update, _ = tx.update(10 * g, state, p)
+    torch.testing.assert_close(update, (m_hat / (v_hat.sqrt() + 1e-6) + 0.1 * p) / excess, rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("blocks, size", [(1, 8), (2, 4), (None, 2)])
 def test_adam_mini_is_the_papers_loop(blocks, size):
     b1, b2, eps = 0.9, 0.95, 1e-8
@@ -307,10 +332,11 @@ def test_adam_mini_takes_a_vector_as_one_block_and_a_stack_of_matrices_by_its_ro
     assert torch.equal(whole["stack"].reshape(3, 4), flat["stack"])
 
 
-def test_adam_mini_refuses_blocks_that_do_not_fit():
+@pytest.mark.parametrize("blocks", [3, 8, 0, -1])
+def test_adam_mini_refuses_blocks_that_do_not_fit(blocks):
     p = torch.zeros(4, 2)
-    tx = fo.scale_by_adam_mini(blocks=3)
-    with pytest.raises(ValueError, match=r"blocks=3: a parameter of shape \(4, 2\) has 4 rows"):
+    tx = fo.scale_by_adam_mini(blocks=blocks)
+    with pytest.raises(ValueError, match=rf"blocks={blocks}: a parameter of shape \(4, 2\) has 4 rows"):
         tx.update(p, tx.init_state(p))
 
 

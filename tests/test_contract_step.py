@@ -21,7 +21,7 @@ from subjects import (
 from trajectories import assert_params_close, drifting_gradient, set_gradients, snapshot, walk_together
 
 FLOAT64 = 1e-12
-# Packed with other parameters, a kernel may take another path over the same formula.
+# Packed with other parameters, a step may take another path over the same formula.
 PACKED = {"rtol": 1e-6, "atol": 1e-7}
 
 
@@ -351,10 +351,8 @@ def test_a_gradient_wider_or_narrower_than_its_parameter(subject):
             ours.step()
             twin.step()
         assert mixed.dtype == dtype
-        if dtype == torch.float32:
-            assert_same_bits(mixed.detach(), same.detach())
-        else:
-            assert_params_close([mixed.float()], [same.float()], 3 * 2**-8)
+        # An update rounded to bfloat16 would be 2**-9 of itself off; a parameter in bfloat16 is, each step.
+        assert_params_close([mixed.float()], [same.float()], 1e-6 if dtype == torch.float32 else 3 * 2**-8)
 
 
 @every_eager
@@ -379,7 +377,7 @@ def test_parameters_on_several_devices(subject):
         here.grad, alone.grad = (drifting_gradient(p, t, 0) for p in (here, alone))
         both.step()
         single.step()
-    assert_same_bits(here.detach(), alone.detach())
+    torch.testing.assert_close(here, alone, **PACKED)
 
 
 @every_eager

@@ -196,3 +196,19 @@ def test_one_learning_rate_for_all(tx):
     params = {"a": torch.ones(3), "b": torch.ones(())}
     with pytest.raises(ValueError, match="takes one 'lr' for all parameters"):
         tx.update(params, tx.init_state(params), params, {"lr": fo.PerLeaf({"a": 1.0, "b": 0.5})})
+
+
+def test_the_first_step_in_closed_form():
+    # x₀ = (3, 4) over two leaves, g = (0.6, −0.8): norms 5 and 1.
+    p = {"a": torch.tensor([3.0], dtype=torch.float64), "b": torch.tensor(4.0, dtype=torch.float64)}
+    g = {"a": torch.tensor([0.6], dtype=torch.float64), "b": torch.tensor(-0.8, dtype=torch.float64)}
+    adam = {name: x / (math.sqrt(0.001) * x.abs() + 1e-8) for name, x in g.items()}  # m and v hold 0.1 g and 0.001 g²
+    for tx, expected in [
+        (fo.scale_by_dog(0.1, 3.0), {name: 0.1 * (1 + 5) / math.sqrt(1 + 3) * x for name, x in g.items()}),
+        (fo.scale_by_dowg(0.25), {name: 0.25 / (math.sqrt(0.25) + 0.25) * x for name, x in g.items()}),
+        (fo.scale_by_prodigy(d0=0.01), {name: 0.01 * 0.1 * x for name, x in adam.items()}),
+        (fo.scale_by_d_adaptation(2.0, d0=0.01), {name: -2 * 0.01 * 0.1 * x for name, x in adam.items()}),
+    ]:
+        updates, _ = tx.update(g, tx.init_state(p), p)
+        for name, update in updates.items():
+            torch.testing.assert_close(update, expected[name], rtol=1e-13, atol=0)
