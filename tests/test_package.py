@@ -21,7 +21,7 @@ LAYERS = [
     {"combinators", "schedules"},
     {"optimizers"},
     {"trials"},
-    {"adapters", "testing"},
+    {"adapters", "meta", "testing"},
 ]
 
 
