@@ -1,6 +1,6 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
-from .drop_in import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
+from .drop_in import ASGD, SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
 from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
 from .generic_adaptive import GenericAdaptiveOptimizer
 from .loading import LoadReport, load_by_name
@@ -13,6 +13,7 @@ __all__ = [
     "ASGD",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.combinators.chain import chain
-from functional_optim.optimizers import adadelta, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd
+from functional_optim.optimizers import adadelta, adafactor, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.muon import COEFFICIENTS, scale_by_muon
 from functional_optim.rules.scale import negate, scale_by_learning_rate
@@ -489,6 +489,47 @@ class ASGD(TransformOptimizer):
         return _asgd(_is_on(group["weight_decay"]), group["maximize"])
 
 
+class Adafactor(TransformOptimizer):
+    """`functional_optim.adafactor` with the signature, the parameter groups and the state of `torch.optim.Adafactor`.
+
+    Every option may differ between groups. `eps[0] = None` is the machine epsilon of the parameter's dtype, of at least float32.
+    The slots that a parameter does without are there, and empty.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`adafactor` with the links that this group's numbers call for, and its ε, a pair in the group and two numbers there."""
+        if group["d"] < 1:
+            raise ValueError(f"d = {group['d']} is outside [1, inf).")
+        eps1, eps2 = group["eps"]
+        return _adafactor(eps1, eps2, _is_on(group["weight_decay"]), group["maximize"])
+
+
 class Muon(TransformOptimizer):
     """`scale_by_muon` with AdamW's decay, and the signature, the parameter groups and the state of `torch.optim.Muon`.
 
@@ -604,6 +645,11 @@ def _rprop(maximize: bool) -> Transform:
 @functools.cache
 def _asgd(decay: bool, maximize: bool) -> Transform:
     return _signed(asgd(weight_decay=0.0 if decay else None), maximize)
+
+
+@functools.cache
+def _adafactor(eps1: float | None, eps2: float, decay: bool, maximize: bool) -> Transform:
+    return _signed(adafactor(eps1=eps1, eps2=eps2, weight_decay=0.0 if decay else None), maximize)
 
 
 @functools.cache

@@ -210,7 +210,8 @@ def _settings(optimizer: TransformOptimizer, run: _Run, hparams: HParams) -> lis
             each = one_or_each({key: value.tree[key] for key in own}) if isinstance(value, PerLeaf) and own else value
             if isinstance(each, PerLeaf) and own:
                 raise ValueError(f"{name} differs within param_groups[{index}], which has room for one: {each.tree}.")
-            if own:
+            # A drop-in class may leave a number to its transform; unless it has changed, the group goes on without it.
+            if own and (name in group or isinstance(each, Tensor) or each != run.transform.hparams.get(name)):
                 settings[index][name] = _like(group.get(name), each)
     return settings
 

@@ -165,7 +165,7 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
         except Exception:  # Whatever a transform by hand makes of tensors without values.
             continue
         for key, state in states.items():
-            found[key] = {name: tuple(value.shape) for name, value in state.items() if not _is_count(name)}
+            found[key] = {name: tuple(state[name].shape) for name in _present(state)}
     return found
 
 
@@ -222,7 +222,12 @@ def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[st
 
 
 def _present(slots: StateDict) -> set[str]:
-    return {name for name, value in slots.items() if value is not None and not _is_count(name)}
+    """The slots that hold something; empty ones stand for those that a parameter of this shape has no use for."""
+    return {
+        name
+        for name, value in slots.items()
+        if value is not None and not _is_count(name) and not (isinstance(value, Tensor) and not value.numel())
+    }
 
 
 def _is_count(name: str) -> bool:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.combined import nested
+from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.scheduled import Scheduled
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, complete
-from functional_optim.lifting import Leafwise, WholeTree
+from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, per_tensor, require_transform
 
 from .generic_adaptive import GenericAdaptiveOptimizer
@@ -24,12 +27,12 @@ def as_optimizer_class(transform: Transform) -> type[GenericAdaptiveOptimizer]:
     """A subclass of `GenericAdaptiveOptimizer` whose `init_state` and `step_param` are those of a transform.
 
     Its constructor takes the parameters and hyper-parameters of the transform, which are the entries of its groups; a subclass
-    may override the two methods and call them by `super()`. Each parameter is a tree of its own, so only transforms that treat
-    parameters one by one are taken. For all others, and for speed, there is `OptimizerAdapter`.
+    may override the two methods and call them by `super()`. Each parameter is a tree of its own, so it takes only rules that
+    treat parameters one by one, in chains, renamed or scheduled. For all others, and for speed, there is `OptimizerAdapter`.
 
     Raises:
         TypeError: this is no transform.
-        ValueError: it looks at all parameters together, or may do so.
+        ValueError: it is made of something else, which may look at all parameters together.
 
     >>> import functional_optim as fo
     >>> Lion = as_optimizer_class(fo.chain(fo.scale_by_lion(), fo.scale_by_learning_rate()))
@@ -42,7 +45,7 @@ def as_optimizer_class(transform: Transform) -> type[GenericAdaptiveOptimizer]:
     """
     require_transform(transform, "as_optimizer_class(transform)")
     for path, form in nested(transform):
-        if form is None or isinstance(form, WholeTree) or (isinstance(form, Leafwise) and form.reduce is not None):
+        if not isinstance(form, Chained | Renamed | Scheduled) and not (isinstance(form, Leafwise) and form.reduce is None):
             where = ".".join([transform.name, *path])
             raise ValueError(f"{where} may look at all parameters together, but step_param sees one: use OptimizerAdapter.")
     return type(transform.name, (TransformSteps,), {"transform": transform, "__doc__": f"{transform!r}, parameter by parameter."})
@@ -75,9 +78,6 @@ class TransformSteps(GenericAdaptiveOptimizer):
         updates, after = detached_from(owned, new)
         layout.write(after, {KEY: state}, [])
         param.add_(updates[KEY])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_layout": None}
 
     def __reduce__(self) -> Any:
         cls = type(self)

@@ -1,5 +1,6 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
+import contextlib
 import difflib
 import functools
 import warnings
@@ -18,6 +19,8 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
+from .eager import EagerStep, is_elementwise
+from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
 
@@ -38,10 +41,11 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_engines", "_validated")
+    _CACHES = ("_layouts", "_engines", "_lists", "_validated")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _engines: "dict[Transform, FusedStep | None]"
+    _lists: dict[Transform, EagerStep | None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
@@ -115,15 +119,19 @@ class TransformOptimizer(torch.optim.Optimizer):
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
-        computed = [
-            self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
-            for transform, groups in parts.items()
-            if any(p.grad is not None for _, group in groups for p in group["params"])
-        ]
-        for write in computed:
-            write()
-        if self._engines.keys() - parts.keys():
-            self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
+        with _without_autocast():
+            computed = [
+                self._fused(transform, groups)
+                or self._in_lists(transform, groups)
+                or self._eager(transform, groups, closure, extra)
+                for transform, groups in parts.items()
+                if any(p.grad is not None for _, group in groups for p in group["params"])
+            ]
+            for write in computed:
+                write()
+        for engines in (self._engines, self._lists):
+            for transform in engines.keys() - parts.keys():
+                del engines[transform]
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -177,12 +185,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
         if not wanted or self._engines.get(transform, wanted) is None:
             return None
-        params, grads, owners = [], [], []
-        for index, group in groups:
-            present = [p for p in group["params"] if p.grad is not None]
-            params += present
-            grads += [p.grad for p in present]
-            owners += [index] * len(present)
+        params, grads, owners = _with_gradients(groups)
         hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
@@ -239,10 +242,45 @@ class TransformOptimizer(torch.optim.Optimizer):
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
             return None
 
+    def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
+        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+
+        None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
+        """
+        if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
+            return None
+        if transform not in self._lists:
+            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
+        engine = self._lists[transform]
+        if engine is None:
+            return None
+        params, grads, owners = _with_gradients(groups)
+        states: list[Flat] = [self.state.get(p, {}) for p in params]
+        new: list[Flat] = []
+        try:
+            hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+            if not engine.fits(params, grads, owners, states):
+                layout, complete, _ = self._started(transform, groups, on_host=True)
+                new = list(complete.values())
+                engine.prepare(layout, params, grads, owners, new)
+            write = engine.computed(grads, hparams)
+        except NotElementwise:
+            self._lists[transform] = None
+            return None
+        except Exception:  # Whatever is wrong with a number, a tensor or a rule.
+            return None
+
+        def write_all() -> None:
+            for p, state in zip(params, new, strict=bool(new)):
+                self.state[p].update(state)
+            write()
+
+        return write_all
+
     def _eager(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
-        """The step of one transform, computed; what is returned writes it down."""
+        """The step of one transform, computed by itself; what is returned writes it down."""
         leaves = _leaves(groups)
         extra = {name: _by_key(leaves, value) for name, value in extra.items()}
         if closure is not None:
@@ -292,17 +330,24 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
+    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
+    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
+    agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
+
+    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
+    norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
+    process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
 
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
-            rounding. Where that is impossible (no compiler, an unsupported device, a transform not made of rules for one
-            tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are then views of
-            common buffers, which are packed again whenever another set of parameters has gradients.
+            rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are
+            then views of common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -387,8 +432,29 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
             )
 
 
+def _without_autocast() -> contextlib.ExitStack:
+    """A context in which matrix products keep their precision; that of the forward is no business of the step's."""
+    stack = contextlib.ExitStack()
+    for kind in ("cpu", "cuda", "mps", "xpu"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
+
+
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None]
+
+
+def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """The parameters that have a gradient, the gradients, and the number of each one's group."""
+    params: list[Tensor] = []
+    grads, owners = [], []
+    for index, group in groups:
+        present = [p for p in group["params"] if p.grad is not None]
+        params += present
+        grads += [p.grad for p in present]
+        owners += [index] * len(present)
+    return params, grads, owners
 
 
 def _full_gradient(p: Tensor) -> Tensor | None:

@@ -12,7 +12,7 @@ from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.mechanize import mechanize
-from functional_optim.combinators.monitor import monitor
+from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.sam import asam, sam
@@ -24,6 +24,7 @@ from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
     adadelta,
+    adafactor,
     adagc,
     adagrad,
     adam,
@@ -73,6 +74,7 @@ from functional_optim.optimizers import (
 )
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adadelta import scale_by_adadelta
+from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
 from functional_optim.rules.adagc import clip_by_adagc
 from functional_optim.rules.adagrad import scale_by_rss
 from functional_optim.rules.adam import scale_by_adam
@@ -166,6 +168,7 @@ __all__ = [
     "ema_params",
     "eval_params",
     "hparams_at",
+    "log_norms",
     "lookahead",
     "masked",
     "mechanize",
@@ -222,6 +225,7 @@ __all__ = [
     "scale_by_d_adaptation",
     "scale_by_dog",
     "scale_by_dowg",
+    "scale_by_factored_rms",
     "scale_by_inverse_time",
     "scale_by_laprop",
     "scale_by_learning_rate",
@@ -237,6 +241,7 @@ __all__ = [
     "scale_by_polyak",
     "scale_by_prodigy",
     "scale_by_radam",
+    "scale_by_relative_step",
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_rss",
@@ -272,6 +277,7 @@ __all__ = [
     # Optimizers
     "adabelief",
     "adadelta",
+    "adafactor",
     "adagc",
     "adagrad",
     "adam",

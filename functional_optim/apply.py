@@ -16,17 +16,17 @@ def apply_updates(params: Tree, updates: Tree, *, rounding: str = "nearest", gen
 
     A bfloat16 parameter has 8 bits, and rounded to nearest it loses every update below 1/512 of itself. With
     `rounding="stochastic"` the float32 sum goes to one of its two neighbours with such probabilities that its mean is the sum:
-    small updates arrive on average. (`kahan_sum` makes them arrive exactly, for a slot more.)
+    small updates arrive on average. (`kahan_sum` makes them arrive exactly, for a slot of the parameter's size.)
 
     Args:
         params: the parameters.
         updates: what `update` returned.
-        rounding: `"nearest"`, or `"stochastic"` for bfloat16 leaves; wider ones are rounded to nearest in any case.
-        generator: the source of randomness, on the parameters' device; torch's default one if None. Under `torch.vmap` pass
+        rounding: `"nearest"`, or `"stochastic"` for leaves of bfloat16 and float16; wider ones are rounded to nearest in any
+        case. generator: the source of randomness, on the parameters' device; torch's default one if None. Under `torch.vmap` pass
             none, and `randomness="different"` to `vmap`.
 
     Raises:
-        TypeError: an update is not a dense floating-point or complex tensor; stochastic rounding of a float16 parameter.
+        TypeError: an update is not a dense floating-point or complex tensor.
         ValueError: the trees or shapes disagree; the message names the leaf. Or `rounding` is neither of the two.
 
     >>> apply_updates({"w": torch.ones(2)}, {"w": torch.full((2,), -0.5)})
@@ -43,10 +43,8 @@ def apply_updates(params: Tree, updates: Tree, *, rounding: str = "nearest", gen
     def add(p: Any, u: Tensor | None) -> Any:
         if u is None:
             return p
-        if rounding == "stochastic" and p.dtype == torch.bfloat16:
-            return round_stochastically(p.float() + u, generator)
-        if rounding == "stochastic" and p.dtype == torch.float16:
-            raise TypeError("stochastic rounding is for bfloat16 parameters, but one is torch.float16.")
+        if rounding == "stochastic" and p.dtype in (torch.bfloat16, torch.float16):
+            return round_stochastically(p.float() + u, p.dtype, generator)
         return (p + u).to(p.dtype)
 
     return trees.map_leaves(add, params, updates)

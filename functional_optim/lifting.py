@@ -1,7 +1,7 @@
 """Lifting: a rule for one tensor, or for all of them at once, brought to trees.
 
-This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, and the step count; rules know
-nothing of them.
+This alone holds the dtype policy, the `None` leaves, complex numbers as pairs of reals, sharded tensors, and the step count;
+rules know nothing of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, spread
 from functional_optim.numerics import double
+from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
 
 Rule: TypeAlias = Callable[..., Any]
@@ -163,7 +164,8 @@ class Lifted:
         return widened(x)
 
     def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
-        slot = start(p, hp)
+        """A slot's first value; a rule that sees whole tensors sees them here too."""
+        slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
         if self.state_dtype is None or isinstance(start, OneNumber):
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
@@ -172,6 +174,7 @@ class Lifted:
         """An output of the rule in the form that its input was stored in."""
         if stored.is_complex():
             new = torch.view_as_complex(new)
+        new = placed_like(new, stored)
         if new.shape != stored.shape:
             raise ValueError(
                 f"the rule of {self.name} returned {name} with shape {tuple(new.shape)} where it got {tuple(stored.shape)}: "
@@ -229,20 +232,25 @@ class Leafwise(Lifted):
         if self.reduce is None:
             return None
         columns = list(zip(*work, strict=True)) or [()] * (2 + len(self.slots))
-        return self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
+        reduced = self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
+        return trees.map_leaves(whole, reduced)
 
     def _batches(self, work: Mapping[int, Sequence[Any]], scalars: Sequence[Any]) -> list[list[int]]:
-        """The leaves that the rule gets together: those alike if it is batched, else each by itself."""
+        """The leaves that the rule gets together: those alike if it is batched, else each by itself.
+
+        Sharded leaves stay by themselves: gathered together, those of a large model may not fit on one device.
+        """
         if not self.batched:
             return [[i] for i in work]
         batches: dict[Any, list[int]] = {}
         for i, arguments in work.items():
             kinds = [None if x is None else (x.shape, x.dtype, x.device) for x in arguments]
-            batches.setdefault((id(scalars[i]), *kinds), []).append(i)
+            batches.setdefault((i if is_sharded(arguments[0]) else None, id(scalars[i]), *kinds), []).append(i)
         return list(batches.values())
 
     def _outputs(self, rule: Rule, leaves: Sequence[Sequence[Any]]) -> list[Sequence[Tensor]]:
         """What the rule returns for each of these leaves, of which there is one unless it is batched."""
+        leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
         if not self.batched:
             return [self._called(rule, leaves[0])]
         stacks = [None if column[0] is None else torch.stack(column) for column in zip(*leaves, strict=True)]
@@ -295,7 +303,7 @@ class WholeTree(Lifted):
         t = state["step"] + 1 if self.counts else None
 
         present = [i for i in range(len(u)) if u[i] is not None]
-        columns = [[self._opened(column[i]) for i in present] for column in (u, p, *slots, *given)]
+        columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
         rule = self.scalars({**hp, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
         shared = {name: state[name] for name in self.shared}
         new_updates, new_shared, *new_slots = rule(columns[0], columns[1], shared, *columns[2:])
@@ -303,7 +311,7 @@ class WholeTree(Lifted):
             for i, x in zip(present, new, strict=True):
                 leaves[i] = self._closed(name, x, leaves[i])
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
-        new_state |= {name: new_shared[name].to(state[name].dtype) for name in self.shared}
+        new_state |= {name: whole(new_shared[name]).to(state[name].dtype) for name in self.shared}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
 
 

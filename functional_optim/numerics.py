@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 Scalar: TypeAlias = float | Tensor
 
 
@@ -84,8 +86,7 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     present = [x for x in tensors if x is not None]
     if not present:
         return torch.zeros(())
-    device = present[0].device
-    return sqrt(torch.stack([(x * x).sum().to(device) for x in present]).sum())
+    return sqrt(total([(x * x).sum() for x in present]))
 
 
 def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
@@ -93,7 +94,7 @@ def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
     sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
     if not sums:
         return torch.zeros(())
-    return torch.stack([x.to(sums[0].device) for x in sums]).sum()
+    return total(sums)
 
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
@@ -104,7 +105,7 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 
 
 def log(x: Scalar) -> Scalar:
-    """The natural logarithm of a scalar; −∞ at 0."""
+    """Natural logarithm of a scalar that is not negative; −∞ at 0."""
     if isinstance(x, Tensor):
         return x.log()
     return math.log(x) if x > 0 else -math.inf
@@ -115,18 +116,21 @@ def cos(x: Scalar) -> Scalar:
     return x.cos() if isinstance(x, Tensor) else math.cos(x)
 
 
-def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """x in bfloat16: one of its two neighbours there, each with the probability that makes the mean x. Its derivative is 1.
+def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+    """x in bfloat16 or float16: one of its two neighbours there, each with the probability that makes the mean x.
 
-    A bfloat16 is the upper half of a float32, so adding a random lower half and dropping what is below carries over as often as
-    it should. NaN and infinity stay.
+    Their numbers are float32's with fewer bits, so adding noise to the bits that go and then dropping them carries over as often
+    as it should. Below its least normal number, float16 is a grid of even spacing. NaN and infinity stay. The derivative is 1.
     """
     x = x.float()
-    bits = x.detach().contiguous().view(torch.int32)
-    noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+    bits, dropped = x.detach().contiguous().view(torch.int32), 16 if dtype == torch.bfloat16 else 13
+    noise = torch.randint(1 << dropped, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + noise) & -(1 << dropped)).view(torch.float32)
+    if dtype == torch.float16:
+        on_grid = (x.detach() * 2.0**24 + noise / 2.0**dropped).floor() * 2.0**-24
+        rounded = torch.where(x.detach().abs() < 2.0**-14, on_grid, rounded)
     # x + (rounded - x) is exactly `rounded`, by which it lets derivatives through.
-    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).bfloat16()
+    return torch.where(x.detach().isfinite(), x + (rounded - x.detach()), x).to(dtype)
 
 
 def floor(x: Scalar) -> Scalar:

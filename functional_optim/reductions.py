@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import total
+
 
 @dataclass(frozen=True)
 class SumOver:
@@ -34,9 +36,8 @@ class SumOver:
         """The quantity of these leaves; of no leaf at all, that of one empty leaf."""
         if not updates:
             updates, params, slots = [torch.zeros(0)], [torch.zeros(0)], {name: [torch.zeros(0)] for name in slots}
-        device = updates[0].device
         sums = []
         for i, (update, param) in enumerate(zip(updates, params, strict=True)):
             terms = self.terms(update, param, {name: leaves[i] for name, leaves in slots.items()})
-            sums.append([term.sum().to(device) for term in terms])
-        return self.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
+            sums.append([term.sum() for term in terms])
+        return self.finish(*map(total, zip(*sums, strict=True)))

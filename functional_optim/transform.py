@@ -155,7 +155,8 @@ def elementwise(
     Args:
         slots: names of the per-leaf state, each starting as zeros like the parameter; or name to `(p, hp) -> first value`.
         hparams: name to default, or to `Hparam(default, range)`.
-        reduce: whole-tree quantities, computed over all leaves before any rule runs.
+        reduce: whole-tree quantities, computed over all leaves before any rule runs. Of a sharded model it gets `DTensor`s, as
+            the rule does, and what it returns is brought together from all processes.
         extra: names of further numbers that `update` has to be given, such as the loss `value`; found in `hp`.
         leaf_extra: names of trees like the parameters that `update` has to be given, such as `hessian_diag`; the rule gets its
             leaf of each after the slots, and None where the tree or the leaf is None.
@@ -181,7 +182,9 @@ def per_tensor(
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that needs the tensor's true shape: norms, rows and columns, matrix products.
 
-    No engine flattens or packs its tensors, and complex parameters raise TypeError.
+    No engine flattens or packs its tensors, and complex parameters raise TypeError. Of a sharded model (`DTensor`) the rule gets
+    whole tensors all the same, on every process: each is gathered for it with its slots, one after another, and what it returns
+    is spread again. A slot of another shape than its parameter's stays whole everywhere.
 
     Args:
         slots, hparams, reduce, extra, leaf_extra, name: as for `elementwise`.
@@ -224,7 +227,8 @@ def whole_tree(
         shared: name to first value, a number or `hp -> number`. They are kept as () tensors of float64; behind an optimizer,
             every parameter holds a copy.
 
-    No engine fuses it.
+    No engine fuses it. Of a sharded model it gets `DTensor`s on one mesh; `numerics.global_norm` and `inner_product` sum over the
+    processes, too.
     """
     lift = functools.partial(
         WholeTree, elementwise=True, shared=dict(shared or {}), extra=tuple(extra), leaf_extra=tuple(leaf_extra)

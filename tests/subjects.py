@@ -3,6 +3,7 @@
 import functools
 import inspect
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import torch
 from cases import divide_by_average_norm
 from torch import Tensor
-from trajectories import set_gradients, start_params
+from trajectories import FLOAT64, set_gradients, start_params
 
 import functional_optim as fo
 from functional_optim import adapters
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.torch_optimizer import TransformOptimizer
+
+SHAPES = ((3, 4), (5,), (), (2, 2))
 
 
 def drop_in_classes() -> list[type[TransformOptimizer]]:
@@ -36,6 +39,8 @@ class Subject:
         theirs: the class of torch.optim that it stands for, with the same options; or None.
         couples: whether the update of one parameter depends on the others.
         complex: whether it takes complex parameters.
+        matrices: whether it takes matrices only.
+        tolerance: how far torch's own float64 run may be from ours.
         fused: whether it steps with compiled kernels.
     """
 
@@ -45,6 +50,8 @@ class Subject:
     couples: bool = False
     complex: bool = True
     fused: bool = False
+    matrices: bool = False
+    tolerance: float = FLOAT64
 
     def make(self, params: Any, **hparams: Any) -> TransformOptimizer:
         """A fresh optimizer."""
@@ -52,11 +59,31 @@ class Subject:
 
     def pair(self, dtype: torch.dtype = torch.float32, **hparams: Any) -> tuple[TransformOptimizer, TransformOptimizer]:
         """Two optimizers over equal parameters."""
-        return self.make(start_params(dtype), **hparams), self.make(start_params(dtype), **hparams)
+        return self.make(self.params(dtype), **hparams), self.make(self.params(dtype), **hparams)
+
+    def params(self, dtype: torch.dtype = torch.float32, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[torch.nn.Parameter]:
+        """Fresh parameters, always the same numbers, in these shapes or as columns."""
+        return start_params(dtype, [self.shape(shape) for shape in shapes])
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """This shape, or that of a column."""
+        return (math.prod(shape), 1) if self.matrices and len(shape) != 2 else shape
+
+    def of(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
+        """The parameters of a module that it takes."""
+        return [p for p in module.parameters() if p.ndim == 2 or not self.matrices]
 
 
 # What makes a class keep all the state that it can, so that there is something to lose.
-OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9},
+    "Adam": {"amsgrad": True},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "ASGD": {"t0": 3.0, "lambd": 0.1},
+}
+
+# torch keeps a number of these in float32, which is 6e-8 off; test_drop_in.py compares with torch in float64.
+TOLERANCES = {"NAdam": 1e-6, "ASGD": 1e-6}
 
 CHAINS = {
     "clip and AdamW": fo.chain(fo.clip_by_global_norm(0.5), fo.adamw(0.05)),
@@ -67,9 +94,28 @@ CHAINS = {
 }
 
 
+def _steps(cls: Callable[..., TransformOptimizer], value: Tensor, **options: Any) -> bool:
+    """Whether it takes a parameter like this."""
+    p = torch.nn.Parameter(value)
+    p.grad = torch.ones_like(p)
+    try:
+        cls([p], **options).step()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _drop_in(cls: type[TransformOptimizer]) -> Subject:
     options, theirs = OPTIONS.get(cls.__name__, {}), getattr(torch.optim, cls.__name__, None)
-    return Subject(cls.__name__, functools.partial(cls, **options), theirs and functools.partial(theirs, **options))
+    matrices = not _steps(cls, torch.ones(2), **options)
+    return Subject(
+        cls.__name__,
+        functools.partial(cls, **options),
+        theirs and functools.partial(theirs, **options),
+        complex=_steps(cls, torch.ones(2, 3, dtype=torch.complex64), **options),
+        matrices=matrices,
+        tolerance=TOLERANCES.get(cls.__name__, FLOAT64),
+    )
 
 
 def _chain(name: str, fused: bool) -> Subject:
@@ -149,17 +195,25 @@ def assert_same_run(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) 
         assert_same_bits(dict(ours.state.get(p, {})), dict(theirs.state.get(q, {})))
 
 
-def numbers_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The hyper-parameters among the defaults: floats and pairs of floats."""
-    return {
-        name: value
-        for name, value in optimizer.defaults.items()
-        if isinstance(value, int | float | tuple) and not isinstance(value, bool)
-    }
+def numbers_of(optimizer: TransformOptimizer) -> dict[str, Any]:
+    """The hyper-parameters that a step reads, and their defaults."""
+    declared = optimizer.transform_for(optimizer.param_groups[0]).declared
+    return {name: value for name, value in optimizer.defaults.items() if name in declared}
 
 
-def another(value: Any) -> Any:
-    """A different hyper-parameter that every range admits."""
+def another(optimizer: TransformOptimizer, name: str) -> Any:
+    """A different value of a hyper-parameter, such that the optimizer takes it: smaller by a tenth, or else larger."""
+    for factor in (0.9, 1.1):
+        value = _scaled(optimizer.defaults[name], factor)
+        try:
+            optimizer._checked_transform(0, {**optimizer.defaults, name: value})
+        except ValueError:
+            continue
+        return value
+    raise AssertionError(f"no other value of {name} found")
+
+
+def _scaled(value: Any, factor: float) -> Any:
     if isinstance(value, tuple):
-        return tuple(each and another(each) for each in value)
-    return 0.9 * value if value else 0.125
+        return tuple(each and _scaled(each, factor) for each in value)
+    return factor * value if value else 0.125

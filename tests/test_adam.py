@@ -208,3 +208,8 @@ def test_state_dtype_of_a_complex_parameter():
     assert torch.equal(u, plain)
     _, again = tx.update(z, state, z)
     assert again["exp_avg"].shape == state["exp_avg"].shape == tx.init_state(z)["exp_avg"].shape
+
+
+def test_amsgrad_is_adam_with_that_option():
+    rows = awkward_gradients()
+    assert torch.equal(params_of(fo.amsgrad(0.1, (0.8, 0.9)), rows), params_of(fo.adam(0.1, (0.8, 0.9), amsgrad=True), rows))

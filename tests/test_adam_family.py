@@ -67,6 +67,11 @@ def test_ademamix_is_the_papers_loop(betas, alpha, eps, warmup):
     assert_same_trajectory(updates_of(tx, ROWS), expected, FLOAT64)
 
 
+def test_a_warm_up_of_no_steps_is_none():
+    tx = fo.scale_by_ademamix(alpha_warmup=0, beta3_warmup=0)
+    assert torch.equal(updates_of(tx, ROWS), updates_of(fo.scale_by_ademamix(), ROWS))
+
+
 def test_the_half_life_of_the_slow_average_grows_linearly():
     # A gradient of 1 at the first step and 0 after it leaves m₂ = (1 − β₃(1)) β₃(2) β₃(3) …: the ratios of m₂ are the β₃'s.
     tx = fo.scale_by_ademamix((0.9, 0.999, 0.999), beta3_warmup=10)
@@ -78,6 +83,21 @@ def test_the_half_life_of_the_slow_average_grows_linearly():
     first, last = math.log(0.5) / math.log(0.9), math.log(0.5) / math.log(0.999)
     # A half-life of 693 steps is -1/log2 of a ratio of 0.999: its rounding, 1e-16, is enlarged 1e3-fold, twice.
     assert half_lives == pytest.approx([first + min(t / 10, 1) * (last - first) for t in range(2, 15)], rel=1e-9)
+
+
+def test_the_warm_up_may_start_without_memory():
+    # β₁ = 0 has half-life 0; that of β₃ grows from there.
+    found = updates_of(fo.scale_by_ademamix((0.0, 0.999, 0.99), beta3_warmup=10), ROWS)
+    expected = []
+    for gs in columns(ROWS):
+        m2 = v = 0.0
+        path = []
+        for t, g in enumerate(gs, 1):
+            b = 0.99 ** (1 / min(t / 10, 1))
+            m2, v = b * m2 + (1 - b) * g, 0.999 * v + (1 - 0.999) * g * g
+            path.append((g + 5 * m2) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8))
+        expected.append(path)
+    assert_same_trajectory(found, transposed(expected), FLOAT64)
 
 
 def test_ademamix_is_optax():
@@ -205,6 +225,11 @@ def test_adamc_decays_with_the_square_of_the_learning_rate():
     assert_same_trajectory(found, transposed(expected), FLOAT64)
 
 
+def test_the_corrected_decay_is_the_share_of_the_largest_rate():
+    tx, p = fo.add_corrected_decayed_weights(0.5, lr=0.2, max_lr=0.8), torch.tensor([4.0, -2.0])
+    assert tx.update(torch.tensor([1.0, 1.0]), tx.init_state(p), p)[0].tolist() == pytest.approx([1.5, 0.75], rel=1e-6)  # float32
+
+
 def test_adamc_at_a_constant_rate_is_adamw():
     # Up to the rounding of λ η / η_max.
     assert_same_trajectory(params_of(fo.adamc(0.05), ROWS), params_of(fo.adamw(0.05), ROWS), FLOAT64)
@@ -228,7 +253,7 @@ def paper_mars(rows, b1, gamma, bound):
     return found
 
 
-@pytest.mark.parametrize("bound", [1.0, 1e6])
+@pytest.mark.parametrize("bound", [1.0, 1e8, 1e12])  # always clipped, now and then, never
 def test_mars_is_the_papers_loop(bound):
     expected = paper_mars(ROWS, 0.8, 0.1, bound)
     assert_same_trajectory(updates_of(fo.mars_correction((0.8, 0.99), 0.1, bound), ROWS), expected, FLOAT64)
@@ -264,6 +289,21 @@ def test_stable_adamw_is_the_papers_loop():
     assert 0 < clips < 30
 
 
+def test_stable_adamw_of_a_gradient_that_keeps_its_size_is_not_clipped():
+    # v̂ = g², so the mean of g² / v̂ is 1 at every step, and the step is AdamW's: a closed form. Ten times the size is clipped.
+    g, p = torch.tensor([3.0, -0.5], dtype=torch.float64), torch.tensor([1.0, 2.0], dtype=torch.float64)
+    tx = fo.scale_by_stable_adamw(eps=1e-6, weight_decay=0.1)
+    state = tx.init_state(p)
+    for _ in range(5):
+        update, state = tx.update(g, state, p)
+        torch.testing.assert_close(update, g / (g.abs() + 1e-6) + 0.1 * p, rtol=1e-13, atol=0)
+    v_hat = (0.99 * (1 - 0.99**5) * g * g + 0.01 * 100 * g * g) / (1 - 0.99**6)
+    m_hat = (0.9 * (1 - 0.9**5) * g + 0.1 * 10 * g) / (1 - 0.9**6)
+    excess = (100 * g * g / v_hat).mean().sqrt()
+    update, _ = tx.update(10 * g, state, p)
+    torch.testing.assert_close(update, (m_hat / (v_hat.sqrt() + 1e-6) + 0.1 * p) / excess, rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("blocks, size", [(1, 8), (2, 4), (None, 2)])
 def test_adam_mini_is_the_papers_loop(blocks, size):
     b1, b2, eps = 0.9, 0.95, 1e-8
@@ -292,10 +332,11 @@ def test_adam_mini_takes_a_vector_as_one_block_and_a_stack_of_matrices_by_its_ro
     assert torch.equal(whole["stack"].reshape(3, 4), flat["stack"])
 
 
-def test_adam_mini_refuses_blocks_that_do_not_fit():
+@pytest.mark.parametrize("blocks", [3, 8, 0, -1])
+def test_adam_mini_refuses_blocks_that_do_not_fit(blocks):
     p = torch.zeros(4, 2)
-    tx = fo.scale_by_adam_mini(blocks=3)
-    with pytest.raises(ValueError, match=r"blocks=3: a parameter of shape \(4, 2\) has 4 rows"):
+    tx = fo.scale_by_adam_mini(blocks=blocks)
+    with pytest.raises(ValueError, match=rf"blocks={blocks}: a parameter of shape \(4, 2\) has 4 rows"):
         tx.update(p, tx.init_state(p))
 
 
@@ -402,3 +443,118 @@ def test_came_takes_a_stack_of_matrices_one_by_one():
     for i in range(3):
         alone, _ = tx.update(stack[i], tx.init_state(stack[i]))
         torch.testing.assert_close(together[i], alone, rtol=1e-13, atol=0)
+
+
+# --- Whole optimizers ---------------------------------------------------------------------------------------------------
+
+# Each with the rule whose updates it scales by −lr, after adding its decay; at their defaults but for lr and decay.
+WHOLE = [
+    (fo.ademamix, fo.scale_by_ademamix()),
+    (fo.simplified_ademamix, fo.scale_by_simplified_ademamix()),
+    (fo.adopt, fo.scale_by_adopt()),
+    (fo.laprop, fo.scale_by_laprop()),
+    (fo.adam_atan2, fo.scale_by_adam_atan2()),
+    (fo.adam_mini, fo.scale_by_adam_mini((0.9, 0.95))),
+    (fo.came, fo.scale_by_came()),
+    (fo.grams, fo.with_gradient_signs(fo.scale_by_adam(eps=1e-6))),
+    (fo.mars, fo.chain(fo.mars_correction(), fo.scale_by_adam((0.95, 0.99)))),
+    (fo.adagc, fo.chain(fo.clip_by_adagc(), fo.scale_by_adam())),
+]
+
+
+@pytest.mark.parametrize("make, rule", WHOLE, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_whole_optimizer_is_its_rule_with_decoupled_decay_at_the_learning_rate(make, rule):
+    lr, decay = 0.03, 0.2
+    assert "weight_decay" not in make().hparams or make is fo.adagc
+    p = torch.tensor(START, dtype=torch.float64)
+    expected = []
+    for u in updates_of(rule, ROWS):
+        p = p - lr * (u + decay * p)
+        expected.append(p.tolist())
+    assert_same_trajectory(params_of(make(lr=lr, weight_decay=decay), ROWS), expected, FLOAT64)
+    if make is not fo.adagc:
+        without = torch.tensor(START, dtype=torch.float64) - lr * updates_of(rule, ROWS).cumsum(0)
+        assert_same_trajectory(params_of(make(lr=lr), ROWS), without, FLOAT64)
+
+
+@pytest.mark.parametrize("make", [make for make, _ in WHOLE if make is not fo.adagc], ids=lambda make: make.__name__)
+def test_slots_of_any_dtype(make):
+    # The parameters' dtype by default; what is asked for otherwise.
+    p = {"w": torch.ones(4, 2, dtype=torch.bfloat16)}
+    for dtype in (torch.bfloat16, torch.float32):
+        slots = [x for _, x in _tensors(make(state_dtype=dtype).init_state(p)) if x.is_floating_point()]
+        assert slots and {x.dtype for x in slots} == {dtype}
+        assert {x.dtype for _, x in _tensors(make().init_state(p)) if x.is_floating_point()} == {torch.bfloat16}
+
+
+def _tensors(state):
+    for name, value in state.items():
+        yield from _tensors(value) if isinstance(value, dict) else [(name, value)]
+
+
+# With options of every kind, on a matrix, and the rule that they are meant for.
+WITH_OPTIONS = {
+    "adopt": (
+        fo.adopt(0.01, (0.8, 0.9), 1e-3, 0.1, nesterov=True, clipped=False),
+        fo.scale_by_adopt((0.8, 0.9), 1e-3, nesterov=True, clipped=False),
+    ),
+    "laprop": (fo.laprop(0.01, (0.8, 0.9), 1e-3, 0.1), fo.scale_by_laprop((0.8, 0.9), 1e-3)),
+    "adam_atan2": (fo.adam_atan2(0.01, (0.8, 0.9), 0.1, 1.5, 2.0), fo.scale_by_adam_atan2((0.8, 0.9), 1.5, 2.0)),
+    "adam_mini": (fo.adam_mini(0.01, (0.8, 0.9), 1e-3, 0.1, blocks=2), fo.scale_by_adam_mini((0.8, 0.9), 1e-3, blocks=2)),
+    "adagc": (
+        fo.adagc(0.01, (0.8, 0.9), 1e-3, 0.1, 2.0, 1.1, 0.7, warmup_steps=5),
+        fo.chain(fo.clip_by_adagc(2.0, 1.1, 0.7, warmup_steps=5), fo.scale_by_adam((0.8, 0.9), 1e-3)),
+    ),
+    "came": (fo.came(0.01, (0.8, 0.9, 0.95), (1e-3, 1e-4), 0.1, 0.5), fo.scale_by_came((0.8, 0.9, 0.95), (1e-3, 1e-4), 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_every_option_reaches_the_rule(name):
+    tx, rule = WITH_OPTIONS[name]
+    expected = found = torch.tensor(START, dtype=torch.float64).reshape(4, 2)
+    state, rule_state = tx.init_state(found), rule.init_state(expected)
+    for g in matrices():
+        updates, state = tx.update(g, state, found)
+        found = fo.apply_updates(found, updates)
+        u, rule_state = rule.update(g, rule_state, expected)
+        expected = expected - 0.01 * (u + 0.1 * expected)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)  # FLOAT64
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adopt_is_optax(nesterov):
+    theirs = optax_params_of(lambda optax: optax.contrib.adopt(0.01, 0.8, 0.9, 1e-3, nesterov=nesterov), ROWS)
+    assert_same_trajectory(params_of(fo.adopt(0.01, (0.8, 0.9), 1e-3, nesterov=nesterov), ROWS), theirs, FLOAT64)
+
+
+def test_scale_by_stable_adamw_decays_before_it_divides():
+    # One gradient of 1, then one of 2: at the second step v̂ = (β₂ + 4) / (1 + β₂), and 4 / v̂ > 1 is clipped.
+    b1, b2, decay, p = 0.9, 0.99, 0.1, torch.tensor([3.0], dtype=torch.float64)
+    tx = fo.scale_by_stable_adamw((b1, b2), 1e-6, decay)
+    first, state = tx.update(torch.ones_like(p), tx.init_state(p), p)
+    assert first.item() == pytest.approx(1 / (1 + 1e-6) + decay * 3, rel=1e-12)
+    second, _ = tx.update(2 * torch.ones_like(p), state, p)
+    v = (b2 + 4) / (1 + b2)
+    assert second.item() == pytest.approx(((b1 + 2) / (1 + b1) / (math.sqrt(v) + 1e-6) + decay * 3) / math.sqrt(4 / v), rel=1e-12)
+
+
+def test_scale_by_stable_adamw_of_a_gradient_that_only_shrinks_is_adam():
+    rows = [[g * 0.5**t for g in (1.0, -3.0, 1e-3)] for t in range(30)]
+    adam = fo.scale_by_adam((0.9, 0.99), 1e-6)
+    tx = fo.scale_by_stable_adamw((0.9, 0.99), 1e-6)
+    p = torch.zeros(3, dtype=torch.float64)  # which do not decay
+    state, expected = tx.init_state(p), updates_of(adam, rows)
+    for row, u in zip(rows, expected, strict=True):
+        update, state = tx.update(torch.tensor(row, dtype=torch.float64), state, p)
+        torch.testing.assert_close(update, u, rtol=1e-12, atol=0)
+
+
+def test_add_corrected_decayed_weights_is_a_share_of_the_plain_decay():
+    u, p = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([4.0, 8.0], dtype=torch.float64)
+    tx = fo.add_corrected_decayed_weights(0.5, lr=0.1, max_lr=0.4)
+    update, _ = tx.update(u, tx.init_state(p), p)
+    # λ η / η_max = 1/8, up to the rounding of 0.1 / 0.4.
+    torch.testing.assert_close(update, torch.tensor([1.5, -1.0], dtype=torch.float64), rtol=1e-15, atol=0)
+    update, _ = tx.update(u, tx.init_state(p), p, {"lr": 0.0, "weight_decay": 0.5, "max_lr": 0.4})
+    assert torch.equal(update, u)

@@ -84,8 +84,9 @@ def test_an_example_without_gradient_counts_as_unclipped_with_finite_derivatives
     g = torch.zeros(2, 3, dtype=torch.float64)
     total, count = fo.per_example_global_norm_clip(g, 1.0)
     assert torch.equal(total, torch.zeros(3, dtype=torch.float64)) and count == 0
-    slope = torch.func.grad(lambda g: fo.per_example_global_norm_clip(g, 1.0)[0].sum())(g)
-    assert torch.equal(slope, torch.ones_like(g))
+    one = torch.tensor(1.0, dtype=torch.float64)
+    by_g, by_norm = torch.func.grad(lambda g, c: fo.per_example_global_norm_clip(g, c)[0].sum(), (0, 1))(g, one)
+    assert torch.equal(by_g, torch.ones_like(g)) and by_norm == 0
 
 
 def test_low_precision_is_summed_in_float32_and_returned_as_it_came():

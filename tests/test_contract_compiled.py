@@ -13,7 +13,7 @@ def train(subject, steps, tensor_rate, backend):
     """Some steps of a small model, compiled or not, under a scheduler; the optimizer and the losses."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
-    optimizer = subject.make(model.parameters(), lr=torch.tensor(0.05) if tensor_rate else 0.05)
+    optimizer = subject.make(subject.of(model), lr=torch.tensor(0.05) if tensor_rate else 0.05)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
     x = torch.linspace(-1, 1, 12).reshape(4, 3)
 

@@ -44,7 +44,7 @@ def calls_of_a_step(optimizer, everywhere):
 @every_one
 def test_step_hooks_in_torchs_order_each_once(subject, everywhere):
     expected = ["pre, of all", "pre 1", "pre 2", "post 1", "post 2", "post, of all"]
-    assert calls_of_a_step(subject.make(start_params(torch.float32)), everywhere) == [(name, True) for name in expected]
+    assert calls_of_a_step(subject.make(subject.params()), everywhere) == [(name, True) for name in expected]
 
 
 def test_the_order_is_torchs(everywhere):
@@ -55,7 +55,7 @@ def test_the_order_is_torchs(everywhere):
 
 @every_one
 def test_a_hook_sees_the_step_done_and_may_change_its_arguments(subject):
-    optimizer, seen = subject.make(start_params(torch.float32)), []
+    optimizer, seen = subject.make(subject.params()), []
     before = params_in(optimizer)[0].detach().clone()
     optimizer.register_step_pre_hook(lambda own, args, kwargs: (args, {"closure": lambda: seen.append("called")}))
     optimizer.register_step_post_hook(lambda own, args, kwargs: seen.append(torch.equal(params_in(own)[0], before)))
@@ -65,7 +65,7 @@ def test_a_hook_sees_the_step_done_and_may_change_its_arguments(subject):
 
 @every_eager
 def test_state_dict_hooks_each_once(subject):
-    optimizer = subject.make(start_params(torch.float32))
+    optimizer = subject.make(subject.params())
     advance(optimizer, 1)
     calls = []
     optimizer.register_state_dict_pre_hook(lambda own: calls.append("saving"))
@@ -94,7 +94,7 @@ def test_a_load_hook_may_rewrite_the_checkpoint(subject):
 
 @every_one
 def test_hooks_of_an_object_are_not_those_of_its_copy(subject):
-    optimizer, calls = subject.make(start_params(torch.float32)), []
+    optimizer, calls = subject.make(subject.params()), []
     optimizer.register_step_post_hook(lambda *arguments: calls.append(1))
     advance(copy.deepcopy(optimizer), 1)
     assert not calls
@@ -131,9 +131,9 @@ def test_the_profiler_finds_the_names_that_torch_gives(subject):
             optimizer.zero_grad()
         return [event.name for event in profile.events() if event.name.startswith("Optimizer.")]
 
-    found = names(subject.make(start_params(torch.float32)))
-    assert sorted(found) == sorted(names(subject.theirs(start_params(torch.float32))))
-    name = type(subject.make(start_params())).__name__
+    found = names(subject.make(subject.params()))
+    assert sorted(found) == sorted(names(subject.theirs(subject.params())))
+    name = type(subject.make(subject.params(torch.float64))).__name__
     assert sorted(found) == [f"Optimizer.step#{name}.step", f"Optimizer.zero_grad#{name}.zero_grad"]
 
 
@@ -146,21 +146,21 @@ def test_an_optimizer_in_the_backward(subject):
         return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
 
     at_once, after = model(), model()
-    optimizers = {p: subject.make([p]) for p in at_once.parameters()}
+    optimizers = {p: subject.make([p]) for p in subject.of(at_once)}
 
     def step(p):
         optimizers[p].step()
         optimizers[p].zero_grad()
 
-    for p in at_once.parameters():
+    for p in optimizers:
         p.register_post_accumulate_grad_hook(step)
-    whole, x = subject.make(after.parameters()), torch.linspace(-1, 1, 6).reshape(2, 3)
+    whole, x = subject.make(subject.of(after)), torch.linspace(-1, 1, 6).reshape(2, 3)
     for _ in range(3):
         at_once(x).square().sum().backward()
         whole.zero_grad()
         after(x).square().sum().backward()
         whole.step()
-        assert all(p.grad is None for p in at_once.parameters())
-        for p, q in zip(at_once.parameters(), after.parameters(), strict=True):
+        assert all(p.grad is None for p in subject.of(at_once))
+        for p, q in zip(subject.of(at_once), subject.of(after), strict=True):
             # Packed with others, a kernel may round otherwise; and the backward goes on from there.
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

@@ -74,8 +74,8 @@ def written_by(scheduler, optimizer, advanced):
 @pytest.mark.parametrize("name", SCHEDULERS)
 @every_eager
 def test_what_a_scheduler_writes_is_what_the_steps_use(subject, name):
-    scheduled, by_hand = (subject.make(start_params(torch.float32, [(3,)]), lr=0.04) for _ in range(2))
-    inert = Inert(start_params(), {**scheduled.defaults})
+    scheduled, by_hand = (subject.make(subject.params(shapes=[(3,)]), lr=0.04) for _ in range(2))
+    inert = Inert(subject.params(torch.float64), {**scheduled.defaults})
     expected = written_by(SCHEDULERS[name](inert), inert, lambda t: inert.step())
     scheduler = SCHEDULERS[name](scheduled)
     start = {key: scheduled.param_groups[0][key] for key in expected[0]}
@@ -90,8 +90,8 @@ def test_what_a_scheduler_writes_is_what_the_steps_use(subject, name):
 @every_counterpart
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
 def test_a_cycled_momentum_is_torchs(subject, name):
-    ours, theirs = subject.make(start_params(), lr=0.04), subject.theirs(start_params(), lr=0.04)
-    walk_together(ours, theirs, 5, FLOAT64, [SCHEDULERS[name](o) for o in (ours, theirs)])
+    ours, theirs = subject.make(subject.params(torch.float64), lr=0.04), subject.theirs(subject.params(torch.float64), lr=0.04)
+    walk_together(ours, theirs, 5, subject.tolerance, [SCHEDULERS[name](o) for o in (ours, theirs)])
     for key in ("lr", "momentum", "betas"):
         assert ours.param_groups[0].get(key) == theirs.param_groups[0].get(key)
     if cycles_momentum(ours):
@@ -122,7 +122,7 @@ def test_a_scheduler_resumes_from_its_own_checkpoint(subject):
 @every_eager
 def test_a_tensor_rate_is_filled_by_a_scheduler(subject):
     rate = torch.tensor(0.04)
-    optimizer = subject.make(start_params(torch.float32), lr=rate)
+    optimizer = subject.make(subject.params(), lr=rate)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
     for t in range(3):
         advance(optimizer, 1, first=t)
@@ -144,7 +144,7 @@ def test_without_a_rate_a_scheduler_of_torch_says_which_key_it_misses():
 def test_stochastic_weight_averaging(subject):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
-    optimizer = subject.make(model.parameters())
+    optimizer = subject.make(subject.of(model))
     mean = swa_utils.AveragedModel(model)
     ema = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
     x, visited, moving = torch.linspace(-1, 1, 8).reshape(4, 2), [], None
@@ -219,7 +219,7 @@ def test_unscale_and_clip(subject):
 def test_autocast(subject):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 2)
-    optimizer, before = subject.make(model.parameters()), model.weight.detach().clone()
+    optimizer, before = subject.make(subject.of(model)), model.weight.detach().clone()
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.ones(3, 4))
         loss = output.float().square().sum()

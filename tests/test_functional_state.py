@@ -1,4 +1,4 @@
-"""`functional_state` and `load_functional_state`: a run goes from the optimizer to the pure functions and back, bit for bit."""
+"""`functional_state` and `load_functional_state`: a run goes from the optimizer to the pure functions and back."""
 
 import copy
 
@@ -36,24 +36,55 @@ def pure_steps(tx, run, first, steps, without=()):
     return params, state
 
 
+# The optimizer and the pure form compute one formula; how each orders its operations, and so rounds, is its own business.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}
+
+
+def assert_runs_close(ours, theirs, tolerance):
+    for p, q in zip(params_in(ours), params_in(theirs), strict=True):
+        found, expected = ({"p": x.detach(), **o.state[x]} for o, x in ((ours, p), (theirs, q)))
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
 @each(EAGER)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_steps_of_the_optimizer_and_of_the_pure_form_alternate_bit_by_bit(subject, dtype):
-    straight, mixed = (subject.make(named(start_params(dtype))) for _ in range(2))
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_steps_of_the_optimizer_and_of_the_pure_form_alternate(subject, dtype):
+    straight, mixed = (subject.make(named(subject.params(dtype))) for _ in range(2))
     advance(straight, 6)
     for first in (0, 3):
         advance(mixed, 2, first)
         run = functional_state(mixed)
         params, state = pure_steps(transform_of(mixed), run, first + 2, 1)
         load_functional_state(mixed, params, state, run.hparams)
-    assert_same_run(mixed, straight)
+    assert_runs_close(mixed, straight, ROUNDING[dtype])
     assert mixed.param_groups[0] | {"params": 0} == straight.param_groups[0] | {"params": 0}
+
+
+@each(EAGER)
+def test_the_way_through_the_optimizer_costs_no_bit(subject):
+    """Pure steps, with and without a round trip after each; and steps of the optimizer likewise."""
+    optimizer = subject.make(named(subject.params()))
+    advance(optimizer, 1)
+    tx, run = transform_of(optimizer), functional_state(optimizer)
+    expected = pure_steps(tx, run, 1, 4)
+    for t in range(1, 5):
+        params, state = pure_steps(tx, functional_state(optimizer), t, 1)
+        load_functional_state(optimizer, params, state, run.hparams)
+    params, state, _ = functional_state(optimizer)
+    assert_same_bits((params, trees.leaves(state)), (expected[0], trees.leaves(expected[1])))
+
+    straight, interrupted = subject.pair()
+    advance(straight, 4)
+    for t in range(4):
+        advance(interrupted, 1, first=t)
+        load_functional_state(interrupted, *functional_state(interrupted))
+    assert_same_run(interrupted, straight)
 
 
 @each(EAGER)
 def test_taking_a_run_out_and_putting_it_back_changes_nothing(subject):
     for steps in (0, 2):
-        optimizer = subject.make(start_params(torch.float32))
+        optimizer = subject.make(subject.params())
         advance(optimizer, steps)
         before, versions = copy.deepcopy(optimizer.state_dict()), [p._version for p in params_in(optimizer)]
         slots = [dict(optimizer.state.get(p, {})) for p in params_in(optimizer)]
@@ -105,7 +136,7 @@ def test_groups_and_late_parameters_become_values_per_leaf():
     params, state = pure_steps(transform_of(mixed), run, 4, 1)
     load_functional_state(mixed, params, state, run.hparams)
     steps(mixed, 5, 2)
-    assert_same_run(mixed, straight)
+    assert_runs_close(mixed, straight, 1e-12)
     assert [group["lr"] for group in mixed.param_groups] == [0.1, 1e-3]
 
 
@@ -133,7 +164,7 @@ def test_wrappers_that_leave_parameters_out(name):
     assert not load_by_name(again, mixed.state_dict())
     for optimizer in (mixed, again):
         advance(optimizer, 1, first=4)
-        assert_same_run(optimizer, straight)
+        assert_runs_close(optimizer, straight, 1e-12)
 
 
 def test_learned_hyper_parameters_are_written_into_their_groups():
@@ -204,7 +235,7 @@ def test_a_few_steps_in_mid_training_are_differentiated():
     witness = copy.deepcopy((model, optimizer))
     load_functional_state(optimizer, params, state, None, model)
     train(3)
-    assert_same_run(optimizer, witness[1])
+    assert_runs_close(optimizer, witness[1], 1e-12)
 
 
 def test_a_run_of_one_optimizer_goes_into_another():

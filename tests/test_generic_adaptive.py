@@ -393,6 +393,7 @@ TRANSFORMS = {
     "sgd": fo.sgd(momentum=0.9, weight_decay=0.1),
     "lion": fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate()),
     "two traces": fo.chain(fo.trace(0.5), fo.trace(0.5), fo.scale(-0.1)),
+    "scheduled": fo.scheduled(fo.adam(), lr=fo.linear(0.3, 0.1, 9)),
     "renamed": fo.chain(fo.scale_by_adam(), fo.rename_hparams(fo.scale_by_learning_rate(0.1), lr="eta")),
 }
 every_transform = pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFORMS.keys())
@@ -420,6 +421,27 @@ def test_its_methods_can_be_overridden():
             super().step_param(state, group, -grad, param)
 
     walk_together(Negated(start_params()), torch.optim.Adam(start_params(), lr=0.1, maximize=True), 20, FLOAT64)
+
+
+@fo.elementwise(slots=("previous",), hparams={"lr": 0.1})
+def delayed(hp):
+    """Steps along the last gradient: what it returns as the update is the slot that it got, and as the slot the gradient."""
+
+    def rule(g, p, previous):
+        return previous, g
+
+    return rule
+
+
+def test_a_rule_that_returns_its_inputs_is_not_overwritten():
+    p = torch.nn.Parameter(torch.tensor(0.0))
+    optimizer = as_optimizer_class(delayed())([p])
+    found = []
+    for g in (1.0, 2.0, 4.0):
+        p.grad = torch.tensor(g)
+        optimizer.step()
+        found.append(p.item())
+    assert found == [0, 1, 3] and p.grad.item() == 4
 
 
 Lion = as_optimizer_class(TRANSFORMS["lion"])
@@ -464,6 +486,7 @@ def test_numbers_of_such_an_optimizer_are_checked():
     [
         (fo.chain(fo.clip_by_global_norm(), fo.adam()), "chain.clip_by_global_norm"),
         (fo.Transform(lambda params, hp: {}, lambda u, s, p, hp: (u, s), name="by_hand"), "by_hand"),
+        (fo.chain(fo.trace(), fo.apply_if_finite(fo.adam())), "chain.apply_if_finite"),
         (fo.whole_tree(name="together")(lambda hp: lambda gs, ps, shared: (gs, {}))(), "together"),
     ],
 )
@@ -527,6 +550,31 @@ def test_in_place_code_is_batched_as_far_as_its_operations_are():
     _, state = tx.update(several[0], state, params)
     batched = torch.vmap(lambda g: tx.update(g, state, params)[0])(several)
     torch.testing.assert_close(batched, torch.stack([tx.update(g, state, params)[0] for g in several]), rtol=1e-14, atol=0)
+
+
+class Counting(Descent):
+    """Keeps numbers that are no tensors, and uses them as such."""
+
+    def init_state(self, state, group, param):
+        state.update(step=0, rate=0.5)
+
+    def step_param(self, state, group, grad, param):
+        self.calls.append((state["step"], state["rate"]))
+        state["step"] += len(range(state["step"] + 1))
+        state["rate"] *= 0.5
+        param.data.add_(grad, alpha=-state["rate"])
+
+
+def test_numbers_of_the_state_stay_numbers_to_the_class():
+    made = []
+    tx = as_transform(lambda params: made.append(Counting(params)) or made[0])
+    params, state = torch.zeros(2), None
+    for expected in (-0.25, -0.125, -0.0625):
+        u, state = tx.update(torch.ones(2), state or tx.init_state(params), params)
+        assert u.tolist() == [expected, expected]
+    assert repr(made[0].calls) == "[(0, 0.5), (1, 0.25), (3, 0.125)]"
+    assert state == {"steps": torch.tensor(7.0), "rate": torch.tensor(0.0625)}
+    assert state["steps"].dtype == torch.float64
 
 
 def test_a_pickled_one_goes_on():

@@ -79,11 +79,18 @@ def test_the_updates_are_those_of_the_learning_rate_set_by_hand(make):
         assert_params_close(params_in(scheduled), params_in(by_hand), 0)
 
 
-def test_it_is_the_schedule_within_the_chain():
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(SCHEDULE), fo.scale(-1.0)),
+        fo.scheduled(fo.adam(), lr=SCHEDULE),
+    ],
+    ids=["scale_by_schedule", "scheduled"],
+)
+def test_it_is_the_schedule_within_the_chain(tx):
     outside = OptimizerAdapter(start_params(), fo.adam())
     scheduler = as_lr_scheduler(outside, SCHEDULE)
-    inside = OptimizerAdapter(start_params(), fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(SCHEDULE), fo.scale(-1.0)))
-    walk_together(outside, inside, 25, FLOAT64, [scheduler])
+    walk_together(outside, OptimizerAdapter(start_params(), tx), 25, FLOAT64, [scheduler])
 
 
 def test_any_hyper_parameter_and_several_at_once():

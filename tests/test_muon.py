@@ -300,6 +300,73 @@ def test_what_torch_refuses(options, message):
             cls([torch.nn.Parameter(randn(2, 2))], **options)
 
 
+# The whole optimizer.
+
+
+def test_muon_routes_matrices_to_muon_and_the_rest_to_adamw():
+    names = {"dense": (3, 4), "bias": (4,), "scale": (), "conv": (4, 2, 2), "head": (3, 4)}
+    params = {name: randn(*shape, seed=i) for i, (name, shape) in enumerate(names.items())}
+    hparams = {"lr": 0.02, "weight_decay": 0.3}
+    tx = fo.muon()
+    state = tx.init_state(params, hparams)
+    mine = dict(params)
+    torchs = {name: torch.nn.Parameter(p.reshape(4, 4) if name == "conv" else p.clone()) for name, p in params.items()}
+    matrices, rest = ([torchs[name] for name in group] for group in (("dense", "conv", "head"), ("bias", "scale")))
+    optimizers = [
+        torch.optim.Muon(matrices, **hparams, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, betas=(0.9, 0.95), **hparams),
+    ]
+    for t in range(10):
+        grads = {name: randn(*shape, seed=100 * t + i) for i, (name, shape) in enumerate(names.items())}
+        updates, state = tx.update(grads, state, mine, hparams)
+        mine = fo.apply_updates(mine, updates)
+        for name, p in torchs.items():
+            p.grad = grads[name].reshape(p.shape)
+        for optimizer in optimizers:
+            optimizer.step()
+        for name, p in torchs.items():
+            torch.testing.assert_close(mine[name], p.detach().reshape(names[name]), rtol=FLOAT64, atol=FLOAT64)
+    assert set(state) == {"muon", "adamw"}
+    assert set(state["muon"]["scale_by_muon"]["momentum_buffer"]) == {"dense", "conv", "head"}
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3), (3, 2)], [(3,), ()]])
+def test_muon_without_vectors_or_without_matrices(shapes):
+    params = [randn(*shape) for shape in shapes]
+    tx = fo.muon()
+    updates, _ = tx.update(params, tx.init_state(params), params)
+    assert all(u.abs().max() > 0 for u in updates)
+
+
+def test_one_learning_rate_for_each_branch():
+    params = {"w": randn(2, 3), "b": randn(3)}
+    tx = fo.muon(weight_decay=0.0)
+    state = tx.init_state(params)
+    updates, _ = tx.update(params, state, params, {"muon.lr": 0.0})
+    assert not updates["w"].any() and updates["b"].any()
+    updates, _ = tx.update(params, state, params, {"adamw.lr": 0.0})
+    assert updates["w"].any() and not updates["b"].any()
+
+
+def test_muon_behind_the_adapter():
+    shapes = [(3, 4), (4,), (3, 4)]
+    p = [torch.nn.Parameter(randn(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    optimizer = adapters.OptimizerAdapter(p, fo.muon(), lr=0.02)
+    params, tx = [x.detach().clone() for x in p], fo.muon(lr=0.02)
+    state = tx.init_state(params)
+    for t in range(5):
+        set_gradients(p, t)
+        updates, state = tx.update([x.grad for x in p], state, params)
+        params = fo.apply_updates(params, updates)
+        optimizer.step()
+        assert_params_close(p, params, FLOAT64)
+    assert [sorted(name for name in optimizer.state[x] if not name.endswith("step")) for x in p] == [
+        ["momentum_buffer"],
+        ["exp_avg", "exp_avg_sq"],
+        ["momentum_buffer"],
+    ]
+
+
 @pytest.mark.parametrize("shape", [(3,), (), (2, 2, 2)])
 def test_other_shapes(shape):
     for cls in (torch.optim.Muon, adapters.Muon):

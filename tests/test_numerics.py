@@ -207,3 +207,35 @@ def test_power_is_pythons_and_its_slope_is_0_at_0(x, exponent):
 def test_a_power_beyond_the_largest_double_is_infinite():
     assert numerics.power(2.0, 5000.0) == math.inf
     assert numerics.power(torch.tensor(2.0), 5000.0).item() == math.inf
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_cbrt_and_atan2_are_those_of_the_standard_library(grad):
+    x = torch.tensor([0.0, 1e-300, 1e-12, 0.3, 8.0, 1e30], dtype=torch.float64, requires_grad=grad)
+    # x^(1/3) with an exponent off by 1e-17 relative, times ln x = 690.
+    assert numerics.cbrt(x).tolist() == pytest.approx([math.cbrt(y) for y in x.tolist()], rel=2e-14)
+    y = torch.tensor([0.0, 1.0, -1.0, -2.0, 0.0, 1e-8], dtype=torch.float64, requires_grad=grad)
+    angles = [math.atan2(a, b) for a, b in zip(y.tolist(), x.tolist(), strict=True)]
+    assert numerics.atan2(y, x).tolist() == pytest.approx(angles, rel=1e-15)
+
+
+def test_cbrt_and_atan2_have_slope_0_where_torch_has_none():
+    x = torch.tensor([0.0, 8.0, 0.5], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0.0, 2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(numerics.cbrt(x).sum(), x)
+    assert slope.tolist() == pytest.approx([0.0, 1 / 12, math.cbrt(0.5) / 1.5], rel=1e-14)
+    assert [g[0].item() for g in torch.autograd.grad(numerics.atan2(y, x).sum(), (y, x))] == [0.0, 0.0]
+    positive = (x.detach()[1:].requires_grad_(), y.detach()[1:].requires_grad_())
+    assert gradcheck(numerics.cbrt, positive[:1]) and gradgradcheck(numerics.cbrt, positive[:1])
+    assert gradcheck(numerics.atan2, positive) and gradgradcheck(numerics.atan2, positive)
+
+
+def test_an_inner_product_spans_all_tensors():
+    xs, ys = [torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([4.0, 5.0]), torch.tensor(-6.0)]
+    assert numerics.inner_product(xs, ys).item() == 4 + 10 - 18
+    assert numerics.inner_product([], []).item() == 0
+
+
+def test_the_logarithm_of_a_number_and_of_a_tensor():
+    assert numerics.log(0.0) == -math.inf and float(numerics.log(torch.tensor(0.0))) == -math.inf
+    assert numerics.log(2.0) == math.log(2)

@@ -18,7 +18,7 @@ import functional_optim as fo
 
 
 def paper_optimistic(gs, alpha=1.0, beta=1.0):
-    """Mokhtari et al., equation 6: the first gradient counts as its own predecessor."""
+    """Mokhtari et al., the generalised form; the first gradient counts as its own predecessor."""
     before, found = gs[0], []
     for g in gs:
         found.append((alpha + beta) * g - beta * before)

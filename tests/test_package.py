@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
-    {"trees", "numerics"},
+    {"trees", "sharded"},
+    {"numerics"},
     {"philox"},
     {"hparams", "checks", "reductions"},
     {"lifting"},

@@ -9,7 +9,7 @@ from trajectories import FLOAT64, START, assert_same_trajectory, awkward_gradien
 import functional_optim as fo
 
 # Gradients that point away from a solution some steps off, so that distances grow and estimates rise; no huge column, which would
-# be # all that the sums see.
+# be all that the sums see.
 ROWS = [[min(max(g, -2.0), 2.0) - 0.5 * s for g, s in zip(row, START, strict=True)] for row in awkward_gradients(40)]
 
 
@@ -70,6 +70,14 @@ def test_dowg_is_the_papers_loop_and_optax():
     assert_same_trajectory(params_of(fo.dowg(0.7, 1e-2, 0.1), ROWS)[0], theirs, FLOAT64)
 
 
+def test_the_rules_of_dog_and_dowg_leave_learning_rate_and_sign_to_the_link_after_them():
+    for scaled, expected in [
+        (fo.scale_by_dog(1e-3, 1e-2), paper_dog(ROWS, 1e-3, 1e-2)),
+        (fo.scale_by_dowg(0.1), paper_dowg(ROWS, 0.1)),
+    ]:
+        assert_same_trajectory(params_of(fo.chain(scaled, fo.scale(-1.0)), ROWS)[0], expected, FLOAT64)
+
+
 def test_dog_of_one_step_moves_by_the_length_it_was_told():
     tx = fo.dog(reps_rel=0.25, eps=1e-300)
     p = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor(4.0)}
@@ -118,6 +126,12 @@ def test_prodigy_is_the_papers_loop(corrected, safeguarded):
     assert d > 2e-3  # the estimate has moved
 
 
+def test_the_rule_of_prodigy_leaves_learning_rate_and_sign_to_the_link_after_it():
+    expected, _ = paper_prodigy(ROWS, [0.5] * 40, 1e-3, 1.0, 0.1, True, False)
+    scaled = fo.scale_by_prodigy(0.5, (0.9, 0.99), weight_decay=0.1, d0=1e-3, use_bias_correction=True)
+    assert_same_trajectory(params_of(fo.chain(scaled, fo.scale(-0.5)), ROWS)[0], expected, 1e-10)  # as above
+
+
 def test_prodigy_is_optax():
     theirs = optax_params_of(lambda optax: optax.contrib.prodigy(1.0, (0.9, 0.99), estim_lr0=1e-3, weight_decay=0.1), ROWS)
     ours, _ = params_of(fo.prodigy(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-3, use_bias_correction=True), ROWS)
@@ -154,6 +168,12 @@ def test_dadapt_adam_is_the_papers_loop(corrected):
     assert d > 2e-2
 
 
+def test_the_rule_of_d_adaptation_is_the_whole_optimizer():
+    expected, _ = paper_dadapt(ROWS, 1e-2, 0.1, True)
+    tx = fo.scale_by_d_adaptation(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-2, use_bias_correction=True)
+    assert_same_trajectory(params_of(tx, ROWS)[0], expected, 1e-10)
+
+
 def test_dadapt_adam_is_optax():
     theirs = optax_params_of(lambda optax: optax.contrib.dadapt_adamw(1.0, (0.9, 0.99), estim_lr0=1e-2, weight_decay=0.1), ROWS)
     ours, _ = params_of(fo.dadapt_adam(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-2, use_bias_correction=True), ROWS)
@@ -176,3 +196,19 @@ def test_one_learning_rate_for_all(tx):
     params = {"a": torch.ones(3), "b": torch.ones(())}
     with pytest.raises(ValueError, match="takes one 'lr' for all parameters"):
         tx.update(params, tx.init_state(params), params, {"lr": fo.PerLeaf({"a": 1.0, "b": 0.5})})
+
+
+def test_the_first_step_in_closed_form():
+    # x₀ = (3, 4) over two leaves, g = (0.6, −0.8): norms 5 and 1.
+    p = {"a": torch.tensor([3.0], dtype=torch.float64), "b": torch.tensor(4.0, dtype=torch.float64)}
+    g = {"a": torch.tensor([0.6], dtype=torch.float64), "b": torch.tensor(-0.8, dtype=torch.float64)}
+    adam = {name: x / (math.sqrt(0.001) * x.abs() + 1e-8) for name, x in g.items()}  # m and v hold 0.1 g and 0.001 g²
+    for tx, expected in [
+        (fo.scale_by_dog(0.1, 3.0), {name: 0.1 * (1 + 5) / math.sqrt(1 + 3) * x for name, x in g.items()}),
+        (fo.scale_by_dowg(0.25), {name: 0.25 / (math.sqrt(0.25) + 0.25) * x for name, x in g.items()}),
+        (fo.scale_by_prodigy(d0=0.01), {name: 0.01 * 0.1 * x for name, x in adam.items()}),
+        (fo.scale_by_d_adaptation(2.0, d0=0.01), {name: -2 * 0.01 * 0.1 * x for name, x in adam.items()}),
+    ]:
+        updates, _ = tx.update(g, tx.init_state(p), p)
+        for name, update in updates.items():
+            torch.testing.assert_close(update, expected[name], rtol=1e-13, atol=0)

@@ -25,7 +25,7 @@ def int64(*xs):
 
 
 def philox_of_integers(counter, key):
-    """Salmon et al., section 3.2, in Python's unbounded integers."""
+    """Salmon et al.'s rounds, in Python's unbounded integers."""
     (x0, x1, x2, x3), (k0, k1) = counter, key
     for _ in range(10):
         high0, low0 = divmod(0xD2511F53 * x0, 2**32)

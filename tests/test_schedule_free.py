@@ -95,6 +95,16 @@ def test_schedule_free_is_optax():
             assert_same_trajectory(found, expected, FLOAT64)
 
 
+def test_the_averaging_is_a_link_for_any_chain():
+    # Behind a clip of the whole step, which schedule_free(...) around a chain can't have.
+    tx = fo.chain(fo.sgd(0.1), fo.clip_by_value(0.05), fo.schedule_free_average(0.1, 0.8))
+    ys, xs = walk(tx, ROWS)
+    clipped = [[min(max(g, -0.5), 0.5) for g in row] for row in ROWS]
+    paths = [paper_schedule_free_sgd(p, gs, [0.1] * 30, [0.8] * 30, 2.0) for p, gs in zip(START, columns(clipped), strict=True)]
+    assert_same_trajectory(ys, transposed([y for y, _ in path] for path in paths), FLOAT64)
+    assert_same_trajectory(xs, transposed([x for _, x in path] for path in paths), FLOAT64)
+
+
 def test_with_momentum_1_it_is_the_mean_of_the_iterates():
     # β = 1: gradients are taken at the mean x, and z descends from there; Polyak's averaging of z is what is evaluated.
     ys, xs = walk(fo.schedule_free_sgd(0.1, 1.0), ROWS)
@@ -126,8 +136,31 @@ def test_eval_params_finds_the_state_inside_other_transforms():
     assert averages["frozen"] is None
 
 
-def test_eval_params_of_another_transform_is_an_error():
+def test_eval_params_of_parameters_with_different_optimizers():
+    # List entries are called by their number; two branches average, one does not.
+    params = [torch.tensor([3.0]), {"bias": torch.tensor([3.0])}, torch.tensor([3.0])]
+    branches = {"fast": fo.schedule_free_sgd(0.5), "slow": fo.schedule_free_sgd(0.1), "plain": fo.sgd(0.1)}
+    tx = fo.partition(branches, fo.by_name({r"0": "fast", r"bias": "slow", r".*": "plain"}))
+    state = tx.init_state(params)
+    for _ in range(2):
+        updates, state = tx.update([torch.tensor([1.0]), {"bias": torch.tensor([1.0])}, torch.tensor([1.0])], state, params)
+        params = fo.apply_updates(params, updates)
+    fast, slow, plain = fo.eval_params(state, params)
+    # z: 2.5, 2 and 2.9, 2.8; their means. float32.
+    assert [fast.item(), slow["bias"].item(), plain.item()] == pytest.approx([2.25, 2.85, 2.8], rel=1e-6)
+
+
+def test_eval_params_of_a_scheduled_one():
+    tx = fo.scheduled(fo.schedule_free_sgd(), lr=fo.constant(0.5))
+    p = torch.tensor([3.0])
+    updates, state = tx.update(torch.tensor([1.0]), tx.init_state(p), p)
+    assert fo.eval_params(state, fo.apply_updates(p, updates)).tolist() == pytest.approx([2.5])
+
+
+def test_eval_params_of_another_transform_or_other_parameters_is_an_error():
     p = torch.zeros(2)
+    with pytest.raises(ValueError, match="an average of 'w', which is none of the parameters"):
+        fo.eval_params(fo.schedule_free_sgd().init_state({"w": p}), {"v": p})
     with pytest.raises(ValueError, match="looks for the state of schedule_free"):
         fo.eval_params(fo.adamw().init_state(p), p)
 

@@ -257,7 +257,7 @@ def test_under_vmap_over_an_argument_it_is_a_loop(make, arguments, expected, joi
         def at(x, step, key=key):
             return make(**closed({**flat, key: x}))(step)
 
-        for step in (0, 4, 11, 33):
+        for step in (0, 11, 33):
             batched = torch.vmap(at, (0, None))(several, torch.tensor(step))
             loop = torch.stack([at(x, torch.tensor(step)) for x in several])
             torch.testing.assert_close(batched, loop, rtol=FLOAT64, atol=1e-16)
@@ -272,7 +272,7 @@ def test_its_derivatives_against_finite_differences(make, arguments, expected, j
         return make(**closed(dict(zip(flat, values, strict=True))))(step)
 
     # Away from the joints, where the one-sided derivatives differ.
-    for step in (0.4, 3.3, 7.7, 11.4, 18.6, 27.3, 38.2):
+    for step in (0.4, 7.7, 18.6, 38.2):
         assert not [joint for joint in joints if abs(joint - step) < 0.1]
         given = (double(step).requires_grad_(), *inputs)
         assert gradcheck(at, given, check_forward_ad=True)

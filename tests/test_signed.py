@@ -54,6 +54,7 @@ def test_the_state_is_that_of_what_is_inside():
     inner = fo.chain(fo.clip_by_value(), fo.scale_by_adam())
     assert fo.cautious(inner).init_state(p).keys() == inner.init_state(p).keys()
     assert fo.cautious(inner).hparams == inner.hparams
+    assert repr(fo.cautious(fo.scale_by_lion())) == "cautious(scale_by_lion(betas=(0.9, 0.99)))"
 
 
 def test_complex_elements_are_pairs_of_reals():

@@ -385,6 +385,19 @@ def test_rms_with_correction_is_adam_without_momentum():
     assert_same_trajectory(found, updates_of(fo.scale_by_adam((0.0, 0.99)), rows), FLOAT64)
 
 
+def test_a_variance_that_rounds_below_0_is_0():
+    # A gradient that stays the same has the variance 0 in the end; v - a² falls to either side of it.
+    rows = [[0.01 + 0.1 * i for i in range(50)]] * 80
+    g = torch.tensor(rows[0], dtype=torch.float64)
+    v = a = torch.zeros_like(g)
+    below = False
+    for _ in rows:
+        v, a = 0.5 * v + 0.5 * g * g, 0.5 * a + 0.5 * g
+        below = below or bool((v < a * a).any())
+    assert below
+    assert updates_of(fo.scale_by_stddev(0.5), rows).isfinite().all()
+
+
 def test_adagrad_is_rmsprop_that_forgets_nothing():
     # v = (1 − α) Σ αᵏ g²: as α → 1, v / (1 − α) → s.
     rows = awkward_gradients()

@@ -251,6 +251,20 @@ def test_a_monitor_remembers_norms():
     torch.testing.assert_close(fo.state_get(state, "clipped_norm").float(), torch.tensor(6.5))
 
 
+def test_log_norms_remembers_what_went_in_and_came_out():
+    grads = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor(0.0), "c": None}
+    params = {"a": torch.tensor([6.0, 8.0]), "b": torch.tensor(2.0), "c": torch.ones(2)}
+    tx = fo.log_norms(fo.chain(fo.clip_by_value(2.0), fo.sgd(lr=0.5)))
+    updates, state = tx.update(grads, tx.init_state(params), params)
+    assert updates["a"].tolist() == [-1.0, -1.0]
+    assert fo.state_get(state, "grad_norms") == {"a": 5.0, "b": 0.0, "c": 0.0}
+    assert fo.state_get(state, "param_norms") == {"a": 10.0, "b": 2.0, "c": 0.0}
+    torch.testing.assert_close(fo.state_get(state, "update_norm"), torch.tensor(2.0, dtype=torch.float64).sqrt())
+    torch.testing.assert_close(fo.state_get(state, "param_norm"), torch.tensor(104.0, dtype=torch.float64).sqrt())
+    torch.testing.assert_close(fo.state_get(state, "effective_lr"), torch.tensor(0.08, dtype=torch.float64).sqrt())
+    assert fo.state_get(state, "effective_lrs")["b"] == 0.0
+
+
 def test_torchs_parameters_after_scheduled_steps():
     """Against torch's optimizer driven by torch's scheduler, with the same numbers."""
 

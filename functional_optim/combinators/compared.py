@@ -25,6 +25,11 @@ class Compared(Combined):
     def parts(self) -> Mapping[tuple[str, ...], Transform]:
         return {(): self.inner}
 
+    @property
+    def links(self) -> Mapping[str, Transform]:
+        """What a repr shows."""
+        return {self.inner.name: self.inner}
+
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""
         return self.inner.init_fn(params, self.inner.select(hp))

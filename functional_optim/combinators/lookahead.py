@@ -2,19 +2,12 @@
 
 from functional_optim.combinators.chain import chain
 from functional_optim.hparams import FRACTION, Hparam
-from functional_optim.lifting import SlotInit
+from functional_optim.lifting import copied
 from functional_optim.numerics import where
 from functional_optim.transform import Transform, elementwise, require_transform
 
 
-def _copy(p, hp):
-    return p.clone()
-
-
-_START: dict[str, SlotInit] = {"slow_params": _copy}
-
-
-@elementwise(slots=_START, hparams={"slow_step_size": Hparam(0.5, "[0, 1]")}, name="lookahead")
+@elementwise(slots={"slow_params": copied}, hparams={"slow_step_size": Hparam(0.5, "[0, 1]")}, name="lookahead")
 def _toward_slow(hp, t, *, sync_period):
     share = where(t % sync_period == 0, 1.0, 0.0)
 
@@ -49,7 +42,7 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
     return chain(transform, _toward_slow(sync_period, slow_step_size), name="lookahead")
 
 
-@elementwise(slots={"ema_params": _copy}, hparams={"ema_decay": Hparam(0.999, FRACTION)}, name="ema")
+@elementwise(slots={"ema_params": copied}, hparams={"ema_decay": Hparam(0.999, FRACTION)}, name="ema")
 def _follow(hp):
     d = hp["ema_decay"]
 

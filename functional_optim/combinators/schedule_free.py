@@ -64,7 +64,8 @@ def schedule_free(
 def eval_params(state: Tree, params: Tree) -> Tree:
     """The averaged parameters of a schedule-free optimizer, `x = (y − (1 − β) z) / β`, in the dtypes of `params`.
 
-    Behind the adapter, where `s` is `optimizer.state[p]`, that of one parameter is `p.lerp(s["z"], (1 - 1 / s["beta"]).item())`.
+    With several such optimizers inside a `partition`, each parameter gets its own average. Behind the adapter, where `s` is
+    `optimizer.state[p]`, that of one parameter is `p.lerp(s["z"], (1 - 1 / s["beta"]).item())`.
 
     Args:
         state: that of a transform with `schedule_free` somewhere inside.
@@ -75,21 +76,27 @@ def eval_params(state: Tree, params: Tree) -> Tree:
 
     As `optax.contrib.schedule_free_eval_params`.
     """
-    averaging = _state_of_averaging(state)
-    if averaging is None:
+    slots = {name: _by_key(state, name) for name in ("z", "beta")}
+    if not slots["z"]:
         raise ValueError("eval_params looks for the state of schedule_free(...), under 'schedule_free_average', and found none.")
-    leaves, spec = trees.flatten(params)
-    slots = [trees.leaves_like(averaging[name], params, spec, f"state[{name!r}]", "params") for name in ("z", "beta")]
-    return trees.unflatten(spec, [y if z is None else _average(y, z, beta) for y, z, beta in zip(leaves, *slots, strict=True)])
+    keys, (leaves, spec) = trees.keys(params), trees.flatten(params)
+    strange = [key for key in slots["z"] if key not in keys]
+    if strange:
+        raise ValueError(f"the state holds an average of {str(strange[0])!r}, which is none of the parameters: {keys}.")
+    averages = [
+        y if y is None or slots["z"].get(key) is None else _average(y, slots["z"][key], slots["beta"][key])
+        for key, y in zip(keys, leaves, strict=True)
+    ]
+    return trees.unflatten(spec, averages)
 
 
-def _state_of_averaging(state: Any) -> Any:
+def _by_key(state: Any, slot: str) -> dict[Any, Any]:
+    """A slot of every schedule-free average inside, by what its parameter is called."""
     if not isinstance(state, Mapping):
-        return None
+        return {}
     if state.keys() >= {"z", "beta", "weight_sum"}:
-        return state
-    found = (_state_of_averaging(value) for value in state.values())
-    return next((each for each in found if each is not None), None)
+        return dict(zip(trees.keys(state[slot]), trees.leaves(state[slot]), strict=True))
+    return {key: value for part in state.values() for key, value in _by_key(part, slot).items()}
 
 
 def _average(y: Tensor, z: Tensor, beta: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def _compared(transform: Transform, compare: Callable[[Tensor, Tensor], Tensor],
             f"the sign. Put that after it: chain({name}(scale_by_adam()), scale_by_learning_rate())."
         )
     form = Compared(transform, compare)
-    return Transform(form.init, form.update, transform.declared, transform.name, form)
+    return Transform(form.init, form.update, transform.declared, name, form)
 
 
 def _with_learning_rate(transform: Transform) -> str | None:

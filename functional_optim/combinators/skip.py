@@ -11,6 +11,7 @@ from functional_optim import trees
 from functional_optim.combinators.combined import Combined, choose
 from functional_optim.hparams import POSITIVE, Hparam, HParams
 from functional_optim.numerics import global_norm
+from functional_optim.sharded import total
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -76,8 +77,8 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     require_transform(transform, "apply_if_finite")
 
     def is_finite(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        finite = [u.isfinite().all() for u in updates]
-        return torch.stack([*finite, skipped < 0]).sum() == len(finite) if finite else skipped >= 0
+        flawed = [(~u.isfinite()).sum() for u in updates]
+        return total(flawed) == 0 if flawed else skipped >= 0
 
     def test(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
         return is_finite(updates, skipped, hp) | (skipped >= max_consecutive_errors)

@@ -1,5 +1,6 @@
 """Training loops to differentiate: unrolled, at their optimum, or from values alone. Import as `functional_optim.meta`."""
 
+from functional_optim.meta.compiled import compiled
 from functional_optim.meta.forward import forward_grad
 from functional_optim.meta.implicit import custom_fixed_point, custom_root
 from functional_optim.meta.modules import from_module
@@ -12,6 +13,7 @@ __all__ = [
     # Unrolling
     "Unroll",
     "Unrolled",
+    "compiled",
     "forward_grad",
     "from_module",
     "remat",

@@ -112,7 +112,7 @@ class _Rematerialised(torch.autograd.Function):
 
         def pulled(*inputs: Tensor) -> Tensors:
             tensors, cotangents = inputs[: ctx.count], inputs[ctx.count :]
-            return torch.func.vjp(_in_some(run, tensors, moving), *(tensors[i] for i in moving))[1](cotangents)
+            return torch.func.vjp(in_some(run, tensors, moving), *(tensors[i] for i in moving))[1](cotangents)
 
         # `torch.func.grad` records the backward pass too, for a derivative of it: that must not keep the inside either
         slopes = _Rematerialised.apply(pulled, *tensors, *filter(is_smooth, cotangents))
@@ -126,13 +126,13 @@ class _Rematerialised(torch.autograd.Function):
 
         def pushed(*inputs: Tensor) -> Tensors:
             tensors, directions = inputs[: ctx.count], inputs[ctx.count :]
-            return torch.func.jvp(_in_some(run, tensors, moving), tuple(tensors[i] for i in moving), directions)[1]
+            return torch.func.jvp(in_some(run, tensors, moving), tuple(tensors[i] for i in moving), directions)[1]
 
         rest = iter(_Rematerialised.apply(pushed, *tensors, *(tangents[i + 1] for i in moving)))
         return tuple(next(rest) if smooth else None for smooth in ctx.smooth)
 
 
-def _in_some(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int]) -> Callable[..., Tensors]:
+def in_some(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int]) -> Callable[..., Tensors]:
     """`run` as a function of some of its arguments, to those of its outputs that have derivatives."""
 
     def restricted(*some: Tensor) -> Tensors:

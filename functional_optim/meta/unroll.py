@@ -15,7 +15,7 @@ Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https:/
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +24,11 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.apply import apply_updates
 from functional_optim.hparams import HParams
+from functional_optim.meta.compiled import run_loop, structure_key
+from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat, require_constant_closure
+from functional_optim.numerics import double
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -57,6 +60,8 @@ class Unroll:
     remat: bool | int = False
     has_aux: bool = False
     extra_fn: Callable[..., Mapping[str, Any]] | None = None
+    compile: bool = False
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __call__(
         self,
@@ -91,20 +96,36 @@ class Unroll:
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
         self._require_an_entry_per_step(batches, "batches")
         self._require_an_entry_per_step(changing, "schedule")
-        if state is None:
-            first = map_tensors(lambda x: x[0], changing)
-            state = self.transform.init_state(params, {**fixed, **first})
+        first = {**fixed, **map_tensors(lambda x: x[0], changing)}
+        flat = None
+        if not (self.extra_fn or torch.compiler.is_compiling()):
+            flat = flattening(params, self.transform, fixed, changing)
+        if flat:
+            params = flat.join(params)
+            start_state = self.transform.init_state(params, first)
+            state = start_state if state is None else flat.join_state(state, start_state)
+        elif state is None:
+            state = self.transform.init_state(params, first)
+        params, state, logs = self._loop(flat, params, state, fixed, batch, (batches, changing))
+        if flat:
+            params, state = flat.part(params), flat.part_state(state)
+        return Unrolled(params, state, logs)
 
-        every, segments = (batches, changing), []
-        run = self._segment
-        if self.remat:
+    def _loop(
+        self, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """All steps, segment by segment; with `flat`, of parameters that are one vector."""
+        run = self._compiled if self.compile and not torch.compiler.is_compiling() else self._segment
+        if self.remat or self.compile:
             require_constant_closure(self.loss_fn)
-            run = remat(self._segment)
+        if self.remat:
+            run = remat(run)
+        segments = []
         for start, stop in self._bounds():
             part = map_tensors(lambda x, start=start, stop=stop: x[start:stop], every)
-            params, state, logs = run(start, params, state, fixed, batch, part)
+            params, state, logs = run(start, flat, params, state, fixed, batch, part)
             segments.append(logs)
-        return Unrolled(params, state, trees.map_leaves(lambda *parts: torch.cat(parts), *segments))
+        return params, state, trees.map_leaves(lambda *parts: torch.cat(parts), *segments) if len(segments) > 1 else segments[0]
 
     def _bounds(self) -> list[tuple[int, int]]:
         """First and last-but-one step of each segment: one segment, or with `remat` about √steps of them."""
@@ -112,7 +133,7 @@ class Unroll:
         return [(start, min(start + length, self.steps)) for start in range(0, self.steps, length)]
 
     def _segment(
-        self, start: int, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
     ) -> tuple[Tree, Tree, dict[str, Tree]]:
         """The steps from `start` for which `every` has entries, or all of them."""
         stop = next(stop for first, stop in self._bounds() if first == start)
@@ -124,17 +145,56 @@ class Unroll:
             if self.truncate and k and k % self.truncate == 0:
                 params, state = detached((params, state))
             own_batch, own_hparams = rebuild(column)
-            params, state, row = self._step(params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
+            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
             rows.append(row)
         return params, state, trees.map_leaves(lambda *entries: torch.stack(entries), *rows)
 
-    def _step(self, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]) -> tuple[Tree, Tree, dict[str, Tree]]:
+    def _compiled(
+        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """What `_segment` does, by a compiled step."""
+        stop = next(stop for first, stop in self._bounds() if first == start)
+        device = next(x.device for x in pack(params)[0])
+        # numbers as tensors: another value is not another program
+        fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), dict(fixed))
+        carry, rebuild_carry = pack((params, state))
+        constants, rebuild_constants = pack((fixed, batch))
+        entries, rebuild_entry = pack(every)
+        structure = []
+
+        def step(
+            carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Sequence[Tensor]
+        ) -> tuple[list[Tensor], list[Tensor]]:
+            (params, state), (fixed, batch) = rebuild_carry(carry), rebuild_constants(constants)
+            own_batch, own_hparams = rebuild_entry(entry)
+            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
+            logs, rebuild_logs = pack(row)
+            structure.append(rebuild_logs)
+            return pack((params, state))[0], logs
+
+        carry, logs, rebuild_logs = run_loop(
+            step,
+            carry,
+            constants,
+            entries,
+            steps=stop - start,
+            cache=self._cache,
+            key=(flat, structure_key((params, state, fixed, batch, every))),
+            structure=structure,
+            stops=frozenset(k - start for k in range(start, stop) if self.truncate and k and k % self.truncate == 0),
+        )
+        params, state = rebuild_carry(carry)
+        return params, state, rebuild_logs(logs)
+
+    def _step(
+        self, flat: Flat | None, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
         at = detached(params) if self.first_order else params
-        grads, loss, aux = gradients(self.loss_fn, at, batch, has_aux=self.has_aux)
-        value = loss
+        grads, loss, aux = gradients(self.loss_fn, flat.part(at) if flat else at, batch, has_aux=self.has_aux)
+        grads, value = flat.join(grads) if flat else grads, loss
         if self.first_order:
             grads, value = detached((grads, value))
-        extra = {"value": value, "value_fn": lambda params: self._value(params, batch)}
+        extra = {"value": value, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
         if self.extra_fn:
             extra |= self.extra_fn(at, *batch)
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
@@ -163,6 +223,7 @@ def unroll(
     remat: bool | int = False,
     has_aux: bool = False,
     extra_fn: Callable[..., Mapping[str, Any]] | None = None,
+    compile: bool = False,
 ) -> Unroll:
     """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
 
@@ -171,7 +232,8 @@ def unroll(
 
     Differentiate it in the parameters, in any hyper-parameter or in the data with `torch.func.grad`; sweep hyper-parameters,
     tasks or stacked models with `torch.vmap`, whose `chunk_size` bounds the memory; take derivatives of a few hyper-parameters
-    with `forward_grad`, whose memory does not grow with the steps; put it into `torch.compile`.
+    with `forward_grad`, whose memory does not grow with the steps. It is pure, so it also goes into `torch.compile`; but there
+    the graph is as long as the loop, and `compile=True` is the better way.
 
     Args:
         loss_fn: `(params, *batch) -> loss`, a () tensor; with `has_aux`, `-> (loss, aux)`. For a module, see `from_module`.
@@ -184,6 +246,8 @@ def unroll(
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
+        compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which says
+            what is not compiled. Keep what `unroll` returns: it holds the compiled code.
         extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
 
     Raises:
@@ -204,7 +268,7 @@ def unroll(
     for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
         if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
-    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn)
+    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile)
 
 
 def gradients(

@@ -23,8 +23,8 @@ def _rows(p):
 def _row_means(g, blocks):
     """The mean square of each row's block, one number per row."""
     rows = math.prod(_rows(g))
-    count = rows if blocks is None else min(blocks, rows)
-    if rows % count:
+    count = 1 if g.ndim < 2 else rows if blocks is None else blocks
+    if count < 1 or rows % count:
         raise ValueError(
             f"blocks={blocks}: a parameter of shape {tuple(g.shape)} has {rows} rows, which do not make {blocks} equal blocks."
         )

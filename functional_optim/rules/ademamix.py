@@ -62,7 +62,7 @@ def scale_by_ademamix(hp, t, *, alpha_warmup=None, beta3_warmup=None):
 
 def _share(t, steps):
     """How much of a warm-up is over."""
-    return where(t < steps, double(t) / steps, 1.0)
+    return where(t < steps, double(t) / max(steps, 1), 1.0)
 
 
 @elementwise(

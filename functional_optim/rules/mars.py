@@ -34,7 +34,8 @@ def mars_correction(hp, t):
 
     State: `step` () int64; `last_grad` (g₋), like the parameters.
 
-    Source: Yuan et al. 2024, https://arxiv.org/abs/2411.10438. Neither torch nor optax has a counterpart.
+    Source: Yuan et al. 2024, https://arxiv.org/abs/2411.10438. The authors' program has g₋ = 0 at the first step, and so enlarges
+    the first gradient; timm leaves it alone, as here. Neither torch nor optax has a counterpart.
     """
     b1, _ = hp["betas"]
     share = where(t == 1, 0.0, hp["gamma"] * b1 / (1 - b1))

@@ -98,8 +98,9 @@ def scale_by_muon(
         ValueError: an unknown `adjust_lr_fn`, ns_steps not in [0, 100); or, by `init_state`, a parameter of fewer than two
             dimensions.
 
-    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Retraces `torch.optim.Muon`. `optax.scale_by_muon`
-    corrects the bias of the momentum, which only Nesterov's form feels, and leaves the factor to another transform.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Retraces `torch.optim.Muon`.
+    `optax.contrib.scale_by_muon` corrects the bias of the momentum, which only Nesterov's form feels, and leaves the factor to
+    another transform.
 
     >>> import torch
     >>> tx = scale_by_muon(ns_steps=30, ns_coefficients=(1.875, -1.25, 0.375))
@@ -135,9 +136,13 @@ def orthogonalized(x, coefficients, eps, steps, dtype=None):
     def low(y):
         return y if dtype is None else y.to(dtype).float()
 
+    def times(y, z):
+        # A GPU multiplies tensors of the low dtype many times faster, and rounds the product to it once more.
+        return y @ z if dtype is None or not y.is_cuda else (y.to(dtype) @ z.to(dtype)).float()
+
     y = low(x if x.shape[1] <= x.shape[2] else x.mT)
     y = low(y / low(sqrt((y * y).sum((1, 2), keepdim=True))).clamp(min=eps))
     for _ in range(steps):
-        gram = low(y @ y.mT)
-        y = low(a * y + low(b * gram + c * (gram @ gram)) @ y)
+        gram = low(times(y, y.mT))
+        y = low(a * y + times(low(b * gram + c * times(gram, gram)), y))
     return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)

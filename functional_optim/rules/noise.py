@@ -8,6 +8,7 @@ Neelakantan et al. 2015, Adding Gradient Noise Improves Learning for Very Deep N
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
 from functional_optim.numerics import double
 from functional_optim.philox import normal
+from functional_optim.sharded import placed_like
 from functional_optim.transform import whole_tree
 
 # The whole numbers that float64, the dtype of shared values, holds exactly.
@@ -47,6 +48,7 @@ def add_noise(hp, t):
         by_shape = sorted(range(len(gs)), key=lambda i: tuple(gs[i].shape))
         stream_of = {i: stream for stream, i in enumerate(by_shape)}
         noise = [normal(g.shape, shared["seed"], t, stream_of[i], g.device) for i, g in enumerate(gs)]
-        return [g + deviation * z.to(g.dtype) for g, z in zip(gs, noise, strict=True)], shared
+        # Of a sharded gradient each process draws all the noise and keeps its part.
+        return [g + deviation * placed_like(z.to(g.dtype), g) for g, z in zip(gs, noise, strict=True)], shared
 
     return rule

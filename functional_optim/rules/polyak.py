@@ -4,6 +4,7 @@
 
 Polyak 1987, Introduction to Optimization; Loizou, Vaswani, Laradji & Lacoste-Julien 2021, Stochastic Polyak Step-size for SGD,
 https://arxiv.org/abs/2002.10542
+Garrigos, Gower & Schaipp 2023, Function Value Learning, https://arxiv.org/abs/2307.14528 (SPS₊)
 """
 
 import torch

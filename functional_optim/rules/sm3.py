@@ -7,7 +7,7 @@
 
 Anil, Gupta, Koren & Singer 2019, Memory-Efficient Adaptive Optimization, https://arxiv.org/abs/1901.11150
 
-This is the paper's SM3-II with the cover sets of its section 4. A vector has an accumulator per element and is Adagrad.
+This is the paper's SM3-II, with the slices of a tensor for cover sets. A vector has an accumulator per element and is Adagrad.
 """
 
 import functools

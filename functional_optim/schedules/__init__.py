@@ -5,8 +5,8 @@ rises from 0 makes a first update of 0, as in optax and under torch's schedulers
 
 Every schedule here is a value: equal schedules are equal, print as they are written, and pickle. Its arguments are numbers or
 () tensors; in these, and in the step, it can be batched by `torch.vmap` and differentiated. Where two pieces meet, the
-derivative in the step is that of the later piece. A tensor step gives a tensor. Any function from step to value will do as a
-schedule, too.
+derivative in the step is that of the later piece. A tensor step gives a tensor. A number out of its range raises ValueError,
+what is no number TypeError. Any function from step to value will do as a schedule, too.
 """
 
 from functional_optim.schedules.cycles import cosine_restarts, inverse_sqrt, noam, one_cycle, warmup_cosine, warmup_stable_decay

@@ -37,7 +37,8 @@ class inverse_sqrt:
 class noam:
     """`factor · d_model^−½ · min(t^−½, t · warmup_steps^−3/2)` with t = step + 1, so that the first update is not lost.
 
-    Rises in a straight line to its peak `factor / √(d_model · warmup_steps)` at step `warmup_steps − 1`; all numbers positive.
+    It rises in a straight line to its peak, `factor / √(d_model · warmup_steps)` at step `warmup_steps − 1`, and falls without an
+    end; `d_model` and `warmup_steps` > 0.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, https://arxiv.org/abs/1706.03762, whose steps start at 1.
 

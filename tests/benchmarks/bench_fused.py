@@ -90,7 +90,13 @@ def contestants(params):
 
 def eager_contestants(params):
     """Apart from the others: its temporaries, the size of the model, would slow down whoever comes next."""
-    return {"torch AdamW, default": torch.optim.AdamW(params).step, "AdamW, eager": AdamW(params).step}
+    options = {"lr": 1e-3, "momentum": 0.9}
+    return {
+        "torch AdamW, default": torch.optim.AdamW(params).step,
+        "AdamW, eager": AdamW(params).step,
+        "torch SGD, default": torch.optim.SGD(params, **options).step,
+        "SGD, eager": SGD(params, **options).step,
+    }
 
 
 # Ours, the other, how many of the other make one of ours, and the ratio to stay below. Lion reads g twice, p and m, and writes p
@@ -102,18 +108,21 @@ COMPARISONS = {
         ("SGD", "torch SGD", 1, None),
         ("clip + cautious Lion + decay", "copy", 3, 1.3),
         ("AdamW, eager", "torch AdamW, default", 1, 1.05),
+        ("SGD, eager", "torch SGD, default", 1, 1.05),
     ],
     "resnet50": [
         ("AdamW", "torch AdamW", 1, None),
         ("clip + AdamW", "torch clip + AdamW", 1, None),
         ("SGD", "torch SGD", 1, None),
         ("AdamW, eager", "torch AdamW, default", 1, 1.05),
+        ("SGD, eager", "torch SGD, default", 1, 1.05),
     ],
     "tiny": [
         ("AdamW", "torch AdamW", 1, 1.2),
         ("clip + AdamW", "torch clip + AdamW", 1, 1.0),
         ("SGD", "torch SGD", 1, None),
         ("AdamW, eager", "torch AdamW, default", 1, 1.05),
+        ("SGD, eager", "torch SGD, default", 1, 1.05),
     ],
 }
 

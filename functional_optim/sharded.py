@@ -1,0 +1,69 @@
+"""Tensors that are spread over several processes: all that the core knows of torch's `DTensor`.
+
+Elementwise rules need nothing from here: a DTensor computes as any tensor does, each process on its own shard. A quantity of
+the whole tree has to be summed over the mesh before it meets other tensors, and a rule that needs a tensor's true shape has to
+see the whole tensor. A DTensor is told by its attributes, so that torch.distributed is not imported until somebody has made one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(x: Any) -> bool:
+    """Whether this is a `DTensor`."""
+    return isinstance(x, Tensor) and hasattr(x, "device_mesh")
+
+
+def whole(x: Any) -> Any:
+    """A DTensor as the ordinary tensor that it stands for, gathered or summed over its mesh; anything else as it is."""
+    return x.full_tensor() if is_sharded(x) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """The memory that this process holds of a tensor."""
+    to_local = getattr(x, "to_local", None)
+    return x if to_local is None else to_local()
+
+
+def placed_like(x: Tensor, stored: Any) -> Tensor:
+    """The reverse of `whole` and `on_one_mesh`: a tensor that all processes have, in the form in which `stored` is held.
+
+    One of another shape than a DTensor's stays ordinary.
+    """
+    if not is_sharded(stored):
+        return whole(x)
+    if is_sharded(x) or x.shape != stored.shape:
+        return x
+    replicated = _replicated(x, stored)
+    # What was a gradient yet to be summed becomes an update that is already.
+    pairs = zip(stored.placements, replicated.placements, strict=True)
+    return replicated.redistribute(placements=[copied if own.is_partial() else own for own, copied in pairs])
+
+
+def on_one_mesh(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """The same tensors; if some are DTensors, then all of them, so that a rule for all together can combine them."""
+    first = next((x for x in tensors if is_sharded(x)), None)
+    return [x if x is None or first is None or is_sharded(x) else _replicated(x, first) for x in tensors]
+
+
+def _replicated(x: Tensor, other: Any) -> Any:
+    """A tensor that all processes have, as a DTensor on the mesh of another."""
+    from torch.distributed.tensor import DTensor, Replicate  # Loaded already, by whoever made the other.
+
+    return DTensor.from_local(x, other.device_mesh, [Replicate()] * other.device_mesh.ndim, run_check=False)
+
+
+def total(scalars: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more () tensors, an ordinary tensor on the device of the first; of DTensors, the sum over their mesh.
+
+    Each mesh is asked once, however many tensors it holds: messages, not additions, are what a norm costs there.
+    """
+    device = scalars[0].device
+    meshes: dict[Any, list[Tensor]] = {}
+    for x in scalars:
+        meshes.setdefault(getattr(x, "device_mesh", None), []).append(x.to(device))
+    sums = [whole(torch.stack(column).sum()) for column in meshes.values()]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum()

@@ -1,0 +1,67 @@
+"""Optimizers under torch's distributed engines: two processes retrace one. The checks are in `two_processes.py`.
+
+All checks run in one pair of processes, which start in the time of a dozen checks; each is a test here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import two_processes
+
+ALONE = "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
+
+
+def checkpointed(name: str) -> str:
+    """The check that leaves a checkpoint of this optimizer."""
+    return f"a_distributed_checkpoint_resumes[sharded: {name}]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the two processes, which are through, have left reports and checkpoints."""
+    return tmp_path_factory.mktemp("two_processes")
+
+
+@pytest.fixture(scope="module")
+def reports(folder, request) -> list[dict[str, str]]:
+    """What went wrong in each check that this session asks for, by process."""
+    asked = [item.callspec.params for item in request.session.items if "reports" in getattr(item, "fixturenames", ())]
+    checks = [params.get("name") or checkpointed(params["crossing"]) for params in asked]
+    two_processes.save_checkpoints_of_one_process(folder)
+    # One thread each, or the two of them fight for the cores.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, two_processes.__file__, str(rank), str(folder), json.dumps(list(dict.fromkeys(checks)))],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n\n".join(outputs)
+    return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.filterwarnings(ALONE)
+@pytest.mark.parametrize("name", two_processes.CHECKS)
+def test_on_two_processes(name, reports):
+    problems = [f"process {rank}: {report[name]}" for rank, report in enumerate(reports) if report[name]]
+    assert not problems, "\n\n".join(problems)
+
+
+@pytest.mark.filterwarnings(ALONE)
+@pytest.mark.parametrize("crossing", two_processes.CROSSING)
+def test_a_checkpoint_of_two_processes_resumes_on_one(crossing, folder, reports):
+    assert not reports[0][checkpointed(crossing)]
+    two_processes.resume_on_one_process(crossing, folder)

@@ -1,0 +1,120 @@
+"""Parameters of low precision with a float32 copy: it is trained as if it were alone, and they are it, rounded."""
+
+import pytest
+import torch
+
+import functional_optim as fo
+from functional_optim.adapters import OptimizerAdapter
+
+LOW = [torch.float16, torch.bfloat16]
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def train(tx, p, gradients):
+    state = tx.init_state(p)
+    for g in gradients:
+        update, state = tx.update(g, state, p)
+        p = fo.apply_updates(p, update)
+    return p, state
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_the_copy_is_what_float32_training_gives(dtype):
+    p = randn(1000).to(dtype)
+    gradients = [randn(1000, seed=seed).to(dtype) for seed in range(50)]
+    low, state = train(fo.with_master_copy(fo.adamw(lr=1e-3)), p, gradients)
+    full, alone = train(fo.adamw(lr=1e-3), p.float(), [g.float() for g in gradients])
+    assert torch.equal(state["fp32_copy"], full)
+    assert torch.equal(state["adamw"]["scale_by_adam"]["exp_avg"], alone["scale_by_adam"]["exp_avg"])
+    assert low.dtype == dtype and state["fp32_copy"].dtype == torch.float32
+    # The copy, rounded; but where it lies at a tie, to 2⁻¹² of the last way, the other neighbour is as near.
+    off = low != full.to(dtype)
+    assert off.float().mean() < 0.01
+    unit = torch.finfo(dtype).eps * full.abs()
+    assert ((low.float() - full).abs() <= 0.51 * unit + torch.finfo(dtype).tiny).all()
+
+
+def test_steps_too_small_for_the_parameter_add_up():
+    p = torch.ones((), dtype=torch.bfloat16)
+    gradients = [torch.ones_like(p)] * 1000
+    # bfloat16 has nothing between 1 - 2⁻⁸ and 1: a step of 1e-4 is lost.
+    assert train(fo.sgd(lr=1e-4), p, gradients)[0] == 1.0
+    low, state = train(fo.with_master_copy(fo.sgd(lr=1e-4)), p, gradients)
+    # A thousand float32 roundings of 3e-8, all one way.
+    assert state["fp32_copy"].item() == pytest.approx(0.9, abs=3e-5)
+    assert low == torch.tensor(0.9).bfloat16()
+
+
+def test_what_a_step_cannot_reach_the_next_one_does():
+    # From 1 to −0.3: the way of −1.3 has a coarser grid in float16 than −0.3 has.
+    p, target = torch.tensor(1.0, dtype=torch.float16), 0.3001
+    tx = fo.with_master_copy(fo.sgd(lr=1.0))
+    p, state = train(tx, p, [torch.tensor(1.0 + target, dtype=torch.float16)])
+    first = (p.float() - state["fp32_copy"]).abs()
+    update, state = tx.update(torch.zeros_like(p), state, p)
+    second = (fo.apply_updates(p, update).float() - state["fp32_copy"]).abs()
+    assert second <= first and second <= 2**-13
+
+
+def test_tampering_with_the_parameter_is_undone():
+    # The copy is the truth: whatever the parameter has become, the update leads to it.
+    p = randn(10).half()
+    tx = fo.with_master_copy(fo.sgd(lr=0.0))
+    state = tx.init_state(p)
+    update, _ = tx.update(torch.ones_like(p), state, p + 0.125)
+    assert torch.equal(fo.apply_updates(p + 0.125, update), p)
+
+
+def test_a_float64_parameter_is_its_own_copy():
+    p, gradients = randn(20).double(), [randn(20, seed=seed).double() for seed in range(20)]
+    with_copy, state = train(fo.with_master_copy(fo.adam()), p, gradients)
+    assert state["fp32_copy"].dtype == torch.float64
+    # w - p and back: two roundings.
+    torch.testing.assert_close(with_copy, train(fo.adam(), p, gradients)[0], rtol=1e-14, atol=1e-15)
+
+
+def test_it_needs_the_parameters():
+    p = torch.ones(2)
+    tx = fo.with_master_copy(fo.sgd())
+    with pytest.raises(ValueError, match="with_master_copy needs the parameters"):
+        tx.update(p, tx.init_state(p))
+
+
+def test_a_parameter_without_gradient_keeps_its_copy():
+    params = {"a": torch.ones(2, dtype=torch.float16), "b": torch.ones(2, dtype=torch.float16)}
+    tx = fo.with_master_copy(fo.adam(lr=0.1))
+    updates, state = tx.update({"a": torch.ones(2, dtype=torch.float16), "b": None}, tx.init_state(params), params)
+    assert updates["b"] is None and torch.equal(state["fp32_copy"]["b"], torch.ones(2))
+    assert not torch.equal(state["fp32_copy"]["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_behind_the_adapter_groups_counts_and_checkpoints(dtype):
+    def make():
+        p, q = (torch.nn.Parameter(randn(4, seed=seed).to(dtype)) for seed in (1, 2))
+        return [p, q], OptimizerAdapter([{"params": p, "lr": 0.1}, {"params": q}], fo.with_master_copy(fo.adamw()), lr=0.01)
+
+    (p, q), optimizer = make()
+    alone = [torch.nn.Parameter(x.detach().float()) for x in (p, q)]
+    reference = torch.optim.AdamW([{"params": alone[:1], "lr": 0.1}, {"params": alone[1:]}], lr=0.01)
+    for t in range(10):
+        for i, (x, y) in enumerate(zip((p, q), alone, strict=True)):
+            x.grad = randn(4, seed=10 * t + i).to(dtype) if i == 0 or t % 2 else None
+            y.grad = None if x.grad is None else x.grad.float()
+        optimizer.step()
+        reference.step()
+        if t == 5:
+            (r, s), fresh = make()
+            fresh.load_state_dict(optimizer.state_dict())
+            with torch.no_grad():
+                r.copy_(p)
+                s.copy_(q)
+            (p, q), optimizer = (r, s), fresh
+    for x, y in zip((p, q), alone, strict=True):
+        # Ten float32 steps, AdamW's factor 1 - lr·λ rounded otherwise.
+        torch.testing.assert_close(optimizer.state[x]["fp32_copy"], y.detach(), rtol=2e-6, atol=1e-6)
+        assert optimizer.state[x]["step"] == reference.state[y]["step"]
+        torch.testing.assert_close(x.detach().float(), y.detach(), rtol=torch.finfo(dtype).eps, atol=0)
