@@ -8,8 +8,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
 
+# A process for each core, one thread each: small tensors gain nothing from more, and much of the time goes into compilers.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Without the libraries to compare with, where they can't be had, it is still a benchmark.
 bench: .venv/installed

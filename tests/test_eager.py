@@ -297,7 +297,7 @@ def with_random_numbers(hp):
 
 
 @pytest.mark.parametrize(
-    "link", [divided_by_the_largest, branching_on_a_tensor, with_random_numbers, by_hand, scale_rows], ids=lambda x: str(x)
+    "link", [divided_by_the_largest, branching_on_a_tensor, with_random_numbers, by_hand, scale_rows], ids=lambda x: x.__name__
 )
 def test_what_cannot_be_written_down_is_called(link):
     plain, eager = pair(fo.chain(link(), fo.sgd(momentum=0.9)), [(3, 4), (7,), (2, 3)])
