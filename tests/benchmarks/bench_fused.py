@@ -1,8 +1,8 @@
 """What a step costs: this library, eager and fused, against `torch.optim`, other libraries and the speed of a plain copy.
 
-    make bench                                                                     # everything, about 8 minutes on two cores
-    make bench BENCH="--models tiny --tasks adamw --skip first-step memory"        # one table
-    make bench BENCH="--models gpt2 --tasks clip --contestants 'ours, fused' 'torch fused' --skip first-step memory"
+    make bench                                  # everything, and bench_meta.py; this part takes about 8 minutes on two cores
+    python tests/benchmarks/bench_fused.py --models tiny --tasks adamw --skip first-step memory
+    python tests/benchmarks/bench_fused.py --models gpt2 --tasks clip --contestants "ours, fused" "torch fused" --skip first-step memory
 
 The large model with all contestants needs 12 GB, since each keeps its state; two of them need 6 GB. Other libraries come with the
 extra `bench` and take part if they can be imported.
