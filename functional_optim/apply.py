@@ -21,8 +21,9 @@ def apply_updates(params: Tree, updates: Tree, *, rounding: str = "nearest", gen
     Args:
         params: the parameters.
         updates: what `update` returned.
-        rounding: `"nearest"`, or `"stochastic"` for leaves of bfloat16 and float16; wider ones are rounded to nearest in any
-        case. generator: the source of randomness, on the parameters' device; torch's default one if None. Under `torch.vmap` pass
+        rounding: `"nearest"`, or `"stochastic"` for leaves of bfloat16 and float16; wider ones are rounded to nearest in
+            any case.
+        generator: the source of randomness, on the parameters' device; torch's default one if None. Under `torch.vmap` pass
             none, and `randomness="different"` to `vmap`.
 
     Raises:

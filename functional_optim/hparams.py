@@ -216,6 +216,19 @@ def validate_number(where: str, value: Any, interval: str) -> None:
         raise ValueError(f"{where} = {value} is outside {interval}.")
 
 
+def require_count(name: str, value: Any, least: int) -> None:
+    """Raise unless a static choice is a whole number of at least so much.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: less.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} = {value!r}: expected a whole number of at least {least}.")
+    if value < least:
+        raise ValueError(f"{name} = {value}: expected at least {least}.")
+
+
 def _plain(value: Any) -> Any:
     """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
     is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)

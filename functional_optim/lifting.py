@@ -6,6 +6,7 @@ rules know nothing of them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -138,7 +139,13 @@ class Lifted:
         return slots
 
     def _numbers(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._given(name, extra) for name in self.extra}
+        given = {name: self._given(name, extra) for name in self.extra}
+        for name, value in given.items():
+            is_number = value.ndim == 0 if isinstance(value, Tensor) else isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number:
+                found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+                raise TypeError(f"{self.name} needs one number {name!r}, or a () tensor, but got {found}.")
+        return given
 
     def _leaf_extras(self, extra: Mapping[str, Any], updates: Tree, spec: Spec) -> list[list[Any]]:
         """The leaves of the trees that the rule asks for beside the gradients; one that is None has only None leaves."""

@@ -267,6 +267,7 @@ def _constructor(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = bound.arguments
+        _require_dtype(name, values.get("state_dtype"))
         form: Any = lift(
             name=name,
             scalars=scalars,
@@ -290,6 +291,11 @@ def _require_names(name: str, slots: Any) -> None:
         raise TypeError(f"slots = {slots!r} of {name} is a string: expected a tuple of names, ({slots!r},).")
     if "step" in slots or len(set(slots)) != len(slots):
         raise ValueError(f"slots = {tuple(slots)} of {name}: the names must differ, and `step` is the count of updates.")
+
+
+def _require_dtype(name: str, dtype: Any) -> None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"state_dtype = {dtype!r} of {name}: expected a real floating dtype, such as torch.bfloat16, or None.")
 
 
 def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], has_slots: bool) -> inspect.Signature:

@@ -218,6 +218,56 @@ def test_one_value_per_leaf_for_a_transform_by_hand():
             whole.update(torch.ones(2), state, torch.ones(2), {name: fo.PerLeaf(0.5)})
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64, "bfloat16"], ids=str)
+@pytest.mark.parametrize("make", [fo.scale_by_adam, fo.sgd, fo.muon, fo.prodigy], ids=lambda f: f.__name__)
+def test_a_state_dtype_that_holds_no_real_numbers(make, dtype):
+    options = {"momentum": 0.9} if make is fo.sgd else {}
+    with pytest.raises(TypeError, match=r"state_dtype = .* expected a real floating dtype"):
+        make(**options, state_dtype=dtype)
+
+
+# Static choices.
+
+
+@pytest.mark.parametrize(
+    "tx, message",
+    [
+        (lambda: fo.reduce_on_plateau(patience=-1), "patience = -1: expected at least 0"),
+        (lambda: fo.reduce_on_plateau(cooldown=1.5), "cooldown = 1.5: expected a whole number"),
+        (lambda: fo.reduce_on_plateau(accumulation_size=0), "accumulation_size = 0: expected at least 1"),
+        (lambda: fo.ademamix(alpha_warmup=-1), "warm-up = -1: expected at least 0"),
+        (lambda: fo.ademamix(beta3_warmup="10"), "warm-up = '10': expected a whole number"),
+        (lambda: fo.adagc(warmup_steps=-1), "warmup_steps = -1: expected at least 0"),
+        (lambda: fo.muon(ns_steps=1.5), "ns_steps = 1.5: expected a whole number"),
+        (lambda: fo.muon(ns_steps=100), r"ns_steps = 100 is outside \[0, 100\)"),
+    ],
+)
+def test_counts_out_of_range(tx, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        made = tx()
+        made.update(GRADS, made.init_state(PARAMS), PARAMS, value=1.0)
+
+
+# What a rule asks for beside the gradients.
+
+
+@pytest.mark.parametrize(
+    "value, found",
+    [
+        (None, "None"),
+        ("1.0", "'1.0'"),
+        (True, "True"),
+        (torch.ones(2), r"a tensor of shape \(2,\)"),  # of a parameter's shape it would scale element by element
+    ],
+)
+@pytest.mark.parametrize("make", [fo.polyak_sgd, fo.momo, fo.reduce_on_plateau], ids=lambda f: f.__name__)
+def test_a_loss_that_is_no_number(make, value, found):
+    tx = make()
+    state = tx.init_state(PARAMS)
+    with pytest.raises(TypeError, match=rf"needs one number 'value', or a \(\) tensor, but got {found}"):
+        tx.update(GRADS, state, PARAMS, value=value)
+
+
 # Trees.
 
 

@@ -159,6 +159,24 @@ def assert_same_progress(ours, theirs, dtype=torch.float32):
         assert_close(ours.state[p].values(), [theirs.state[q][name] for name in ours.state[p]], dtype)
 
 
+def assert_same_steps(ours, theirs, steps=20):
+    """Everything after each step, to `TOLERANCE` of the largest value that an element has had.
+
+    The largest, not the present one: where large terms cancel, their rounding stays. (Without learning rate or clip, the second
+    step of ADOPT is a quotient of two random numbers; 1 in 15,000 throws an element out by 1,000, and later ones bring it back.)
+    """
+    rtol, atol = TOLERANCE[torch.float32]
+    largest = {}
+    for step in range(steps):
+        run(ours, theirs, steps=1, first=step)
+        for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+            assert ours.state[p].keys() == theirs.state[q].keys()
+            for name, x, y in [("", p, q), *((name, x, theirs.state[q][name]) for name, x in ours.state[p].items())]:
+                assert x.dtype == y.dtype
+                largest[p, name] = torch.maximum(x.detach().abs(), largest.get((p, name), torch.zeros_like(x)))
+                assert ((x - y).abs() <= rtol * largest[p, name] + atol).all(), (step, tuple(p.shape), name)
+
+
 class Plain(OptimizerAdapter):
     """Steps by calling the transform itself, which is what every engine is compared with."""
 
@@ -208,8 +226,7 @@ TABLE = [
 @pytest.mark.parametrize("transform, shapes", TABLE)
 def test_fused_is_eager_for_every_transform_of_the_table(transform, shapes):
     eager, fused = pair(transform, shapes)
-    run(eager, fused)
-    assert_same_progress(eager, fused)
+    assert_same_steps(eager, fused)
     assert all(fused._engines.values())
 
 

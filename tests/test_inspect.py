@@ -23,6 +23,20 @@ def test_of_several_a_longer_path_tells():
     assert fo.state_get(state, "scale_by_adam_1.exp_avg") is state["scale_by_adam_1"]["exp_avg"]
 
 
+def test_a_parameter_called_like_a_slot_is_no_obstacle():
+    state = fo.scale_by_adam().init_state({"step": torch.ones(2)})
+    assert fo.state_get(state, "step").ndim == 0
+    assert fo.state_get(state, "exp_avg.step").shape == (2,)
+
+
+def test_a_slot_of_one_parameter_is_found_by_its_dotted_name():
+    tx = fo.partition({"a": fo.adam()}, lambda name, leaf: "a")
+    state = tx.init_state({"layers": [{"w": torch.ones(2)}]})
+    assert fo.state_get(state, "exp_avg.layers.0.w") is state["a"]["scale_by_adam"]["exp_avg"]["layers.0.w"]
+    with pytest.raises(KeyError, match="no entry 'w'"):
+        fo.state_get(state, "w")
+
+
 def test_a_misspelt_name_gets_advice():
     with pytest.raises(KeyError, match=r"no entry 'exp_agv'.*Did you mean 'exp_avg'"):
         fo.state_get(fo.adam().init_state(PARAMS), "exp_agv")

@@ -77,8 +77,28 @@ def test_a_label_without_a_branch_is_an_error():
 
 def test_a_label_that_no_parameter_has_is_an_error():
     tx = fo.partition({"a": fo.sgd(), "b": fo.sgd()}, fo.by_name({"stm": "a", ".*": "b"}))
-    with pytest.raises(ValueError, match=r"no parameter is labelled 'a'; there are: 'stem.w', 'head.0', 'head.1'|'head.0'"):
+    with pytest.raises(ValueError, match=r"no parameter is labelled 'a'; there are: 'head.0', 'head.1', 'stem.w'"):
         tx.init_state(PARAMS)
+
+
+@pytest.mark.parametrize("mask", [True, {"stm": True}], ids=["a bare bool", "a misspelt name"])
+def test_a_mask_that_names_no_parameter_is_an_error(mask):
+    with pytest.raises(ValueError, match=r"the mask names no parameter: it has .*; there are: 'head.0', 'head.1', 'stem.w'"):
+        fo.masked(fo.sgd(), mask).init_state(PARAMS)
+
+
+def test_a_mask_may_name_parameters_that_its_branch_does_not_see():
+    inner = fo.masked(fo.scale(2.0), {"stem": {"w": True}, "head": [True, True]})
+    tx = fo.partition({"a": inner, "b": fo.freeze()}, fo.by_ndim({2: "a"}, otherwise="b"))
+    assert torch.equal(updates_of(tx)["stem"]["w"], 2 * GRADS["stem"]["w"])
+
+
+def test_a_label_by_shape_of_what_has_no_gradient_needs_the_parameters():
+    tx = fo.partition({"a": fo.scale(2.0), "b": fo.freeze()}, fo.by_ndim({2: "a"}, otherwise="b"))
+    grads, state = {**GRADS, "stem": {"w": None}}, tx.init_state(PARAMS)
+    with pytest.raises(ValueError, match=r"the label of 'stem.w' depends on more than its name.*update\(grads, state, params\)"):
+        tx.update(grads, state)
+    assert tx.update(grads, state, PARAMS)[0]["stem"]["w"] is None
 
 
 def test_the_label_of_the_rest_may_find_nothing():

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined, choose
-from functional_optim.hparams import HParams
+from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import widened
 from functional_optim.numerics import double
 from functional_optim.schedules import Schedule
@@ -76,7 +75,7 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     -2.0
     """
     require_transform(transform, "accumulate")
-    if not callable(every) and (isinstance(every, Tensor | bool) or every < 1):
-        raise ValueError(f"every = {every!r}: expected a whole number of at least 1, or a function of the step.")
+    if not callable(every):
+        require_count("every", every, 1)
     form = Accumulated(transform, every)
     return Transform(form.init, form.update, transform.declared, "accumulate", form)

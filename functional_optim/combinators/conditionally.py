@@ -75,6 +75,8 @@ def conditionally(transform: Transform, condition: Callable[[Tensor], Any], othe
     otherwise = chain() if otherwise is None else otherwise
     require_transform(transform, "conditionally")
     require_transform(otherwise, "conditionally, otherwise")
+    if not callable(condition):
+        raise TypeError(f"condition = {condition!r}: expected a function of the step, such as lambda step: step < 1000.")
     form = Conditional(transform, otherwise, condition)
     declared = merge({transform.name: transform.declared, f"the other {otherwise.name}": otherwise.declared})
     return Transform(form.init, form.update, declared, "conditionally", form)

@@ -1,4 +1,4 @@
-"""What a transform is made of, in order: the one place that looks through combinators."""
+"""The rules that a transform runs one after another, for engines: looks through chains and renamings, and no further."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

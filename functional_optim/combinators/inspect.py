@@ -100,11 +100,12 @@ def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:
 
 
 def _path_of(state: Tree, name: str) -> tuple[str, ...]:
-    wanted = tuple(name.split("."))
     every = list(_paths(state))
-    found = [path for path in every if path[-len(wanted) :] == wanted]
-    if len(found) == 1:
-        return found[0]
+    found = [path for path in every if name in (".".join(path[i:]) for i in range(len(path)))]
+    # A whole path is as much as can be given, though a parameter may be called like a slot.
+    whole = [path for path in found if ".".join(path) == name]
+    if len(whole) == 1 or len(found) == 1:
+        return (whole or found)[0]
     if found:
         raise KeyError(f"several entries are called {name!r}: {', '.join(map('.'.join, found))}. Give more of the path.")
     names = list(dict.fromkeys(path[-1] for path in every))

@@ -105,4 +105,16 @@ def labels_of(labels: Labels, tree: Tree) -> list[Any]:
     if not callable(labels):
         table = dict(zip(trees.names(labels), trees.leaves(labels), strict=True))
         return [table.get(name) for name in names]
-    return [labels(name, leaf) for name, leaf in zip(names, trees.leaves(tree), strict=True)]
+    return [_label(labels, name, leaf) for name, leaf in zip(names, trees.leaves(tree), strict=True)]
+
+
+def _label(labels: Callable[[str, Tensor], Any], name: str, leaf: Tensor) -> Any:
+    try:
+        return labels(name, leaf)
+    except AttributeError as error:
+        if leaf is not None:
+            raise
+        raise ValueError(
+            f"the label of {name!r} depends on more than its name, but it has no gradient here. Pass the parameters: "
+            "update(grads, state, params)."
+        ) from error

@@ -1,7 +1,7 @@
 """Averages of the parameters: lookahead, which trains them, and the exponential moving average, which watches them."""
 
 from functional_optim.combinators.chain import chain
-from functional_optim.hparams import FRACTION, Hparam
+from functional_optim.hparams import FRACTION, Hparam, require_count
 from functional_optim.lifting import copied
 from functional_optim.numerics import where
 from functional_optim.transform import Transform, elementwise, require_transform
@@ -37,8 +37,7 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
     `optax.lookahead`, whose parameters are pairs of fast and slow ones.
     """
     require_transform(transform, "lookahead")
-    if sync_period < 1:
-        raise ValueError(f"sync_period = {sync_period}: expected at least 1.")
+    require_count("sync_period", sync_period, 1)
     return chain(transform, _toward_slow(sync_period, slow_step_size), name="lookahead")
 
 

@@ -17,7 +17,7 @@ import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
-from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams
+from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, require_count
 from functional_optim.lifting import widened
 from functional_optim.numerics import global_norm, inner_product, sqrt
 from functional_optim.transform import Transform, require_transform
@@ -39,6 +39,13 @@ class Mechanized(Combined):
     @property
     def parts(self) -> Mapping[tuple[str, ...], Transform]:
         return {("inner",): self.inner}
+
+    def check(self, params: Tree) -> None:
+        """Raise TypeError for a complex parameter."""
+        for name, p in zip(trees.names(params), trees.leaves(params), strict=True):
+            if p is not None and p.is_complex():
+                raise TypeError(f"mechanize takes no complex parameters, but {name!r} is {p.dtype}.")
+        super().check(params)
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The scales at their first value, and where the parameters start."""
@@ -91,14 +98,19 @@ def mechanize(
         mechanic_decay: λ, at least 0, a weight decay in the tuner's own objective. A hyper-parameter, as the next two are.
         s_init: s₀, greater than 0, the first scale: small.
         mechanic_eps: ε, at least 0.
-        num_betas: n, the number of memories of different length.
+        num_betas: n, the number of memories of different length, at least 1.
 
     State: `scales`, `largest`, `variance`, `reward`, (n,) float64; `start`, like the parameters; the base's under `"inner"`.
 
     Source: Cutkosky, Defazio & Mehta 2023, https://arxiv.org/abs/2306.00144. As `optax.contrib.mechanize`; it starts from the
-    parameters given to `init_state`, not from those of the first update. Complex parameters are not supported.
+    parameters given to `init_state`, not from those of the first update.
+
+    Raises:
+        TypeError: from `init_state`, for a complex parameter: the tuner's products are real.
+        ValueError: `update` was called without params.
     """
     require_transform(transform, "mechanize")
+    require_count("num_betas", num_betas, 1)
     own = {
         "mechanic_decay": Hparam(mechanic_decay, NON_NEGATIVE),
         "s_init": Hparam(s_init, POSITIVE),

@@ -33,6 +33,8 @@ class Partitioned(Combined):
 
     def check(self, params: Tree) -> None:
         """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
+        if isinstance(self.labels, _Mask):
+            self.labels.check(trees.names(params))
         names, is_reserve = trees.names(params), getattr(self.labels, "is_reserve", lambda label, names: False)
         for label, share in self._shares(params).items():
             if self.all_used and not share.places and not is_reserve(label, names):
@@ -127,7 +129,9 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
             labels by name, nested like the parameters or flat with dotted names. They may depend on names and shapes alone.
 
     Hyper-parameters: a bare name (`lr`) reaches every branch that has it, and `label.lr` one of them. Where branches have
-    different defaults for a name, each keeps its own until it is given.
+    different defaults for a name, each keeps its own until it is given; behind the adapter, groups then have no bare `lr`, which
+    torch's schedulers want: give one (`OptimizerAdapter(params, tx, lr=0.1)`), or scale the updates of all branches alike with
+    `chain(tx, scale_by_schedule(...))`.
 
     State: each branch's under its label, with a flat dict of its own parameters, by name, for each slot. A whole-tree quantity
     (`clip_by_global_norm`) in a branch spans its leaves; in a chain around the partition, all.
@@ -146,6 +150,8 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
     >>> tx.update(grads, tx.init_state(params), params, {"lr": 0.5, "decay.lr": 0.1, "weight_decay": 0.0})[0]
     {'weight': tensor([-0.1000, -0.1000]), 'bias': tensor([-0.5000])}
     """
+    if not isinstance(branches, Mapping):
+        raise TypeError(f"branches is a {type(branches).__name__}: expected a mapping of labels to transforms.")
     for label, branch in branches.items():
         require_transform(branch, f"branch {label!r} of partition")
     return _routed(branches, labels, all_used=True, name="partition")
@@ -157,6 +163,9 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     Args:
         transform: what runs where the mask is true.
         mask: `(name, leaf) -> bool`, or a tree of bools by name; a parameter that it does not name is False.
+
+    Raises:
+        ValueError: from `init_state`, where a tree of bools names none of the parameters.
 
     Hyper-parameters are the transform's. State: the transform's under `"masked"`, over a flat dict of the parameters by name.
 
@@ -170,17 +179,24 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     [tensor([0.5000, 0.5000]), tensor(0.)]
     """
     require_transform(transform, "masked")
-    return _routed({"masked": transform, "rest": chain()}, _Mask(mask), all_used=False, name="masked")
+    by_name = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
+    return _routed({"masked": transform, "rest": chain()}, _Mask(by_name), all_used=False, name="masked")
 
 
 @dataclass(frozen=True, eq=False)
 class _Mask:
-    """A mask as labels."""
+    """A mask as labels: a function, or bools by name."""
 
-    mask: Labels
+    mask: Callable[[str, Tensor], bool] | Mapping[str, bool]
 
     def __call__(self, name: str, leaf: Tensor) -> str:
-        return "masked" if labels_of(self.mask, {name: leaf})[0] else "rest"
+        chosen = self.mask.get(name, False) if isinstance(self.mask, Mapping) else self.mask(name, leaf)
+        return "masked" if chosen else "rest"
+
+    def check(self, names: list[str]) -> None:
+        """Raise where the names have nothing in common with those that it gives: a branch may see a part of them."""
+        if isinstance(self.mask, Mapping) and names and self.mask and not set(names) & set(self.mask):
+            raise ValueError(f"the mask names no parameter: it has {_listed(self.mask)}; there are: {_listed(names)}.")
 
 
 def _routed(branches: Mapping[str, Transform], labels: Labels, *, all_used: bool, name: str) -> Transform:

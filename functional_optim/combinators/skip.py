@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined, choose
-from functional_optim.hparams import POSITIVE, Hparam, HParams
+from functional_optim.hparams import POSITIVE, Hparam, HParams, require_count
 from functional_optim.numerics import global_norm
 from functional_optim.sharded import total
 from functional_optim.transform import Transform, require_transform
@@ -75,6 +75,7 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     (0.0, 1)
     """
     require_transform(transform, "apply_if_finite")
+    require_count("max_consecutive_errors", max_consecutive_errors, 0)
 
     def is_finite(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
         flawed = [(~u.isfinite()).sum() for u in updates]

@@ -13,7 +13,7 @@ at some early step, such as one behind a layer that starts at 0.
 
 import torch
 
-from functional_optim.hparams import FRACTION, Hparam
+from functional_optim.hparams import FRACTION, Hparam, require_count
 from functional_optim.lifting import OneNumber
 from functional_optim.numerics import norm, sqrt, where
 from functional_optim.reductions import SumOver
@@ -48,6 +48,7 @@ def clip_by_adagc(hp, t, total, *, warmup_steps=100):
     Source: Wang et al. 2025, https://arxiv.org/abs/2502.11034, where AdamW follows; a norm of 0 is skipped here, see the module.
     Neither torch nor optax has a counterpart.
     """
+    require_count("warmup_steps", warmup_steps, 0)
     beta, early = hp["beta"], _bounded(hp["lambda_abs"], total)
 
     def rule(g, p, usual):

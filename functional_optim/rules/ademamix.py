@@ -14,7 +14,7 @@ The warm-up of β₃ makes the average's half-life grow linearly from that of β
 
 import math
 
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.numerics import bias_correction, double, log, sqrt, where
 from functional_optim.transform import elementwise
 
@@ -62,6 +62,7 @@ def scale_by_ademamix(hp, t, *, alpha_warmup=None, beta3_warmup=None):
 
 def _share(t, steps):
     """How much of a warm-up is over."""
+    require_count("warm-up", steps, 0)
     return where(t < steps, double(t) / max(steps, 1), 1.0)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.numerics import sqrt
 from functional_optim.transform import Transform, per_tensor
 
@@ -111,7 +111,8 @@ def scale_by_muon(
     """
     if adjust_lr_fn not in FACTORS:
         raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r}: expected one of {', '.join(map(repr, FACTORS))}.")
-    if not 0 <= ns_steps < 100:
+    require_count("ns_steps", ns_steps, 0)
+    if ns_steps >= 100:
         raise ValueError(f"ns_steps = {ns_steps} is outside [0, 100).")
     return _muon(nesterov, ns_steps, adjust_lr_fn, ns_dtype, momentum, ns_coefficients, eps, state_dtype=state_dtype)
 

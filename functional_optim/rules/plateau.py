@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from functional_optim.hparams import NON_NEGATIVE, Hparam
+from functional_optim.hparams import NON_NEGATIVE, Hparam, require_count
 from functional_optim.transform import whole_tree
 
 
@@ -42,9 +42,9 @@ def reduce_on_plateau(hp, *, patience=10, cooldown=0, accumulation_size=1):
         factor: φ, what the scale is multiplied with, in (0, 1).
         rtol, atol: by how much, relative and absolute, a loss must be below the best one to count as better.
         min_scale: the scale's lower bound, at least 0.
-        patience: how many means in a row may be no better.
-        cooldown: how many means are then ignored.
-        accumulation_size: how many losses make a mean; more than 1 for the losses of small batches.
+        patience: how many means in a row may be no better, at least 0.
+        cooldown: how many means are then ignored, at least 0.
+        accumulation_size: how many losses make a mean, at least 1; more for the losses of small batches.
 
     State, () float64: `plateau_scale`, `best_value`, `mean_value` of `value_count` losses, `plateau_count`, `cooldown_count`.
 
@@ -57,6 +57,9 @@ def reduce_on_plateau(hp, *, patience=10, cooldown=0, accumulation_size=1):
     >>> update
     tensor(0.5000)
     """
+    require_count("patience", patience, 0)
+    require_count("cooldown", cooldown, 0)
+    require_count("accumulation_size", accumulation_size, 1)
 
     def rule(us, ps, s):
         n = s["value_count"] + 1
