@@ -179,7 +179,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     [tensor([0.5000, 0.5000]), tensor(0.)]
     """
     require_transform(transform, "masked")
-    by_name = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
+    by_name: Any = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
     return _routed({"masked": transform, "rest": chain()}, _Mask(by_name), all_used=False, name="masked")
 
 

@@ -1,15 +1,15 @@
 """What a step costs: this library, eager and fused, against `torch.optim`, other libraries and the speed of a plain copy.
 
-    make bench                                  # everything, and bench_meta.py; this part takes about 8 minutes on two cores
-    python tests/benchmarks/bench_fused.py --models tiny --tasks adamw --skip first-step memory
-    python tests/benchmarks/bench_fused.py --models gpt2 --tasks clip --contestants "ours, fused" "torch fused"
+    make bench                                                                     # everything, about 8 minutes on two cores
+    make bench BENCH="--models tiny --tasks adamw --skip first-step memory"        # one table
+    make bench BENCH="--models gpt2 --tasks clip --contestants 'ours, fused' 'torch fused' --skip first-step memory"
 
 The large model with all contestants needs 12 GB, since each keeps its state; two of them need 6 GB. Other libraries come with the
 extra `bench` and take part if they can be imported.
 
 GB/s: what an ideal step would have to move, over the time. A step may beat the copy, whose target the processor fetches before it
-is overwritten. Deviation: how far the parameters are, after three steps, from those of torch.optim, or of this library where
-torch has no such optimizer, as a share of the way. Much more than rounding means that the contestant does something else.
+is overwritten. Deviation: how far the parameters are, after three steps, from torch.optim's (from this library's, where torch has
+no such optimizer), as a share of the way. Much more than rounding means that the contestant does something else.
 """
 
 import argparse
