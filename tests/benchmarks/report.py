@@ -59,6 +59,7 @@ def plot(results, path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     models = list(dict.fromkeys(model for model, _ in results))
     tasks = list(dict.fromkeys(task for _, task in results))
@@ -70,7 +71,9 @@ def plot(results, path):
             _whiskers(axis, f"C{colour}", name, [results.get((model, task)) for task in tasks], colour / len(names))
         axis.axvline(1, color="grey", linewidth=0.8)
         axis.set(title=model, xscale="log", xlabel="time / a copy of as many bytes")
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(axis="x", which="both", alpha=0.3)
     titles = [next(result.task.title for (_, key), result in results.items() if key == task) for task in tasks]
     axes[0][0].set_yticks([row + 0.35 for row in range(len(tasks))], [title.replace(" + ", "\n+ ") for title in titles])
