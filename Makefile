@@ -11,8 +11,12 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+# Without the libraries to compare with, where they can't be had, it is still a benchmark.
 bench: .venv/installed
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python tests/benchmarks/bench_meta.py $(BENCH_META)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -22,9 +22,10 @@ from functional_optim.transform import Transform
 
 from .kernels import Kernel
 from .layout import Flat, Layout, detached_from
+from .links import Link, links_of, scalars_of
 from .parts import Leaf, Part, Single, parts_of
 from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
-from .tracing import Link, links_of, scalars_of, wide
+from .tracing import wide
 
 States: TypeAlias = Mapping[Tensor, Flat]
 

@@ -19,8 +19,9 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from functional_optim import trees
 
+from .links import Link
 from .prologue import Prologue
-from .tracing import Dtypes, Ending, Link, Traced, fake_tensors, trace, wide
+from .tracing import Dtypes, Ending, Traced, fake_tensors, trace, wide
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}

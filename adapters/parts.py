@@ -4,7 +4,7 @@ A large tensor is viewed flat, in place. Small ones, whose cost is the call and 
 moved into packed buffers once (`optimizer.state` then holds views of these), gradients and parameters are gathered each step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from .layout import Flat
+from .memory import flat, foreach, is_dense, is_lazy, reals
 from .tracing import Dtypes
 
 # What tells apart the kernels of a part: its device and dtypes.
 Signature: TypeAlias = tuple[torch.device, Dtypes]
-
-# Called through `torch`, not `torch.ops`, whose Python wrapper costs as much as the copies.
-foreach_copy: Callable[[Sequence[Tensor], Sequence[Tensor]], None] = vars(torch)["_foreach_copy_"]
 
 # Below this many elements, gathering a tensor costs less than a call of its own.
 SMALL = 13_000
@@ -98,21 +96,21 @@ class Pack:
         for i in range(len(first.slots)):
             buffer = self._buffer(first.values()[i].dtype.to_real())
             views = self.shaped(buffer)
-            foreach_copy(views, [leaf.values()[i] for leaf in self.leaves])
+            foreach["copy_"](views, [leaf.values()[i] for leaf in self.leaves])
             for leaf, view in zip(self.leaves, views, strict=True):
                 leaf.state[leaf.slots[i]] = view
             self.slots.append(buffer)
 
     def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The gradients and the parameters, gathered."""
-        foreach_copy(self.grad_views, [grads[leaf.index] for leaf in self.leaves])
-        foreach_copy(self.param_views, self.params)
+        foreach["copy_"](self.grad_views, [grads[leaf.index] for leaf in self.leaves])
+        foreach["copy_"](self.param_views, self.params)
         return self.grad, self.param
 
     def close(self, p: Tensor) -> None:
         """Scatter the parameters back."""
         del p
-        foreach_copy(self.params, self.param_views)
+        foreach["copy_"](self.params, self.param_views)
 
     def shaped(self, x: Tensor) -> list[Tensor]:
         """Of a packed buffer, each leaf's part in the leaf's shape."""
@@ -138,24 +136,3 @@ def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack
         if leaf.param.numel():
             packs.setdefault(key, []).append(leaf)
     return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]
-
-
-def flat(x: Tensor) -> Tensor:
-    """A dense tensor as a 1-D one, complex numbers as pairs of reals, on the same memory."""
-    x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
-    return x.as_strided((x.numel(),), (1,))
-
-
-def is_dense(x: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory, each once, in whatever order."""
-    return torch.empty_like(x, device="meta").stride() == x.stride()
-
-
-def is_lazy(x: Tensor) -> bool:
-    """Whether the memory holds the conjugate, or the negative, of the tensor."""
-    return x.is_conj() or x.is_neg()
-
-
-def reals(x: Tensor) -> int:
-    """How many real numbers a tensor holds."""
-    return x.numel() * (2 if x.is_complex() else 1)

@@ -10,8 +10,9 @@ from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
 from .layout import Layout
+from .links import Link, scalars_of
 from .parts import Signature
-from .tracing import Dtypes, Ending, Link, reduced_like, scalars_of, wide
+from .tracing import Dtypes, Ending, reduced_like, wide
 
 HParams: TypeAlias = Mapping[str, Any]
 

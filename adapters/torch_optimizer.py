@@ -19,6 +19,8 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
+from .eager import EagerStep, is_elementwise
+from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
 
@@ -39,10 +41,11 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_engines", "_validated")
+    _CACHES = ("_layouts", "_engines", "_lists", "_validated")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _engines: "dict[Transform, FusedStep | None]"
+    _lists: dict[Transform, EagerStep | None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
@@ -118,14 +121,17 @@ class TransformOptimizer(torch.optim.Optimizer):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
         with _without_autocast():
             computed = [
-                self._fused(transform, groups) or self._eager(transform, groups, closure, extra)
+                self._fused(transform, groups)
+                or self._in_lists(transform, groups)
+                or self._eager(transform, groups, closure, extra)
                 for transform, groups in parts.items()
                 if any(p.grad is not None for _, group in groups for p in group["params"])
             ]
             for write in computed:
                 write()
-        if self._engines.keys() - parts.keys():
-            self._engines = {transform: engine for transform, engine in self._engines.items() if transform in parts}
+        for engines in (self._engines, self._lists):
+            for transform in engines.keys() - parts.keys():
+                del engines[transform]
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -179,12 +185,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
         if not wanted or self._engines.get(transform, wanted) is None:
             return None
-        params, grads, owners = [], [], []
-        for index, group in groups:
-            present = [p for p in group["params"] if p.grad is not None]
-            params += present
-            grads += [p.grad for p in present]
-            owners += [index] * len(present)
+        params, grads, owners = _with_gradients(groups)
         hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
@@ -241,10 +242,45 @@ class TransformOptimizer(torch.optim.Optimizer):
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
             return None
 
+    def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
+        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+
+        None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
+        """
+        if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
+            return None
+        if transform not in self._lists:
+            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
+        engine = self._lists[transform]
+        if engine is None:
+            return None
+        params, grads, owners = _with_gradients(groups)
+        states: list[Flat] = [self.state.get(p, {}) for p in params]
+        new: list[Flat] = []
+        try:
+            hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+            if not engine.fits(params, grads, owners, states):
+                layout, complete, _ = self._started(transform, groups, on_host=True)
+                new = list(complete.values())
+                engine.prepare(layout, params, grads, owners, new)
+            write = engine.computed(grads, hparams)
+        except NotElementwise:
+            self._lists[transform] = None
+            return None
+        except Exception:  # Whatever is wrong with a number, a tensor or a rule.
+            return None
+
+        def write_all() -> None:
+            for p, state in zip(params, new, strict=bool(new)):
+                self.state[p].update(state)
+            write()
+
+        return write_all
+
     def _eager(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
-        """The step of one transform, computed; what is returned writes it down."""
+        """The step of one transform, computed by itself; what is returned writes it down."""
         leaves = _leaves(groups)
         extra = {name: _by_key(leaves, value) for name, value in extra.items()}
         if closure is not None:
@@ -294,6 +330,9 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
+    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
+    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
+    agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
@@ -404,6 +443,18 @@ def _without_autocast() -> contextlib.ExitStack:
 
 def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None]
+
+
+def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """The parameters that have a gradient, the gradients, and the number of each one's group."""
+    params: list[Tensor] = []
+    grads, owners = [], []
+    for index, group in groups:
+        present = [p for p in group["params"] if p.grad is not None]
+        params += present
+        grads += [p.grad for p in present]
+        owners += [index] * len(present)
+    return params, grads, owners
 
 
 def _full_gradient(p: Tensor) -> Tensor | None:

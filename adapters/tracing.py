@@ -5,10 +5,9 @@ input. What depends on scalars alone is the prologue: a handful of numbers a ste
 Without the split, a power such as βᵗ would be computed once per element.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Any
 
 import torch
@@ -19,44 +18,16 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.fx.node import map_aggregate
 
 from functional_optim import trees
-from functional_optim.combinators.innermost import innermost
-from functional_optim.lifting import Leafwise, widened
+from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
-from functional_optim.transform import Transform
 
+from .links import Link
 from .prologue import Prologue
 
 aten = torch.ops.aten
 
 # Any length but 0 and 1, which the tracer would take for constants. The compiler reads it as "large: use all threads".
 TYPICAL_LENGTH = 1 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Link:
-    """A rule in a chain: its form, the path of its state, and the rule's name to the group's of every hyper-parameter."""
-
-    form: Leafwise
-    path: tuple[str, ...]
-    hparams: Mapping[str, str]
-
-    @property
-    def structure(self) -> tuple[Any, ...]:
-        """Equal for links that compute the same: everything about a link but its numbers and names."""
-        form = self.form
-        options = tuple((name, _distinct(value)) for name, value in sorted(form.options.items()))
-        return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
-
-
-def links_of(transform: Transform) -> list[Link] | None:
-    """The rules that a transform is made of, in order; None where something in it is no rule of gradient, parameter and slots."""
-    links = []
-    for placed in innermost(transform):
-        form = placed.transform.form
-        if not isinstance(form, Leafwise) or form.extra or form.leaf_extra:
-            return None
-        links.append(Link(form, placed.path, placed.hparams))
-    return links
 
 
 class Ending(Enum):
@@ -106,22 +77,6 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
         scalars = [torch.empty((), dtype=torch.float64) for _ in range(spec.num_leaves)]
         graph = make_fx(run)(scalars, *fake_tensors(mode, dtypes, torch.device("cpu"))).graph
     return _split(graph, spec.num_leaves)
-
-
-def scalars_of(links: Sequence[Link], hparams: Mapping[str, Any], counts: Sequence[int], reduced: Sequence[Any]) -> list[Any]:
-    """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
-
-    `counts` are those before the step; `reduced` may stop short of the last link, where that one is about to reduce.
-    """
-    steps, quantities = iter(counts), iter(reduced)
-    return [
-        (
-            {name: _separate(hparams[outer]) for name, outer in link.hparams.items()},
-            (next(steps) + 1,) if link.form.counts else (),
-            tuple(islice(quantities, 1)) if link.form.reduce else (),
-        )
-        for link in links
-    ]
 
 
 def reduced_like(link: Link, dtypes: Dtypes) -> Any:
@@ -238,28 +193,6 @@ def _simplify(graph: fx.Graph, scalars: set[fx.Node]) -> None:
     graph.eliminate_dead_code()
 
 
-def _separate(value: Any) -> Any:
-    """A pair as a tuple of its entries, however it was given."""
-    if isinstance(value, Tensor) and value.ndim:
-        return tuple(value.unbind())
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _require(x: Tensor | None) -> Tensor:
     assert x is not None
     return x
-
-
-def _distinct(value: Any) -> Any:
-    """A key that differs where the value does: 1, True and 1.0 are equal in Python, and so are 0.0 and -0.0."""
-    if isinstance(value, int | float):
-        return type(value), repr(value)
-    return value if _is_hashable(value) else id(value)
-
-
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True

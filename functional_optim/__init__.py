@@ -328,7 +328,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`functional_optim.adapters` and `functional_optim.testing`, imported on first use: the core needs neither."""
-    if name in ("adapters", "testing"):
+    """`functional_optim.adapters`, `.meta` and `.testing`, imported on first use: the core needs none of them."""
+    if name in ("adapters", "meta", "testing"):
         return importlib.import_module(f"functional_optim.{name}")
     raise AttributeError(f"module 'functional_optim' has no attribute {name!r}")

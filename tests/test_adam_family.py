@@ -490,3 +490,71 @@ def test_slots_of_any_dtype(make):
 def _tensors(state):
     for name, value in state.items():
         yield from _tensors(value) if isinstance(value, dict) else [(name, value)]
+
+
+# With options of every kind, on a matrix, and the rule that they are meant for.
+WITH_OPTIONS = {
+    "adopt": (
+        fo.adopt(0.01, (0.8, 0.9), 1e-3, 0.1, nesterov=True, clipped=False),
+        fo.scale_by_adopt((0.8, 0.9), 1e-3, nesterov=True, clipped=False),
+    ),
+    "laprop": (fo.laprop(0.01, (0.8, 0.9), 1e-3, 0.1), fo.scale_by_laprop((0.8, 0.9), 1e-3)),
+    "adam_atan2": (fo.adam_atan2(0.01, (0.8, 0.9), 0.1, 1.5, 2.0), fo.scale_by_adam_atan2((0.8, 0.9), 1.5, 2.0)),
+    "adam_mini": (fo.adam_mini(0.01, (0.8, 0.9), 1e-3, 0.1, blocks=2), fo.scale_by_adam_mini((0.8, 0.9), 1e-3, blocks=2)),
+    "adagc": (
+        fo.adagc(0.01, (0.8, 0.9), 1e-3, 0.1, 2.0, 1.1, 0.7, warmup_steps=5),
+        fo.chain(fo.clip_by_adagc(2.0, 1.1, 0.7, warmup_steps=5), fo.scale_by_adam((0.8, 0.9), 1e-3)),
+    ),
+    "came": (fo.came(0.01, (0.8, 0.9, 0.95), (1e-3, 1e-4), 0.1, 0.5), fo.scale_by_came((0.8, 0.9, 0.95), (1e-3, 1e-4), 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_every_option_reaches_the_rule(name):
+    tx, rule = WITH_OPTIONS[name]
+    expected = found = torch.tensor(START, dtype=torch.float64).reshape(4, 2)
+    state, rule_state = tx.init_state(found), rule.init_state(expected)
+    for g in matrices():
+        updates, state = tx.update(g, state, found)
+        found = fo.apply_updates(found, updates)
+        u, rule_state = rule.update(g, rule_state, expected)
+        expected = expected - 0.01 * (u + 0.1 * expected)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)  # FLOAT64
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adopt_is_optax(nesterov):
+    theirs = optax_params_of(lambda optax: optax.contrib.adopt(0.01, 0.8, 0.9, 1e-3, nesterov=nesterov), ROWS)
+    assert_same_trajectory(params_of(fo.adopt(0.01, (0.8, 0.9), 1e-3, nesterov=nesterov), ROWS), theirs, FLOAT64)
+
+
+def test_scale_by_stable_adamw_decays_before_it_divides():
+    # One gradient of 1, then one of 2: at the second step v̂ = (β₂ + 4) / (1 + β₂), and 4 / v̂ > 1 is clipped.
+    b1, b2, decay, p = 0.9, 0.99, 0.1, torch.tensor([3.0], dtype=torch.float64)
+    tx = fo.scale_by_stable_adamw((b1, b2), 1e-6, decay)
+    first, state = tx.update(torch.ones_like(p), tx.init_state(p), p)
+    assert first.item() == pytest.approx(1 / (1 + 1e-6) + decay * 3, rel=1e-12)
+    second, _ = tx.update(2 * torch.ones_like(p), state, p)
+    v = (b2 + 4) / (1 + b2)
+    assert second.item() == pytest.approx(((b1 + 2) / (1 + b1) / (math.sqrt(v) + 1e-6) + decay * 3) / math.sqrt(4 / v), rel=1e-12)
+
+
+def test_scale_by_stable_adamw_of_a_gradient_that_only_shrinks_is_adam():
+    rows = [[g * 0.5**t for g in (1.0, -3.0, 1e-3)] for t in range(30)]
+    adam = fo.scale_by_adam((0.9, 0.99), 1e-6)
+    tx = fo.scale_by_stable_adamw((0.9, 0.99), 1e-6)
+    p = torch.zeros(3, dtype=torch.float64)  # which do not decay
+    state, expected = tx.init_state(p), updates_of(adam, rows)
+    for row, u in zip(rows, expected, strict=True):
+        update, state = tx.update(torch.tensor(row, dtype=torch.float64), state, p)
+        torch.testing.assert_close(update, u, rtol=1e-12, atol=0)
+
+
+def test_add_corrected_decayed_weights_is_a_share_of_the_plain_decay():
+    u, p = torch.tensor([1.0, -2.0], dtype=torch.float64), torch.tensor([4.0, 8.0], dtype=torch.float64)
+    tx = fo.add_corrected_decayed_weights(0.5, lr=0.1, max_lr=0.4)
+    update, _ = tx.update(u, tx.init_state(p), p)
+    # λ η / η_max = 1/8, up to the rounding of 0.1 / 0.4.
+    torch.testing.assert_close(update, torch.tensor([1.5, -1.0], dtype=torch.float64), rtol=1e-15, atol=0)
+    update, _ = tx.update(u, tx.init_state(p), p, {"lr": 0.0, "weight_decay": 0.5, "max_lr": 0.4})
+    assert torch.equal(update, u)

@@ -14,7 +14,7 @@ from cases import CASES, PARAMS
 import functional_optim as fo
 from functional_optim.adapters import SGD, Adagrad, Adam, AdamW, OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
-from functional_optim.adapters.tracing import links_of
+from functional_optim.adapters.links import links_of
 from functional_optim.reductions import SumOver
 
 # Both steps round the same formula, in another order (reciprocals, sums) and with other fused multiply-adds: a few units in the
@@ -159,11 +159,36 @@ def assert_same_progress(ours, theirs, dtype=torch.float32):
         assert_close(ours.state[p].values(), [theirs.state[q][name] for name in ours.state[p]], dtype)
 
 
+def assert_same_steps(ours, theirs, steps=20):
+    """Everything after each step, to `TOLERANCE` of the largest value that an element has had.
+
+    The largest, not the present one: where large terms cancel, their rounding stays. (Without learning rate or clip, the second
+    step of ADOPT is a quotient of two random numbers; 1 in 15,000 throws an element out by 1,000, and later ones bring it back.)
+    """
+    rtol, atol = TOLERANCE[torch.float32]
+    largest = {}
+    for step in range(steps):
+        run(ours, theirs, steps=1, first=step)
+        for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+            assert ours.state[p].keys() == theirs.state[q].keys()
+            for name, x, y in [("", p, q), *((name, x, theirs.state[q][name]) for name, x in ours.state[p].items())]:
+                assert x.dtype == y.dtype
+                largest[p, name] = torch.maximum(x.detach().abs(), largest.get((p, name), torch.zeros_like(x)))
+                assert ((x - y).abs() <= rtol * largest[p, name] + atol).all(), (step, tuple(p.shape), name)
+
+
+class Plain(OptimizerAdapter):
+    """Steps by calling the transform itself, which is what every engine is compared with."""
+
+    def _in_lists(self, transform, groups):
+        return None
+
+
 def pair(transform, shapes=SHAPES, dtype=torch.float32, **hparams):
-    """The same parameters behind an eager and a fused optimizer."""
+    """The same parameters behind a plain and a fused optimizer."""
     eager = parameters(shapes, dtype)
     fused = copy.deepcopy(eager)
-    return OptimizerAdapter(eager, transform, **hparams), OptimizerAdapter(fused, transform, fused=True, **hparams)
+    return Plain(eager, transform, **hparams), OptimizerAdapter(fused, transform, fused=True, **hparams)
 
 
 def run(*optimizers, steps=20, first=0):
@@ -201,8 +226,7 @@ TABLE = [
 @pytest.mark.parametrize("transform, shapes", TABLE)
 def test_fused_is_eager_for_every_transform_of_the_table(transform, shapes):
     eager, fused = pair(transform, shapes)
-    run(eager, fused)
-    assert_same_progress(eager, fused)
+    assert_same_steps(eager, fused)
     assert all(fused._engines.values())
 
 
@@ -265,7 +289,7 @@ def real_dtype(x):
 @pytest.mark.parametrize("name", ["adamw", "clip first", "clip later", "no sum", "momentum"])
 def test_any_layout_and_mixed_dtypes(name):
     transform = TRANSFORMS[name]()
-    eager, fused = OptimizerAdapter(odd_parameters(), transform), OptimizerAdapter(odd_parameters(), transform, fused=True)
+    eager, fused = Plain(odd_parameters(), transform), OptimizerAdapter(odd_parameters(), transform, fused=True)
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
         for i, (p, q) in enumerate(zip(params_of(eager), params_of(fused), strict=True)):
@@ -291,7 +315,7 @@ def test_groups_keep_their_hparams_and_share_the_norm():
     transform = fo.chain(fo.clip_by_global_norm(), fo.adamw())
     sets = [parameters(), parameters()]
     groups = ([{"params": p[:3], "lr": 0.1}, {"params": p[3:], "betas": (0.5, 0.6), "max_norm": 0.1}] for p in sets)
-    eager, fused = (OptimizerAdapter(own, transform, fused=f) for own, f in zip(groups, (False, True), strict=True))
+    eager, fused = Plain(next(groups), transform), OptimizerAdapter(next(groups), transform, fused=True)
     run(eager, fused)
     assert_same_progress(eager, fused)
 
@@ -382,7 +406,7 @@ def test_a_failed_step_leaves_no_state_behind():
 
 def test_first_steps_in_several_threads():
     transform = fo.chain(fo.scale(0.5), fo.scale_by_adam(betas=(0.7, 0.8)), fo.trace(0.3), fo.scale_by_learning_rate())
-    eager, *fused = [OptimizerAdapter(parameters(), transform, fused=flag) for flag in (False, True, True, True)]
+    eager, *fused = [make(parameters(), transform) for make in (Plain, *[functools.partial(OptimizerAdapter, fused=True)] * 3)]
     set_gradients(0, *map(params_of, (eager, *fused)))
     threads = [threading.Thread(target=optimizer.step) for optimizer in fused]
     for thread in threads:
@@ -475,7 +499,7 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
     with pytest.warns(UserWarning, match=r"fused=True, but compiling the step failed: RuntimeError: no C\+\+ compiler") as caught:
         run(eager, fused, steps=3)
     assert len(caught) == 1
-    assert all(torch.equal(p, q) for p, q in zip(params_of(eager), params_of(fused), strict=True))
+    assert_close(params_of(eager), params_of(fused))
 
 
 @pytest.mark.parametrize(
@@ -491,7 +515,7 @@ def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
     with pytest.warns(UserWarning, match=reason) as caught:
         run(eager, fused, steps=3)
     assert len(caught) == 1
-    assert all(torch.equal(p, q) for p, q in zip(params_of(eager), params_of(fused), strict=True))
+    assert_close(params_of(eager), params_of(fused))
 
 
 def test_a_complex_parameter_and_a_rule_for_whole_tensors():
@@ -575,7 +599,7 @@ def test_an_eager_step_imports_no_compiler():
         "from functional_optim.adapters import OptimizerAdapter\n"
         "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2)\n"
         "OptimizerAdapter([p], fo.adamw()).step()\n"
-        "assert 'functional_optim.adapters.kernels' not in sys.modules"
+        "assert not [m for m in sys.modules if m.startswith('functional_optim.adapters.') and m.endswith(('kernels', 'tracing'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -241,7 +241,7 @@ TRANSFORMS = [
 ]
 
 
-@pytest.mark.parametrize("tx", TRANSFORMS, ids=repr)
+@pytest.mark.parametrize("tx", TRANSFORMS, ids=lambda tx: tx.name)
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, copy.copy, lambda tx: pickle.loads(pickle.dumps(tx))], ids=["deep", "copy", "pickle"]
 )

@@ -22,7 +22,7 @@ LAYERS = [
     {"combinators", "schedules"},
     {"optimizers"},
     {"trials"},
-    {"adapters", "testing"},
+    {"adapters", "meta", "testing"},
 ]
 
 

@@ -9,7 +9,7 @@ from trajectories import FLOAT64, START, assert_same_trajectory, awkward_gradien
 import functional_optim as fo
 
 # Gradients that point away from a solution some steps off, so that distances grow and estimates rise; no huge column, which would
-# be # all that the sums see.
+# be all that the sums see.
 ROWS = [[min(max(g, -2.0), 2.0) - 0.5 * s for g, s in zip(row, START, strict=True)] for row in awkward_gradients(40)]
 
 
@@ -70,6 +70,14 @@ def test_dowg_is_the_papers_loop_and_optax():
     assert_same_trajectory(params_of(fo.dowg(0.7, 1e-2, 0.1), ROWS)[0], theirs, FLOAT64)
 
 
+def test_the_rules_of_dog_and_dowg_leave_learning_rate_and_sign_to_the_link_after_them():
+    for scaled, expected in [
+        (fo.scale_by_dog(1e-3, 1e-2), paper_dog(ROWS, 1e-3, 1e-2)),
+        (fo.scale_by_dowg(0.1), paper_dowg(ROWS, 0.1)),
+    ]:
+        assert_same_trajectory(params_of(fo.chain(scaled, fo.scale(-1.0)), ROWS)[0], expected, FLOAT64)
+
+
 def test_dog_of_one_step_moves_by_the_length_it_was_told():
     tx = fo.dog(reps_rel=0.25, eps=1e-300)
     p = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor(4.0)}
@@ -118,6 +126,12 @@ def test_prodigy_is_the_papers_loop(corrected, safeguarded):
     assert d > 2e-3  # the estimate has moved
 
 
+def test_the_rule_of_prodigy_leaves_learning_rate_and_sign_to_the_link_after_it():
+    expected, _ = paper_prodigy(ROWS, [0.5] * 40, 1e-3, 1.0, 0.1, True, False)
+    scaled = fo.scale_by_prodigy(0.5, (0.9, 0.99), weight_decay=0.1, d0=1e-3, use_bias_correction=True)
+    assert_same_trajectory(params_of(fo.chain(scaled, fo.scale(-0.5)), ROWS)[0], expected, 1e-10)  # as above
+
+
 def test_prodigy_is_optax():
     theirs = optax_params_of(lambda optax: optax.contrib.prodigy(1.0, (0.9, 0.99), estim_lr0=1e-3, weight_decay=0.1), ROWS)
     ours, _ = params_of(fo.prodigy(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-3, use_bias_correction=True), ROWS)
@@ -152,6 +166,12 @@ def test_dadapt_adam_is_the_papers_loop(corrected):
     assert_same_trajectory(found, expected, 1e-10)  # as for Prodigy
     assert state["scale_by_d_adaptation"]["d"].item() == pytest.approx(d, rel=1e-10)
     assert d > 2e-2
+
+
+def test_the_rule_of_d_adaptation_is_the_whole_optimizer():
+    expected, _ = paper_dadapt(ROWS, 1e-2, 0.1, True)
+    tx = fo.scale_by_d_adaptation(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-2, use_bias_correction=True)
+    assert_same_trajectory(params_of(tx, ROWS)[0], expected, 1e-10)
 
 
 def test_dadapt_adam_is_optax():

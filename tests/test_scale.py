@@ -1,8 +1,16 @@
-"""Identity of `scale`, `scale_by_learning_rate` and `scale_by_schedule`: one product each, and the one minus sign."""
+"""Identity of the rules of scale.py: one product each, and the one minus sign."""
 
 import pytest
 import torch
-from trajectories import START, assert_same_trajectory, awkward_gradients, optax_updates_of, params_of, updates_of
+from trajectories import (
+    START,
+    assert_same_trajectory,
+    awkward_gradients,
+    optax_updates_of,
+    params_of,
+    torch_params_of,
+    updates_of,
+)
 
 import functional_optim as fo
 
@@ -26,6 +34,13 @@ def test_scale_by_learning_rate_turns_the_sign(lr):
     assert updates_of(fo.scale_by_learning_rate(), rows, hparams={"lr": lr}).tolist() == expected
     expected = optax_updates_of(lambda optax: optax.scale_by_learning_rate(lr), rows)
     assert torch.equal(updates_of(fo.scale_by_learning_rate(lr), rows), expected)
+
+
+def test_negate_is_optax_and_torchs_maximize():
+    rows = awkward_gradients()
+    assert torch.equal(updates_of(fo.negate(), rows), optax_updates_of(lambda optax: optax.scale(-1.0), rows))
+    expected = torch_params_of(torch.optim.AdamW, rows, lr=0.1, maximize=True)
+    assert_same_trajectory(params_of(fo.chain(fo.negate(), fo.adamw(0.1)), rows), expected, FLOAT64)
 
 
 def test_the_only_minus_sign_is_the_learning_rates():
@@ -94,6 +109,16 @@ def test_scale_by_schedule_is_torchs_lambda_lr():
         expected.append(p.detach().clone())
     tx = fo.chain(fo.scale_by_adam(), fo.add_decayed_weights(), fo.scale_by_schedule(schedule), fo.scale_by_learning_rate(0.1))
     assert_same_trajectory(params_of(tx, rows), torch.stack(expected), FLOAT64)
+
+
+@pytest.mark.parametrize("lr_decay", [0.0, 0.3, 10.0])
+def test_scale_by_inverse_time_is_optax_and_adagrads_decay(lr_decay):
+    rows = awkward_gradients()
+    theirs = optax_updates_of(lambda optax: optax.scale_by_schedule(lambda step: 1 / (1 + lr_decay * step)), rows)
+    assert_same_trajectory(updates_of(fo.scale_by_inverse_time(lr_decay), rows), theirs, FLOAT64)
+    expected = torch_params_of(torch.optim.Adagrad, rows, lr=0.1, lr_decay=lr_decay)
+    tx = fo.chain(fo.scale_by_rss(), fo.scale_by_inverse_time(lr_decay), fo.scale_by_learning_rate(0.1))
+    assert_same_trajectory(params_of(tx, rows), expected, FLOAT64)
 
 
 def test_scale_by_schedule_needs_its_schedule():

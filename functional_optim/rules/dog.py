@@ -45,7 +45,7 @@ def scale_by_dog(hp):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. As `optax.contrib.scale_by_dog(("heuristic", reps_rel))`; torch
+    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. As in `optax.contrib.dog(1.0, ("heuristic", reps_rel))`; torch
     has no counterpart.
     """
 
@@ -78,7 +78,7 @@ def scale_by_dowg(hp):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. As `optax.contrib.scale_by_dowg`; torch has no counterpart.
+    Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. As in `optax.contrib.dowg(1.0)`; torch has no counterpart.
     """
 
     def rule(gs, ps, shared, x0s):

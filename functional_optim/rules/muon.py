@@ -98,8 +98,9 @@ def scale_by_muon(
         ValueError: an unknown `adjust_lr_fn`, ns_steps not in [0, 100); or, by `init_state`, a parameter of fewer than two
             dimensions.
 
-    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Retraces `torch.optim.Muon`. `optax.scale_by_muon`
-    corrects the bias of the momentum, which only Nesterov's form feels, and leaves the factor to another transform.
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Retraces `torch.optim.Muon`.
+    `optax.contrib.scale_by_muon` corrects the bias of the momentum, which only Nesterov's form feels, and leaves the factor to
+    another transform.
 
     >>> import torch
     >>> tx = scale_by_muon(ns_steps=30, ns_coefficients=(1.875, -1.25, 0.375))

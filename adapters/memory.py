@@ -1,0 +1,34 @@
+"""How tensors lie in memory, and torch's functions on lists of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# By their names without `_foreach_`; those that end with an underscore write to their first list. Called through `torch`, not
+# `torch.ops`, whose Python wrapper costs as much as a small copy.
+foreach: Mapping[str, Callable[..., Any]] = {
+    name.removeprefix("_foreach_"): function for name, function in vars(torch).items() if name.startswith("_foreach_")
+}
+
+
+def flat(x: Tensor) -> Tensor:
+    """A dense tensor as a 1-D one, complex numbers as pairs of reals, on the same memory."""
+    x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()
+    return x.as_strided((x.numel(),), (1,))
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each once, in whatever order."""
+    return torch.empty_like(x, device="meta").stride() == x.stride()
+
+
+def is_lazy(x: Tensor) -> bool:
+    """Whether the memory holds the conjugate, or the negative, of the tensor."""
+    return x.is_conj() or x.is_neg()
+
+
+def reals(x: Tensor) -> int:
+    """How many real numbers a tensor holds."""
+    return x.numel() * (2 if x.is_complex() else 1)

@@ -1,0 +1,479 @@
+"""Compiled functions and loops that can still be differentiated and batched from outside.
+
+    compile     one step, and its transpose, for the shapes at hand; the loop around them stays a loop
+    forward     run the step K times, keeping what the transpose wants
+    backward    run the transpose K times, from the last step to the first
+
+The graph is one step long whatever K, so compiling takes as long for 50 steps as for 5. `torch.vmap` around the call goes into
+the step before it is compiled; a call of what the compiler made costs some 5 µs, with nothing to guard.
+
+The step is traced by `make_fx`, split in two by the partitioner of `torch.compile` (Zheng et al., min-cut rematerialisation:
+what is cheap to compute again is not kept), and compiled by Inductor.
+"""
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from functional_optim import trees
+from functional_optim.meta.packing import is_smooth, pack
+from functional_optim.meta.remat import in_some, require_constant_closure
+from functional_optim.trees import Tree
+
+Tensors: TypeAlias = tuple[Any, ...]
+Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
+
+_compiling = threading.Lock()  # The compiler's settings are patched meanwhile, and they are the process's.
+_functorch: Any = vars(torch._C)["_functorch"]
+
+
+def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """The same function, compiled at its first call with tensors of such shapes; still to be differentiated and batched outside.
+
+    `torch.compile` can't be called under `torch.func.grad` or `torch.vmap`; this can. First derivatives in reverse mode are
+    compiled too; forward mode and second derivatives work, at the speed of the function itself.
+
+    Args:
+        function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated must be an argument; tensors
+            that it closes over are constants of the compiled code, with the values they had at the first call. Keep what this
+            returns: it holds the compiled code.
+
+    Raises:
+        ValueError: the function draws random numbers, or closes over a tensor that is being differentiated.
+
+    >>> square = compiled(lambda x: x * x)  # compiles when called
+    """
+    cache: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def call(*args: Tree) -> Tree:
+        if torch.compiler.is_compiling():
+            return function(*args)
+        require_constant_closure(function)
+        tensors, rebuild = pack(args)
+        structure: list[Callable[[Sequence[Tensor]], Tree]] = []
+
+        def step(carry: Any, constants: Sequence[Tensor], entries: Any) -> tuple[Any, Sequence[Tensor]]:
+            outputs, rebuild_outputs = pack(function(*rebuild(constants)))
+            structure.append(rebuild_outputs)
+            return (), outputs
+
+        _, outputs, restore = run_loop(step, (), tensors, (), steps=1, cache=cache, key=structure_key(args), structure=structure)
+        return restore([x[0] for x in outputs])
+
+    return call
+
+
+def run_loop(
+    step: Step,
+    carry: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    entries: Sequence[Tensor],
+    *,
+    steps: int,
+    cache: dict[Any, Any],
+    key: Any,
+    structure: list[Any],
+    stops: frozenset[int] = frozenset(),
+) -> tuple[list[Tensor], list[Tensor], Any]:
+    """`carry, logs = step(carry, constants, entries of this step)`, so many times, compiled.
+
+    Args:
+        step: of and to lists of tensors.
+        carry: what goes from step to step.
+        constants: the same at each step.
+        entries: one per step along the first axis.
+        steps: how many.
+        cache: where compiled steps are kept.
+        key: whatever `step` depends on beside the tensors; equal keys promise equal computations.
+        structure: the step appends to it what goes with the key, at least once before it returns.
+        stops: indices of steps before which derivatives end.
+
+    Returns:
+        The last carry, the logs stacked along a new first axis, and what the step appended.
+    """
+    tensors = (*carry, *constants, *entries)
+    moving = tuple(is_smooth(x) and _is_tracked(x) for x in tensors)
+    plan = _Plan(step, len(carry), len(constants), steps, stops, moving, cache, (key, steps > 1))
+    outputs = _Loop.apply(plan, _Tape(), *tensors)
+    return (
+        list(outputs[: len(carry)]),
+        list(outputs[len(carry) :]),
+        cache.setdefault(("structure", key), (structure or [None])[0]),
+    )
+
+
+def structure_key(tree: Tree) -> Any:
+    """Equal for trees that differ in the values and shapes of their tensors alone."""
+    leaves, spec = trees.flatten(tree)
+    return spec, tuple("tensor" if isinstance(x, Tensor) else x if x.__hash__ else id(x) for x in leaves)
+
+
+def _is_tracked(x: Tensor) -> bool:
+    """Whether a derivative is being taken of this tensor, by any of the transforms that are under way."""
+    while not x.requires_grad and _functorch.is_functorch_wrapped_tensor(x):
+        x = _functorch.get_unwrapped(x)
+    return x.requires_grad
+
+
+@dataclass(eq=False)
+class _Tape:
+    """What a run of a loop keeps for its transpose.
+
+    Attributes:
+        saved: of each step, what its transpose wants.
+        code: the compiled step.
+        batches: for each `vmap` around the loop, innermost first, which tensors it batches.
+    """
+
+    saved: list[list[Tensor]] = field(default_factory=list)
+    code: Any = None
+    batches: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A loop, and how it is batched; see `run_loop`.
+
+    Attributes:
+        moving: which tensors derivatives are taken of.
+        batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
+    """
+
+    step: Step
+    carried: int
+    constant: int
+    steps: int
+    stops: frozenset[int]
+    moving: tuple[bool, ...]
+    cache: dict[Any, Any]
+    key: Any
+    batches: tuple[tuple[int | None, ...], ...] = ()
+
+    def parts(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """The carry, the constants and the entries."""
+        return (
+            tensors[: self.carried],
+            tensors[self.carried : self.carried + self.constant],
+            tensors[self.carried + self.constant :],
+        )
+
+    def axis(self, i: int) -> int:
+        """Where the i-th tensor is batched: entries behind the axis of the steps."""
+        return int(i >= self.carried + self.constant)
+
+    def batched(self, axes: tuple[int | None, ...]) -> "_Plan":
+        """The plan whose step takes the batch at these axes."""
+        within = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
+        return replace(self, step=torch.vmap(self.step, within), batches=(*self.batches, axes))
+
+    def run(self, *tensors: Tensor) -> Tensors:
+        """The loop without the compiler, for derivatives that are not compiled."""
+        carry, constants, entries = self.parts(tensors)
+        rows = []
+        for k in range(self.steps):
+            if k in self.stops:
+                carry = [x.detach() for x in carry]
+            carry, logs = self.step(list(carry), list(constants), [x[k] for x in entries])
+            rows.append(logs)
+        return *carry, *(torch.stack(column) for column in zip(*rows, strict=True))
+
+    def pulled(self, count: int) -> Callable[..., Tensors]:
+        """The transpose of `run`, as a function of `count` tensors and the cotangents."""
+        moving = [i for i, moves in enumerate(self.moving) if moves]
+
+        def pull(*inputs: Tensor) -> Tensors:
+            tensors = inputs[:count]
+            return torch.func.vjp(in_some(self.run, tensors, moving), *(tensors[i] for i in moving))[1](inputs[count:])
+
+        return pull
+
+
+class _Loop(torch.autograd.Function):
+    """The loop of a plan."""
+
+    @staticmethod
+    def forward(plan: _Plan, tape: _Tape, *tensors: Tensor) -> Tensors:
+        tensors = tuple(x.contiguous() for x in tensors)
+        code = _code(plan, tensors)
+        carry, constants, entries = plan.parts(tensors)
+        columns = [x.unbind() for x in entries]
+        rows = []
+        for k in range(plan.steps):
+            carry, logs, saved = code.forward([*carry, *constants, *(column[k] for column in columns)])
+            rows.append(logs)
+            tape.saved.append(saved)
+        tape.code, tape.batches = code, plan.batches
+        outputs = *carry, *(torch.stack(column) for column in zip(*rows, strict=True))
+        return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.plan, ctx.tape, tensors = inputs[0], inputs[1], inputs[2:]
+        ctx.smooth = [is_smooth(x) for x in output]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.mark_non_differentiable(*(x for x in output if not is_smooth(x)))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensors, Tensors]:
+        plan, tape, *tensors = args
+        # what moves is batched, so that the transpose returns a derivative for each entry of the batch, never their sum
+        axes = tuple(
+            plan.axis(i) if i < plan.carried or plan.moving[i] or given is not None else None
+            for i, given in enumerate(in_dims[2:])
+        )
+        moved = [_to_axis(x, given, axis, info.batch_size) for x, given, axis in zip(tensors, in_dims[2:], axes, strict=True)]
+        outputs = _Loop.apply(plan.batched(axes), tape, *moved)
+        return outputs, tuple(int(i >= plan.carried) for i in range(len(outputs)))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
+        kept = [x for x, smooth in zip(cotangents, ctx.smooth, strict=True) if smooth]
+        slopes = iter(_Transpose.apply(ctx.plan, ctx.tape, *ctx.saved_tensors, *kept))
+        return None, None, *(next(slopes) if moves else None for moves in ctx.plan.moving)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensors:
+        tensors = ctx.saved_tensors
+        moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
+        # forward mode writes into what it is given: no expanded tensors
+        primals = tuple(tensors[i].contiguous() for i in moving)
+        directions = tuple(tangents[2 + i].contiguous() for i in moving)
+        pushed = iter(torch.func.jvp(in_some(ctx.plan.run, tensors, moving), primals, directions)[1])
+        return tuple(next(pushed) if smooth else None for smooth in ctx.smooth)
+
+
+class _Transpose(torch.autograd.Function):
+    """The transpose of a loop that has run: its tensors and the cotangents to the slopes of the tensors that move."""
+
+    @staticmethod
+    def forward(plan: _Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
+        cotangents = inputs[len(plan.moving) :]
+        return tape.code.backward(plan, tape.saved, [x.contiguous() for x in cotangents])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        ctx.plan = inputs[0]
+        ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensors, Tensors]:
+        plan, tape, *inputs = args
+        count, size, given = len(plan.moving), info.batch_size, in_dims[2:]
+        if len(plan.batches) == len(tape.batches):
+            # more cotangents than the loop has run for, a Jacobian's say: one after another
+            each = [
+                _Transpose.apply(plan, tape, *(x if d is None else x.select(d, i) for x, d in zip(inputs, given, strict=True)))
+                for i in range(size)
+            ]
+            return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * sum(plan.moving)
+        axes = tape.batches[len(plan.batches)]
+        smooth = plan.carried and sum(map(is_smooth, inputs[: plan.carried]))
+        targets = *axes, *(int(i >= smooth) for i in range(len(inputs) - count))
+        moved = [_to_axis(x, d, axis, size) for x, d, axis in zip(inputs, given, targets, strict=True)]
+        slopes = _Transpose.apply(plan.batched(axes), tape, *moved)
+        return slopes, tuple(plan.axis(i) for i, moves in enumerate(plan.moving) if moves)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
+        inputs = ctx.saved_tensors
+        moving = [i for i, x in enumerate(inputs) if is_smooth(x) and ctx.needs_input_grad[2 + i]]
+        pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
+        found = dict(zip(moving, torch.func.vjp(pull, *(inputs[i] for i in moving))[1](cotangents), strict=True))
+        return None, None, *(found.get(i) for i in range(len(inputs)))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensors:
+        inputs = ctx.saved_tensors
+        moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
+        pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
+        primals = tuple(inputs[i].contiguous() for i in moving)
+        return torch.func.jvp(pull, primals, tuple(tangents[2 + i].contiguous() for i in moving))[1]
+
+
+def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tensor:
+    """A tensor batched at one axis, or at none, batched at another."""
+    if axis is None:
+        return x
+    if given is not None:
+        return x.movedim(given, axis)
+    return x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:]).contiguous()
+
+
+# --- The compiler ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Code:
+    """A compiled step, and its transpose if derivatives are taken.
+
+    Attributes:
+        step: tensors to the carry, the logs and what the transpose wants.
+        transpose: that and the cotangents of the smooth carry and the smooth logs to slopes of the tensors at `moving`.
+        carried: how many tensors the carry has.
+        logged: how many the logs have.
+        moving: the places of the smooth carry and of what else moves.
+        smooth: which tensors of carry and logs have cotangents.
+    """
+
+    step: Any
+    transpose: Any
+    carried: int
+    logged: int
+    moving: tuple[int, ...]
+    smooth: tuple[bool, ...]
+
+    def forward(self, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """One step: the carry, the logs, and what the transpose wants."""
+        outputs = self.step(tensors)
+        end = self.carried + self.logged
+        return list(outputs[: self.carried]), list(outputs[self.carried : end]), list(outputs[end:])
+
+    def backward(self, plan: _Plan, saved: Sequence[Sequence[Tensor]], cotangents: Sequence[Tensor]) -> Tensors:
+        """The slopes of a plan's moving tensors, from the cotangents of the last carry and of the stacked logs."""
+        smooth_carry = sum(self.smooth[: self.carried])
+        carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
+        constants: dict[int, Tensor] = {}
+        entries: dict[int, list[Tensor]] = {}
+        for k in reversed(range(plan.steps)):
+            slopes = self.transpose([*saved[k], *carry, *(log[k] for log in logs)])
+            carry = list(slopes[:smooth_carry])
+            if k in plan.stops:
+                carry = [torch.zeros_like(x) for x in carry]
+            for i, slope in zip(self.moving[smooth_carry:], slopes[smooth_carry:], strict=True):
+                if plan.axis(i):
+                    entries.setdefault(i, []).append(slope)
+                else:
+                    constants[i] = constants[i] + slope if i in constants else slope
+        found = dict(zip(self.moving, carry, strict=False)) | constants
+        found |= {i: torch.stack(column[::-1]) for i, column in entries.items()}
+        return tuple(found[i] for i, moves in enumerate(plan.moving) if moves)
+
+
+def _code(plan: _Plan, tensors: Tensors) -> _Code:
+    """The compiled step for tensors of these shapes, made at its first use."""
+    key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors))
+    with _compiling:
+        if key not in plan.cache:
+            plan.cache[key] = _compile(plan, tensors)
+        return plan.cache[key]
+
+
+def _compile(plan: _Plan, tensors: Tensors) -> _Code:
+    carry, constants, entries = plan.parts(tensors)
+    given = (*carry, *constants, *(x[0] for x in entries))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        inputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in given]
+
+    def step(*tensors: Tensor) -> Tensors:
+        carry, logs = plan.step(*(list(part) for part in plan.parts(tensors)))
+        return tuple(x.contiguous() for x in (*carry, *logs))
+
+    with mode:
+        outputs = step(*inputs)
+        cotangents = [torch.empty_like(x) for x in outputs if is_smooth(x)]
+    logged, smooth = len(outputs) - plan.carried, tuple(map(is_smooth, outputs))
+    differs = [(x.shape, x.dtype) for x in inputs[: plan.carried]] != [(x.shape, x.dtype) for x in outputs[: plan.carried]]
+    if differs:
+        raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
+    if not any(plan.moving):
+        graph = _traced(lambda *inputs: list(step(*inputs)), inputs, mode)
+        return _Code(_lowered(graph, mode), None, plan.carried, logged, (), smooth)
+
+    moving = tuple(i for i, x in enumerate(inputs) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
+
+    def joint(*both: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        inputs, cotangents = both[: len(given)], both[len(given) :]
+
+        def smooth_outputs(*some: Tensor) -> tuple[Tensors, Tensors]:
+            changed = dict(zip(moving, some, strict=True))
+            outputs = step(*(changed.get(i, x) for i, x in enumerate(inputs)))
+            return tuple(filter(is_smooth, outputs)), outputs
+
+        _, pull, *aux = torch.func.vjp(smooth_outputs, *(inputs[i] for i in moving), has_aux=True)
+        (outputs,) = aux
+        return list(outputs), list(pull(cotangents))
+
+    graph = _traced(joint, [*inputs, *cotangents], mode)
+    forward, backward = _split(graph, len(given), len(outputs), mode)
+    return _Code(_lowered(forward, mode), _lowered(backward, mode, is_backward=True), plan.carried, logged, moving, smooth)
+
+
+def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTensorMode) -> fx.GraphModule:
+    """The function as a graph of operations without writes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        from torch._inductor.decomposition import select_decomp_table
+
+        with mode:
+            graph = make_fx(torch.func.functionalize(function), decomposition_table=select_decomp_table())(*inputs)
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError(
+                f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
+                "(of `unroll`, as `batches`)."
+            )
+    graph.graph.eliminate_dead_code()
+    return graph
+
+
+def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """A joint graph as a forward graph, which also returns what the backward graph wants, and that one."""
+    from torch._inductor.compile_fx import partition_fn
+
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    for i, node in enumerate(holders):  # the partitioner tells them apart by their names
+        node.name = node.target = f"primals_{i + 1}" if i < count else f"tangents_{i + 1 - count}"
+    for node in graph.graph.nodes:
+        node.meta.pop("partitioner_tag", None)  # where the loss's own gradient was taken
+        node.meta.pop("autograd_backward", None)
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.dtype == torch.bool and node.op == "call_function":
+            # cheap, and Inductor stores booleans one by one: 90 µs for 13 thousand, 30 times the comparison
+            node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.MUST_RECOMPUTE, 0
+    graph.recompile()
+    with tracing(TracingContext(mode)):
+        return partition_fn(graph, [node.meta["val"] for node in holders], num_fwd_outputs=outputs)
+
+
+def _lowered(graph: fx.GraphModule, mode: FakeTensorMode, is_backward: bool = False) -> Any:
+    """A graph as machine code: a function of a list of tensors to a list of tensors."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    _keep_small_powers_apart(graph)
+    *_, output = graph.graph.nodes
+    output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))  # keep their strides
+    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+    with tracing(TracingContext(mode)), config.patch({"size_asserts": False, "alignment_asserts": False}):
+        return compile_fx_inner(graph, inputs, is_backward=is_backward)
+
+
+def _keep_small_powers_apart(graph: fx.GraphModule) -> None:
+    """Compute what comes from a power of few elements, such as βᵗ, once, and not for every element that it is multiplied with."""
+    few: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and "pow" in str(node.target) or not few.isdisjoint(node.all_input_nodes):
+            if _numel(node) and all(_numel(node) * 8 > _numel(x) for x in node.all_input_nodes):
+                few.add(node)
+    for node in few:
+        if any(_numel(user) > 8 * _numel(node) for user in node.users):
+            node.meta["inductor_realize_to_strides"] = True
+
+
+def _numel(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, Tensor) else 0

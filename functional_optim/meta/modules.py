@@ -1,0 +1,49 @@
+"""`torch.nn.Module`s as losses of a parameter tree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
+    """A module and a criterion as a loss `(params, *inputs, target) -> criterion(module(*inputs), target)`, and its first params.
+
+        loss, params = fo.meta.from_module(model, torch.nn.functional.cross_entropy)
+        trained = fo.meta.unroll(loss, fo.adam(), steps=5)(params, {"lr": 0.01}, (x, y)).params
+        model.load_state_dict(trained, strict=False)
+
+    Buffers are the module's own at the time of the call, or those given as `buffers=` (for stacked models); what the module
+    writes to them is forgotten.
+
+    Args:
+        module: called through `torch.func.functional_call`; nothing in it is changed.
+        criterion: `(output, target) -> loss`, a () tensor.
+
+    Returns:
+        The loss, and the module's parameters by name, as constants that share its memory.
+
+    Raises:
+        ValueError: when the loss is called, and a normalisation layer of the module would update its running statistics.
+
+    Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat`.
+    """
+
+    def loss(params: dict[str, Tensor], *batch: Any, buffers: dict[str, Tensor] | None = None) -> Tensor:
+        _require_no_running_statistics(module)
+        own = {name: b.clone() for name, b in (dict(module.named_buffers()) if buffers is None else buffers).items()}
+        *inputs, target = batch
+        return criterion(torch.func.functional_call(module, (params, own), tuple(inputs)), target)
+
+    return loss, {name: p.detach() for name, p in module.named_parameters()}
+
+
+def _require_no_running_statistics(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if layer.training and getattr(layer, "track_running_stats", False) and getattr(layer, "running_mean", None) is not None:
+            raise ValueError(
+                f"{name or 'the module'} ({type(layer).__name__}) is in training mode and would write its running statistics, "
+                "which a pure function can't. Call module.eval() to normalise with the statistics it has, "
+                "torch.func.replace_all_batch_norm_modules_(module) to normalise each batch by its own, or use GroupNorm."
+            )

@@ -1,0 +1,309 @@
+"""Unrolling: a training loop as a pure function of everything that goes into it, to be differentiated, batched and compiled.
+
+    for k = 0 … K − 1:
+        gₖ ← ∂L(pₖ; batchₖ)/∂p
+        uₖ, sₖ₊₁ ← transform(gₖ, sₖ, pₖ, hparamsₖ)
+        pₖ₊₁ ← pₖ + uₖ
+
+Finn, Abbeel & Levine 2017, Model-Agnostic Meta-Learning, https://arxiv.org/abs/1703.03400: the loop differentiated in p₀, and its
+    first-order form, where gₖ is a constant
+Maclaurin, Duvenaud & Adams 2015, Gradient-based Hyperparameter Optimization through Reversible Learning,
+    https://arxiv.org/abs/1502.03492; Franceschi et al. 2017, Forward and Reverse Gradient-Based Hyperparameter Optimization,
+    https://arxiv.org/abs/1703.01785: the loop differentiated in the hyper-parameters, in reverse and in forward mode
+Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https://arxiv.org/abs/1810.10667
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.apply import apply_updates
+from functional_optim.hparams import HParams
+from functional_optim.meta.compiled import run_loop, structure_key
+from functional_optim.meta.flat import Flat, flattening
+from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
+from functional_optim.meta.remat import remat, require_constant_closure
+from functional_optim.numerics import double
+from functional_optim.transform import Transform, require_transform
+from functional_optim.trees import Tree
+
+
+class Unrolled(NamedTuple):
+    """What an unrolled loop returns.
+
+    Attributes:
+        params: the parameters after the last step.
+        state: the transform's state after the last step; pass it as `state=` to go on.
+        logs: `"loss"`, of shape (steps,): the loss before each step. With `has_aux`, `"aux"`: what the loss returned beside it,
+            stacked along a new first axis.
+    """
+
+    params: Tree
+    state: Tree
+    logs: dict[str, Tree]
+
+
+@dataclass(frozen=True, eq=False)
+class Unroll:
+    """What `unroll` returns: call it to train. The attributes are `unroll`'s arguments."""
+
+    loss_fn: Callable[..., Any]
+    transform: Transform
+    steps: int
+    truncate: int | None = None
+    first_order: bool = False
+    remat: bool | int = False
+    has_aux: bool = False
+    extra_fn: Callable[..., Mapping[str, Any]] | None = None
+    compile: bool = False
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __call__(
+        self,
+        params: Tree,
+        hparams: HParams | None = None,
+        batch: tuple[Any, ...] = (),
+        *,
+        batches: tuple[Any, ...] = (),
+        schedule: HParams | None = None,
+        state: Tree = None,
+    ) -> Unrolled:
+        """Train for `steps` steps from these parameters.
+
+        Args:
+            params: a tree of tensors. Integer tensors and None in it are left as they are.
+            hparams: some or all of the transform's hyper-parameters, as numbers or () tensors.
+            batch: what the loss gets after the parameters at every step, a tuple.
+            batches: what it gets after that, one entry per step: a tuple of trees whose tensors have a first axis of length
+                `steps`, of which step k sees the k-th entry.
+            schedule: hyper-parameters that change from step to step: name to a tensor of shape (steps,), or a tuple or `PerLeaf`
+                of such. They take precedence over `hparams`.
+            state: where to go on from, as a former call returned it; by default the transform's first state.
+
+        Raises:
+            TypeError: `batch` or `batches` is not a tuple.
+            ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
+        """
+        for name, given in (("batch", batch), ("batches", batches)):
+            if not isinstance(given, tuple):
+                raise TypeError(f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params.")
+        # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
+        fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
+        self._require_an_entry_per_step(batches, "batches")
+        self._require_an_entry_per_step(changing, "schedule")
+        first = {**fixed, **map_tensors(lambda x: x[0], changing)}
+        flat = None
+        if not (self.extra_fn or torch.compiler.is_compiling()):
+            flat = flattening(params, self.transform, fixed, changing)
+        if flat:
+            params = flat.join(params)
+            start_state = self.transform.init_state(params, first)
+            state = start_state if state is None else flat.join_state(state, start_state)
+        elif state is None:
+            state = self.transform.init_state(params, first)
+        params, state, logs = self._loop(flat, params, state, fixed, batch, (batches, changing))
+        if flat:
+            params, state = flat.part(params), flat.part_state(state)
+        return Unrolled(params, state, logs)
+
+    def _loop(
+        self, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """All steps, segment by segment; with `flat`, of parameters that are one vector."""
+        run = self._compiled if self.compile and not torch.compiler.is_compiling() else self._segment
+        if self.remat or self.compile:
+            require_constant_closure(self.loss_fn)
+        if self.remat:
+            run = remat(run)
+        segments = []
+        for start, stop in self._bounds():
+            part = map_tensors(lambda x, start=start, stop=stop: x[start:stop], every)
+            params, state, logs = run(start, flat, params, state, fixed, batch, part)
+            segments.append(logs)
+        return params, state, trees.map_leaves(lambda *parts: torch.cat(parts), *segments) if len(segments) > 1 else segments[0]
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """First and last-but-one step of each segment: one segment, or with `remat` about √steps of them."""
+        length = self.steps if self.remat is False else math.isqrt(self.steps - 1) + 1 if self.remat is True else self.remat
+        return [(start, min(start + length, self.steps)) for start in range(0, self.steps, length)]
+
+    def _segment(
+        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """The steps from `start` for which `every` has entries, or all of them."""
+        stop = next(stop for first, stop in self._bounds() if first == start)
+        tensors, rebuild = pack(every)
+        # unbind, not indexing: its derivative is one stack instead of a tensor of zeros per step.
+        columns = zip(*(x.unbind() for x in tensors), strict=True) if tensors else [()] * (stop - start)
+        rows = []
+        for k, column in enumerate(columns, start):
+            if self.truncate and k and k % self.truncate == 0:
+                params, state = detached((params, state))
+            own_batch, own_hparams = rebuild(column)
+            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
+            rows.append(row)
+        return params, state, trees.map_leaves(lambda *entries: torch.stack(entries), *rows)
+
+    def _compiled(
+        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        """What `_segment` does, by a compiled step."""
+        stop = next(stop for first, stop in self._bounds() if first == start)
+        device = next(x.device for x in pack(params)[0])
+        # numbers as tensors: another value is not another program
+        fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), dict(fixed))
+        carry, rebuild_carry = pack((params, state))
+        constants, rebuild_constants = pack((fixed, batch))
+        entries, rebuild_entry = pack(every)
+        structure = []
+
+        def step(
+            carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Sequence[Tensor]
+        ) -> tuple[list[Tensor], list[Tensor]]:
+            (params, state), (fixed, batch) = rebuild_carry(carry), rebuild_constants(constants)
+            own_batch, own_hparams = rebuild_entry(entry)
+            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
+            logs, rebuild_logs = pack(row)
+            structure.append(rebuild_logs)
+            return pack((params, state))[0], logs
+
+        carry, logs, rebuild_logs = run_loop(
+            step,
+            carry,
+            constants,
+            entries,
+            steps=stop - start,
+            cache=self._cache,
+            key=(flat, structure_key((params, state, fixed, batch, every))),
+            structure=structure,
+            stops=frozenset(k - start for k in range(start, stop) if self.truncate and k and k % self.truncate == 0),
+        )
+        params, state = rebuild_carry(carry)
+        return params, state, rebuild_logs(logs)
+
+    def _step(
+        self, flat: Flat | None, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]
+    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        at = detached(params) if self.first_order else params
+        grads, loss, aux = gradients(self.loss_fn, flat.part(at) if flat else at, batch, has_aux=self.has_aux)
+        grads, value = flat.join(grads) if flat else grads, loss
+        if self.first_order:
+            grads, value = detached((grads, value))
+        extra = {"value": value, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
+        if self.extra_fn:
+            extra |= self.extra_fn(at, *batch)
+        updates, state = self.transform.update(grads, state, params, hparams, **extra)
+        return apply_updates(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
+
+    def _value(self, params: Tree, batch: tuple[Any, ...]) -> Tensor:
+        returned = self.loss_fn(params, *batch)
+        return returned[0] if self.has_aux else returned
+
+    def _require_an_entry_per_step(self, tree: Tree, name: str) -> None:
+        for x in pack(tree)[0]:
+            if x.ndim == 0 or x.shape[0] != self.steps:
+                raise ValueError(
+                    f"{name} holds a tensor of shape {tuple(x.shape)}: each needs a first axis of length {self.steps}, one entry "
+                    "per step. What is the same at every step goes into `batch` or `hparams`."
+                )
+
+
+def unroll(
+    loss_fn: Callable[..., Any],
+    transform: Transform,
+    steps: int,
+    *,
+    truncate: int | None = None,
+    first_order: bool = False,
+    remat: bool | int = False,
+    has_aux: bool = False,
+    extra_fn: Callable[..., Mapping[str, Any]] | None = None,
+    compile: bool = False,
+) -> Unroll:
+    """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
+
+        inner = fo.meta.unroll(loss, fo.adam(), steps=5)
+        trained = inner(params, {"lr": 0.01}, (x, y)).params
+
+    Differentiate it in the parameters, in any hyper-parameter or in the data with `torch.func.grad`; sweep hyper-parameters,
+    tasks or stacked models with `torch.vmap`, whose `chunk_size` bounds the memory; take derivatives of a few hyper-parameters
+    with `forward_grad`, whose memory does not grow with the steps. It is pure, so it also goes into `torch.compile`; but there
+    the graph is as long as the loop, and `compile=True` is the better way.
+
+    Args:
+        loss_fn: `(params, *batch) -> loss`, a () tensor; with `has_aux`, `-> (loss, aux)`. For a module, see `from_module`.
+        transform: what turns gradients into updates. It also gets `value` and `value_fn`, the loss and its function.
+        steps: how many, at least 1.
+        truncate: stop derivatives before every step whose index is a multiple of this, so that none goes through more steps than
+            that. None stops none.
+        first_order: take the gradients of the loss as constants: derivatives then need no second derivatives of the loss. What
+            flows through the transform itself, such as that of the learning rate, stays.
+        remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
+            grows as √steps, time by a forward pass. An int is the length of a segment.
+        has_aux: the loss returns a tree of tensors beside its value; it is logged.
+        compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which says
+            what is not compiled. Keep what `unroll` returns: it holds the compiled code.
+        extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
+
+    Raises:
+        TypeError: `transform` is no transform.
+        ValueError: a count is less than 1.
+
+    Source: Finn et al. 2017, https://arxiv.org/abs/1703.03400; Franceschi et al. 2017, https://arxiv.org/abs/1703.01785;
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174. optax has no such function; in TorchOpt one writes the loop, and Adam's
+    does not `vmap`.
+
+    >>> import functional_optim as fo
+    >>> inner = unroll(lambda p: (p - 3) ** 2, fo.sgd(), steps=2)
+    >>> final = lambda lr: inner(torch.tensor(0.0), {"lr": lr}).params  # 3 − 3 (1 − 2 lr)²
+    >>> final(torch.tensor(0.25)), torch.func.grad(final)(torch.tensor(0.25))
+    (tensor(2.2500), tensor(6.))
+    """
+    require_transform(transform, "unroll")
+    for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
+        if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
+    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile)
+
+
+def gradients(
+    loss_fn: Callable[..., Any], params: Tree, batch: tuple[Any, ...], *, has_aux: bool = False
+) -> tuple[Tree, Tensor, Tree]:
+    """Gradient, value and auxiliary output of a loss; the gradient of what is no floating-point tensor is None."""
+    leaves, spec = trees.flatten(params)
+    trained = [i for i, p in enumerate(leaves) if is_smooth(p)]
+    if not trained:
+        raise ValueError("params hold no floating-point tensor: there is nothing to train.")
+    rebuild_aux: list[Callable[[Sequence[Tensor]], Tree]] = []
+
+    def objective(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        filled = list(leaves)
+        for i, value in zip(trained, values, strict=True):
+            filled[i] = value
+        loss, aux = _loss_and_aux(loss_fn(trees.unflatten(spec, filled), *batch), has_aux)
+        tensors, rebuild = pack(aux)
+        rebuild_aux[:] = [rebuild]
+        return loss, (loss, tensors)
+
+    inputs = [leaves[i] for i in trained]
+    found, (loss, aux) = torch.func.grad(objective, argnums=tuple(range(len(inputs))), has_aux=True)(*inputs)
+    slopes = dict(zip(trained, found, strict=True))
+    return trees.unflatten(spec, [slopes.get(i) for i in range(len(leaves))]), loss, rebuild_aux[0](aux)
+
+
+def _loss_and_aux(returned: Any, has_aux: bool) -> tuple[Tensor, Tree]:
+    if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ValueError(f"with has_aux, the loss returns a pair (loss, aux), but it returned {returned!r}.")
+    loss, aux = returned if has_aux else (returned, None)
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"the loss is {found}: expected a () tensor. Take a mean, or pass has_aux=True for (loss, aux).")
+    for path, leaf in zip(trees.paths(aux, "aux"), trees.leaves(aux), strict=True):
+        if leaf is not None and not isinstance(leaf, Tensor):
+            raise TypeError(f"{path} is a {type(leaf).__name__}: what the loss returns beside its value is logged, so a tensor.")
+    return loss, aux
