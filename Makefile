@@ -15,7 +15,6 @@ test: .venv/installed
 bench: .venv/installed
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_meta.py $(BENCH_META)
 
 lint: .venv/installed

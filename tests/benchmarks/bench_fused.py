@@ -8,8 +8,8 @@ The large model with all contestants needs 12 GB, since each keeps its state; tw
 extra `bench` and take part if they can be imported.
 
 GB/s: what an ideal step would have to move, over the time. A step may beat the copy, whose target the processor fetches before it
-is overwritten. Deviation: how far apart the parameters are, after three steps, from those of torch.optim, or of this library where
-torch has no such optimizer, as a share of the way. Much more than rounding means that the contestant does something else.
+is overwritten. Deviation: how far the parameters are, after three steps, from those of torch.optim, or of this library where torch
+has no such optimizer, as a share of the way. Much more than rounding means that the contestant does something else.
 """
 
 import argparse
