@@ -177,6 +177,17 @@ class Lifted:
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 
+    def _run(self, rule: Rule, arguments: Sequence[Any], *, has_params: bool) -> Any:
+        """What the rule returns, or the likely reason why it did not."""
+        try:
+            return rule(*arguments)
+        except (TypeError, AttributeError) as error:
+            if has_params:
+                raise
+            raise ValueError(
+                f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
+            ) from error
+
     def _closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
         """An output of the rule in the form that its input was stored in."""
         if stored.is_complex():
@@ -265,14 +276,7 @@ class Leafwise(Lifted):
 
     def _called(self, rule: Rule, arguments: Sequence[Any]) -> Sequence[Tensor]:
         """The rule's outputs, which are one tensor for the update and one for each slot."""
-        try:
-            outputs = rule(*arguments)
-        except (TypeError, AttributeError) as error:
-            if arguments[1] is None:
-                raise ValueError(
-                    f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
-                ) from error
-            raise
+        outputs = self._run(rule, arguments, has_params=arguments[1] is not None)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         names = ("update", *self.slots)
         if not isinstance(outputs, tuple | list) or len(outputs) != len(names) or not all(isinstance(x, Tensor) for x in outputs):
@@ -313,7 +317,8 @@ class WholeTree(Lifted):
         columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
         rule = self.scalars({**hp, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
         shared = {name: state[name] for name in self.shared}
-        new_updates, new_shared, *new_slots = rule(columns[0], columns[1], shared, *columns[2:])
+        arguments = (columns[0], columns[1], shared, *columns[2:])
+        new_updates, new_shared, *new_slots = self._run(rule, arguments, has_params=params is not None)
         for name, leaves, new in zip(("update", *self.slots), (u, *slots), (new_updates, *new_slots), strict=True):
             for i, x in zip(present, new, strict=True):
                 leaves[i] = self._closed(name, x, leaves[i])
@@ -345,5 +350,5 @@ def _advanced(step: Any) -> Any:
     return PerLeaf(trees.map_leaves(lambda count: count + 1, step.tree)) if isinstance(step, PerLeaf) else step + 1
 
 
-def _rebuild(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> Leafwise:
+def _rebuild(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> Lifted:
     return constructor(**arguments).form

@@ -9,7 +9,7 @@ from functional_optim.numerics import global_norm, sqrt
 
 @fo.per_tensor(slots={"norm": lambda p, hp: torch.zeros((), dtype=p.dtype, device=p.device)}, hparams={"decay": 0.9})
 def divide_by_average_norm(hp, t):
-    """A per-tensor rule whose slot has a shape of its own: what the table has until the first such rule ships."""
+    """A per-tensor rule whose slot has a shape of its own and the parameter's dtype."""
 
     def rule(g, p, n):
         n = hp["decay"] * n + (1 - hp["decay"]) * sqrt((g * g).sum())

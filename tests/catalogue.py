@@ -118,7 +118,7 @@ def _peers(doc: str) -> str:
     text = " ".join(doc.split(">>>")[0].split())
     sentences = re.split(r"(?<=[.;])\s+(?=[A-Z`])", text)
     found = [s for s in sentences if re.match(r"(As|Retraces|With [^.]*|`[^`]+` is this)\b", s) and re.search(r"optax|torch", s)]
-    return " ".join(found).replace("|", "\\|") or "–"
+    return " ".join(found).removesuffix(";").replace("|", "\\|") or "–"
 
 
 def _tests(name: str) -> list[Path]:

@@ -383,6 +383,13 @@ def test_parameters_missing_where_a_rule_reads_them(refused, make, decay):
     refused(ValueError, message, tx=make(), params=None, hparams={"weight_decay": decay})
 
 
+@pytest.mark.parametrize("make", [fo.momo, fo.prodigy, fo.scale_by_dog, fo.scale_by_d_adaptation], ids=lambda f: f.__name__)
+def test_parameters_missing_where_a_rule_for_all_reads_them(make):
+    tx = make()
+    with pytest.raises(ValueError, match=r"failed without the parameters. .*pass them: update\(grads, state, params\)"):
+        tx.update(GRADS, tx.init_state(PARAMS), value=1.0)
+
+
 @pytest.mark.parametrize(
     "tx, state, message",
     [

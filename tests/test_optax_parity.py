@@ -83,6 +83,10 @@ PAIRS = {
     # Whole optimizers
     "adam": Pair(fo.adam(0.1), lambda o: o.adam(0.1)),
     "adamw": Pair(fo.adamw(0.1, weight_decay=0.2), lambda o: o.adamw(0.1, weight_decay=0.2)),
+    "adamaxw": Pair(
+        fo.chain(fo.scale_by_adamax(), fo.add_decayed_weights(0.2), fo.scale_by_learning_rate(0.1)),
+        lambda o: o.adamaxw(0.1, weight_decay=0.2),
+    ),
     "adan": Pair(
         fo.adan(0.1, (0.9, 0.5, 0.95), weight_decay=0.2),
         lambda o: o.adan(0.1, 0.9, 0.5, 0.95, eps_root=0.0, weight_decay=0.2),
@@ -92,6 +96,11 @@ PAIRS = {
     "lars": Pair(fo.lars(0.1, 0.8, 0.2, 0.01, 0.1), lambda o: o.lars(0.1, 0.2, trust_coefficient=0.01, eps=0.1, momentum=0.8)),
     "lars nesterov": Pair(fo.lars(0.1, nesterov=True), lambda o: o.lars(0.1, nesterov=True)),
     "lion": Pair(fo.lion(0.1, weight_decay=0.2), lambda o: o.lion(0.1, weight_decay=0.2)),
+    # optax's momentum does not warm up.
+    "nadamw": Pair(
+        fo.nadam(0.1, weight_decay=0.2, momentum_decay=1e6, decoupled_weight_decay=True),
+        lambda o: o.nadamw(0.1, weight_decay=0.2),
+    ),
     "novograd": Pair(fo.novograd(0.1, weight_decay=0.2), lambda o: o.novograd(0.1, weight_decay=0.2)),
     "optimistic_adam": Pair(
         fo.optimistic_adam(0.1, alpha=0.7, beta=0.4),

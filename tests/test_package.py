@@ -85,6 +85,27 @@ def test_the_core_neither_writes_to_nor_reads_from_a_tensor(path):
         assert not {"out", "alpha", "value", "inplace"} & set(keywords), f"{where}: {keywords}"
 
 
+RULES = [path for path in MODULES if path.parent.name == "rules"]
+
+
+def lines_of_arithmetic(function: ast.FunctionDef) -> set[int]:
+    """The lines of a function and of those inside it, but for signatures, docstrings, checks and returned functions."""
+    lines = set()
+    for node in ast.walk(function):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_check = isinstance(node, ast.Expr) and "require_" in ast.unparse(node)
+        if isinstance(node, ast.stmt) and not (isinstance(node, ast.FunctionDef) or is_text or is_check):
+            lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
+
+
+@pytest.mark.parametrize("path", RULES, ids=relative)
+def test_the_arithmetic_of_a_rule_is_at_most_20_lines(path):
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    counts = {function.name: len(lines_of_arithmetic(function)) for function in functions}
+    assert all(count <= 20 for count in counts.values()), counts
+
+
 def test_the_wheel_holds_the_adapters_and_the_type_marker(tmp_path):
     """Built from the sources, unpacked alone in a folder, and imported from there by an isolated interpreter."""
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))

@@ -97,6 +97,14 @@ def test_skip_large_updates_is_optax():
     assert (found.diff(dim=0).abs().sum(1) == 0).any(), "no step was skipped: the bound tests nothing"
 
 
+def test_the_norm_of_complex_gradients_counts_both_parts():
+    tx = fo.skip_large_updates(fo.sgd(lr=1.0), largest_norm=5.5)
+    z = torch.tensor([3.0 + 4.0j, 0.0])
+    state = tx.init_state(z)
+    assert torch.equal(tx.update(z, state)[0], -z)
+    assert torch.equal(tx.update(1.2 * z, state)[0], torch.zeros_like(z))
+
+
 def paper_lookahead(gs, p, lr, k, alpha):
     """Zhang et al., Algorithm 1, for one element, around plain descent."""
     slow, found = p, []
@@ -294,6 +302,10 @@ def test_torchs_parameters_after_scheduled_steps():
         (lambda: fo.mechanize(fo.adamw(), num_betas=0), "num_betas = 0: expected at least 1"),
         (lambda: fo.mechanize(fo.adamw()).init_state({"z": torch.ones(2) * 1j}), "no complex parameters, but 'z'"),
         (lambda: fo.conditionally(fo.adamw(), True), "condition = True: expected a function of the step"),
+        (
+            lambda: fo.conditionally(fo.trace(0.9), lambda step: step > 1, fo.trace(0.5)),
+            r'with rename_hparams\(otherwise, momentum="otherwise_momentum"\)',
+        ),
         (lambda: fo.partition([fo.adamw()], lambda name, leaf: "a"), "branches is a list: expected a mapping"),
         (lambda: fo.accumulate(fo.adamw, every=2), "Did you mean to call it"),
         (lambda: fo.scheduled(fo.adamw(), learning_rate=lambda step: 0.1), "'learning_rate'.*accepts"),

@@ -78,7 +78,7 @@ def conditionally(transform: Transform, condition: Callable[[Tensor], Any], othe
     if not callable(condition):
         raise TypeError(f"condition = {condition!r}: expected a function of the step, such as lambda step: step < 1000.")
     form = Conditional(transform, otherwise, condition)
-    declared = merge({transform.name: transform.declared, f"the other {otherwise.name}": otherwise.declared})
+    declared = merge({transform.name: transform.declared, "otherwise": otherwise.declared})
     return Transform(form.init, form.update, declared, "conditionally", form)
 
 
@@ -105,7 +105,7 @@ class Provided(Combined):
 def with_extra(transform: Transform, **extra: Any) -> Transform:
     """The same transform, given some keyword arguments in every update: `with_extra(sam(adam()), value_fn=loss)`.
 
-    What a call gives itself comes first.
+    What is passed to `update` itself takes precedence.
 
     >>> from functional_optim import elementwise
     >>> @elementwise(extra=("value",))

@@ -187,7 +187,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
 class _Mask:
     """A mask as labels: a function, or bools by name."""
 
-    mask: Callable[[str, Tensor], bool] | Mapping[str, bool]
+    mask: Callable[..., Any] | Mapping[str, bool]
 
     def __call__(self, name: str, leaf: Tensor) -> str:
         chosen = self.mask.get(name, False) if isinstance(self.mask, Mapping) else self.mask(name, leaf)

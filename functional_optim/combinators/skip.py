@@ -77,12 +77,10 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     require_transform(transform, "apply_if_finite")
     require_count("max_consecutive_errors", max_consecutive_errors, 0)
 
-    def is_finite(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        flawed = [(~u.isfinite()).sum() for u in updates]
-        return total(flawed) == 0 if flawed else skipped >= 0
-
     def test(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        return is_finite(updates, skipped, hp) | (skipped >= max_consecutive_errors)
+        flawed = [(~u.isfinite()).sum() for u in updates]
+        finite = total(flawed) == 0 if flawed else skipped >= 0
+        return finite | (skipped >= max_consecutive_errors)
 
     return _skipping(transform, test, {}, "apply_if_finite")
 
@@ -107,7 +105,8 @@ def skip_large_updates(transform: Transform, largest_norm: float = 100.0) -> Tra
     require_transform(transform, "skip_large_updates")
 
     def test(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        return global_norm(updates) <= hp["largest_norm"]
+        reals = [torch.view_as_real(u.resolve_conj()) if u.is_complex() else u for u in updates]
+        return global_norm(reals) <= hp["largest_norm"]
 
     return _skipping(transform, test, {"largest_norm": Hparam(largest_norm, POSITIVE)}, "skip_large_updates")
 

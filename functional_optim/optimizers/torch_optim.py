@@ -177,7 +177,7 @@ def nadam(
         state_dtype: dtype of the slots like the parameters; theirs by default.
 
     Source: Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. Retraces `torch.optim.NAdam`; `optax.nadam` has
-    no warm-up: that is a huge ψ, such as 1e6.
+    no warm-up: that is a huge ψ, such as 1e6, and `optax.nadamw` with decoupled weight decay.
     """
     rule = scale_by_nadam(betas, eps, momentum_decay, state_dtype=state_dtype)
     return chain(*decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="nadam")
@@ -233,6 +233,7 @@ def adamax(
         state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adamax` and `optax.adamax`.
+    `optax.adamaxw` is `chain(scale_by_adamax(), add_decayed_weights(), scale_by_learning_rate())`.
     """
     links = [*decay(weight_decay), scale_by_adamax(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr)]
     return chain(*links, name="adamax")
