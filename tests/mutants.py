@@ -181,7 +181,7 @@ MUTANTS = [
     ),
     Mutant(
         "kernels are shared by options that are equal in Python only",
-        "adapters/tracing.py",
+        "adapters/links.py",
         "return type(value), repr(value)",
         "return value",
         "test_fused.py -k python_calls_equal",
