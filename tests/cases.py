@@ -117,7 +117,7 @@ CASES: dict[str, list[Transform]] = {
     "mechanize": [fo.mechanize(fo.adam(lr=0.1), s_init=0.1, mechanic_eps=0.1)],
     "momo": [fo.momo(weight_decay=0.1), fo.momo(lower_bound=-1.0, adapt_lower_bound=True)],
     "momo_adam": [fo.momo_adam(lr=0.1)],
-    "reduce_on_plateau": [fo.reduce_on_plateau(patience=1)],
+    "reduce_on_plateau": [fo.reduce_on_plateau(factor=0.3, patience=1)],
     "monitor": [fo.chain(fo.monitor("grad"), fo.adamw(), fo.monitor("update"))],
     "muon": [fo.muon(ns_steps=1, ns_dtype=None)],
     "nadam": [fo.nadam(weight_decay=0.1, decoupled_weight_decay=True)],
