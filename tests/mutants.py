@@ -268,7 +268,7 @@ MUTANTS = [
         "adapters/torch_optimizer.py",
         "            if value is not None\n",
         "",
-        "test_contract_state.py -k torch_goes_on",
+        "test_contract_state.py -k is_no_slot",
     ),
     Mutant(
         "a checkpoint of another class is loaded",

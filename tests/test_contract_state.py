@@ -444,3 +444,11 @@ def test_a_transform_by_hand_that_reads_values_is_loaded_unseen():
     advance(source, 2)
     target.load_state_dict(source.state_dict())
     assert drifting_gradient(params_in(target)[0], 0, 0).shape == target.state[params_in(target)[0]]["scale"].shape
+
+
+def test_none_in_a_checkpoint_is_no_slot():
+    """As older versions of torch.optim.SGD saved a momentum that there was not yet."""
+    optimizer = SGD(start_params(), lr=0.1, momentum=0.9)
+    saved = optimizer.state_dict()
+    optimizer.load_state_dict({**saved, "state": {0: {"momentum_buffer": None}}})
+    assert all(value is not None for slots in optimizer.state.values() for value in slots.values())
