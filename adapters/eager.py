@@ -10,25 +10,24 @@ What does not go this way raises `Unfit`, or whatever it raises, before anything
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .formula import Node, Value, apply, written
 from .layout import Flat, Layout
 from .links import Link, links_of, scalars_of
-from .memory import flat, foreach, is_dense, is_lazy, reals
+from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, reals
 from .program import Program
 
 HParams: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = list[Sequence[Tensor]]
-
-PLAIN = (Tensor, torch.nn.Parameter)
 
 LOW = (torch.bfloat16, torch.float16)
 
@@ -145,12 +144,12 @@ class EagerStep:
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
         """Whether the plan of the last step still holds: nobody added, replaced or resized a tensor, or set a count."""
         plan = self.plan
-        if plan is None or groups != plan.groups or not _same(params, plan.params):
+        if plan is None or groups != plan.groups or not are_same(params, plan.params):
             return False
         slots, counts = ([state.get(name) for state in states for name in names] for names in (self.slots, self.counts))
         return (
-            _same(slots, plan.slots)
-            and _same(counts, plan.counts)
+            are_same(slots, plan.slots)
+            and are_same(counts, plan.counts)
             and _traits(params, grads, plan.slots) == plan.traits
             and [count.item() for count in plan.counts] == plan.seen
         )
@@ -321,11 +320,6 @@ def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], c
     return Kind(group, tuple(int(state[name]) for name in counts), computed.pop(), plain)
 
 
-def _same(found: Sequence[Any], known: Sequence[Any]) -> bool:
-    """Whether these are the very objects, in this order."""
-    return len(found) == len(known) and all(map(is_, found, known))
-
-
 def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:
     """What programs rely on, and what may change though the tensor stays the same object (`p.data = ...`)."""
     tensors = (*params, *grads, *slots)
@@ -354,11 +348,7 @@ def _run_wide(program: Program, row: Row) -> None:
 
 
 def _opened(row: Row) -> Row:
-    return [[_wide(_real(x)) for x in tensors] for tensors in row]
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in LOW else x
+    return [[widened(_real(x)) for x in tensors] for tensors in row]
 
 
 def _real(x: Tensor) -> Tensor:

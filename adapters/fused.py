@@ -7,8 +7,7 @@ does eagerly, tensor by tensor. Whole-tree quantities are computed before the st
 What can't be fused raises `Unsupported` before anything is changed; the optimizer then warns and steps eagerly.
 """
 
-import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from functional_optim.transform import Transform
 from .kernels import Kernel
 from .layout import Flat, Layout, detached_from
 from .links import Link, links_of, scalars_of
+from .memory import PLAIN, are_same
 from .parts import Leaf, Part, Single, parts_of
 from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
 from .tracing import wide
@@ -30,7 +30,6 @@ from .tracing import wide
 States: TypeAlias = Mapping[Tensor, Flat]
 
 DEVICES = ("cpu", "cuda")
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Unsupported(Exception):
@@ -100,10 +99,17 @@ class FusedStep:
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
         plan = self.plan
-        if plan is None or groups != plan.groups or not _same(params, plan.params) or not _same(states.values(), plan.states):
+        if (
+            plan is None
+            or groups != plan.groups
+            or not are_same(params, plan.params)
+            or not are_same(states.values(), plan.states)
+        ):
             return False
         values: list[Any] = [state.get(name) for state in plan.own for name in self.names]
-        return _same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
+        return (
+            are_same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
+        )
 
     def prepare(
         self,
@@ -274,12 +280,6 @@ class Run:
             work.u = work.part.flat(updates[i])
             for slot in link.form.slots:
                 state[slot][i].copy_(new[slot][i])
-
-
-def _same(found: Iterable[Any], known: Sequence[Any]) -> bool:
-    """Whether these are the very objects, in this order."""
-    found = list(found)
-    return len(found) == len(known) and all(map(operator.is_, found, known))
 
 
 def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:

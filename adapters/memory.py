@@ -1,10 +1,14 @@
 """How tensors lie in memory, and torch's functions on lists of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Tensors of other types may not keep their elements in memory of their own.
+PLAIN = (Tensor, torch.nn.Parameter)
 
 # By their names without `_foreach_`; those that end with an underscore write to their first list. Called through `torch`, not
 # `torch.ops`, whose Python wrapper costs as much as a small copy.
@@ -32,3 +36,9 @@ def is_lazy(x: Tensor) -> bool:
 def reals(x: Tensor) -> int:
     """How many real numbers a tensor holds."""
     return x.numel() * (2 if x.is_complex() else 1)
+
+
+def are_same(found: Iterable[Any], known: Sequence[Any]) -> bool:
+    """Whether these are the very objects, in this order."""
+    found = list(found)
+    return len(found) == len(known) and all(map(is_, found, known))

@@ -7,13 +7,13 @@ rules know nothing of them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.hparams import HParams, PerLeaf, spread
+from functional_optim.hparams import HParams, spread
 from functional_optim.numerics import double
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
@@ -116,7 +116,7 @@ class Lifted:
         """The first state: `step` 0, and every slot at its start."""
         leaves, spec = trees.flatten(params)
         scalars = spread(hp, None, spec)
-        state = {"step": _count(leaves)} if self.counts else {}
+        state = {"step": new_count(params)} if self.counts else {}
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
@@ -222,7 +222,7 @@ class Leafwise(Lifted):
         p = [None] * len(u) if params is None else trees.leaves(params)
         slots = self._slot_leaves(state, updates, spec)
         given = self._leaf_extras(extra, updates, spec)
-        t = _advanced(state["step"]) if self.counts else None
+        t = advanced(state["step"]) if self.counts else None
 
         columns = (u, p, *slots, *given)
         work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
@@ -301,7 +301,7 @@ class WholeTree(Lifted):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: the slots', and the shared values at their start, () tensors of float64."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), torch.device("cpu"))
+        device = device_of(params) or torch.device("cpu")
         starts: dict[str, Any] = {name: start(hp) if callable(start) else start for name, start in self.shared.items()}
         return {**super().init(params, hp), **{name: double(start, device) for name, start in starts.items()}}
 
@@ -327,6 +327,10 @@ class WholeTree(Lifted):
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
 
 
+@overload
+def widened(x: Tensor) -> Tensor: ...
+@overload
+def widened(x: Tensor | None) -> Tensor | None: ...
 def widened(x: Tensor | None) -> Tensor | None:
     """A tensor in at least float32, the precision that every rule computes in."""
     return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
@@ -341,13 +345,19 @@ def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> 
             )
 
 
-def _count(leaves: Sequence[Tensor | None]) -> Tensor:
-    device = next((p.device for p in leaves if p is not None), None)
-    return torch.zeros((), dtype=torch.int64, device=device)
+def device_of(params: Tree) -> torch.device | None:
+    """Where the parameters are: the device of the first; None where there is none."""
+    return next((p.device for p in trees.leaves(params) if p is not None), None)
 
 
-def _advanced(step: Any) -> Any:
-    return PerLeaf(trees.map_leaves(lambda count: count + 1, step.tree)) if isinstance(step, PerLeaf) else step + 1
+def new_count(params: Tree) -> Tensor:
+    """A count of updates, at 0, where the parameters are."""
+    return torch.zeros((), dtype=torch.int64, device=device_of(params))
+
+
+def advanced(count: Any) -> Any:
+    """A count, or one for each leaf, after another update."""
+    return trees.map_leaves(lambda n: n + 1, count)
 
 
 def _rebuild(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> Lifted:

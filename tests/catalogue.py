@@ -65,7 +65,7 @@ def _row(name: str) -> str:
         _kind(transform),
         ", ".join(f"`{key}={value}`" for key, value in transform.hparams.items()) or "–",
         ", ".join(f"`{slot}`" for slot in _slots(transform)) or "–",
-        _bytes(transform, name),
+        _bytes(transform),
         _papers(doc),
         _peers(doc),
         ", ".join(f"`{path.name}`" for path in _tests(name)),
@@ -101,7 +101,7 @@ def _slots(transform: fo.Transform) -> list[str]:
     return list(names)
 
 
-def _bytes(transform: fo.Transform, name: str) -> str:
+def _bytes(transform: fo.Transform) -> str:
     matrix = {"w": torch.ones(SIDE, SIDE)}
     state = transform.init_state(matrix)
     size = sum(x.numel() * x.element_size() for x in trees.leaves(state) if isinstance(x, torch.Tensor) and x.ndim)

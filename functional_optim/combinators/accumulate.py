@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from functional_optim import trees
-from functional_optim.combinators.combined import Combined, choose
+from functional_optim.combinators.combined import Combined, choose, zero_unless
 from functional_optim.hparams import HParams, require_count
-from functional_optim.lifting import widened
+from functional_optim.lifting import new_count, widened
 from functional_optim.numerics import double
 from functional_optim.schedules import Schedule
 from functional_optim.transform import Transform, require_transform
@@ -29,8 +29,7 @@ class Accumulated(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """No gradient yet, and the inner state."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), None)
-        counts = {name: torch.zeros((), dtype=torch.int64, device=device) for name in ("micro_step", "gradient_step")}
+        counts = {name: new_count(params) for name in ("micro_step", "gradient_step")}
         mean = trees.map_leaves(lambda p: widened(torch.zeros_like(p, requires_grad=False)), params)
         return {**counts, "mean_grad": mean, "inner": self.inner.init_fn(params, self.inner.select(hp))}
 
@@ -41,7 +40,7 @@ class Accumulated(Combined):
         given = trees.map_leaves(lambda g, m: m.to(g.dtype), updates, mean)
         stepped, inner = self.inner.update_fn(given, state["inner"], params, self.inner.select(hp), **extra)
         steps = n >= (self.every(double(done)) if callable(self.every) else self.every)
-        return trees.map_leaves(lambda u: torch.where(steps, u, torch.zeros_like(u)), stepped), {
+        return zero_unless(steps, stepped), {
             "micro_step": torch.where(steps, 0, n),
             "gradient_step": done + torch.where(steps, 1, 0),
             "mean_grad": trees.map_leaves(lambda m: torch.where(steps, torch.zeros_like(m), m), mean),

@@ -56,6 +56,11 @@ def nested(transform: Transform, path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield from nested(part, (*path, *keys))
 
 
+def zero_unless(condition: Tensor, updates: Tree) -> Tree:
+    """The updates where the () condition holds, else zeros."""
+    return trees.map_leaves(lambda u: torch.where(condition, u, torch.zeros_like(u)), updates)
+
+
 def choose(condition: Tensor, tree: Tree, other: Tree) -> Tree:
     """The leaves of `tree` where the () condition holds, else those of `other`; of numbers, () tensors."""
     return trees.map_leaves(lambda a, b: torch.where(condition, a, b), tree, other)

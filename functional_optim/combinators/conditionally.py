@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim import trees
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined, choose
 from functional_optim.hparams import HParams, merge
+from functional_optim.lifting import new_count
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -29,9 +29,8 @@ class Conditional(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The clock at 0, and the states of both."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), None)
         return {
-            "condition_step": torch.zeros((), dtype=torch.int64, device=device),
+            "condition_step": new_count(params),
             "inner": self.inner.init_fn(params, self.inner.select(hp)),
             "otherwise": self.otherwise.init_fn(params, self.otherwise.select(hp)),
         }

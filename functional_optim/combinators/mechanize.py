@@ -18,7 +18,7 @@ import torch
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, require_count
-from functional_optim.lifting import widened
+from functional_optim.lifting import device_of, widened
 from functional_optim.numerics import global_norm, inner_product, sqrt
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -49,7 +49,7 @@ class Mechanized(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The scales at their first value, and where the parameters start."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), None)
+        device = device_of(params)
 
         def filled(value: Any) -> Any:
             return torch.zeros(self.num_betas, dtype=torch.float64, device=device) + value

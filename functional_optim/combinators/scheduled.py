@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
-from functional_optim.hparams import HParams, PerLeaf, unknown
+from functional_optim.hparams import HParams, unknown
+from functional_optim.lifting import advanced, new_count
 from functional_optim.numerics import double
 from functional_optim.schedules import Schedule
 from functional_optim.transform import Transform, require_transform
@@ -33,15 +32,14 @@ class Scheduled(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The clock at 0, and the inner state."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), None)
-        clock = torch.zeros((), dtype=torch.int64, device=device)
+        clock = new_count(params)
         return {"schedule_step": clock, "inner": self.inner.init_fn(params, self.inner_hparams(clock, hp))}
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The inner update under the values of this step."""
         step = state["schedule_step"]
         updates, inner = self.inner.update_fn(updates, state["inner"], params, self.inner_hparams(step, hp), **extra)
-        return updates, {"schedule_step": trees.map_leaves(lambda count: count + 1, step), "inner": inner}
+        return updates, {"schedule_step": advanced(step), "inner": inner}
 
 
 def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
@@ -65,6 +63,7 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     Differs from `optax.inject_hyperparams` in taking a built transform. To drive a chain from a `torch.optim.lr_scheduler`
     object, put it behind the adapter.
 
+    >>> import torch
     >>> from functional_optim import sgd
     >>> tx = scheduled(sgd(), lr=lambda step: 0.5 ** (step + 1))
     >>> state = tx.init_state(torch.zeros(()))
@@ -86,6 +85,4 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
 
 def _at(schedule: Schedule, step: Any) -> Any:
     """The value at this step; one per leaf where leaves have counts of their own."""
-    if isinstance(step, PerLeaf):
-        return PerLeaf(trees.map_leaves(lambda count: schedule(double(count)), step.tree))
-    return schedule(double(step))
+    return trees.map_leaves(lambda count: schedule(double(count)), step)

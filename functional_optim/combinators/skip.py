@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.combined import Combined, choose
+from functional_optim.combinators.combined import Combined, choose, zero_unless
 from functional_optim.hparams import POSITIVE, Hparam, HParams, require_count
+from functional_optim.lifting import new_count
 from functional_optim.numerics import global_norm
 from functional_optim.sharded import total
 from functional_optim.transform import Transform, require_transform
@@ -37,8 +38,7 @@ class Skipping(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Nothing skipped yet, and the inner state."""
-        device = next((p.device for p in trees.leaves(params) if p is not None), None)
-        counts = {name: torch.zeros((), dtype=torch.int64, device=device) for name in ("skipped", "total_skipped")}
+        counts = {name: new_count(params) for name in ("skipped", "total_skipped")}
         return {**counts, "inner": self.inner.init_fn(params, self.inner.select(hp))}
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
@@ -46,9 +46,9 @@ class Skipping(Combined):
         present = [u for u in trees.leaves(updates) if u is not None]
         steps = self.test(present, state["skipped"], hp)
         # What is left out is computed nevertheless; on zeros, so that its derivative is finite too.
-        clean = trees.map_leaves(lambda u: torch.where(steps, u, torch.zeros_like(u)), updates)
+        clean = zero_unless(steps, updates)
         stepped, inner = self.inner.update_fn(clean, state["inner"], params, self.inner.select(hp), **extra)
-        return trees.map_leaves(lambda u: torch.where(steps, u, torch.zeros_like(u)), stepped), {
+        return zero_unless(steps, stepped), {
             "skipped": torch.where(steps, 0, state["skipped"] + 1),
             "total_skipped": state["total_skipped"] + torch.where(steps, 0, 1),
             "inner": choose(steps, inner, state["inner"]),
