@@ -8,14 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from functional_optim.meta.packing import pack
 
 
-def close(found, expected, *, rtol, atol):
+def close(found, expected, *, rtol, atol, equal_nan=False):
     """Two trees of tensors or numbers, leaf by leaf."""
     if isinstance(expected, float):
         expected = torch.tensor(expected, dtype=torch.float64)
     ours, theirs = pack(found)[0], pack(expected)[0]
     assert len(ours) == len(theirs) > 0
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
 
 def every_number(tensors, whole):

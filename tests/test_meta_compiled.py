@@ -1,10 +1,13 @@
 """Compiled loops and functions: the same numbers as without the compiler, however they are differentiated and batched."""
 
+import math
+
 import pytest
 import torch
 from meta_helpers import close
 
 import functional_optim as fo
+from functional_optim import trees
 
 DOUBLE = {"dtype": torch.float64}
 # float64; the compiler contracts multiplications and additions and sums in another order
@@ -66,17 +69,23 @@ def test_a_compiled_loop_is_the_loop(both, way):
     close(compiled, plain, **SAME)
 
 
-def test_one_compiled_step_serves_any_value_and_any_count_of_steps(monkeypatch):
-    """Counted at the compiler's door: one program for two learning rates, and for segments of four and of three steps."""
+@pytest.fixture
+def made(monkeypatch):
+    """The graphs that reach the compiler, counted at its door."""
     import torch._inductor.compile_fx as compiler
 
-    made, original = [], compiler.compile_fx_inner
+    graphs, original = [], compiler.compile_fx_inner
 
-    def counting(*args, **kwargs):
-        made.append(args)
-        return original(*args, **kwargs)
+    def counting(graph, *args, **kwargs):
+        graphs.append(graph)
+        return original(graph, *args, **kwargs)
 
     monkeypatch.setattr(compiler, "compile_fx_inner", counting)
+    return graphs
+
+
+def test_one_compiled_step_serves_any_value_and_any_count_of_steps(made):
+    """One program for two learning rates, and for segments of four and of three steps."""
     options = {"steps": 7, "remat": 4}
     tx = fo.sgd(momentum=0.9)
     inner, plain = (fo.meta.unroll(lambda p, x: (p * x).sum() ** 2, tx, compile=c, **options) for c in (True, False))
@@ -87,12 +96,85 @@ def test_one_compiled_step_serves_any_value_and_any_count_of_steps(monkeypatch):
     assert len(made) == 1
 
 
+def task_gradient(steps, *, compile):
+    """The gradient of a loss after some steps, summed over tasks; the loop is one of its own, which nobody else keeps."""
+
+    def total(params, lr, x):
+        inner = fo.meta.unroll(lambda p, x: (p["w"] @ x).square().sum(), fo.sgd(momentum=0.9), steps, compile=compile)
+
+        def after(x):
+            trained = inner(params, {"lr": lr}, (x,))
+            return trained.params["w"].sum() + trained.logs["loss"].sum()
+
+        return torch.vmap(after)(x).sum()
+
+    return torch.func.grad(total, (0, 1))
+
+
+def test_a_compiled_function_is_one_program_with_its_loops_in_it(made):
+    """However many steps the loop takes, the program holds one, and its transpose. Outside, it is differentiated and batched."""
+    w, x = {"w": torch.tensor([[0.5, -1.0], [2.0, 0.3]], **DOUBLE)}, torch.randn(3, 2, **DOUBLE)
+    lr, lrs = torch.tensor(0.01, **DOUBLE), torch.tensor([0.01, 0.02], **DOUBLE)
+    for steps in (3, 6):
+        plain, program = task_gradient(steps, compile=False), fo.meta.compiled(task_gradient(steps, compile=True))
+        del made[:]
+        close(program(w, lr, x), plain(w, lr, x), **SAME)
+        (graph,) = made
+        assert len(list(graph.children())) == 2
+        assert len(graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.invoke_subgraph)) == 2 * steps
+    close(torch.vmap(program, (None, 0, None))(w, lrs, x), torch.vmap(plain, (None, 0, None))(w, lrs, x), **SAME)
+    twice, expected = (torch.func.grad(lambda lr, f=f: f(w, lr, x)[1])(lr) for f in (program, plain))
+    close(twice, expected, **SAME)
+
+
+def test_what_a_part_returns_is_its_own():
+    """The program around it may reuse that memory. An input, a view of it, one result twice, a part of it, a constant."""
+    ones = torch.ones(2, **DOUBLE)
+
+    def step(p, x):
+        doubled = 2 * x
+        return (p * x[0]).sum(), {"in": x, "row": x[0], "twice": (doubled, doubled), "part": doubled[1:], "ones": ones}
+
+    def run(p, x, compile):
+        inner = fo.meta.unroll(step, fo.sgd(), 2, has_aux=True, compile=compile)
+        logs = inner(p, {"lr": 0.1}, (x,)).logs["aux"]
+        return {name: trees.map_leaves(lambda y: (y * 3 + 1).exp(), value) for name, value in logs.items()}, logs
+
+    p, x = torch.ones(2, **DOUBLE), torch.tensor([[0.1, 0.2], [0.3, 0.4]], **DOUBLE)
+    whole = fo.meta.compiled(lambda p, x: run(p, x, compile=True))
+    close(whole(p, x), run(p, x, compile=False), **SAME)
+
+
+def test_quotients_and_transposed_products():
+    """Computed with reciprocals and with the factors swapped, where that is the same: for a divisor of 0 or ∞ too."""
+
+    def function(a, b, x, d):
+        return (a @ b).mT, (a @ b).mT @ a, (b.mT @ b) + (b.mT @ b).mT, x / d, 1 / d, x.sum() / d, d / d.sum()
+
+    a, b = torch.randn(2, 3, 4, **DOUBLE), torch.randn(2, 4, 3, **DOUBLE)
+    x, d = torch.tensor([1.0, -2.0, 3.0], **DOUBLE), torch.tensor([0.0, math.inf, 3.0], **DOUBLE)
+    close(fo.meta.compiled(function)(a, b, x, d), function(a, b, x, d), **SAME, equal_nan=True)
+    close(fo.meta.compiled(function)(a[0], b[0], x, x), function(a[0], b[0], x, x), **SAME)
+
+
 def test_random_numbers_are_refused():
     with pytest.raises(ValueError, match="draws random numbers"):
         fo.meta.compiled(lambda x: x * torch.rand(2))(torch.ones(2))
 
 
-def test_closing_over_what_is_differentiated_is_refused():
-    x = torch.ones(2)
-    with pytest.raises(ValueError, match="closes over 'w', which is being differentiated"):
-        torch.func.grad(lambda w: fo.meta.compiled(lambda x: (w * x).sum())(x))(x)
+def squares(w):
+    """A compiled loop whose loss closes over `w`."""
+    return fo.meta.unroll(lambda p: (w * p).sum() ** 2, fo.sgd(), 2, compile=True)(torch.ones(2), {"lr": 0.1}).params.sum()
+
+
+@pytest.mark.parametrize(
+    ("around", "is_being"),
+    [
+        (torch.func.grad, "closes over 'w', which is being differentiated"),
+        (torch.vmap, "closes over 'w', which is being batched"),
+        (fo.meta.compiled, "closes over a tensor that the function around it computes"),
+    ],
+)
+def test_closing_over_what_is_no_constant_is_refused(around, is_being):
+    with pytest.raises(ValueError, match=is_being):
+        around(squares)(torch.ones(2))

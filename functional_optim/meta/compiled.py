@@ -5,27 +5,20 @@
     backward    run the transpose K times, from the last step to the first
 
 The graph is one step long whatever K, so compiling takes as long for 50 steps as for 5. `torch.vmap` around the call goes into
-the step before it is compiled; a call of what the compiler made costs some 5 µs, with nothing to guard.
-
-The step is traced by `make_fx`, split in two by the partitioner of `torch.compile` (Zheng et al., min-cut rematerialisation:
-what is cheap to compute again is not kept), and compiled by Inductor.
+the step before it is compiled; a call of what the compiler made costs some 5 µs, with nothing to guard. Inside another compiled
+function, the step is a function of that program. How a step becomes code: see `lowering`.
 """
 
 import functools
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils.checkpoint import CheckpointPolicy
+from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, lock, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import in_some, require_constant_closure
 from functional_optim.trees import Tree
@@ -33,23 +26,37 @@ from functional_optim.trees import Tree
 Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
 
-_compiling = threading.Lock()  # The compiler's settings are patched meanwhile, and they are the process's.
 _functorch: Any = vars(torch._C)["_functorch"]
 
 
 def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """The same function, compiled at its first call with tensors of such shapes; still to be differentiated and batched outside.
+    """The same function as machine code, made at its first call with tensors of such shapes.
 
-    `torch.compile` can't be called under `torch.func.grad` or `torch.vmap`; this can. First derivatives in reverse mode are
-    compiled too; forward mode and second derivatives work, at the speed of the function itself.
+    Put it around the outermost function: one program then does everything inside, derivatives and batches included.
+
+        meta_gradient = fo.meta.compiled(torch.func.grad(lambda p: torch.vmap(task_loss, (None, 0))(p, tasks).mean()))
+
+    There, `unroll(..., compile=True)` is a loop: the program holds one step and its transpose, however many steps are taken.
+    Without `compile=True`, every step is written out, and compiling takes the longer. `remat` has no say there, as in
+    `torch.compile`.
+
+    What `torch.compile` returns can't be called under `torch.func.grad` or `torch.vmap`; this can, at the price of their own work
+    in Python. First derivatives in reverse mode are compiled too; forward mode and second derivatives work, at the speed of the
+    function itself.
 
     Args:
-        function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated must be an argument; tensors
-            that it closes over are constants of the compiled code, with the values they had at the first call. Keep what this
-            returns: it holds the compiled code.
+        function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
+            argument; tensors that it closes over are constants of the compiled code, with the values they had at the first call.
+            Keep what this returns: it holds the compiled code.
 
     Raises:
-        ValueError: the function draws random numbers, or closes over a tensor that is being differentiated.
+        ValueError: the function draws random numbers, or it, or one that is compiled inside, closes over a tensor that is being
+            differentiated, batched or computed around it.
+
+    The numbers agree with the function's to rounding: the compiler contracts multiplications and additions, and multiplies by
+    the reciprocal of what several elements are divided by.
+
+    Plays the part of `jax.jit`, with `unroll` for `lax.scan`.
 
     >>> square = compiled(lambda x: x * x)  # compiles when called
     """
@@ -57,9 +64,9 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
     @functools.wraps(function)
     def call(*args: Tree) -> Tree:
-        if torch.compiler.is_compiling():
+        if is_traced():
             return function(*args)
-        require_constant_closure(function)
+        require_constant_closure(function, batched=False)
         tensors, rebuild = pack(args)
         structure: list[Callable[[Sequence[Tensor]], Tree]] = []
 
@@ -214,7 +221,7 @@ class _Loop(torch.autograd.Function):
             rows.append(logs)
             tape.saved.append(saved)
         tape.code, tape.batches = code, plan.batches
-        outputs = *carry, *(torch.stack(column) for column in zip(*rows, strict=True))
+        outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
@@ -303,6 +310,10 @@ class _Transpose(torch.autograd.Function):
         return torch.func.jvp(pull, primals, tuple(tangents[2 + i].contiguous() for i in moving))[1]
 
 
+def _stacked(column: list[Tensor]) -> Tensor:
+    return torch.stack(column) if len(column) > 1 else column[0].unsqueeze(0)
+
+
 def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tensor:
     """A tensor batched at one axis, or at none, batched at another."""
     if axis is None:
@@ -310,9 +321,6 @@ def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tenso
     if given is not None:
         return x.movedim(given, axis)
     return x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:]).contiguous()
-
-
-# --- The compiler ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,8 +336,8 @@ class _Code:
         smooth: which tensors of carry and logs have cotangents.
     """
 
-    step: Any
-    transpose: Any
+    step: Part
+    transpose: Part | None
     carried: int
     logged: int
     moving: tuple[int, ...]
@@ -347,6 +355,7 @@ class _Code:
         carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
         constants: dict[int, Tensor] = {}
         entries: dict[int, list[Tensor]] = {}
+        assert self.transpose is not None
         for k in reversed(range(plan.steps)):
             slopes = self.transpose([*saved[k], *carry, *(log[k] for log in logs)])
             carry = list(slopes[:smooth_carry])
@@ -365,7 +374,7 @@ class _Code:
 def _code(plan: _Plan, tensors: Tensors) -> _Code:
     """The compiled step for tensors of these shapes, made at its first use."""
     key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors))
-    with _compiling:
+    with lock:
         if key not in plan.cache:
             plan.cache[key] = _compile(plan, tensors)
         return plan.cache[key]
@@ -374,106 +383,17 @@ def _code(plan: _Plan, tensors: Tensors) -> _Code:
 def _compile(plan: _Plan, tensors: Tensors) -> _Code:
     carry, constants, entries = plan.parts(tensors)
     given = (*carry, *constants, *(x[0] for x in entries))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        inputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in given]
 
     def step(*tensors: Tensor) -> Tensors:
         carry, logs = plan.step(*(list(part) for part in plan.parts(tensors)))
         return tuple(x.contiguous() for x in (*carry, *logs))
 
-    with mode:
-        outputs = step(*inputs)
-        cotangents = [torch.empty_like(x) for x in outputs if is_smooth(x)]
-    logged, smooth = len(outputs) - plan.carried, tuple(map(is_smooth, outputs))
-    differs = [(x.shape, x.dtype) for x in inputs[: plan.carried]] != [(x.shape, x.dtype) for x in outputs[: plan.carried]]
-    if differs:
+    outputs = shapes_of(step, given)
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(carry, outputs, strict=False)):
         raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
+    rest = plan.carried, len(outputs) - plan.carried
+    smooth = tuple(map(is_smooth, outputs))
     if not any(plan.moving):
-        graph = _traced(lambda *inputs: list(step(*inputs)), inputs, mode)
-        return _Code(_lowered(graph, mode), None, plan.carried, logged, (), smooth)
-
-    moving = tuple(i for i, x in enumerate(inputs) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
-
-    def joint(*both: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        inputs, cotangents = both[: len(given)], both[len(given) :]
-
-        def smooth_outputs(*some: Tensor) -> tuple[Tensors, Tensors]:
-            changed = dict(zip(moving, some, strict=True))
-            outputs = step(*(changed.get(i, x) for i, x in enumerate(inputs)))
-            return tuple(filter(is_smooth, outputs)), outputs
-
-        _, pull, *aux = torch.func.vjp(smooth_outputs, *(inputs[i] for i in moving), has_aux=True)
-        (outputs,) = aux
-        return list(outputs), list(pull(cotangents))
-
-    graph = _traced(joint, [*inputs, *cotangents], mode)
-    forward, backward = _split(graph, len(given), len(outputs), mode)
-    return _Code(_lowered(forward, mode), _lowered(backward, mode, is_backward=True), plan.carried, logged, moving, smooth)
-
-
-def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTensorMode) -> fx.GraphModule:
-    """The function as a graph of operations without writes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
-        from torch._inductor.decomposition import select_decomp_table
-
-        with mode:
-            graph = make_fx(torch.func.functionalize(function), decomposition_table=select_decomp_table())(*inputs)
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise ValueError(
-                f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
-                "(of `unroll`, as `batches`)."
-            )
-    graph.graph.eliminate_dead_code()
-    return graph
-
-
-def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """A joint graph as a forward graph, which also returns what the backward graph wants, and that one."""
-    from torch._inductor.compile_fx import partition_fn
-
-    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    for i, node in enumerate(holders):  # the partitioner tells them apart by their names
-        node.name = node.target = f"primals_{i + 1}" if i < count else f"tangents_{i + 1 - count}"
-    for node in graph.graph.nodes:
-        node.meta.pop("partitioner_tag", None)  # where the loss's own gradient was taken
-        node.meta.pop("autograd_backward", None)
-        value = node.meta.get("val")
-        if isinstance(value, Tensor) and value.dtype == torch.bool and node.op == "call_function":
-            # cheap, and Inductor stores booleans one by one: 90 µs for 13 thousand, 30 times the comparison
-            node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.MUST_RECOMPUTE, 0
-    graph.recompile()
-    with tracing(TracingContext(mode)):
-        return partition_fn(graph, [node.meta["val"] for node in holders], num_fwd_outputs=outputs)
-
-
-def _lowered(graph: fx.GraphModule, mode: FakeTensorMode, is_backward: bool = False) -> Any:
-    """A graph as machine code: a function of a list of tensors to a list of tensors."""
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
-
-    _keep_small_powers_apart(graph)
-    *_, output = graph.graph.nodes
-    output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))  # keep their strides
-    inputs = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-    with tracing(TracingContext(mode)), config.patch({"size_asserts": False, "alignment_asserts": False}):
-        return compile_fx_inner(graph, inputs, is_backward=is_backward)
-
-
-def _keep_small_powers_apart(graph: fx.GraphModule) -> None:
-    """Compute what comes from a power of few elements, such as βᵗ, once, and not for every element that it is multiplied with."""
-    few: set[fx.Node] = set()
-    for node in graph.graph.nodes:
-        if node.op == "call_function" and "pow" in str(node.target) or not few.isdisjoint(node.all_input_nodes):
-            if _numel(node) and all(_numel(node) * 8 > _numel(x) for x in node.all_input_nodes):
-                few.add(node)
-    for node in few:
-        if any(_numel(user) > 8 * _numel(node) for user in node.users):
-            node.meta["inductor_realize_to_strides"] = True
-
-
-def _numel(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    return value.numel() if isinstance(value, Tensor) else 0
+        return _Code(forward_part(step, given), None, *rest, (), smooth)
+    moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
+    return _Code(*forward_and_transpose(step, given, moving), *rest, moving, smooth)

@@ -19,8 +19,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.autograd import forward_ad
 
+from functional_optim.meta.lowering import is_traced
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.trees import Tree
 
@@ -51,7 +53,7 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
     @functools.wraps(function)
     def rematerialised(*args: Tree) -> Tree:
-        if torch.compiler.is_compiling():
+        if is_traced():
             return function(*args)
         tensors, rebuild = pack(args)
         rebuild_outputs: list[Callable[[Sequence[Tensor]], Tree]] = []
@@ -74,16 +76,23 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
     return rematerialised
 
 
-def require_constant_closure(function: Callable[..., Any]) -> None:
-    """Raise ValueError where a function closes over a tensor that is being differentiated: its derivative would be lost."""
+def require_constant_closure(function: Callable[..., Any], *, batched: bool = True) -> None:
+    """Raise ValueError where a function closes over a tensor that is being differentiated: its derivative would be lost.
+
+    Unless it may be `batched`, also over one that a `vmap` around the function batches.
+    """
     if not inspect.isfunction(function):
         return
     seen = inspect.getclosurevars(function)
     for name, value in {**seen.globals, **seen.nonlocals}.items():
-        if any(x.requires_grad or forward_ad.unpack_dual(x).tangent is not None for x in pack(value)[0]):
-            raise ValueError(
-                f"{function.__name__} closes over {name!r}, which is being differentiated: pass it as an argument, or detach it."
-            )
+        for x in pack(value)[0]:
+            if x.requires_grad or forward_ad.unpack_dual(x).tangent is not None:
+                raise ValueError(
+                    f"{function.__name__} closes over {name!r}, which is being differentiated: pass it as an argument, or detach "
+                    "it."
+                )
+            if not batched and is_batchedtensor(x):
+                raise ValueError(f"{function.__name__} closes over {name!r}, which is being batched: pass it as an argument.")
 
 
 class _Rematerialised(torch.autograd.Function):

@@ -117,7 +117,7 @@ class Unroll:
         """All steps, segment by segment; with `flat`, of parameters that are one vector."""
         run = self._compiled if self.compile and not torch.compiler.is_compiling() else self._segment
         if self.remat or self.compile:
-            require_constant_closure(self.loss_fn)
+            require_constant_closure(self.loss_fn, batched=not self.compile)
         if self.remat:
             run = remat(run)
         segments = []
@@ -247,7 +247,8 @@ def unroll(
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
         compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which says
-            what is not compiled. Keep what `unroll` returns: it holds the compiled code.
+            what is not compiled, and which around the whole program makes it faster still. Keep what `unroll` returns: it holds
+            the compiled code.
         extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
 
     Raises:

@@ -61,13 +61,13 @@ def sine_tasks():
 def maml(steps=INNER, compile=False):
     """Parameters to the gradient of the mean query loss."""
     inner = fo.meta.unroll(loss, fo.adam(), steps, compile=compile)
-    outer = fo.meta.compiled(loss) if compile else loss
     support, query = sine_tasks()
 
     def task_loss(params, support, query):
-        return outer(inner(params, {"lr": 0.01}, support).params, *query)
+        return loss(inner(params, {"lr": 0.01}, support).params, *query)
 
-    return torch.func.grad(lambda p: torch.vmap(task_loss, (None, 0, 0))(p, support, query).mean())
+    gradient = torch.func.grad(lambda p: torch.vmap(task_loss, (None, 0, 0))(p, support, query).mean())
+    return fo.meta.compiled(gradient) if compile else gradient
 
 
 def maml_of_torchopt(params):
@@ -135,10 +135,13 @@ def sweep_data():
 def sweep(params, compile=False):
     inner = fo.meta.unroll(loss, fo.adam(), STEPS, compile=compile)
     data, rates = sweep_data(), torch.logspace(-4, 0, RATES)
+    train = torch.vmap(lambda lr: inner(params, {"lr": lr}, data).params)
+    if compile:
+        train = fo.meta.compiled(train)
 
     def run():
         with torch.no_grad():
-            return torch.vmap(lambda lr: inner(params, {"lr": lr}, data).params)(rates)
+            return train(rates)
 
     return run
 

@@ -1,0 +1,349 @@
+"""Functions of tensors as compiled code: traced, split into a forward part and its transpose, and lowered.
+
+    trace    `make_fx`, through whatever the function differentiates and batches inside
+    split    the partitioner of `torch.compile` (Zheng et al., min-cut rematerialisation): what is cheap is computed again
+    lower    Inductor, after a few changes to the graph
+
+A part that runs by itself is a program. Met within another trace it is one node there, and its code one function of that program,
+however often it is called: so a compiled loop inside a compiled function stays a loop.
+"""
+
+import copy
+import functools
+import itertools
+import operator
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, active_fake_mode, tracing
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import CheckpointPolicy
+
+from functional_optim.meta.packing import is_smooth
+
+Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
+
+aten = torch.ops.aten
+
+lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
+
+
+def is_traced() -> bool:
+    """Whether a graph is being made of what is called now, by `torch.compile` or by `make_fx`."""
+    return torch.compiler.is_compiling() or active_fake_mode() is not None or get_proxy_mode() is not None
+
+
+class Part:
+    """A graph as a function of a list of tensors to a list of tensors, compiled when it first runs outside of any trace.
+
+    Attributes:
+        graph: what is computed; it returns tensors with memory of their own, each once.
+        views: of arguments and what the graph returns to the results, which may be parts of them.
+        within: the parts that the graph calls.
+    """
+
+    def __init__(self, graph: fx.GraphModule, mode: FakeTensorMode, is_backward: bool = False) -> None:
+        self.views = _take_views_outside(graph).forward
+        self.graph, self.mode, self.is_backward = graph, mode, is_backward
+        self.within = [_part_of(call) for call in _calls(graph)]
+        self.number = next(_numbers)
+        _parts[self.number] = self
+
+    @functools.cached_property
+    def code(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+        """The graph as machine code, which empties the list that it gets."""
+        with lock, _disable_current_modes():
+            return _lowered(self)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if is_traced():
+            if _kept:
+                _kept[-1].append(self)
+            own = _call(list(tensors), self.number)
+        else:
+            own = self.code(list(tensors))
+        return self.views(*tensors, *own)
+
+
+def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
+    """What a function would return for tensors like these, without elements."""
+    with _disable_current_modes():
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode:
+            return list(function(*_like(like)))
+
+
+def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
+    """A function, for tensors like these."""
+    with _disable_current_modes():
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode:
+            inputs = _like(like)
+        return Part(_traced(lambda *inputs: list(function(*inputs)), inputs, mode), mode)
+
+
+def forward_and_transpose(function: Function, like: Sequence[Tensor], moving: Sequence[int]) -> tuple[Part, Part]:
+    """A function that also returns what its transpose wants, and that: of this and cotangents, one for each smooth result.
+
+    The transpose returns the slopes of the arguments at `moving`.
+    """
+
+    def joint(*both: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        inputs, cotangents = both[: len(like)], both[len(like) :]
+
+        def smooth(*some: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            changed = dict(zip(moving, some, strict=True))
+            outputs = function(*(changed.get(i, x) for i, x in enumerate(inputs)))
+            return tuple(filter(is_smooth, outputs)), outputs
+
+        _, pull, *aux = torch.func.vjp(smooth, *(inputs[i] for i in moving), has_aux=True)
+        (outputs,) = aux
+        return list(outputs), list(pull(cotangents))
+
+    with _disable_current_modes():
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with mode:
+            inputs = _like(like)
+            outputs = function(*inputs)
+            cotangents = [torch.empty_like(x) for x in outputs if is_smooth(x)]
+        graph = _traced(joint, [*inputs, *cotangents], mode)
+        forward, backward = _split(graph, len(inputs), len(outputs), mode)
+        return Part(forward, mode), Part(backward, mode, is_backward=True)
+
+
+def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in tensors]
+
+
+# --- Traces --------------------------------------------------------------------------------------------------------------
+
+_parts: weakref.WeakValueDictionary[int, Part] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+# What each trace that is under way has called; nothing else may keep such a part until the graph is one itself.
+_kept: list[list[Part]] = []
+
+
+@torch.library.custom_op("functional_optim::call", mutates_args=())
+def _call(tensors: list[Tensor], part: int) -> list[Tensor]:
+    """A part as one node of a graph."""
+    return list(_parts[part].graph(*tensors))
+
+
+@_call.register_fake
+def _(tensors: list[Tensor], part: int) -> list[Tensor]:
+    values = [node.meta["val"] for node in _returned(_parts[part].graph)]
+    return [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in values]
+
+
+def _calls(graph: fx.GraphModule) -> list[fx.Node]:
+    return list(graph.graph.find_nodes(op="call_function", target=torch.ops.functional_optim.call.default))
+
+
+def _part_of(call: fx.Node) -> Part:
+    number = call.args[1]
+    assert isinstance(number, int)
+    return _parts[number]
+
+
+def _arguments(call: fx.Node) -> list[fx.Node]:
+    (nodes, _) = call.args
+    assert isinstance(nodes, list | tuple)
+    return [node for node in nodes if isinstance(node, fx.Node)]
+
+
+def _returned(graph: fx.GraphModule) -> list[fx.Node]:
+    (nodes,) = graph.graph.output_node().args
+    assert isinstance(nodes, list | tuple)
+    return [node for node in nodes if isinstance(node, fx.Node)]
+
+
+def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTensorMode) -> fx.GraphModule:
+    """The function as a graph of operations without writes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        from torch._inductor.decomposition import select_decomp_table
+
+        _kept.append([])
+        try:
+            with mode:
+                graph = make_fx(function)(*inputs)
+                # apart, because `functionalize` takes no `autograd.Function`
+                graph = make_fx(torch.func.functionalize(graph), decomposition_table=select_decomp_table())(*inputs)
+        finally:
+            kept = _kept.pop()
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if isinstance(getattr(graph, node.target), FakeTensor):
+            raise ValueError(
+                "the function to compile closes over a tensor that the function around it computes. Pass it as an argument (of "
+                "`unroll`, in `batch`)."
+            )
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError(
+                f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
+                "(of `unroll`, as `batches`)."
+            )
+    graph.graph.eliminate_dead_code()
+    graph.meta["kept"] = kept
+    return graph
+
+
+def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """A joint graph as a forward graph, which also returns what the backward graph wants, and that one."""
+    from torch._inductor.compile_fx import partition_fn
+
+    holders = graph.graph.find_nodes(op="placeholder")
+    for i, node in enumerate(holders):  # the partitioner tells them apart by their names
+        node.name = node.target = f"primals_{i + 1}" if i < count else f"tangents_{i + 1 - count}"
+    for node in graph.graph.nodes:
+        node.meta.pop("partitioner_tag", None)  # where the loss's own gradient was taken
+        node.meta.pop("autograd_backward", None)
+        # Inductor stores booleans one by one: 90 µs for 13 thousand, 30 times the comparison. And what is kept is kept once,
+        # not as a view too.
+        if node.op == "call_function" and (_is_boolean(node) or _is_view(node)):
+            node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.MUST_RECOMPUTE, 0
+    graph.recompile()
+    with tracing(TracingContext(mode)):
+        return partition_fn(graph, [node.meta["val"] for node in holders], num_fwd_outputs=outputs)
+
+
+def _take_views_outside(graph: fx.GraphModule) -> fx.GraphModule:
+    """Change the graph to return what it computes, each tensor once; the graph of arguments and these to its former results.
+
+    A program that calls a part may reuse the memory of what it got, as soon as it needs it no more: nothing else may lie there.
+    """
+    inputs, results, outside = graph.graph.find_nodes(op="placeholder"), _returned(graph), fx.Graph()
+    known = {node: outside.placeholder(node.name) for node in inputs}
+    reached, own = list(reversed(results)), []
+    while reached:
+        node = reached.pop()
+        if _is_view(node):
+            reached += node.all_input_nodes
+        elif node not in known and node.op != "get_attr":
+            known[node] = outside.placeholder(node.name)
+            own.append(node)
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in known:
+            known[node] = outside.node_copy(node, copied)
+        return known[node]
+
+    outside.output([copied(node) for node in results])
+    graph.graph.output_node().args = (own,)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return fx.GraphModule(graph, outside)
+
+
+def _memory(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, list | tuple) and value else value
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else node
+
+
+def _is_boolean(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype == torch.bool
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.target is operator.getitem:  # of a list of views, as `split` returns it, or of new tensors
+        return _is_view(node.all_input_nodes[0])
+    return any(_memory(node) == _memory(x) for x in node.all_input_nodes)
+
+
+# --- Code ----------------------------------------------------------------------------------------------------------------
+
+
+def _lowered(part: Part) -> Any:
+    """A part as machine code: a function of a list of tensors to a list of tensors."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    graph = _prepared(part)
+    inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+    with tracing(TracingContext(part.mode)), config.patch({"size_asserts": False, "alignment_asserts": False}):
+        return compile_fx_inner(graph, inputs, is_backward=part.is_backward)
+
+
+def _prepared(part: Part) -> fx.GraphModule:
+    """A copy of the graph as the compiler wants it, with the parts that it calls as graphs inside."""
+    graph = fx.GraphModule(part.graph, copy.deepcopy(part.graph.graph))
+    names: dict[Part, str] = {}
+    for call in _calls(graph):
+        inner = _part_of(call)
+        if inner not in names:
+            names[inner] = f"part_{len(names)}"
+            graph.add_submodule(names[inner], _prepared(inner))
+        with graph.graph.inserting_before(call):
+            attribute = graph.graph.get_attr(names[inner])
+            arguments = (attribute, names[inner], *_arguments(call))
+            own = graph.graph.call_function(torch.ops.higher_order.invoke_subgraph, arguments)
+        own.meta["val"] = call.meta["val"]
+        call.replace_all_uses_with(own)
+        graph.graph.erase_node(call)
+    _transpose_factors(graph)
+    _divide_once(graph)
+    _keep_small_powers_apart(graph)
+    graph.graph.output_node().meta["user_visible_output_idxs"] = list(range(len(_returned(graph))))  # keep their strides
+    graph.recompile()
+    return graph
+
+
+def _transpose_factors(graph: fx.GraphModule) -> None:
+    """(A B)ᵀ as Bᵀ Aᵀ, which comes in the order in which it is read on; derivatives of matrix products are full of it."""
+    for product, order in ((aten.mm.default, [1, 0]), (aten.bmm.default, [0, 2, 1])):
+        for node in graph.graph.find_nodes(op="call_function", target=product):
+            users = list(node.users)
+            returned = any(x.op == "output" for user in users for x in user.users)  # whose strides are known elsewhere
+            if not returned and all(user.target is aten.permute.default and user.args[1] == order for user in users):
+                with graph.graph.inserting_before(node):
+                    factors = [graph.graph.call_function(aten.permute.default, (x, order)) for x in reversed(node.args)]
+                    turned = graph.graph.call_function(product, tuple(factors))
+                for new, old in zip((*factors, turned), (*reversed(node.args), node), strict=True):
+                    new.meta["val"] = old.meta["val"].permute(order)
+                turned.meta["val"] = turned.meta["val"].contiguous()
+                for user in users:
+                    user.replace_all_uses_with(turned)
+    graph.graph.eliminate_dead_code()
+
+
+def _divide_once(graph: fx.GraphModule) -> None:
+    """Multiply by a reciprocal where a divisor serves several quotients, or many elements: a division takes ten times as long."""
+    quotients: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.graph.find_nodes(op="call_function", target=aten.div.Tensor):
+        divisor = node.args[1]
+        if isinstance(divisor, fx.Node) and is_smooth(divisor.meta["val"]):
+            quotients.setdefault(divisor, []).append(node)
+    for divisor, users in quotients.items():
+        if sum(map(_numel, users)) < 2 * _numel(divisor):
+            continue
+        with graph.graph.inserting_after(divisor):
+            inverse = graph.graph.call_function(aten.reciprocal.default, (divisor,))
+        inverse.meta["val"] = divisor.meta["val"].reciprocal()
+        for node in users:
+            node.target, node.args = aten.mul.Tensor, (node.args[0], inverse)
+
+
+def _keep_small_powers_apart(graph: fx.GraphModule) -> None:
+    """Compute what comes from a power of few elements, such as βᵗ, once, and not for every element that it is multiplied with."""
+    few: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and "pow" in str(node.target) or not few.isdisjoint(node.all_input_nodes):
+            if _numel(node) and all(_numel(node) * 8 > _numel(x) for x in node.all_input_nodes):
+                few.add(node)
+    for node in few:
+        if any(_numel(user) > 8 * _numel(node) for user in node.users):
+            node.meta["inductor_realize_to_strides"] = True
+
+
+def _numel(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, Tensor) else 0
