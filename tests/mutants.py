@@ -452,6 +452,27 @@ MUTANTS = [
         "d * eps",
         "test_parameter_free.py -k prodigy",
     ),
+    Mutant(
+        "a part of a program returns views of its own results",
+        "functional_optim/meta/lowering.py",
+        "        if _is_view(node):\n            reached",
+        "        if False:\n            reached",
+        "test_meta_compiled.py -k is_its_own",
+    ),
+    Mutant(
+        "(A B)ᵀ is taken for Aᵀ Bᵀ",
+        "functional_optim/meta/lowering.py",
+        "(x, order)) for x in reversed(node.args)]",
+        "(x, order)) for x in node.args]",
+        "test_meta_compiled.py -k transposed",
+    ),
+    Mutant(
+        "nobody keeps a loop that a compiled function makes for itself",
+        "functional_optim/meta/lowering.py",
+        "                _kept[-1].append(self)",
+        "                pass",
+        "test_meta_compiled.py -k one_program",
+    ),
 ]
 
 
