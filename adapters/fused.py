@@ -22,8 +22,8 @@ from functional_optim.transform import Transform
 from .kernels import Kernel
 from .layout import Flat, Layout, detached_from
 from .links import Link, links_of, scalars_of
-from .memory import PLAIN, are_same
-from .parts import Leaf, Part, Single, parts_of
+from .memory import PLAIN, are_same, real
+from .parts import Column, Leaf, Part, parts_of
 from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
 from .tracing import wide
 
@@ -38,13 +38,13 @@ class Unsupported(Exception):
 
 @dataclass(eq=False)
 class Work:
-    """A part on its way through the stages: the update so far and the parameter, flat."""
+    """A part on its way through the stages: the updates so far and the parameters."""
 
     part: Part
-    u: Tensor
-    p: Tensor
+    u: Column
+    p: Column
 
-    def slots(self, stage: Stage, first: int | None = None) -> list[Tensor]:
+    def slots(self, stage: Stage, first: int | None = None) -> list[Column]:
         """The slots of a stage, or those of its first links only."""
         return self.part.slots[stage.slots][:first]
 
@@ -126,8 +126,7 @@ class FusedStep:
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
         leaves = [
-            Leaf(i, group, p, g.dtype, states[p], self.slots)
-            for i, (p, g, group) in enumerate(zip(params, grads, groups, strict=True))
+            Leaf(i, group, p, g, states[p], self.slots) for i, (p, g, group) in enumerate(zip(params, grads, groups, strict=True))
         ]
         for leaf in leaves:
             _require_plain(leaf, elementwise=all(stage.fuses for stage in self.stages))
@@ -135,7 +134,7 @@ class FusedStep:
 
         seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
         counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(self.counts))
-        parts = parts_of(leaves, seen, may_pack=len(self.stages) == 1 and self.stages[0].fuses)
+        parts = parts_of(leaves, seen, may_share=len(self.stages) == 1 and self.stages[0].fuses)
         for leaf, row in zip(leaves, counts, strict=True):
             leaf.state.update(zip(self.counts, row.unbind(), strict=True))
         own = [leaf.state for leaf in leaves]
@@ -196,11 +195,11 @@ class Run:
             self._reduce(number, works)
         for work in works:
             kernel = self.plan.kernels[number, work.part.signature].step
-            tensors = [work.u, work.p, *work.slots(stage)]
+            columns = [work.u, work.p, *work.slots(stage)]
             if not stage.last:
-                work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-                tensors.append(work.u)
-            kernel(self._vector(kernel, number, len(stage.links), work), tensors)
+                work.u = _targets(work.u)
+                columns.append(work.u)
+            kernel(self._vector(kernel, number, len(stage.links), work), columns, work.part.lengths)
 
     def _reduce(self, number: int, works: list[Work]) -> None:
         """The whole-tree quantities of a stage, each over the updates that reach its link; nothing is written."""
@@ -216,8 +215,8 @@ class Run:
         for work in works:
             kernel = self.plan.kernels[number, work.part.signature].quantities[i]
             assert kernel is not None
-            tensors = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
-            sums.append(kernel(self._vector(kernel, number, i + 1, work), tensors))
+            columns = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
+            sums.append(kernel(self._vector(kernel, number, i + 1, work), columns, work.part.lengths))
         device = sums[0][0].device
         return [torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)]
 
@@ -229,8 +228,8 @@ class Run:
         for work in works:
             kernel, u = self.plan.kernels[number, work.part.signature].quantities[i], work.u
             if kernel is not None:
-                u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-                kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u])
+                u = _targets(work.u)
+                kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u], work.part.lengths)
             own = work.slots(stage)[before : before + len(form.slots)]
             for column, x in zip(columns, (u, work.p, *own), strict=True):
                 column.extend(_opened(leaf) for leaf in work.part.shaped(x))
@@ -256,11 +255,11 @@ class Run:
             self._lifted(link, stage, chunk)
         if stage.last:
             for work in works:
-                work.p.add_(work.u)
+                work.p[0].add_(work.u[0])
 
     def _lifted(self, link: Link, stage: Stage, works: list[Work]) -> None:
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
-        updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
+        updates = {i: widened(work.u[0]) for i, work in zip(leaves, works, strict=True)}
         params = {i: widened(leaf.param) for i, leaf in leaves.items()}
         hp = {
             name: one_or_each({i: self.hparams[leaf.group][own] for i, leaf in leaves.items()})
@@ -276,8 +275,7 @@ class Run:
         owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
         updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
         for i, work in zip(leaves, works, strict=True):
-            assert isinstance(work.part, Single)
-            work.u = work.part.flat(updates[i])
+            work.u = [leaves[i].laid_out(updates[i])]
             for slot in link.form.slots:
                 state[slot][i].copy_(new[slot][i])
 
@@ -288,8 +286,13 @@ def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[
     return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
+def _targets(column: Column) -> Column:
+    """Memory for what a kernel makes of some updates."""
+    return [torch.empty_like(real(x), dtype=wide(x.dtype.to_real())) for x in column]
+
+
 def _opened(x: Tensor) -> Tensor | None:
-    return widened(torch.view_as_real(x) if x.is_complex() else x)
+    return widened(real(x))
 
 
 def _require_plain(leaf: Leaf, elementwise: bool) -> None:
