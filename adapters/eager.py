@@ -8,25 +8,28 @@ first operation to the last, and small tensors go through `torch._foreach_*` tog
 What does not go this way raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
-from .formula import Node, Value, apply, written
+from .formula import Later, Node, Value, apply, written
+from .held import Held
 from .layout import Flat, Layout
 from .links import Link, links_of, scalars_of
-from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, real, reals
+from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .program import Program
 
 HParams: TypeAlias = Mapping[str, Any]
+States: TypeAlias = Mapping[Tensor, Flat]
 Row: TypeAlias = list[Sequence[Tensor]]
 
 LOW = (torch.bfloat16, torch.float16)
@@ -106,23 +109,17 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        slots, counts: theirs, one parameter after another.
-        ones: what to add to the counts: tensors, which reach lists faster than a number does.
-        seen: the counts as the last step left them.
-        traits: what else the plan relies on, see `_traits`.
+        held: the tensors it was made for.
         batches: the parameters as programs take them.
+        lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
+        passing: the kinds whose programs depend on the step as well.
         steps: how many it has been used for.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    slots: list[Tensor]
-    counts: list[Tensor]
-    ones: list[Tensor]
-    seen: list[float]
-    traits: list[Any]
+    held: Held
     batches: list[Batch]
+    lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
+    passing: set[Kind] = field(default_factory=set)
     steps: int = 0
 
 
@@ -137,22 +134,11 @@ class EagerStep:
 
     def __init__(self, transform: Transform) -> None:
         self.links = links_of(transform) or []
-        self.slots: list[str] = []
-        self.counts: list[str] = []
         self.plan: Plan | None = None
 
-    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
-        """Whether the plan of the last step still holds: nobody added, replaced or resized a tensor, or set a count."""
-        plan = self.plan
-        if plan is None or groups != plan.groups or not are_same(params, plan.params):
-            return False
-        slots, counts = ([state.get(name) for state in states for name in names] for names in (self.slots, self.counts))
-        return (
-            are_same(slots, plan.slots)
-            and are_same(counts, plan.counts)
-            and _traits(params, grads, plan.slots) == plan.traits
-            and [count.item() for count in plan.counts] == plan.seen
-        )
+    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
+        """Whether the plan of the last step still holds."""
+        return self.plan is not None and self.plan.held.fits(params, grads, groups, states)
 
     def prepare(
         self,
@@ -168,21 +154,21 @@ class EagerStep:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
-        self.slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
-        self.counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
+        slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
+        counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
         leaves = [
-            Leaf(i, p, [state[name] for name in self.slots], _kind(g, p, state, group, self.slots, self.counts))
+            Leaf(i, p, [state[name] for name in slots], _kind(g, p, state, group, slots, counts))
             for i, (p, g, group, state) in enumerate(zip(params, grads, groups, states, strict=True))
         ]
-        slots = [slot for leaf in leaves for slot in leaf.slots]
-        counts = [state[name] for state in states for name in self.counts]
-        one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
-        traits, seen = _traits(params, grads, slots), [count.item() for count in counts]
-        held = (list(params), list(groups), slots, counts, [one[count.dtype] for count in counts])
-        self.plan = Plan(*held, seen, traits, _batches(leaves))
+        self.plan = Plan(Held(params, grads, groups, states, slots, counts), _batches(leaves))
 
-    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
-        """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
+    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
+        """The step over the tensors of the plan; what is returned writes it down.
+
+        Args:
+            grads: of the parameters of the plan.
+            hparams: those of each group, by its number.
+            states: of the optimizer; those of the plan are in there by the time of writing.
 
         Raises:
             NotElementwise: a rule can't be written down.
@@ -193,7 +179,7 @@ class EagerStep:
         run = Run(self.links, plan, grads, hparams)
         if not plan.steps:
             run.try_out()
-        return run.write
+        return functools.partial(run.write, states)
 
 
 class Run:
@@ -216,7 +202,7 @@ class Run:
             for length in (1, 2):
                 program.run([[torch.ones(1, dtype=kind.dtype) for _ in range(length)] for _ in range(program.inputs)])
 
-    def write(self) -> None:
+    def write(self, states: States) -> None:
         """Step every parameter and its state."""
         for batch in self.plan.batches:
             program = self.programs[batch.kind]
@@ -225,19 +211,36 @@ class Run:
                     program.run(row)
                 else:
                     _run_wide(program, row)
-        if self.plan.counts:
-            foreach["add_"](self.plan.counts, self.plan.ones)
-        self.plan.seen = [count + 1 for count in self.plan.seen]
+        if not self.plan.steps:
+            self.plan.held.settle(states)
+        self.plan.held.advance()
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, length: int) -> "Formula":
-        """The first few links, written down for a kind."""
-        counts = [count + self.plan.steps for count in kind.counts]
+    def _formula(self, kind: Kind, length: int, step: Callable[[int], Any] = int) -> "Formula":
+        """The first few links, written down for a kind; `step` makes of a step what the rules get."""
+        counts = [step(count + self.plan.steps) for count in kind.counts]
         scalars = scalars_of(self.links[:length], self.hparams[kind.group], counts, self.reduced)
         return Formula(self.links, length, scalars, kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
-        formula = self._formula(kind, len(self.links))
+        """The program of a kind: an earlier step's, where the rules ask at most whether this is one of the first steps."""
+        plan, hparams = self.plan, self.hparams[kind.group]
+        known = plan.lasting.get(kind)
+        if known and known[0] is hparams:
+            return known[1]
+        fixed = not self.reduced and not any(isinstance(x, Tensor) for x in trees.leaves(dict(hparams)))
+        if plan.steps and kind not in plan.passing and fixed:
+            try:
+                program = self._arranged(kind, Later)
+            except Exception:  # Whatever a rule raises that computes with the step.
+                plan.passing.add(kind)
+            else:
+                plan.lasting[kind] = hparams, program
+                return program
+        return self._arranged(kind, int)
+
+    def _arranged(self, kind: Kind, step: Callable[[int], Any]) -> Program:
+        formula = self._formula(kind, len(self.links), step)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
@@ -259,7 +262,7 @@ class Run:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
         names = self.links[i].form.slots
         before = sum(len(link.form.slots) for link in self.links[:i])
-        columns: list[list[Any]] = [[None] * len(self.plan.params) for _ in range(2 + len(names))]
+        columns: list[list[Any]] = [[None] * len(self.plan.held.params) for _ in range(2 + len(names))]
         for batch in self.plan.batches:
             formula = self._formula(batch.kind, i)
             row = _opened(batch.row(self.grads))
@@ -318,15 +321,6 @@ def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], c
         raise Unfit
     plain = stored == computed and not p.is_complex()
     return Kind(group, tuple(int(state[name]) for name in counts), computed.pop(), plain)
-
-
-def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:
-    """What programs rely on, and what may change though the tensor stays the same object (`p.data = ...`)."""
-    tensors = (*params, *grads, *slots)
-    return [*map(_shape, tensors), *map(_dtype, tensors), *map(_layout, grads), *map(type, grads), *map(_on_cpu, params)]
-
-
-_shape, _dtype, _layout, _on_cpu = map(attrgetter, ("shape", "dtype", "layout", "is_cpu"))
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

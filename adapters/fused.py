@@ -19,10 +19,11 @@ from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
+from .held import Held
 from .kernels import Kernel
 from .layout import Flat, Layout, detached_from
 from .links import Link, links_of, scalars_of
-from .memory import PLAIN, are_same, real
+from .memory import PLAIN, real
 from .parts import Column, Leaf, Part, parts_of
 from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
 from .tracing import wide
@@ -54,27 +55,13 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        states: the state of every parameter of the optimizer.
-        own: those of the plan's own parameters.
-        values: the slots and counts in them, held so that no other tensor can pass for them.
-        traits: what else the plan relies on, see `_traits`.
-        leaves, parts: the parameters, one by one and as the kernels get them.
-        counts: the step counts, one row for each leaf; `optimizer.state` holds views of it.
-        seen: `counts` as lists, as the last step left them.
+        held: the tensors it was made for.
+        parts: the parameters as the kernels get them.
         kernels: of each stage and signature.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    states: list[Flat]
-    own: list[Flat]
-    values: list[Tensor]
-    traits: list[Any]
-    leaves: list[Leaf]
+    held: Held
     parts: list[Part]
-    counts: Tensor
-    seen: list[list[float]]
     kernels: Mapping[tuple[int, Signature], Kernels] = field(repr=False)
 
 
@@ -93,23 +80,12 @@ class FusedStep:
         self.stages = stages_of(links, layout)
         self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
         self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
-        self.names = [*self.slots, *self.counts]
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
         plan = self.plan
-        if (
-            plan is None
-            or groups != plan.groups
-            or not are_same(params, plan.params)
-            or not are_same(states.values(), plan.states)
-        ):
-            return False
-        values: list[Any] = [state.get(name) for state in plan.own for name in self.names]
-        return (
-            are_same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
-        )
+        return plan is not None and plan.held.fits(params, grads, groups, states) and all(part.fits() for part in plan.parts)
 
     def prepare(
         self,
@@ -132,24 +108,19 @@ class FusedStep:
             _require_plain(leaf, elementwise=all(stage.fuses for stage in self.stages))
         kernels = self._compiled({leaf.signature() for leaf in leaves}, hparams[groups[0]])
 
-        seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
-        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(self.counts))
-        parts = parts_of(leaves, seen, may_share=len(self.stages) == 1 and self.stages[0].fuses)
-        for leaf, row in zip(leaves, counts, strict=True):
-            leaf.state.update(zip(self.counts, row.unbind(), strict=True))
-        own = [leaf.state for leaf in leaves]
-        values = [state[name] for state in own for name in self.names]
-        traits = _traits(params, values, grads)
-        held = (list(params), list(groups), list(states.values()), own, values)
-        self.plan = Plan(*held, traits, leaves, parts, counts, seen, kernels)
+        counts = [tuple(float(leaf.state[name]) for name in self.counts) for leaf in leaves]
+        parts = parts_of(leaves, counts, may_share=len(self.stages) == 1 and self.stages[0].fuses)
+        held = Held(params, grads, groups, [leaf.state for leaf in leaves], self.slots, self.counts)
+        held.settle(states)
+        self.plan = Plan(held, parts, kernels)
 
     def run(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
         """Step every parameter of the plan, `hparams` being those of each group by its number."""
         plan = self.plan
         assert plan is not None
         Run(self.stages, plan, grads, hparams).run()
-        torch.autograd.graph.increment_version([leaf.param for leaf in plan.leaves])
-        plan.seen = plan.counts.add_(1).tolist()
+        torch.autograd.graph.increment_version(plan.held.params)
+        plan.held.advance()
 
     def _compiled(self, signatures: set[Signature], hparams: HParams) -> dict[tuple[int, Signature], Kernels]:
         try:
@@ -239,7 +210,7 @@ class Run:
     def _vector(self, kernel: Kernel, number: int, links: int, work: Work) -> Tensor:
         """The numbers that a kernel over the first few links of a stage takes; parts of one group and count share them."""
         leaf = work.part.leaves[0]
-        counts = tuple(self.plan.seen[leaf.index])
+        counts = tuple(self.plan.held.seen[leaf.index])
         key = (kernel, number, leaf.group, counts)
         if key not in self.vectors:
             stage = self.stages[number]
@@ -270,7 +241,7 @@ class Run:
             for slot, name in zip(link.form.slots, stage.names, strict=True)
         }
         if link.form.counts:
-            state["step"] = one_or_each({i: int(self.plan.seen[i][stage.counts.start]) for i in leaves})
+            state["step"] = one_or_each({i: int(self.plan.held.seen[i][stage.counts.start]) for i in leaves})
 
         owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
         updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
@@ -278,12 +249,6 @@ class Run:
             work.u = [leaves[i].laid_out(updates[i])]
             for slot in link.form.slots:
                 state[slot][i].copy_(new[slot][i])
-
-
-def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-    """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
-    places = [*map(Tensor.data_ptr, (*params, *values)), *map(Tensor.stride, params), *(p.shape for p in params)]
-    return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
 def _targets(column: Column) -> Column:

@@ -73,6 +73,10 @@ class Batch:
             leaf.state.update((name, leaf.laid_out(slot)) for name, slot in zip(leaf.slots, leaf.values(), strict=True))
         self.slots: list[Column] = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
 
+    def fits(self) -> bool:
+        """True: nothing is known of the tensors' memory."""
+        return True
+
     def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
         """The gradients and the parameters, as a kernel takes them."""
         u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
@@ -113,6 +117,11 @@ class Pack:
             for leaf, view in zip(self.leaves, views, strict=True):
                 leaf.state[leaf.slots[i]] = view
             self.slots.append(buffer)
+        self.places = self._places()
+
+    def fits(self) -> bool:
+        """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
+        return self._places() == self.places
 
     def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
         """The gradients and the parameters, gathered."""
@@ -132,6 +141,9 @@ class Pack:
             own = torch.view_as_complex(part.view(-1, 2)) if leaf.param.is_complex() else part
             views.append(own.view(leaf.param.shape))
         return views
+
+    def _places(self) -> list[int]:
+        return [x.data_ptr() for leaf in self.leaves for x in (leaf.param, *leaf.values())]
 
     def _buffer(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(sum(reals(leaf.param) for leaf in self.leaves), dtype=dtype, device=self.leaves[0].param.device)

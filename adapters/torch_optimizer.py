@@ -255,15 +255,14 @@ class TransformOptimizer(torch.optim.Optimizer):
         if engine is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        states: list[Flat] = [self.state.get(p, {}) for p in params]
         new: list[Flat] = []
         try:
             hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
-            if not engine.fits(params, grads, owners, states):
+            if not engine.fits(params, grads, owners, self.state):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
                 new = list(complete.values())
                 engine.prepare(layout, params, grads, owners, new)
-            write = engine.computed(grads, hparams)
+            write = engine.computed(grads, hparams, self.state)
         except NotElementwise:
             self._lists[transform] = None
             return None
