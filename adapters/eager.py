@@ -1,4 +1,4 @@
-"""The eager step of a chain of elementwise rules: its formula, run over lists of small tensors and over blocks of large ones.
+"""The eager step of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
 and where they are many, because each is a call. Here the rules write down what they compute, once a step and for each group
@@ -21,8 +21,8 @@ from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .formula import Node, Value, apply, written
-from .layout import Flat, Layout
-from .links import Link, links_of, scalars_of
+from .layout import Flat, Key, Layout
+from .links import Link, Route, links_of, routes_of, scalars_of
 from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, reals
 from .program import Program
 
@@ -49,12 +49,14 @@ class Kind:
 
     Attributes:
         group: the number of their group.
-        counts: of updates so far, one for each link that counts.
+        route: the links that they go through.
+        counts: of updates so far; those that they have not are of no consequence.
         dtype: in which they are computed.
         plain: whether they and all their tensors are stored in it, and real.
     """
 
     group: int
+    route: Route
     counts: tuple[int, ...]
     dtype: torch.dtype
     plain: bool
@@ -62,11 +64,12 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One parameter of a plan: its number, the tensor, its slots, and its kind."""
+    """One parameter of a plan: its number, the tensor, what its state holds by the names of its slots and counts, its kind."""
 
     index: int
     param: Tensor
-    slots: list[Tensor]
+    slots: dict[str, Tensor]
+    counts: dict[str, Tensor]
     kind: Kind
 
 
@@ -80,7 +83,7 @@ class Batch:
 
     def add(self, leaf: Leaf) -> None:
         """One more parameter."""
-        tensors = [leaf.param, *leaf.slots]
+        tensors = [leaf.param, *leaf.slots.values()]
         self.stored = self.stored or [[] for _ in tensors]
         self.leaves.append(leaf.index)
         for column, x in zip(self.stored, tensors, strict=True):
@@ -107,22 +110,28 @@ class Plan:
 
     Attributes:
         params, groups: the parameters, and the number of the group of each.
+        leaves: the parameters with all that belongs to each.
         slots, counts: theirs, one parameter after another.
         ones: what to add to the counts: tensors, which reach lists faster than a number does.
         seen: the counts as the last step left them.
         traits: what else the plan relies on, see `_traits`.
         batches: the parameters as programs take them.
+        joints: the links that reduce over all leaves that they see, in order.
+        paths: which counts there are.
         steps: how many it has been used for.
     """
 
     params: list[Tensor]
     groups: list[int]
+    leaves: list[Leaf]
     slots: list[Tensor]
     counts: list[Tensor]
     ones: list[Tensor]
     seen: list[float]
     traits: list[Any]
     batches: list[Batch]
+    joints: list[Link]
+    paths: list[tuple[str, ...]]
     steps: int = 0
 
 
@@ -136,9 +145,7 @@ class EagerStep:
     """The eager step of one transform made of elementwise rules, for one optimizer."""
 
     def __init__(self, transform: Transform) -> None:
-        self.links = links_of(transform) or []
-        self.slots: list[str] = []
-        self.counts: list[str] = []
+        self.transform = transform
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
@@ -146,10 +153,10 @@ class EagerStep:
         plan = self.plan
         if plan is None or groups != plan.groups or not are_same(params, plan.params):
             return False
-        slots, counts = ([state.get(name) for state in states for name in names] for names in (self.slots, self.counts))
+        known = list(zip(states, plan.leaves, strict=True))
         return (
-            are_same(slots, plan.slots)
-            and are_same(counts, plan.counts)
+            are_same([state.get(name) for state, leaf in known for name in leaf.slots], plan.slots)
+            and are_same([state.get(name) for state, leaf in known for name in leaf.counts], plan.counts)
             and _traits(params, grads, plan.slots) == plan.traits
             and [count.item() for count in plan.counts] == plan.seen
         )
@@ -157,7 +164,7 @@ class EagerStep:
     def prepare(
         self,
         layout: Layout,
-        params: Sequence[Tensor],
+        params: Mapping[Key, Tensor],
         grads: Sequence[Tensor],
         groups: Sequence[int],
         states: Sequence[Flat],
@@ -168,18 +175,19 @@ class EagerStep:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
-        self.slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
-        self.counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
+        links, tensors = links_of(self.transform, params) or [], list(params.values())
+        routes = routes_of(links, list(params))
         leaves = [
-            Leaf(i, p, [state[name] for name in self.slots], _kind(g, p, state, group, self.slots, self.counts))
-            for i, (p, g, group, state) in enumerate(zip(params, grads, groups, states, strict=True))
+            _leaf(i, p, g, state, group, route, layout)
+            for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        slots = [slot for leaf in leaves for slot in leaf.slots]
-        counts = [state[name] for state in states for name in self.counts]
+        slots = [slot for leaf in leaves for slot in leaf.slots.values()]
+        counts = [count for leaf in leaves for count in leaf.counts.values()]
         one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
-        traits, seen = _traits(params, grads, slots), [count.item() for count in counts]
-        held = (list(params), list(groups), slots, counts, [one[count.dtype] for count in counts])
-        self.plan = Plan(*held, seen, traits, _batches(leaves))
+        traits, seen = _traits(tensors, grads, slots), [count.item() for count in counts]
+        held = (tensors, list(groups), leaves, slots, counts, [one[count.dtype] for count in counts])
+        joints = [link for link in links if link.form.reduce]
+        self.plan = Plan(*held, seen, traits, _batches(leaves), joints, list(layout.counts))
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
@@ -190,7 +198,7 @@ class EagerStep:
         """
         plan = self.plan
         assert plan is not None
-        run = Run(self.links, plan, grads, hparams)
+        run = Run(plan, grads, hparams)
         if not plan.steps:
             run.try_out()
         return run.write
@@ -199,15 +207,15 @@ class EagerStep:
 class Run:
     """One step over a plan: its whole-tree quantities and programs, of which the first are computed at once."""
 
-    def __init__(self, links: list[Link], plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.links, self.plan, self.grads, self.hparams = links, plan, grads, hparams
+    def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        self.plan, self.grads, self.hparams = plan, grads, hparams
         self.kinds = {batch.kind for batch in plan.batches}
-        self.reduced: list[Any] = []
-        for i, link in enumerate(links):
-            if isinstance(link.form.reduce, SumOver):
-                self.reduced.append(self._sum(i, link.form.reduce))
-            elif link.form.reduce is not None:
-                self.reduced.append(self._reduced(i, link.form.reduce))
+        self.reduced: dict[Link, Any] = {}
+        for link in plan.joints:
+            batches = [batch for batch in plan.batches if link in batch.kind.route]
+            if batches:
+                is_sum = isinstance(link.form.reduce, SumOver)
+                self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
         self.programs = {kind: self._program(kind) for kind in self.kinds}
 
     def try_out(self) -> None:
@@ -230,51 +238,53 @@ class Run:
         self.plan.seen = [count + 1 for count in self.plan.seen]
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, length: int) -> "Formula":
-        """The first few links, written down for a kind."""
-        counts = [count + self.plan.steps for count in kind.counts]
-        scalars = scalars_of(self.links[:length], self.hparams[kind.group], counts, self.reduced)
-        return Formula(self.links, length, scalars, kind.dtype)
+    def _formula(self, kind: Kind, last: Link | None = None) -> "Formula":
+        """The links of a kind, or those before one of them, written down."""
+        length = len(kind.route) if last is None else kind.route.index(last)
+        counts = {path: count + self.plan.steps for path, count in zip(self.plan.paths, kind.counts, strict=True)}
+        scalars = scalars_of(kind.route[:length], self.hparams[kind.group], counts, self.reduced)
+        return Formula(kind.route, length, scalars, kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
-        formula = self._formula(kind, len(self.links))
+        formula = self._formula(kind)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
         return Program(formula.inputs, stored, [formula.u])
 
-    def _sum(self, i: int, reduction: SumOver) -> Any:
+    def _sum(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A sum over the updates that reach a link."""
-        sums = []
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
-            terms = reduction.term(formula.u, formula.p, **formula.slots_of(i))
+        reduction, sums = link.form.reduce, []
+        assert isinstance(reduction, SumOver)
+        for batch in batches:
+            formula = self._formula(batch.kind, link)
+            terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
             program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
             for row in batch.rows(self.grads):
                 results = program.run(row if batch.kind.plain else _opened(row))
                 sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in results])
         return reduction.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
 
-    def _reduced(self, i: int, reduction: Callable[..., Any]) -> Any:
+    def _reduced(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
-        names = self.links[i].form.slots
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        columns: list[list[Any]] = [[None] * len(self.plan.params) for _ in range(2 + len(names))]
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
+        assert link.form.reduce is not None
+        names = link.form.slots
+        rows: dict[int, Sequence[Tensor]] = {}
+        for batch in batches:
+            formula = self._formula(batch.kind, link)
             row = _opened(batch.row(self.grads))
             (updates,) = Program(formula.inputs, {}, [formula.u]).run(row)
-            for column, tensors in zip(columns, (updates, row[1], *row[2 + before :]), strict=False):
-                for j, x in zip(batch.leaves, tensors, strict=True):
-                    column[j] = x
-        return reduction(columns[0], columns[1], **dict(zip(names, columns[2:], strict=True)))
+            first = 2 + formula.before(link)
+            rows |= dict(zip(batch.leaves, zip(updates, row[1], *row[first : first + len(names)], strict=True), strict=True))
+        updates, params, *slots = zip(*(rows[i] for i in sorted(rows)), strict=True)
+        return link.form.reduce(list(updates), list(params), **dict(zip(names, map(list, slots), strict=True)))
 
 
 class Formula:
-    """The first few links of a chain, written down.
+    """The first few links of a route, written down.
 
     Attributes:
-        inputs: the nodes of the gradient, the parameter and all slots of the chain.
+        inputs: the nodes of the gradient, the parameter and all slots of the route.
         p, slots: the stand-ins of the parameter and the slots.
         u, new: the update after these links, and their new slots.
     """
@@ -285,10 +295,13 @@ class Formula:
         g, self.p, *self.slots = (Value(node, dtype) for node in self.inputs)
         self.u, self.new = written(links[:length], scalars, g, self.p, self.slots)
 
-    def slots_of(self, i: int) -> dict[str, Value]:
+    def before(self, link: Link) -> int:
+        """How many slots the links before this one have."""
+        return sum(len(other.form.slots) for other in self.links[: self.links.index(link)])
+
+    def slots_of(self, link: Link) -> dict[str, Value]:
         """The slots of a link, by its own names for them."""
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        return dict(zip(self.links[i].form.slots, self.slots[before:], strict=False))
+        return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
 
 
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
@@ -305,8 +318,10 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     return batches
 
 
-def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], counts: Sequence[str]) -> Kind:
-    tensors = [g, p, *(state[name] for name in slots)]
+def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
+    slots = {name: state[name] for link in route for name in layout.slots_of(link.path, link.form.slots)}
+    counts = {name: state[name] for name in layout.counts.values() if name in state}
+    tensors = [g, p, *slots.values()]
     for x in tensors:
         if type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" or x.shape != p.shape:
             raise Unfit
@@ -314,10 +329,11 @@ def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], c
             raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    if computed not in ({torch.float32}, {torch.float64}) or any(state[name].device.type != "cpu" for name in counts):
+    if computed not in ({torch.float32}, {torch.float64}) or any(x.device.type != "cpu" for x in counts.values()):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    return Kind(group, tuple(int(state[name]) for name in counts), computed.pop(), plain)
+    kind = Kind(group, route, tuple(int(counts.get(name, 0)) for name in layout.counts.values()), computed.pop(), plain)
+    return Leaf(index, p, slots, counts, kind)
 
 
 def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:

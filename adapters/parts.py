@@ -13,10 +13,8 @@ from torch import Tensor
 
 from .layout import Flat
 from .memory import flat, foreach, is_dense, is_lazy, reals
+from .stages import Passage, Signature
 from .tracing import Dtypes
-
-# What tells apart the kernels of a part: its device and dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 # Below this many elements, gathering a tensor costs less than a call of its own.
 SMALL = 13_000
@@ -24,14 +22,25 @@ SMALL = 13_000
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One parameter of a plan: where its group is, the tensor, its state, and the names of its slots and counts in there."""
+    """One parameter of a plan: where its group is, the tensor, its state, what it goes through, and the names of its counts."""
 
     index: int
     group: int
     param: Tensor
     grad_dtype: torch.dtype
     state: Flat
-    slots: Sequence[str]
+    passage: Passage
+    counts: Sequence[str]
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """The names of the slots that kernels take."""
+        return self.passage.slots
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all in its state that a step writes."""
+        return [*self.slots, *self.counts]
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
@@ -127,12 +136,12 @@ class Pack:
 Part: TypeAlias = Single | Pack
 
 
-def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack: bool) -> list[Part]:
+def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]]) -> list[Part]:
     """The leaves that have elements, each in a part; small ones that can share a kernel call share a part."""
     packs: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        small = may_pack and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
-        key = (leaf.group, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
+        small = leaf.passage.is_one_kernel and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
+        key = (leaf.group, leaf.passage, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
         if leaf.param.numel():
             packs.setdefault(key, []).append(leaf)
     return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]

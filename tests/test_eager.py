@@ -231,8 +231,8 @@ def test_a_program_is_as_short_as_one_written_by_hand():
 
     def operations(transform):
         links = links_of(transform)
-        counts = [4] * sum(link.form.counts for link in links)
-        formula = Formula(links, len(links), scalars_of(links, transform.hparams, counts, []), torch.float32)
+        counts = {link.step: 4 for link in links}
+        formula = Formula(links, len(links), scalars_of(links, transform.hparams, counts, {}), torch.float32)
         stored = {1: apply("add", formula.p, formula.u), **dict(enumerate(formula.new, start=2))}
         program = Program(formula.inputs, stored)
         assert not program.moves
