@@ -13,9 +13,6 @@ from functional_optim.transform import Transform
 
 from .layout import Key, Params
 
-# What a parameter goes through.
-Route: TypeAlias = "tuple[Link, ...]"
-
 
 @dataclass(frozen=True, eq=False)
 class Link:
@@ -41,6 +38,10 @@ class Link:
         form = self.form
         options = tuple((name, _distinct(value)) for name, value in sorted(form.options.items()))
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
+
+
+# What a parameter goes through.
+Route: TypeAlias = tuple[Link, ...]
 
 
 def links_of(transform: Transform, params: Params | None = None) -> list[Link] | None:

@@ -9,9 +9,6 @@ from functional_optim.hparams import HParams
 # Counts, by the keys to them in the state of the outermost transform.
 Counts: TypeAlias = Mapping[tuple[str, ...], Any]
 
-# To each part of a transform, by the keys to its state, where its hyper-parameters come from.
-Handed: TypeAlias = "Mapping[tuple[str, ...], Mapping[str, Origin]]"
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -34,3 +31,7 @@ class Origin:
     def or_else(self, other: "Origin") -> "Origin":
         """This one, and where it has no value, another."""
         return self if self.otherwise else Origin((*self.names, *other.names), other.otherwise)
+
+
+# To each part of a transform, by the keys to its state, where its hyper-parameters come from.
+Handed: TypeAlias = Mapping[tuple[str, ...], Mapping[str, Origin]]
