@@ -16,17 +16,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .formula import Node, Value, apply, written
 from .layout import Flat, Key, Layout
-from .links import Link, Route, links_of, routes_of, scalars_of
+from .links import Link, Route, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, reals
 from .program import Program
 
-HParams: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = list[Sequence[Tensor]]
 
 LOW = (torch.bfloat16, torch.float16)
@@ -208,15 +208,18 @@ class Run:
     """One step over a plan: its whole-tree quantities and programs, of which the first are computed at once."""
 
     def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.plan, self.grads, self.hparams = plan, grads, hparams
-        self.kinds = {batch.kind for batch in plan.batches}
+        self.plan, self.grads = plan, grads
+        self.counts, self.values = {}, {}
+        for kind in {batch.kind for batch in plan.batches}:
+            self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
+            self.values[kind] = values_of(kind.route, hparams[kind.group], self.counts[kind])
         self.reduced: dict[Link, Any] = {}
         for link in plan.joints:
             batches = [batch for batch in plan.batches if link in batch.kind.route]
             if batches:
                 is_sum = isinstance(link.form.reduce, SumOver)
                 self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
-        self.programs = {kind: self._program(kind) for kind in self.kinds}
+        self.programs = {kind: self._program(kind) for kind in self.values}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -241,8 +244,7 @@ class Run:
     def _formula(self, kind: Kind, last: Link | None = None) -> "Formula":
         """The links of a kind, or those before one of them, written down."""
         length = len(kind.route) if last is None else kind.route.index(last)
-        counts = {path: count + self.plan.steps for path, count in zip(self.plan.paths, kind.counts, strict=True)}
-        scalars = scalars_of(kind.route[:length], self.hparams[kind.group], counts, self.reduced)
+        scalars = scalars_of(kind.route[:length], self.values[kind], self.counts[kind], self.reduced)
         return Formula(kind.route, length, scalars, kind.dtype)
 
     def _program(self, kind: Kind) -> Program:

@@ -8,25 +8,24 @@ branches that the link sees.
 What can't be fused raises `Unsupported` before anything is changed; the optimizer then warns and steps eagerly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from functional_optim.combinators.origin import Counts
-from functional_optim.hparams import one_or_each
+from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .kernels import Kernel
 from .layout import Flat, Key, Layout, detached_from
-from .links import Link, links_of, routes_of, scalars_of
+from .links import Link, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, are_same
-from .parts import Leaf, Part, Single, parts_of
-from .stages import HParams, Kernels, Passage, Signature, Stage, at_stage, kernels_of, passage_of, slot_count
+from .parts import Kind, Leaf, Part, Single, parts_of
+from .stages import Kernels, Signature, Stage, at_stage, kernels_of, passage_of, slot_count
 from .tracing import wide
 
 States: TypeAlias = Mapping[Tensor, Flat]
@@ -48,14 +47,14 @@ class Work:
     done: int = 0
 
     @property
-    def passage(self) -> Passage:
-        """What it goes through."""
-        return self.part.leaves[0].passage
+    def kind(self) -> Kind:
+        """What its leaves have in common."""
+        return self.part.leaves[0].kind
 
     @property
     def stage(self) -> Stage:
         """The stage that comes next."""
-        return self.passage.stages[self.done]
+        return self.kind.passage.stages[self.done]
 
     def slots(self, first: int | None = None) -> list[Tensor]:
         """The slots of that stage, or those of its first links only."""
@@ -77,6 +76,7 @@ class Plan:
         counts: one row for each leaf, in which those that it has not are of no consequence; `optimizer.state` holds views of it.
         seen: `counts` as lists, as the last step left them.
         kernels: of each stage and signature.
+        steps: how many it has been used for.
     """
 
     params: list[Tensor]
@@ -91,6 +91,7 @@ class Plan:
     counts: Tensor
     seen: list[list[float]]
     kernels: Mapping[tuple[Stage, Signature], Kernels] = field(repr=False)
+    steps: int = 0
 
 
 class FusedStep:
@@ -139,38 +140,36 @@ class FusedStep:
         routes = routes_of(links, list(params))
         passages = {route: passage_of(route, self.layout) for route in dict.fromkeys(routes)}
         names = self.layout.counts.values()
-        leaves = [
-            Leaf(i, group, p, g.dtype, states[p], passages[route], [name for name in names if name in states[p]])
-            for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True))
-        ]
-        for leaf in leaves:
-            _require_plain(leaf)
-        paths = list(self.layout.counts)
-        kernels = self._compiled(leaves, hparams, dict.fromkeys(paths, 0))
+        leaves = []
+        for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True)):
+            kind = Kind(passages[route], group, tuple(int(states[p].get(name, 0)) for name in names))
+            leaves.append(Leaf(i, kind, p, g.dtype, states[p], [name for name in names if name in states[p]]))
+            _require_plain(leaves[-1])
+        kernels = self._compiled(leaves, hparams)
 
-        seen = [[float(leaf.state.get(name, 0)) for name in names] for leaf in leaves]
-        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(paths))
-        parts = parts_of(leaves, seen)
+        seen = [list(map(float, leaf.kind.counts)) for leaf in leaves]
+        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(names))
+        parts = parts_of(leaves)
         for leaf, row in zip(leaves, counts, strict=True):
             leaf.state.update((name, x) for name, x in zip(names, row.unbind(), strict=True) if name in leaf.counts)
         values = [leaf.state[name] for leaf in leaves for name in leaf.names]
         traits = _traits(tensors, values, grads)
         joints = [link for link in links if link.form.reduce or link.form.batched]
         held = (tensors, list(groups), list(states.values()), values)
-        self.plan = Plan(*held, traits, leaves, parts, joints, paths, counts, seen, kernels)
+        self.plan = Plan(*held, traits, leaves, parts, joints, list(self.layout.counts), counts, seen, kernels)
 
-    def run(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        """Step every parameter of the plan, `hparams` being those of each group by its number."""
-        plan = self.plan
-        assert plan is not None
-        Run(plan, grads, hparams).run()
-        torch.autograd.graph.increment_version([leaf.param for leaf in plan.leaves])
-        plan.seen = plan.counts.add_(1).tolist()
+    def planned(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
+        """The step over the tensors of the plan, which what is returned takes. `hparams` are each group's, by its number.
 
-    def _compiled(
-        self, leaves: Sequence[Leaf], hparams: Mapping[int, HParams], counts: Counts
-    ) -> dict[tuple[Stage, Signature], Kernels]:
-        kinds = {(leaf.passage, leaf.signature()): leaf.group for leaf in leaves}
+        Raises:
+            Exception: whatever a schedule raises.
+        """
+        assert self.plan is not None
+        return Run(self.plan, grads, hparams).run
+
+    def _compiled(self, leaves: Sequence[Leaf], hparams: Mapping[int, HParams]) -> dict[tuple[Stage, Signature], Kernels]:
+        kinds = {(leaf.kind.passage, leaf.signature()): leaf.kind.group for leaf in leaves}
+        counts = dict.fromkeys(self.layout.counts, 0)
         try:
             return {
                 (stage, signature): kernels_of(stage, at_stage(signature, i, stage), hparams[group], counts)
@@ -186,23 +185,33 @@ class Run:
     """One step over a plan."""
 
     def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.plan, self.grads, self.hparams = plan, grads, hparams
+        self.plan, self.grads = plan, grads
+        self.counts, self.values = {}, {}
+        for kind in {part.leaves[0].kind for part in plan.parts}:
+            self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
+            self.values[kind] = values_of(kind.passage.place, hparams[kind.group], self.counts[kind])
         self.vectors: dict[Any, Tensor] = {}
         self.reduced: dict[Link, Any] = {}
-        self.values: dict[Any, HParams] = {}
 
     def run(self) -> None:
+        """Step every parameter and its counts."""
+        self._run()
+        torch.autograd.graph.increment_version([leaf.param for leaf in self.plan.leaves])
+        self.plan.seen = self.plan.counts.add_(1).tolist()
+        self.plan.steps += 1
+
+    def _run(self) -> None:
         """Up to each link that sees several leaves together, all of these; after the last, one part after another."""
         works = [Work(part, *part.open(self.grads)) for part in self.plan.parts]
         for link in self.plan.joints:
-            meeting = [work for work in works if link in work.passage.place]
+            meeting = [work for work in works if link in work.kind.passage.place]
             for work in meeting:
-                self._advance(work, work.passage.place[link])
+                self._advance(work, work.kind.passage.place[link])
             if meeting:
                 self._meet(link, meeting)
         while works:
             work = works.pop()
-            self._advance(work, len(work.passage.stages))
+            self._advance(work, len(work.kind.passage.stages))
             work.part.close(work.p)
 
     def _advance(self, work: Work, number: int) -> None:
@@ -263,24 +272,14 @@ class Run:
         assert form.reduce is not None
         return form.reduce(columns[0], columns[1], **dict(zip(form.slots, columns[2:], strict=True)))
 
-    def _counts(self, leaf: Leaf) -> dict[tuple[str, ...], int]:
-        return {path: int(count) for path, count in zip(self.plan.paths, self.plan.seen[leaf.index], strict=True)}
-
     def _vector(self, kernel: Kernel, links: int, work: Work) -> Tensor:
-        """The numbers that a kernel over the first few links of a stage takes; parts of one group and count share them."""
-        leaf, stage = work.part.leaves[0], work.stage
-        key = (kernel, stage, leaf.group, tuple(self.plan.seen[leaf.index]))
+        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share them."""
+        kind, stage = work.kind, work.stage
+        key = (kernel, stage, kind)
         if key not in self.vectors:
-            scalars = scalars_of(stage.links[:links], self.hparams[leaf.group], self._counts(leaf), self.reduced)
+            scalars = scalars_of(stage.links[:links], self.values[kind], self.counts[kind], self.reduced)
             self.vectors[key] = kernel.vector(scalars)
         return self.vectors[key]
-
-    def _values(self, link: Link, leaf: Leaf) -> HParams:
-        """A link's hyper-parameters for a leaf: the same objects for leaves of one group and count."""
-        key = (link, leaf.group, tuple(self.plan.seen[leaf.index]))
-        if key not in self.values:
-            self.values[key] = link.values(self.hparams[leaf.group], self._counts(leaf))
-        return self.values[key]
 
     def _lifted(self, works: list[Work]) -> None:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
@@ -288,12 +287,12 @@ class Run:
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
         updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
         params = {i: widened(leaf.param) for i, leaf in leaves.items()}
-        values = {i: self._values(link, leaf) for i, leaf in leaves.items()}
+        values = {i: self.values[leaf.kind][link] for i, leaf in leaves.items()}
         hp = {name: one_or_each({i: own[name] for i, own in values.items()}) for name in link.hparams}
         names = dict(zip(link.form.slots, works[0].stage.names, strict=True))
         state: dict[str, Any] = {slot: {i: leaf.state[name] for i, leaf in leaves.items()} for slot, name in names.items()}
         if link.form.counts:
-            state["step"] = one_or_each({i: self._counts(leaf)[link.step] for i, leaf in leaves.items()})
+            state["step"] = one_or_each({i: self.counts[leaf.kind][link.step] for i, leaf in leaves.items()})
 
         owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
         updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
@@ -322,7 +321,7 @@ def _require_plain(leaf: Leaf) -> None:
     p = leaf.param
     if type(p) not in PLAIN or p.layout != torch.strided or p.device.type not in DEVICES:
         raise Unsupported(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
-    if p.is_complex() and not all(stage.fuses for stage in leaf.passage.stages):
+    if p.is_complex() and not all(stage.fuses for stage in leaf.kind.passage.stages):
         raise Unsupported("a parameter is complex, and a rule of the chain takes no complex tensors")
     for name, slot in zip(leaf.slots, leaf.values(), strict=True):
         if slot.shape != p.shape or slot.is_complex() != p.is_complex() or slot.device != p.device:

@@ -1,6 +1,6 @@
 """The rules that a transform is made of, in order; which of them each parameter goes through; and the numbers that each takes."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from functional_optim.combinators.innermost import innermost
 from functional_optim.combinators.origin import Counts, Origin
+from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
 
@@ -22,10 +23,6 @@ class Link:
     path: tuple[str, ...]
     hparams: Mapping[str, Origin]
     members: Container[Key]
-
-    def values(self, hparams: Mapping[str, Any], counts: Counts) -> dict[str, Any]:
-        """Its hyper-parameters, of the group's and of the counts before the step."""
-        return {name: origin.value(hparams, counts) for name, origin in self.hparams.items()}
 
     @property
     def step(self) -> tuple[str, ...]:
@@ -60,14 +57,19 @@ def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
     return [tuple(link for link in links if key in link.members) for key in keys]
 
 
-def scalars_of(links: Sequence[Link], hparams: Mapping[str, Any], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
+def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[Link, HParams]:
+    """The hyper-parameters of every link, of a group's and of the counts before the step."""
+    return {link: {name: origin.value(hparams, counts) for name, origin in link.hparams.items()} for link in links}
+
+
+def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
     """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
 
     `counts` are those before the step; `reduced` lacks the last link where that one is about to reduce.
     """
     return [
         (
-            {name: _separate(value) for name, value in link.values(hparams, counts).items()},
+            {name: _separate(value) for name, value in values[link].items()},
             (counts[link.step] + 1,) if link.form.counts else (),
             (reduced[link],) if link in reduced else (),
         )

@@ -20,22 +20,36 @@ from .tracing import Dtypes
 SMALL = 13_000
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What parameters that take the same numbers have in common.
+
+    Attributes:
+        passage: what they go through.
+        group: the number of their group.
+        counts: of updates so far; those that they have not are of no consequence.
+    """
+
+    passage: Passage
+    group: int
+    counts: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One parameter of a plan: where its group is, the tensor, its state, what it goes through, and the names of its counts."""
+    """One parameter of a plan: its kind, the tensor, its state, and the names of its counts in there."""
 
     index: int
-    group: int
+    kind: Kind
     param: Tensor
     grad_dtype: torch.dtype
     state: Flat
-    passage: Passage
     counts: Sequence[str]
 
     @property
     def slots(self) -> Sequence[str]:
         """The names of the slots that kernels take."""
-        return self.passage.slots
+        return self.kind.passage.slots
 
     @property
     def names(self) -> list[str]:
@@ -91,7 +105,7 @@ class Single:
 
 
 class Pack:
-    """Small tensors of one group, count and set of dtypes, side by side in one buffer for each role."""
+    """Small tensors of one kind and set of dtypes, side by side in one buffer for each role."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
@@ -136,12 +150,12 @@ class Pack:
 Part: TypeAlias = Single | Pack
 
 
-def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]]) -> list[Part]:
+def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     """The leaves that have elements, each in a part; small ones that can share a kernel call share a part."""
     packs: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        small = leaf.passage.is_one_kernel and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
-        key = (leaf.group, leaf.passage, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
+        small = leaf.kind.passage.is_one_kernel and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
+        key = (leaf.kind, leaf.signature()) if small else leaf.index
         if leaf.param.numel():
             packs.setdefault(key, []).append(leaf)
     return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]

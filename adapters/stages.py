@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from functional_optim import trees
 from functional_optim.combinators.origin import Counts
+from functional_optim.hparams import HParams
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
 from .layout import Layout
-from .links import Link, Route, scalars_of
+from .links import Link, Route, scalars_of, values_of
 from .tracing import Dtypes, Ending, reduced_like, wide
-
-HParams: TypeAlias = Mapping[str, Any]
 
 # What tells apart the kernels of a stage: the device and the dtypes.
 Signature: TypeAlias = tuple[torch.device, Dtypes]
@@ -93,10 +92,10 @@ def passage_of(route: Route, layout: Layout) -> Passage:
 def kernels_of(stage: Stage, signature: Signature, hparams: HParams, counts: Counts) -> Kernels:
     """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
     device, dtypes = signature
-    reduced: dict[Link, Any] = {}
+    values, reduced = values_of(stage.links, hparams, counts), {}
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
-        spec = trees.flatten(scalars_of(links, hparams, counts, reduced))[1]
+        spec = trees.flatten(scalars_of(links, values, counts, reduced))[1]
         return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, spec)
 
     quantities: dict[int, Kernel | None] = {}

@@ -190,7 +190,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
             self._engines[transform] = engine = self._planned(transform, groups, grads, owners, hparams)
-        return None if engine is None else functools.partial(engine.run, grads, hparams)
+        return None if engine is None else engine.planned(grads, hparams)
 
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
