@@ -24,7 +24,7 @@ from functional_optim.transform import Transform
 from .formula import Node, Value, apply, written
 from .layout import Flat, Key, Layout
 from .links import Link, Route, links_of, routes_of, scalars_of, values_of
-from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, reals
+from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, real, reals
 from .program import Program
 
 Row: TypeAlias = list[Sequence[Tensor]]
@@ -362,12 +362,8 @@ def _run_wide(program: Program, row: Row) -> None:
             if slot.dtype != new.dtype and not slot.is_complex():
                 slot.copy_(new)
     for g, p, u in zip(row[0], row[1], updates, strict=True):
-        _real(p).add_(u.to(torch.promote_types(g.dtype, p.dtype).to_real()))
+        real(p).add_(u.to(torch.promote_types(g.dtype, p.dtype).to_real()))
 
 
 def _opened(row: Row) -> Row:
-    return [[widened(_real(x)) for x in tensors] for tensors in row]
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return [[widened(real(x)) for x in tensors] for tensors in row]

@@ -23,8 +23,8 @@ from functional_optim.transform import Transform
 from .kernels import Kernel
 from .layout import Flat, Key, Layout, detached_from
 from .links import Link, links_of, routes_of, scalars_of, values_of
-from .memory import PLAIN, are_same
-from .parts import Kind, Leaf, Part, Single, parts_of
+from .memory import PLAIN, are_same, real
+from .parts import Column, Kind, Leaf, Part, parts_of
 from .stages import Kernels, Signature, Stage, at_stage, kernels_of, passage_of, slot_count
 from .tracing import wide
 
@@ -39,11 +39,11 @@ class Unsupported(Exception):
 
 @dataclass(eq=False)
 class Work:
-    """A part on its way through the stages: the update so far and the parameter, flat, and how many stages are done."""
+    """A part on its way through the stages: the updates so far and the parameters, and how many stages are done."""
 
     part: Part
-    u: Tensor
-    p: Tensor
+    u: Column
+    p: Column
     done: int = 0
 
     @property
@@ -56,7 +56,7 @@ class Work:
         """The stage that comes next."""
         return self.kind.passage.stages[self.done]
 
-    def slots(self, first: int | None = None) -> list[Tensor]:
+    def slots(self, first: int | None = None) -> list[Column]:
         """The slots of that stage, or those of its first links only."""
         return self.part.slots[self.stage.slots][:first]
 
@@ -143,7 +143,7 @@ class FusedStep:
         leaves = []
         for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True)):
             kind = Kind(passages[route], group, tuple(int(states[p].get(name, 0)) for name in names))
-            leaves.append(Leaf(i, kind, p, g.dtype, states[p], [name for name in names if name in states[p]]))
+            leaves.append(Leaf(i, kind, p, g, states[p], [name for name in names if name in states[p]]))
             _require_plain(leaves[-1])
         kernels = self._compiled(leaves, hparams)
 
@@ -233,11 +233,11 @@ class Run:
 
     def _fused(self, work: Work) -> None:
         stage, kernel = work.stage, self._kernels(work).step
-        tensors = [work.u, work.p, *work.slots()]
+        columns = [work.u, work.p, *work.slots()]
         if not stage.last:
-            work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-            tensors.append(work.u)
-        kernel(self._vector(kernel, len(stage.links), work), tensors)
+            work.u = _targets(work.u)
+            columns.append(work.u)
+        kernel(self._vector(kernel, len(stage.links), work), columns, work.part.lengths)
         work.done += 1
 
     def _kernels(self, work: Work) -> Kernels:
@@ -250,8 +250,8 @@ class Run:
             i = work.stage.links.index(link)
             kernel = self._kernels(work).quantities[i]
             assert kernel is not None
-            tensors = [work.u, work.p, *work.slots(slot_count(work.stage.links[: i + 1]))]
-            sums.append(kernel(self._vector(kernel, i + 1, work), tensors))
+            columns = [work.u, work.p, *work.slots(slot_count(work.stage.links[: i + 1]))]
+            sums.append(kernel(self._vector(kernel, i + 1, work), columns, work.part.lengths))
         device = sums[0][0].device
         return [torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)]
 
@@ -264,8 +264,8 @@ class Run:
             before = slot_count(work.stage.links[:i])
             kernel, u = self._kernels(work).quantities[i], work.u
             if kernel is not None:
-                u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-                kernel(self._vector(kernel, i, work), [work.u, work.p, *work.slots(before), u])
+                u = _targets(work.u)
+                kernel(self._vector(kernel, i, work), [work.u, work.p, *work.slots(before), u], work.part.lengths)
             own = work.slots()[before : before + len(form.slots)]
             for column, x in zip(columns, (u, work.p, *own), strict=True):
                 column.extend(_opened(leaf) for leaf in work.part.shaped(x))
@@ -285,7 +285,7 @@ class Run:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
         (link,) = works[0].stage.links
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
-        updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
+        updates = {i: widened(work.u[0]) for i, work in zip(leaves, works, strict=True)}
         params = {i: widened(leaf.param) for i, leaf in leaves.items()}
         values = {i: self.values[leaf.kind][link] for i, leaf in leaves.items()}
         hp = {name: one_or_each({i: own[name] for i, own in values.items()}) for name in link.hparams}
@@ -297,12 +297,11 @@ class Run:
         owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
         updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
         for i, work in zip(leaves, works, strict=True):
-            assert isinstance(work.part, Single)
-            work.u = work.part.flat(updates[i])
+            work.u = [leaves[i].laid_out(updates[i])]
             for slot in link.form.slots:
                 state[slot][i].copy_(new[slot][i])
             if work.stage.last:
-                work.p.add_(work.u)
+                work.p[0].add_(work.u[0])
             work.done += 1
 
 
@@ -312,8 +311,13 @@ def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[
     return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
+def _targets(column: Column) -> Column:
+    """Memory for what a kernel makes of some updates."""
+    return [torch.empty_like(real(x), dtype=wide(x.dtype.to_real())) for x in column]
+
+
 def _opened(x: Tensor) -> Tensor | None:
-    return widened(torch.view_as_real(x) if x.is_complex() else x)
+    return widened(real(x))
 
 
 def _require_plain(leaf: Leaf) -> None:

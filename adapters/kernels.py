@@ -2,11 +2,12 @@
 
 `compile_fx_inner` is the compiler below `torch.compile`: a call to what it returns costs 5 µs, where the guards of
 `torch.compile` cost 25 to 50. There is nothing to guard: lengths are symbols, numbers are inputs, and the key holds the rest.
+On the host it usually returns a single function, which is called `direct`ly.
 """
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,12 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from functional_optim import trees
 
+from .direct import Direct, direct
 from .links import Link
+from .memory import flat
 from .prologue import Prologue
 from .quick_start import quick_start
-from .tracing import Dtypes, Ending, Traced, fake_tensors, trace, wide
+from .tracing import TARGETED, Dtypes, Ending, Traced, fake_tensors, trace, wide
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
@@ -40,7 +43,8 @@ class Kernel:
 
     Attributes:
         prologue: scalars to the numbers that `compiled` takes as one vector.
-        compiled: `[vector, u, p, *slots[, out]] -> sums`; writes where its ending says.
+        compiled: `[vector, u, p, *slots[, out]] -> sums`, of 1-D tensors; writes where its ending says.
+        direct: the same for columns of tensors, where there is such a function.
         dtype: of the vector.
         device: of the vector and all tensors.
         links: keeps what the cache knows by its `id` alive.
@@ -48,6 +52,7 @@ class Kernel:
 
     prologue: Prologue
     compiled: Any
+    direct: Direct | None
     dtype: torch.dtype
     device: torch.device
     links: Sequence[Link]
@@ -56,13 +61,18 @@ class Kernel:
         """What the prologue makes of these scalars, on the device; without waiting for it."""
         return _vector(self.prologue(trees.leaves(scalars)), self.dtype, self.device)
 
-    def __call__(self, vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Run over whole tensors, 1-D, of one length that is not 0."""
-        length = tensors[0].numel()
-        if length <= LONGEST:
-            return self.compiled([vector, *tensors])
-        pieces = [self(vector, piece) for piece in zip(*(x.split(LONGEST) for x in tensors), strict=True)]
-        return [torch.stack(sums).sum() for sums in zip(*pieces, strict=True)]
+    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Sequence[int]) -> list[Tensor]:
+        """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
+
+        Args:
+            vector: what `vector` returned.
+            columns: updates, parameters, each slot, and, with an ending that needs one, targets.
+            lengths: of each row, in real numbers.
+        """
+        if self.direct:
+            return self.direct(vector, columns, lengths)
+        sums = [self.compiled([vector, *piece]) for row in zip(*columns, strict=True) for piece in _pieces(row)]
+        return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
 
 
 def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, spec: trees.Spec) -> Kernel:
@@ -71,7 +81,9 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
     with _compiling:
         if key not in _kernels:
             traced = trace(links, ending, dtypes, spec)
-            _kernels[key] = Kernel(traced.prologue, compile_body(traced, ending, dtypes, device), dtypes.scalars, device, links)
+            compiled = compile_body(traced, ending, dtypes, device)
+            inputs = 3 + len(dtypes.slots) + (ending in TARGETED)
+            _kernels[key] = Kernel(traced.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
         return _kernels[key]
 
 
@@ -100,7 +112,7 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
         mode = FakeTensorMode(shape_env=ShapeEnv())
         tensors = fake_tensors(mode, dtypes, device)
         with mode:
-            if ending in (Ending.UPDATE, Ending.PEEK):
+            if ending in TARGETED:
                 tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
             vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
             graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
@@ -112,6 +124,10 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
             return compiled()
     except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
         return compiled()
+
+
+def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
+    return zip(*(flat(x).split(LONGEST) for x in row), strict=True)
 
 
 def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:

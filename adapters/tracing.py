@@ -39,6 +39,9 @@ class Ending(Enum):
     TOTAL = "return the sums that the last link reduces to, and write nothing"
 
 
+TARGETED = (Ending.UPDATE, Ending.PEEK)
+
+
 @dataclass(frozen=True)
 class Dtypes:
     """The dtypes of one leaf's tensors, complex ones as reals."""
