@@ -1,4 +1,4 @@
-"""The eager step of a chain of elementwise rules: its formula, run over lists of small tensors and over blocks of large ones.
+"""The eager step of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
 and where they are many, because each is a call. Here the rules write down what they compute, once a step and for each group
@@ -17,19 +17,18 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .formula import Later, Node, Value, apply, written
-from .held import Held
-from .layout import Flat, Layout
-from .links import Link, links_of, scalars_of
+from .held import Held, States
+from .layout import Flat, Key, Layout
+from .links import Link, Route, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .program import Program
 
-HParams: TypeAlias = Mapping[str, Any]
-States: TypeAlias = Mapping[Tensor, Flat]
 Row: TypeAlias = list[Sequence[Tensor]]
 
 LOW = (torch.bfloat16, torch.float16)
@@ -52,12 +51,14 @@ class Kind:
 
     Attributes:
         group: the number of their group.
-        counts: of updates so far, one for each link that counts.
+        route: the links that they go through.
+        counts: of updates so far; those that they have not are of no consequence.
         dtype: in which they are computed.
         plain: whether they and all their tensors are stored in it, and real.
     """
 
     group: int
+    route: Route
     counts: tuple[int, ...]
     dtype: torch.dtype
     plain: bool
@@ -65,11 +66,12 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One parameter of a plan: its number, the tensor, its slots, and its kind."""
+    """One parameter of a plan: its number, the tensor, what its state holds by the names of its slots and counts, its kind."""
 
     index: int
     param: Tensor
-    slots: list[Tensor]
+    slots: dict[str, Tensor]
+    counts: dict[str, Tensor]
     kind: Kind
 
 
@@ -83,7 +85,7 @@ class Batch:
 
     def add(self, leaf: Leaf) -> None:
         """One more parameter."""
-        tensors = [leaf.param, *leaf.slots]
+        tensors = [leaf.param, *leaf.slots.values()]
         self.stored = self.stored or [[] for _ in tensors]
         self.leaves.append(leaf.index)
         for column, x in zip(self.stored, tensors, strict=True):
@@ -111,6 +113,8 @@ class Plan:
     Attributes:
         held: the tensors it was made for.
         batches: the parameters as programs take them.
+        joints: the links that reduce over all leaves that they see, in order.
+        paths: which counts there are.
         lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
         passing: the kinds whose programs depend on the step as well.
         steps: how many it has been used for.
@@ -118,6 +122,8 @@ class Plan:
 
     held: Held
     batches: list[Batch]
+    joints: list[Link]
+    paths: list[tuple[str, ...]]
     lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
     passing: set[Kind] = field(default_factory=set)
     steps: int = 0
@@ -133,7 +139,7 @@ class EagerStep:
     """The eager step of one transform made of elementwise rules, for one optimizer."""
 
     def __init__(self, transform: Transform) -> None:
-        self.links = links_of(transform) or []
+        self.transform = transform
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
@@ -143,7 +149,7 @@ class EagerStep:
     def prepare(
         self,
         layout: Layout,
-        params: Sequence[Tensor],
+        params: Mapping[Key, Tensor],
         grads: Sequence[Tensor],
         groups: Sequence[int],
         states: Sequence[Flat],
@@ -154,13 +160,15 @@ class EagerStep:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
-        slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
-        counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
+        links, tensors = links_of(self.transform, params) or [], list(params.values())
+        routes = routes_of(links, list(params))
         leaves = [
-            Leaf(i, p, [state[name] for name in slots], _kind(g, p, state, group, slots, counts))
-            for i, (p, g, group, state) in enumerate(zip(params, grads, groups, states, strict=True))
+            _leaf(i, p, g, state, group, route, layout)
+            for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        self.plan = Plan(Held(params, grads, groups, states, slots, counts), _batches(leaves))
+        held = Held(tensors, grads, groups, states, [[*leaf.slots] for leaf in leaves], list(layout.counts.values()))
+        joints = [link for link in links if link.form.reduce]
+        self.plan = Plan(held, _batches(leaves), joints, list(layout.counts))
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down.
@@ -176,7 +184,7 @@ class EagerStep:
         """
         plan = self.plan
         assert plan is not None
-        run = Run(self.links, plan, grads, hparams)
+        run = Run(plan, grads, hparams)
         if not plan.steps:
             run.try_out()
         return functools.partial(run.write, states)
@@ -185,16 +193,15 @@ class EagerStep:
 class Run:
     """One step over a plan: its whole-tree quantities and programs, of which the first are computed at once."""
 
-    def __init__(self, links: list[Link], plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.links, self.plan, self.grads, self.hparams = links, plan, grads, hparams
-        self.kinds = {batch.kind for batch in plan.batches}
-        self.reduced: list[Any] = []
-        for i, link in enumerate(links):
-            if isinstance(link.form.reduce, SumOver):
-                self.reduced.append(self._sum(i, link.form.reduce))
-            elif link.form.reduce is not None:
-                self.reduced.append(self._reduced(i, link.form.reduce))
-        self.programs = {kind: self._program(kind) for kind in self.kinds}
+    def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        self.plan, self.grads, self.hparams = plan, grads, hparams
+        self.reduced: dict[Link, Any] = {}
+        for link in plan.joints:
+            batches = [batch for batch in plan.batches if link in batch.kind.route]
+            if batches:
+                is_sum = isinstance(link.form.reduce, SumOver)
+                self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
+        self.programs = {kind: self._program(kind) for kind in {batch.kind for batch in plan.batches}}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -216,11 +223,12 @@ class Run:
         self.plan.held.advance()
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, length: int, step: Callable[[int], Any] = int) -> "Formula":
-        """The first few links, written down for a kind; `step` makes of a step what the rules get."""
-        counts = [step(count + self.plan.steps) for count in kind.counts]
-        scalars = scalars_of(self.links[:length], self.hparams[kind.group], counts, self.reduced)
-        return Formula(self.links, length, scalars, kind.dtype)
+    def _formula(self, kind: Kind, last: Link | None = None, count: Callable[[int], Any] = int) -> "Formula":
+        """The links of a kind, or those before one of them, written down; `count` makes of a count what the rules get."""
+        links = kind.route if last is None else kind.route[: kind.route.index(last)]
+        counts = {path: count(seen + self.plan.steps) for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
+        scalars = scalars_of(links, values_of(links, self.hparams[kind.group], counts), counts, self.reduced)
+        return Formula(kind.route, len(links), scalars, kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
         """The program of a kind: an earlier step's, where the rules ask at most whether this is one of the first steps."""
@@ -239,45 +247,46 @@ class Run:
                 return program
         return self._arranged(kind, int)
 
-    def _arranged(self, kind: Kind, step: Callable[[int], Any]) -> Program:
-        formula = self._formula(kind, len(self.links), step)
+    def _arranged(self, kind: Kind, count: Callable[[int], Any]) -> Program:
+        formula = self._formula(kind, count=count)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
         return Program(formula.inputs, stored, [formula.u])
 
-    def _sum(self, i: int, reduction: SumOver) -> Any:
+    def _sum(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A sum over the updates that reach a link."""
-        sums = []
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
-            terms = reduction.term(formula.u, formula.p, **formula.slots_of(i))
+        reduction, sums = link.form.reduce, []
+        assert isinstance(reduction, SumOver)
+        for batch in batches:
+            formula = self._formula(batch.kind, link)
+            terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
             program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
             for row in batch.rows(self.grads):
                 results = program.run(row if batch.kind.plain else _opened(row))
                 sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in results])
         return reduction.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
 
-    def _reduced(self, i: int, reduction: Callable[..., Any]) -> Any:
+    def _reduced(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
-        names = self.links[i].form.slots
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        columns: list[list[Any]] = [[None] * len(self.plan.held.params) for _ in range(2 + len(names))]
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
+        assert link.form.reduce is not None
+        names = link.form.slots
+        rows: dict[int, Sequence[Tensor]] = {}
+        for batch in batches:
+            formula = self._formula(batch.kind, link)
             row = _opened(batch.row(self.grads))
             (updates,) = Program(formula.inputs, {}, [formula.u]).run(row)
-            for column, tensors in zip(columns, (updates, row[1], *row[2 + before :]), strict=False):
-                for j, x in zip(batch.leaves, tensors, strict=True):
-                    column[j] = x
-        return reduction(columns[0], columns[1], **dict(zip(names, columns[2:], strict=True)))
+            first = 2 + formula.before(link)
+            rows |= dict(zip(batch.leaves, zip(updates, row[1], *row[first : first + len(names)], strict=True), strict=True))
+        updates, params, *slots = zip(*(rows[i] for i in sorted(rows)), strict=True)
+        return link.form.reduce(list(updates), list(params), **dict(zip(names, map(list, slots), strict=True)))
 
 
 class Formula:
-    """The first few links of a chain, written down.
+    """The first few links of a route, written down.
 
     Attributes:
-        inputs: the nodes of the gradient, the parameter and all slots of the chain.
+        inputs: the nodes of the gradient, the parameter and all slots of the route.
         p, slots: the stand-ins of the parameter and the slots.
         u, new: the update after these links, and their new slots.
     """
@@ -288,10 +297,13 @@ class Formula:
         g, self.p, *self.slots = (Value(node, dtype) for node in self.inputs)
         self.u, self.new = written(links[:length], scalars, g, self.p, self.slots)
 
-    def slots_of(self, i: int) -> dict[str, Value]:
+    def before(self, link: Link) -> int:
+        """How many slots the links before this one have."""
+        return sum(len(other.form.slots) for other in self.links[: self.links.index(link)])
+
+    def slots_of(self, link: Link) -> dict[str, Value]:
         """The slots of a link, by its own names for them."""
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        return dict(zip(self.links[i].form.slots, self.slots[before:], strict=False))
+        return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
 
 
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
@@ -308,8 +320,10 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     return batches
 
 
-def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], counts: Sequence[str]) -> Kind:
-    tensors = [g, p, *(state[name] for name in slots)]
+def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
+    slots = {name: state[name] for link in route for name in layout.slots_of(link.path, link.form.slots)}
+    counts = {name: state[name] for name in layout.counts.values() if name in state}
+    tensors = [g, p, *slots.values()]
     for x in tensors:
         if type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" or x.shape != p.shape:
             raise Unfit
@@ -317,10 +331,11 @@ def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], c
             raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    if computed not in ({torch.float32}, {torch.float64}) or any(state[name].device.type != "cpu" for name in counts):
+    if computed not in ({torch.float32}, {torch.float64}) or any(x.device.type != "cpu" for x in counts.values()):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    return Kind(group, tuple(int(state[name]) for name in counts), computed.pop(), plain)
+    kind = Kind(group, route, tuple(int(counts.get(name, 0)) for name in layout.counts.values()), computed.pop(), plain)
+    return Leaf(index, p, slots, counts, kind)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

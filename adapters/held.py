@@ -1,7 +1,7 @@
 """What a plan was made for: parameters, gradients and state; and whether they still are what they were."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ try:
 except ImportError:
     guards = None
 
+States: TypeAlias = Mapping[Tensor, Flat]
+
 TensorGuards: Any = getattr(guards, "TensorGuards", None)
 
 
@@ -23,7 +25,8 @@ class Held:
     Attributes:
         params, groups: the parameters, and the number of the group of each.
         slots: theirs, one parameter after another.
-        counts: the step counts, one row for each parameter; `optimizer.state` holds views of it.
+        counts: the step counts, one row for each parameter, in which those that it lacks are of no consequence; `optimizer.state`
+            holds views of it.
         seen: `counts` as lists, as the last step left them.
     """
 
@@ -33,25 +36,33 @@ class Held:
         grads: Sequence[Tensor],
         groups: Sequence[int],
         states: Sequence[Flat],
-        slots: Sequence[str],
+        slots: Sequence[Sequence[str]],
         counts: Sequence[str],
     ) -> None:
-        """Put the counts of these states, which are complete, into one tensor; `slots` and `counts` are names in them."""
+        """Put the counts of these states, which are complete, into one tensor.
+
+        Args:
+            params, grads, groups, states: of each parameter.
+            slots: the names of each parameter's slots.
+            counts: the names of all counts, of which a parameter may lack some.
+        """
         self.params, self.groups = list(params), list(groups)
-        self.seen = [[float(state[name]) for name in counts] for state in states]
+        self.seen = [[float(state.get(name, 0)) for name in counts] for state in states]
         self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(states), len(counts))
         for state, row in zip(states, self.counts, strict=True):
-            state.update(zip(counts, row.unbind(), strict=True))
-        self.slots = [state[name] for state in states for name in slots]
-        self._names = (*slots, *counts)
-        self._values = [state[name] for state in states for name in self._names]
+            state.update((name, count) for name, count in zip(counts, row.unbind(), strict=True) if name in state)
+        self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
+        present = [[name for name in counts if name in state] for state in states]
+        self._names = [(*own, *found) for own, found in zip(slots, present, strict=True)]
+        self._values = [state[name] for state, names in zip(states, self._names, strict=True) for name in names]
         self._are_alike = _likeness((*params, *grads, *self.slots))
         self._states: list[Flat] = []
-        self._own: list[Flat] = []
+        self._own: list[tuple[Flat, Sequence[str]]] = []
 
     def settle(self, states: Mapping[Tensor, Flat]) -> None:
         """From now on the plan holds, as long as these are the states of the optimizer's parameters."""
-        self._states, self._own = list(states.values()), [states[p] for p in self.params]
+        self._states = list(states.values())
+        self._own = [(states[p], names) for p, names in zip(self.params, self._names, strict=True)]
 
     def fits(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Mapping[Tensor, Flat]
@@ -61,7 +72,7 @@ class Held:
             groups == self.groups
             and are_same(params, self.params)
             and are_same(states.values(), self._states)
-            and are_same([state.get(name) for state in self._own for name in self._names], self._values)
+            and are_same([state.get(name) for state, names in self._own for name in names], self._values)
             and self._are_alike(*params, *grads, *self.slots)
             and self.counts.tolist() == self.seen
         )

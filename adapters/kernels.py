@@ -24,6 +24,7 @@ from .direct import Direct, direct
 from .links import Link
 from .memory import flat
 from .prologue import Prologue
+from .quick_start import quick_start
 from .tracing import TARGETED, Dtypes, Ending, Traced, fake_tensors, trace, wide
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
@@ -107,14 +108,22 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
             target.copy_(result)
         return []
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    tensors = fake_tensors(mode, dtypes, device)
-    with mode:
-        tensors += [torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype))] if ending in TARGETED else []
-        vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
-        graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
-    with tracing(TracingContext(mode)), config.patch(SETTINGS):
-        return compile_fx_inner(graph, [vector, *tensors])
+    def compiled() -> Any:
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        tensors = fake_tensors(mode, dtypes, device)
+        with mode:
+            if ending in TARGETED:
+                tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
+            vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
+            graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
+        with tracing(TracingContext(mode)), config.patch(SETTINGS):
+            return compile_fx_inner(graph, [vector, *tensors])
+
+    try:
+        with quick_start(len(_kernels)):
+            return compiled()
+    except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
+        return compiled()
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:

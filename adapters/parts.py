@@ -6,6 +6,7 @@ parameters are gathered each step.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -14,10 +15,8 @@ from torch import Tensor
 from .direct import SMALL
 from .layout import Flat
 from .memory import foreach, is_dense, is_lazy, reals
+from .stages import Passage, Signature
 from .tracing import Dtypes
-
-# What tells apart the kernels of a part: its device and dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 Column: TypeAlias = list[Tensor]
 
@@ -28,8 +27,23 @@ IN_PLACE = ("cpu",)
 PACKED = 13_000
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What parameters that take the same numbers have in common.
+
+    Attributes:
+        passage: what they go through.
+        group: the number of their group.
+        counts: of updates so far; those that they have not are of no consequence.
+    """
+
+    passage: Passage
+    group: int
+    counts: tuple[int, ...]
+
+
 class Leaf:
-    """One parameter of a plan: where it and its group are, the tensor, its state, and the names of its slots in there.
+    """One parameter of a plan: its place among all, its kind, the tensor, its state, and the names of its slots in there.
 
     Attributes:
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
@@ -37,9 +51,9 @@ class Leaf:
         is_packed: whether it is copied to its like and back.
     """
 
-    def __init__(self, index: int, group: int, param: Tensor, grad: Tensor, state: Flat, slots: Sequence[str]) -> None:
-        self.index, self.group, self.param, self.grad_dtype = index, group, param, grad.dtype
-        self.state, self.slots = state, slots
+    def __init__(self, index: int, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
+        self.index, self.kind, self.param, self.grad_dtype = index, kind, param, grad.dtype
+        self.state, self.slots = state, kind.passage.slots
         self.strides = param.stride() if is_dense(param) else torch.empty_like(param, device="meta").contiguous().stride()
         self.in_place = self.fits(param) and self.fits(grad)
         self.is_packed = param.device.type not in IN_PLACE and reals(param) <= PACKED and not is_lazy(param)
@@ -63,7 +77,7 @@ class Leaf:
 
 
 class Batch:
-    """Parameters of one group, count and set of dtypes, each by itself, in place where parameter and gradient fit."""
+    """Parameters of one kind and set of dtypes, each by itself, in place where parameter and gradient fit."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves, self.signature = list(leaves), leaves[0].signature()
@@ -82,9 +96,8 @@ class Batch:
         u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
         if self.in_place:
             return u, p
-        return [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)], [
-            leaf.laid_out(leaf.param) for leaf in self.leaves
-        ]
+        u = [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)]
+        return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, p, strict=True)]
 
     def close(self, params: Column) -> None:
         """Store the parameters that `open` had to copy."""
@@ -98,7 +111,7 @@ class Batch:
 
 
 class Pack:
-    """Small tensors of one group, count and set of dtypes, side by side in one buffer for each role."""
+    """Small tensors of one kind and set of dtypes, side by side in one buffer for each role."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
@@ -152,13 +165,13 @@ class Pack:
 Part: TypeAlias = Batch | Pack
 
 
-def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_share: bool) -> list[Part]:
+def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     """The leaves that have elements, each in a part; those that can share kernel calls share a part."""
     members: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        shares = may_share and (leaf.is_packed or leaf.in_place)
+        shares = leaf.kind.passage.is_one_kernel and (leaf.is_packed or leaf.in_place)
         small = leaf.is_packed, reals(leaf.param) <= SMALL
-        key = (leaf.group, *counts[leaf.index], leaf.signature(), small) if shares else leaf.index
+        key = (leaf.kind, leaf.signature(), small) if shares else leaf.index
         if leaf.param.numel():
             members.setdefault(key, []).append(leaf)
     return [Pack(own) if len(own) > 1 and own[0].is_packed else Batch(own) for own in members.values()]

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -186,11 +186,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         if not wanted or self._engines.get(transform, wanted) is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+        hparams = self._hparams_of_groups(transform, groups)
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
-            self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
-        return None if engine is None else functools.partial(engine.run, grads, hparams)
+            self._engines[transform] = engine = self._planned(transform, groups, grads, owners, hparams)
+        return None if engine is None else engine.planned(grads, hparams)
 
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
@@ -215,8 +215,19 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._validated[transform, index] = values, hparams
         return hparams
 
+    def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
+        """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
+        present = [(index, group) for index, group in groups if any(p.grad is not None for p in group["params"])]
+        _require_agreement(transform, [group for _, group in present])
+        return {index: self._hparams_of_group(transform, index, group) for index, group in present}
+
     def _planned(
-        self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
+        self,
+        transform: Transform,
+        groups: list[Numbered],
+        grads: Sequence[Tensor],
+        owners: Sequence[int],
+        hparams: Mapping[int, Any],
     ) -> "FusedStep | None":
         """A fused step that is ready to run; None, after a warning, where it can't be."""
         try:
@@ -236,7 +247,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             engine = self._engines.get(transform) or FusedStep(transform, layout)
             for leaf in leaves:
                 self.state[leaf.param].update(states[leaf.key])
-            engine.prepare(*tensors, self.state, hparams)
+            engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams)
             return engine
         except Unsupported as problem:
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
@@ -257,11 +268,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         params, grads, owners = _with_gradients(groups)
         new: list[Flat] = []
         try:
-            hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+            hparams = self._hparams_of_groups(transform, groups)
             if not engine.fits(params, grads, owners, self.state):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
                 new = list(complete.values())
-                engine.prepare(layout, params, grads, owners, new)
+                engine.prepare(layout, dict(zip(complete, params, strict=True)), grads, owners, new)
             write = engine.computed(grads, hparams, self.state)
         except NotElementwise:
             self._lists[transform] = None
@@ -492,10 +503,15 @@ def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any
     return complete(transform.declared, given, transform.name)
 
 
-def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
-    for name, hparam in transform.declared.items():
-        if hparam.optional and len({name in leaf.group for leaf in leaves}) == 2:
+def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
+    """Raise ValueError where groups differ in which hyper-parameters they give at all."""
+    for name, hparam in transform.declared.items() if len(groups) > 1 else ():
+        if hparam.optional and len({name in group for group in groups}) == 2:
             raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
+
+
+def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
+    _require_agreement(transform, [leaf.group for leaf in leaves])
     return {
         name: one_or_each({leaf.key: leaf.group.get(name, hparam.default) for leaf in leaves})
         for name, hparam in transform.declared.items()

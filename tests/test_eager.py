@@ -27,7 +27,7 @@ from functional_optim.adapters import SGD, AdamW, OptimizerAdapter
 from functional_optim.adapters import eager as engine
 from functional_optim.adapters.eager import Formula, is_elementwise
 from functional_optim.adapters.formula import apply
-from functional_optim.adapters.links import links_of, scalars_of
+from functional_optim.adapters.links import links_of, scalars_of, values_of
 from functional_optim.adapters.program import Program
 
 # With the blocks below: lists of several and of one, a tensor taken whole, one in blocks of which the last is shorter.
@@ -231,8 +231,9 @@ def test_a_program_is_as_short_as_one_written_by_hand():
 
     def operations(transform):
         links = links_of(transform)
-        counts = [4] * sum(link.form.counts for link in links)
-        formula = Formula(links, len(links), scalars_of(links, transform.hparams, counts, []), torch.float32)
+        counts = {link.step: 4 for link in links}
+        scalars = scalars_of(links, values_of(links, transform.hparams, counts), counts, {})
+        formula = Formula(links, len(links), scalars, torch.float32)
         stored = {1: apply("add", formula.p, formula.u), **dict(enumerate(formula.new, start=2))}
         program = Program(formula.inputs, stored)
         assert not program.moves

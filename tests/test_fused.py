@@ -214,9 +214,11 @@ def test_fused_is_eager(name, dtype):
     assert all(fused._engines.values())
 
 
+# Each branch of a partition needs a parameter.
+IN_TABLE = {"partition": SHAPES}
 # What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
 TABLE = [
-    pytest.param(tx, [tuple(p.shape) for p in PARAMS.get(name, {}).values()] or WITH_ROWS, id=f"{name}-{i}")
+    pytest.param(tx, [tuple(p.shape) for p in PARAMS.get(name, {}).values()] or IN_TABLE.get(name, WITH_ROWS), id=f"{name}-{i}")
     for name, cases in CASES.items()
     for i, tx in enumerate(cases)
     if links_of(tx)
