@@ -1,9 +1,9 @@
 """The eager step of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
-and where they are many, because each is a call. Here the rules write down what they compute, once a step and for each group
-(see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in the cache from the
-first operation to the last, and small tensors go through `torch._foreach_*` together.
+and where they are many, because each is a call. Here the rules write down what they compute, for each group and whenever its
+numbers have changed (see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in
+the cache from the first operation to the last, and small tensors go through `torch._foreach_*` together.
 
 What does not go this way raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
@@ -236,8 +236,7 @@ class Run:
         known = plan.lasting.get(kind)
         if known and known[0] is hparams:
             return known[1]
-        fixed = not self.reduced and not any(isinstance(x, Tensor) for x in trees.leaves(dict(hparams)))
-        if plan.steps and kind not in plan.passing and fixed:
+        if plan.steps and kind not in plan.passing and not self.reduced and _are_fixed(hparams):
             try:
                 program = self._arranged(kind, Later)
             except Exception:  # Whatever a rule raises that computes with the step.
@@ -336,6 +335,11 @@ def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Rout
     plain = stored == computed and not p.is_complex()
     kind = Kind(group, route, tuple(int(counts.get(name, 0)) for name in layout.counts.values()), computed.pop(), plain)
     return Leaf(index, p, slots, counts, kind)
+
+
+def _are_fixed(hparams: HParams) -> bool:
+    """Whether these stay what they are, which a tensor may not."""
+    return not any(isinstance(x, Tensor) for x in trees.leaves(dict(hparams)))
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:
