@@ -5,10 +5,13 @@ and where they are many, because each is a call. Here the rules write down what 
 (see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in the cache from the
 first operation to the last, and small tensors go through `torch._foreach_*` together.
 
-What does not go this way raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
+A parameter that some rule needs in its shape goes from link to link instead (see `walk`), in step with the others where a
+whole-tree quantity spans them all.
+
+What does neither raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -26,6 +29,7 @@ from .layout import Flat, Key, Layout
 from .links import Link, Route, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, real, reals
 from .program import Program
+from .walk import Kind, Leaf, Walk
 
 Row: TypeAlias = list[Sequence[Tensor]]
 
@@ -43,36 +47,6 @@ class Unfit(Exception):
     """This step has to be the transform's own."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What parameters have in common that are stepped by one program.
-
-    Attributes:
-        group: the number of their group.
-        route: the links that they go through.
-        counts: of updates so far; those that they have not are of no consequence.
-        dtype: in which they are computed.
-        plain: whether they and all their tensors are stored in it, and real.
-    """
-
-    group: int
-    route: Route
-    counts: tuple[int, ...]
-    dtype: torch.dtype
-    plain: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One parameter of a plan: its number, the tensor, what its state holds by the names of its slots and counts, its kind."""
-
-    index: int
-    param: Tensor
-    slots: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    kind: Kind
-
-
 class Batch:
     """Parameters of a kind that are stepped at once: several small ones, or a large one."""
 
@@ -83,7 +57,7 @@ class Batch:
 
     def add(self, leaf: Leaf) -> None:
         """One more parameter."""
-        tensors = [leaf.param, *leaf.slots.values()]
+        tensors = [leaf.param, *leaf.stored]
         self.stored = self.stored or [[] for _ in tensors]
         self.leaves.append(leaf.index)
         for column, x in zip(self.stored, tensors, strict=True):
@@ -116,7 +90,9 @@ class Plan:
         seen: the counts as the last step left them.
         traits: what else the plan relies on, see `_traits`.
         batches: the parameters as programs take them.
-        joints: the links that reduce over all leaves that they see, in order.
+        walking: the others.
+        kinds: of all of them.
+        links: all that there are, in order.
         paths: which counts there are.
         steps: how many it has been used for.
     """
@@ -130,15 +106,17 @@ class Plan:
     seen: list[float]
     traits: list[Any]
     batches: list[Batch]
-    joints: list[Link]
+    walking: list[Leaf]
+    kinds: set[Kind]
+    links: list[Link]
     paths: list[tuple[str, ...]]
     steps: int = 0
 
 
-def is_elementwise(transform: Transform) -> bool:
-    """Whether a transform is made of elementwise rules, so that an `EagerStep` can step it."""
-    links = links_of(transform)
-    return links is not None and all(link.form.packs for link in links)
+def has_programs(transform: Transform, params: Mapping[Key, Tensor]) -> bool:
+    """Whether a transform is made of rules, and some of these parameters go through elementwise ones only."""
+    links = links_of(transform, params)
+    return links is not None and any(all(link.form.packs for link in route) for route in set(routes_of(links, list(params))))
 
 
 class EagerStep:
@@ -155,7 +133,7 @@ class EagerStep:
             return False
         known = list(zip(states, plan.leaves, strict=True))
         return (
-            are_same([state.get(name) for state, leaf in known for name in leaf.slots], plan.slots)
+            are_same([state.get(name) for state, leaf in known for name in leaf.names], plan.slots)
             and are_same([state.get(name) for state, leaf in known for name in leaf.counts], plan.counts)
             and _traits(params, grads, plan.slots) == plan.traits
             and [count.item() for count in plan.counts] == plan.seen
@@ -181,13 +159,13 @@ class EagerStep:
             _leaf(i, p, g, state, group, route, layout)
             for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        slots = [slot for leaf in leaves for slot in leaf.slots.values()]
+        slots = [slot for leaf in leaves for slot in leaf.stored]
         counts = [count for leaf in leaves for count in leaf.counts.values()]
         one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
         traits, seen = _traits(tensors, grads, slots), [count.item() for count in counts]
         held = (tensors, list(groups), leaves, slots, counts, [one[count.dtype] for count in counts])
-        joints = [link for link in links if link.form.reduce]
-        self.plan = Plan(*held, seen, traits, _batches(leaves), joints, list(layout.counts))
+        walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
+        self.plan = Plan(*held, seen, traits, _batches(leaves), walking, kinds, links, list(layout.counts))
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
@@ -210,16 +188,19 @@ class Run:
     def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
         self.plan, self.grads = plan, grads
         self.counts, self.values = {}, {}
-        for kind in {batch.kind for batch in plan.batches}:
+        for kind in plan.kinds:
             self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
             self.values[kind] = values_of(kind.route, hparams[kind.group], self.counts[kind])
         self.reduced: dict[Link, Any] = {}
-        for link in plan.joints:
-            batches = [batch for batch in plan.batches if link in batch.kind.route]
+        self.walk = Walk(plan.walking, plan.links, grads, self.values, self.counts)
+        for link in plan.links:
+            batches = [batch for batch in plan.batches if link in batch.kind.route] if link.form.reduce else []
             if batches:
+                self.walk.go_on(link, self.reduced)
                 is_sum = isinstance(link.form.reduce, SumOver)
                 self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
-        self.programs = {kind: self._program(kind) for kind in self.values}
+        self.walk.go_on(None, self.reduced)
+        self.programs = {kind: self._program(kind) for kind in self.values if not kind.walks}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -236,6 +217,7 @@ class Run:
                     program.run(row)
                 else:
                     _run_wide(program, row)
+        self.walk.write()
         if self.plan.counts:
             foreach["add_"](self.plan.counts, self.plan.ones)
         self.plan.seen = [count + 1 for count in self.plan.seen]
@@ -265,13 +247,15 @@ class Run:
             for row in batch.rows(self.grads):
                 results = program.run(row if batch.kind.plain else _opened(row))
                 sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in results])
+        for u, p, *slots in self.walk.rows(link).values():
+            sums.append([term.sum() for term in reduction.terms(u, p, dict(zip(link.form.slots, slots, strict=True)))])
         return reduction.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
 
     def _reduced(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
         assert link.form.reduce is not None
         names = link.form.slots
-        rows: dict[int, Sequence[Tensor]] = {}
+        rows: dict[int, Sequence[Tensor]] = {**self.walk.rows(link)}
         for batch in batches:
             formula = self._formula(batch.kind, link)
             row = _opened(batch.row(self.grads))
@@ -309,7 +293,7 @@ class Formula:
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     """The leaves in batches of one kind, none much longer than a block unless a single tensor is."""
     batches, growing = [], {}
-    for leaf in leaves:
+    for leaf in (leaf for leaf in leaves if not leaf.kind.walks):
         size = reals(leaf.param)
         batch, length = (Batch(leaf.kind), 0) if size > SMALL else growing.get(leaf.kind, (Batch(leaf.kind), 0))
         if not batch.leaves:
@@ -321,21 +305,34 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
 
 
 def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
-    slots = {name: state[name] for link in route for name in layout.slots_of(link.path, link.form.slots)}
+    names = [layout.slots_of(link.path, link.form.slots) for link in route]
+    slots = {
+        link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
+        for link, own in zip(route, names, strict=True)
+    }
     counts = {name: state[name] for name in layout.counts.values() if name in state}
-    tensors = [g, p, *slots.values()]
-    for x in tensors:
-        if type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" or x.shape != p.shape:
-            raise Unfit
-        if x.is_complex() != p.is_complex() or (x is not g and is_lazy(x)):
-            raise Unfit
+    steps = tuple(int(counts.get(name, 0)) for name in layout.counts.values())
+    kind = _kind(g, p, [state[name] for own in names for name in own], counts.values(), (group, route, steps))
+    return Leaf(index, p, slots, [name for own in names for name in own], counts, kind)
+
+
+def _kind(
+    g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Iterable[Tensor], numbers: tuple[int, Route, tuple[int, ...]]
+) -> Kind:
+    tensors = [g, p, *slots]
+    if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
+        raise Unfit
+    if any(x.device.type != "cpu" for x in counts):
+        raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    if computed not in ({torch.float32}, {torch.float64}) or any(x.device.type != "cpu" for x in counts.values()):
+    walks = not all(link.form.packs for link in numbers[1])
+    alike = all(x.shape == p.shape and x.is_complex() == p.is_complex() for x in tensors)
+    lazy = any(map(is_lazy, (p, *slots)))
+    if not walks and (lazy or not alike or computed not in ({torch.float32}, {torch.float64})):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    kind = Kind(group, route, tuple(int(counts.get(name, 0)) for name in layout.counts.values()), computed.pop(), plain)
-    return Leaf(index, p, slots, counts, kind)
+    return Kind(*numbers, computed.pop(), plain, walks)
 
 
 def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:

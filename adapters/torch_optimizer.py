@@ -19,7 +19,7 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
-from .eager import EagerStep, is_elementwise
+from .eager import EagerStep, has_programs
 from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
@@ -254,21 +254,24 @@ class TransformOptimizer(torch.optim.Optimizer):
             return None
 
     def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
-        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+        """The step of one transform made of rules, of which some are elementwise, computed; what is returned writes it down.
 
         None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
         """
         if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
             return None
-        if transform not in self._lists:
-            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
-        engine = self._lists[transform]
-        if engine is None:
+        if self._lists.get(transform, transform) is None:
             return None
         params, grads, owners = _with_gradients(groups)
         states: list[Flat] = [self.state.get(p, {}) for p in params]
         new: list[Flat] = []
         try:
+            if transform not in self._lists:
+                everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
+                self._lists[transform] = EagerStep(transform) if has_programs(transform, everyone) else None
+            engine = self._lists[transform]
+            if engine is None:
+                return None
             hparams = self._hparams_of_groups(transform, groups)
             if not engine.fits(params, grads, owners, states):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
