@@ -187,6 +187,27 @@ MUTANTS = [
         "test_fused.py -k what_people_do",
     ),
     Mutant(
+        "a parameter goes through links that don't see it",
+        "adapters/links.py",
+        "tuple(link for link in links if key in link.members)",
+        "tuple(links)",
+        "test_branches.py -k names_of_the_parameters_choose",
+    ),
+    Mutant(
+        "to an engine, a branch's own number comes after the one of all",
+        "functional_optim/combinators/partition.py",
+        'outer[f"{label}.{name}"].or_else(outer[name])',
+        'outer[name].or_else(outer[f"{label}.{name}"])',
+        "test_branches.py -k branch_has_its_own_value",
+    ),
+    Mutant(
+        "a whole-tree quantity leaves out parameters that some rule needs in their shapes",
+        "adapters/eager.py",
+        "for u, p, *slots in self.walk.rows(link).values():",
+        "for u, p, *slots in ():",
+        "test_branches.py -k test_eager",
+    ),
+    Mutant(
         "kernels are shared by options that are equal in Python only",
         "adapters/links.py",
         "return type(value), repr(value)",

@@ -85,7 +85,7 @@ WITH_SHAPES = {
     "clip, then muon": lambda: fo.chain(
         fo.clip_by_global_norm(), matrices(fo.scheduled(fo.muon(ns_steps=1), lr=COSINE), fo.adamw()), decayed_matrices()
     ),
-    "a norm of both": lambda: fo.chain(matrices(scale_rows(), fo.adamw()), fo.clip_by_global_norm(), decayed_matrices()),
+    "a norm of both": lambda: fo.chain(matrices(scale_rows(), fo.scale_by_adam()), fo.clip_by_global_norm(), decayed_matrices()),
     "no sum of both": lambda: fo.chain(matrices(fo.trace(), scale_rows()), clip_by_largest(), fo.scale_by_learning_rate(0.1)),
     "rows for all": lambda: fo.chain(matrices(fo.trace(), fo.scale_by_adam()), scale_rows(), fo.scale_by_learning_rate()),
 }

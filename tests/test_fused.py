@@ -482,6 +482,17 @@ def test_nothing_recompiles_whatever_changes(compilations):
     assert len(compilations) == 2, "optimizers with the same chain share kernels"
 
 
+def test_schedules_and_branches_share_kernels(compilations):
+    """A value that changes is an input; branches that compute the same are one kernel, whatever their numbers."""
+    schedules = {"lr": fo.warmup_cosine(0.1, 5, 20), "betas": lambda step: (0.9 - 0.01 * step, 0.999)}
+    branches = {"small": fo.scheduled(fo.adamw(), **schedules), "rest": fo.adamw(weight_decay=0.5)}
+    transform = fo.partition(branches, lambda name, leaf: "small" if leaf.numel() < 10 else "rest")
+    eager, fused = pair(transform, [(3,), (4, 4), (300, 100)])
+    run(eager, fused)
+    assert_same_progress(eager, fused)
+    assert len(compilations) == 1
+
+
 @pytest.mark.parametrize("first, second", [(1, 20_000), (20_000, 1)])
 def test_a_single_element_is_no_special_case(compilations, first, second):
     for size in (first, second):
