@@ -70,7 +70,7 @@ def direct(compiled: Any, inputs: int) -> Direct | None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """No threads of OpenMP's meanwhile: to wake one takes longer than a small tensor does, much longer where others compete."""
-    if _set_threads is None:
+    if _set_threads is None or _get_threads is None:
         yield
         return
     threads = _get_threads()

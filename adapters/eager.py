@@ -11,25 +11,27 @@ whole-tree quantity spans them all.
 What does neither raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
-from .formula import Node, Value, apply, written
+from .formula import Later, Node, NotElementwise, Value, apply, written
+from .held import Held, States
 from .layout import Flat, Key, Layout
 from .links import Link, Route, links_of, routes_of, scalars_of, values_of
-from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, real, reals
+from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .program import Program
-from .walk import Kind, Leaf, Walk
+from .walk import Kind, Leaf, Numbers, Walk
 
 Row: TypeAlias = list[Sequence[Tensor]]
 
@@ -83,33 +85,25 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        leaves: the parameters with all that belongs to each.
-        slots, counts: theirs, one parameter after another.
-        ones: what to add to the counts: tensors, which reach lists faster than a number does.
-        seen: the counts as the last step left them.
-        traits: what else the plan relies on, see `_traits`.
+        held: the tensors it was made for.
         batches: the parameters as programs take them.
         walking: the others.
         kinds: of all of them.
         links: all that there are, in order.
         paths: which counts there are.
+        lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
+        passing: the kinds whose programs depend on the step as well.
         steps: how many it has been used for.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    leaves: list[Leaf]
-    slots: list[Tensor]
-    counts: list[Tensor]
-    ones: list[Tensor]
-    seen: list[float]
-    traits: list[Any]
+    held: Held
     batches: list[Batch]
     walking: list[Leaf]
     kinds: set[Kind]
     links: list[Link]
     paths: list[tuple[str, ...]]
+    lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
+    passing: set[Kind] = field(default_factory=set)
     steps: int = 0
 
 
@@ -126,18 +120,9 @@ class EagerStep:
         self.transform = transform
         self.plan: Plan | None = None
 
-    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
-        """Whether the plan of the last step still holds: nobody added, replaced or resized a tensor, or set a count."""
-        plan = self.plan
-        if plan is None or groups != plan.groups or not are_same(params, plan.params):
-            return False
-        known = list(zip(states, plan.leaves, strict=True))
-        return (
-            are_same([state.get(name) for state, leaf in known for name in leaf.names], plan.slots)
-            and are_same([state.get(name) for state, leaf in known for name in leaf.counts], plan.counts)
-            and _traits(params, grads, plan.slots) == plan.traits
-            and [count.item() for count in plan.counts] == plan.seen
-        )
+    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
+        """Whether the plan of the last step still holds."""
+        return self.plan is not None and self.plan.held.fits(params, grads, groups, states)
 
     def prepare(
         self,
@@ -159,16 +144,17 @@ class EagerStep:
             _leaf(i, p, g, state, group, route, layout)
             for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        slots = [slot for leaf in leaves for slot in leaf.stored]
-        counts = [count for leaf in leaves for count in leaf.counts.values()]
-        one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
-        traits, seen = _traits(tensors, grads, slots), [count.item() for count in counts]
-        held = (tensors, list(groups), leaves, slots, counts, [one[count.dtype] for count in counts])
+        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], list(layout.counts.values()))
         walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
-        self.plan = Plan(*held, seen, traits, _batches(leaves), walking, kinds, links, list(layout.counts))
+        self.plan = Plan(held, _batches(leaves), walking, kinds, links, list(layout.counts))
 
-    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
-        """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
+    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
+        """The step over the tensors of the plan; what is returned writes it down.
+
+        Args:
+            grads: of the parameters of the plan.
+            hparams: those of each group, by its number.
+            states: of the optimizer; those of the plan are in there by the time of writing.
 
         Raises:
             NotElementwise: a rule can't be written down.
@@ -179,7 +165,7 @@ class EagerStep:
         run = Run(plan, grads, hparams)
         if not plan.steps:
             run.try_out()
-        return run.write
+        return functools.partial(run.write, states)
 
 
 class Run:
@@ -187,12 +173,9 @@ class Run:
 
     def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
         self.plan, self.grads = plan, grads
-        self.counts, self.values = {}, {}
-        for kind in plan.kinds:
-            self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
-            self.values[kind] = values_of(kind.route, hparams[kind.group], self.counts[kind])
+        self.hparams = {kind: hparams[kind.group] for kind in plan.kinds}
         self.reduced: dict[Link, Any] = {}
-        self.walk = Walk(plan.walking, plan.links, grads, self.values, self.counts)
+        self.walk = Walk(plan.walking, plan.links, grads, {kind: self._numbers(kind) for kind in plan.kinds if kind.walks})
         for link in plan.links:
             batches = [batch for batch in plan.batches if link in batch.kind.route] if link.form.reduce else []
             if batches:
@@ -200,7 +183,7 @@ class Run:
                 is_sum = isinstance(link.form.reduce, SumOver)
                 self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
         self.walk.go_on(None, self.reduced)
-        self.programs = {kind: self._program(kind) for kind in self.values if not kind.walks}
+        self.programs = {kind: self._program(kind) for kind in plan.kinds if not kind.walks}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -208,7 +191,7 @@ class Run:
             for length in (1, 2):
                 program.run([[torch.ones(1, dtype=kind.dtype) for _ in range(length)] for _ in range(program.inputs)])
 
-    def write(self) -> None:
+    def write(self, states: States) -> None:
         """Step every parameter and its state."""
         for batch in self.plan.batches:
             program = self.programs[batch.kind]
@@ -218,19 +201,39 @@ class Run:
                 else:
                     _run_wide(program, row)
         self.walk.write()
-        if self.plan.counts:
-            foreach["add_"](self.plan.counts, self.plan.ones)
-        self.plan.seen = [count + 1 for count in self.plan.seen]
+        if not self.plan.steps:
+            self.plan.held.settle(states)
+        self.plan.held.advance()
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, last: Link | None = None) -> "Formula":
+    def _numbers(self, kind: Kind, count: Callable[[int], Any] = int) -> Numbers:
+        """What the links of a kind get; `count` makes of a count what schedules and rules see."""
+        counts = {path: count(seen + self.plan.steps) for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
+        return values_of(kind.route, self.hparams[kind], counts), counts
+
+    def _formula(self, kind: Kind, numbers: Numbers, last: Link | None = None) -> "Formula":
         """The links of a kind, or those before one of them, written down."""
-        length = len(kind.route) if last is None else kind.route.index(last)
-        scalars = scalars_of(kind.route[:length], self.values[kind], self.counts[kind], self.reduced)
-        return Formula(kind.route, length, scalars, kind.dtype)
+        links = kind.route if last is None else kind.route[: kind.route.index(last)]
+        return Formula(kind.route, len(links), scalars_of(links, *numbers, self.reduced), kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
-        formula = self._formula(kind)
+        """The program of a kind: an earlier step's, where the rules ask at most whether this is one of the first steps."""
+        plan, hparams = self.plan, self.hparams[kind]
+        known = plan.lasting.get(kind)
+        if known and known[0] is hparams:
+            return known[1]
+        if plan.steps and kind not in plan.passing and not self.reduced:
+            try:
+                program = self._arranged(kind, _without_tensors(self._numbers(kind, Later)))
+            except Exception:  # Whatever a rule or a schedule raises that computes with the step.
+                plan.passing.add(kind)
+            else:
+                plan.lasting[kind] = hparams, program
+                return program
+        return self._arranged(kind, self._numbers(kind))
+
+    def _arranged(self, kind: Kind, numbers: Numbers) -> Program:
+        formula = self._formula(kind, numbers)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
@@ -241,7 +244,7 @@ class Run:
         reduction, sums = link.form.reduce, []
         assert isinstance(reduction, SumOver)
         for batch in batches:
-            formula = self._formula(batch.kind, link)
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
             terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
             program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
             for row in batch.rows(self.grads):
@@ -257,7 +260,7 @@ class Run:
         names = link.form.slots
         rows: dict[int, Sequence[Tensor]] = {**self.walk.rows(link)}
         for batch in batches:
-            formula = self._formula(batch.kind, link)
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
             row = _opened(batch.row(self.grads))
             (updates,) = Program(formula.inputs, {}, [formula.u]).run(row)
             first = 2 + formula.before(link)
@@ -290,6 +293,13 @@ class Formula:
         return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
 
 
+def _without_tensors(numbers: Numbers) -> Numbers:
+    """Raise where a hyper-parameter is a tensor, which anyone may fill with another number."""
+    if any(isinstance(x, Tensor) for own in numbers[0].values() for x in trees.leaves(dict(own))):
+        raise NotElementwise("a hyper-parameter is a tensor")
+    return numbers
+
+
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     """The leaves in batches of one kind, none much longer than a block unless a single tensor is."""
     batches, growing = [], {}
@@ -310,15 +320,12 @@ def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Rout
         link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
         for link, own in zip(route, names, strict=True)
     }
-    counts = {name: state[name] for name in layout.counts.values() if name in state}
-    steps = tuple(int(counts.get(name, 0)) for name in layout.counts.values())
-    kind = _kind(g, p, [state[name] for own in names for name in own], counts.values(), (group, route, steps))
-    return Leaf(index, p, slots, [name for own in names for name in own], counts, kind)
+    counts = [state.get(name, torch.zeros(())) for name in layout.counts.values()]
+    kind = _kind(g, p, [state[name] for own in names for name in own], counts, group, route)
+    return Leaf(index, p, slots, [name for own in names for name in own], kind)
 
 
-def _kind(
-    g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Iterable[Tensor], numbers: tuple[int, Route, tuple[int, ...]]
-) -> Kind:
+def _kind(g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Sequence[Tensor], group: int, route: Route) -> Kind:
     tensors = [g, p, *slots]
     if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
         raise Unfit
@@ -326,22 +333,13 @@ def _kind(
         raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    walks = not all(link.form.packs for link in numbers[1])
+    walks = not all(link.form.packs for link in route)
     alike = all(x.shape == p.shape and x.is_complex() == p.is_complex() for x in tensors)
     lazy = any(map(is_lazy, (p, *slots)))
     if not walks and (lazy or not alike or computed not in ({torch.float32}, {torch.float64})):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    return Kind(*numbers, computed.pop(), plain, walks)
-
-
-def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:
-    """What programs rely on, and what may change though the tensor stays the same object (`p.data = ...`)."""
-    tensors = (*params, *grads, *slots)
-    return [*map(_shape, tensors), *map(_dtype, tensors), *map(_layout, grads), *map(type, grads), *map(_on_cpu, params)]
-
-
-_shape, _dtype, _layout, _on_cpu = map(attrgetter, ("shape", "dtype", "layout", "is_cpu"))
+    return Kind(group, route, tuple(map(int, counts)), computed.pop(), plain, walks)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -10,7 +10,7 @@ What can't be fused raises `Unsupported` before anything is changed; the optimiz
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
+from .held import Held, States
 from .kernels import Kernel
-from .layout import Flat, Key, Layout
+from .layout import Key, Layout
 from .lifted import lifted
 from .links import Link, links_of, routes_of, scalars_of, values_of
-from .memory import PLAIN, are_same, real
+from .memory import PLAIN, real
 from .parts import Column, Kind, Leaf, Part, parts_of
 from .stages import Kernels, Signature, Stage, at_stage, kernels_of, passage_of, slot_count
 from .tracing import wide
-
-States: TypeAlias = Mapping[Tensor, Flat]
 
 DEVICES = ("cpu", "cuda")
 
@@ -67,30 +66,18 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        states: the state of every parameter of the optimizer.
-        values: the slots and counts of the plan's own, held so that no other tensor can pass for them.
-        traits: what else the plan relies on, see `_traits`.
-        leaves, parts: the parameters, one by one and as the kernels get them.
+        held: the tensors it was made for.
+        parts: the parameters as the kernels get them.
         joints: the links that see several leaves together, in order.
         paths: which counts there are.
-        counts: one row for each leaf, in which those that it has not are of no consequence; `optimizer.state` holds views of it.
-        seen: `counts` as lists, as the last step left them.
         kernels: of each stage and signature.
         steps: how many it has been used for.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    states: list[Flat]
-    values: list[Tensor]
-    traits: list[Any]
-    leaves: list[Leaf]
+    held: Held
     parts: list[Part]
     joints: list[Link]
     paths: list[tuple[str, ...]]
-    counts: Tensor
-    seen: list[list[float]]
     kernels: Mapping[tuple[Stage, Signature], Kernels] = field(repr=False)
     steps: int = 0
 
@@ -111,17 +98,7 @@ class FusedStep:
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
         plan = self.plan
-        if (
-            plan is None
-            or groups != plan.groups
-            or not are_same(params, plan.params)
-            or not are_same(states.values(), plan.states)
-        ):
-            return False
-        values: list[Any] = [leaf.state.get(name) for leaf in plan.leaves for name in leaf.names]
-        return (
-            are_same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
-        )
+        return plan is not None and plan.held.fits(params, grads, groups, states) and all(part.fits() for part in plan.parts)
 
     def prepare(
         self,
@@ -144,20 +121,14 @@ class FusedStep:
         leaves = []
         for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True)):
             kind = Kind(passages[route], group, tuple(int(states[p].get(name, 0)) for name in names))
-            leaves.append(Leaf(i, kind, p, g, states[p], [name for name in names if name in states[p]]))
+            leaves.append(Leaf(i, kind, p, g, states[p]))
             _require_plain(leaves[-1])
         kernels = self._compiled(leaves, hparams)
-
-        seen = [list(map(float, leaf.kind.counts)) for leaf in leaves]
-        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(names))
         parts = parts_of(leaves)
-        for leaf, row in zip(leaves, counts, strict=True):
-            leaf.state.update((name, x) for name, x in zip(names, row.unbind(), strict=True) if name in leaf.counts)
-        values = [leaf.state[name] for leaf in leaves for name in leaf.names]
-        traits = _traits(tensors, values, grads)
+        held = Held(tensors, grads, groups, [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves], list(names))
+        held.settle(states)
         joints = [link for link in links if link.form.reduce or link.form.batched]
-        held = (tensors, list(groups), list(states.values()), values)
-        self.plan = Plan(*held, traits, leaves, parts, joints, list(self.layout.counts), counts, seen, kernels)
+        self.plan = Plan(held, parts, joints, list(self.layout.counts), kernels)
 
     def planned(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
         """The step over the tensors of the plan, which what is returned takes. `hparams` are each group's, by its number.
@@ -197,8 +168,8 @@ class Run:
     def run(self) -> None:
         """Step every parameter and its counts."""
         self._run()
-        torch.autograd.graph.increment_version([leaf.param for leaf in self.plan.leaves])
-        self.plan.seen = self.plan.counts.add_(1).tolist()
+        torch.autograd.graph.increment_version(self.plan.held.params)
+        self.plan.held.advance()
         self.plan.steps += 1
 
     def _run(self) -> None:
@@ -303,12 +274,6 @@ class Run:
             if work.stage.last:
                 work.p[0].add_(work.u[0])
             work.done += 1
-
-
-def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-    """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
-    places = [*map(Tensor.data_ptr, (*params, *values)), *map(Tensor.stride, params), *(p.shape for p in params)]
-    return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
 
 
 def _targets(column: Column) -> Column:

@@ -43,7 +43,7 @@ class Kind:
 
 
 class Leaf:
-    """One parameter of a plan: its place among all, its kind, the tensor, its state, and the names of its counts in there.
+    """One parameter of a plan: its place among all, its kind, the tensor, its state, and the names of its slots in there.
 
     Attributes:
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
@@ -51,17 +51,12 @@ class Leaf:
         is_packed: whether it is copied to its like and back.
     """
 
-    def __init__(self, index: int, kind: Kind, param: Tensor, grad: Tensor, state: Flat, counts: Sequence[str]) -> None:
+    def __init__(self, index: int, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
         self.index, self.kind, self.param, self.grad_dtype = index, kind, param, grad.dtype
-        self.state, self.slots, self.counts = state, kind.passage.slots, counts
+        self.state, self.slots = state, kind.passage.slots
         self.strides = param.stride() if is_dense(param) else torch.empty_like(param, device="meta").contiguous().stride()
         self.in_place = self.fits(param) and self.fits(grad)
         self.is_packed = param.device.type not in IN_PLACE and reals(param) <= PACKED and not is_lazy(param)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all in its state that a step writes."""
-        return [*self.slots, *self.counts]
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
@@ -92,14 +87,17 @@ class Batch:
             leaf.state.update((name, leaf.laid_out(slot)) for name, slot in zip(leaf.slots, leaf.values(), strict=True))
         self.slots: list[Column] = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
 
+    def fits(self) -> bool:
+        """True: nothing is known of the tensors' memory."""
+        return True
+
     def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
         """The gradients and the parameters, as a kernel takes them."""
         u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
         if self.in_place:
             return u, p
-        return [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)], [
-            leaf.laid_out(leaf.param) for leaf in self.leaves
-        ]
+        u = [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)]
+        return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, p, strict=True)]
 
     def close(self, params: Column) -> None:
         """Store the parameters that `open` had to copy."""
@@ -132,6 +130,11 @@ class Pack:
             for leaf, view in zip(self.leaves, views, strict=True):
                 leaf.state[leaf.slots[i]] = view
             self.slots.append(buffer)
+        self.places = self._places()
+
+    def fits(self) -> bool:
+        """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
+        return self._places() == self.places
 
     def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
         """The gradients and the parameters, gathered."""
@@ -151,6 +154,9 @@ class Pack:
             own = torch.view_as_complex(part.view(-1, 2)) if leaf.param.is_complex() else part
             views.append(own.view(leaf.param.shape))
         return views
+
+    def _places(self) -> list[int]:
+        return [x.data_ptr() for leaf in self.leaves for x in (leaf.param, *leaf.values())]
 
     def _buffer(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(sum(reals(leaf.param) for leaf in self.leaves), dtype=dtype, device=self.leaves[0].param.device)

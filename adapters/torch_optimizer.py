@@ -263,7 +263,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         if self._lists.get(transform, transform) is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        states: list[Flat] = [self.state.get(p, {}) for p in params]
         new: list[Flat] = []
         try:
             if transform not in self._lists:
@@ -273,11 +272,11 @@ class TransformOptimizer(torch.optim.Optimizer):
             if engine is None:
                 return None
             hparams = self._hparams_of_groups(transform, groups)
-            if not engine.fits(params, grads, owners, states):
+            if not engine.fits(params, grads, owners, self.state):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
                 new = list(complete.values())
                 engine.prepare(layout, dict(zip(complete, params, strict=True)), grads, owners, new)
-            write = engine.computed(grads, hparams)
+            write = engine.computed(grads, hparams, self.state)
         except NotElementwise:
             self._lists[transform] = None
             return None

@@ -4,7 +4,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from functional_optim.lifting import widened
 from .lifted import lifted
 from .links import Link, Route
 from .memory import real
+
+# The hyper-parameters of each link, and the counts before the step.
+Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,6 @@ class Leaf:
         param: the tensor.
         slots: of each link, by the link's names for them.
         names: what the state calls all slots, in their order.
-        counts: by the names in the state.
         kind: what it has in common with others.
     """
 
@@ -56,7 +58,6 @@ class Leaf:
     param: Tensor
     slots: Mapping[Link, Mapping[str, Tensor]]
     names: list[str]
-    counts: Mapping[str, Tensor]
     kind: Kind
 
     @property
@@ -72,7 +73,7 @@ class Walk:
         leaves: the parameters.
         links: all links that there are, in order.
         grads: the gradients of all parameters of the plan.
-        values, counts: the numbers of each kind.
+        numbers: of each kind.
     """
 
     def __init__(
@@ -80,10 +81,9 @@ class Walk:
         leaves: Sequence[Leaf],
         links: Sequence[Link],
         grads: Sequence[Tensor],
-        values: Mapping[Kind, Mapping[Link, HParams]],
-        counts: Mapping[Kind, Counts],
+        numbers: Mapping[Kind, Numbers],
     ) -> None:
-        self.leaves, self.links, self.values, self.counts = leaves, deque(links), values, counts
+        self.leaves, self.links, self.numbers = leaves, deque(links), numbers
         self.dtypes = {leaf.index: torch.promote_types(grads[leaf.index].dtype, leaf.param.dtype) for leaf in leaves}
         self.updates = {i: widened(grads[i].to(dtype)) for i, dtype in self.dtypes.items()}
         self.new: list[tuple[Tensor, Tensor]] = []
@@ -118,8 +118,8 @@ class Walk:
             {leaf.index: self.updates[leaf.index] for leaf in leaves},
             {leaf.index: widened(leaf.param) for leaf in leaves},
             slots,
-            {leaf.index: self.values[leaf.kind][link] for leaf in leaves},
-            {leaf.index: self.counts[leaf.kind].get(link.step) for leaf in leaves},
+            {leaf.index: self.numbers[leaf.kind][0][link] for leaf in leaves},
+            {leaf.index: self.numbers[leaf.kind][1].get(link.step) for leaf in leaves},
         )
         self.updates |= updates
         self.new += [(slot, new[name][i]) for name, column in slots.items() for i, slot in column.items()]
