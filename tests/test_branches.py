@@ -56,6 +56,7 @@ def by_size():
 
 ELEMENTWISE = {
     "scheduled": lambda: fo.scheduled(fo.adamw(), lr=COSINE, weight_decay=fo.linear(0.1, 0.0, 10), betas=betas),
+    "switched": lambda: fo.scheduled(fo.sgd(momentum=0.9), lr=lambda step: 0.1 if step < 7 else 0.01),
     "nested": nested,
     "clip, then scheduled": lambda: fo.chain(fo.clip_by_global_norm(), fo.scheduled(fo.adamw(), lr=COSINE)),
     "scheduled clip": lambda: fo.scheduled(fo.chain(fo.trace(), fo.clip_by_global_norm(), fo.scale(-0.1)), max_norm=growing_norm),
@@ -233,6 +234,17 @@ def test_a_clock_that_is_set_is_seen(make):
     for optimizer in (plain, other):
         optimizer.state[params_of(optimizer)[1]]["schedule_step"].fill_(11.0)
     run(plain, other, steps=2, first=2)
+    assert_same_progress(plain, other, torch.float64)
+
+
+@pytest.mark.parametrize("make", [OptimizerAdapter, Fused])
+def test_a_schedule_may_return_a_tensor_that_changes(make):
+    value = torch.tensor(0.1)
+    transform = fo.scheduled(fo.sgd(), lr=lambda step: value)
+    plain, other = (m(parameters(SHAPES, torch.float64), transform) for m in (Plain, make))
+    run(plain, other, steps=4)
+    value.fill_(0.5)
+    run(plain, other, steps=2, first=4)
     assert_same_progress(plain, other, torch.float64)
 
 
