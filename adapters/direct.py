@@ -40,11 +40,11 @@ class Direct:
 
     def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Sequence[int]) -> list[Tensor]:
         """Run over all rows; the sums over all of them."""
-        sums = torch.empty((self.sums, len(lengths)), dtype=torch.float64)
+        sums = [torch.empty(len(lengths), dtype=torch.float64) for _ in range(self.sums)]
         arguments = (repeat(vector), *columns, lengths, *(column.unbind() for column in sums))
         with one_thread() if max(lengths) <= SMALL else nullcontext():
             deque(map(self.function, *[arguments[place] for place in self.places]), maxlen=0)
-        return list(sums.sum(1)) if self.sums else []
+        return [column.sum() for column in sums]
 
 
 def direct(compiled: Any, inputs: int) -> Direct | None:

@@ -7,6 +7,7 @@ On the host it usually returns a single function, which is called `direct`ly.
 
 import threading
 import warnings
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,8 @@ def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
 
 def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
-    vector = torch.tensor(numbers, dtype=dtype, device="cpu")
+    # `torch.tensor` takes four times as long.
+    vector = torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype)
     if device.type == "cpu":
         return vector
     vector = vector.pin_memory().to(device, non_blocking=True)

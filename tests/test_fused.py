@@ -343,9 +343,8 @@ def _move(tensor):
 
 
 def _transpose(tensor):
-    """The same memory, read in another order."""
-    if tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]:
-        tensor.data = tensor.data.t()
+    """The same numbers, stored in another order."""
+    tensor.data = tensor.data.t().contiguous().t()
 
 
 EDITS = {
