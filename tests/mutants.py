@@ -166,6 +166,13 @@ MUTANTS = [
         "test_adapter.py -k return_their_inputs",
     ),
     Mutant(
+        "the last of an odd number of elements is not in the norm",
+        "adapters/kernels.py",
+        "return halves + torch.where(is_odd, x[-1].double(), 0.0)",
+        "return halves",
+        "test_fused.py -k every_element_once",
+    ),
+    Mutant(
         "a quick start that fails is the end of it",
         "adapters/kernels.py",
         "    except Exception:  # An older C++ compiler",
