@@ -161,9 +161,16 @@ MUTANTS = [
     Mutant(
         "a kernel writes over what it has yet to store",
         "adapters/kernels.py",
-        "[result * 1 for result in traced.body(vector, *tensors[:count])]",
-        "list(traced.body(vector, *tensors[:count]))",
+        "[result * 1 for result in results]",
+        "list(results)",
         "test_adapter.py -k return_their_inputs",
+    ),
+    Mutant(
+        "the last of an odd number of elements is not in the norm",
+        "adapters/kernels.py",
+        "return halves + torch.where(is_odd, x[-1].double(), 0.0)",
+        "return halves",
+        "test_fused.py -k every_element_once",
     ),
     Mutant(
         "a quick start that fails is the end of it",
