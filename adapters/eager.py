@@ -114,7 +114,7 @@ def has_programs(transform: Transform, params: Mapping[Key, Tensor]) -> bool:
 
 
 class EagerStep:
-    """The eager step of one transform made of elementwise rules, for one optimizer."""
+    """The eager step of one transform made of rules, some of them elementwise, for one optimizer."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform

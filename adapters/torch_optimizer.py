@@ -343,9 +343,10 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
-    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
-    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
-    agree to rounding.
+    On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
+    they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
+    rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
+    called itself. The numbers agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
