@@ -5,7 +5,10 @@ and where they are many, because each is a call. Here the rules write down what 
 numbers have changed (see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in
 the cache from the first operation to the last, and small tensors go through `torch._foreach_*` together.
 
-What does not go this way raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
+A parameter that some rule needs in its shape goes from link to link instead (see `walk`), in step with the others where a
+whole-tree quantity spans them all.
+
+What does neither raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
 
 import functools
@@ -22,12 +25,13 @@ from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
-from .formula import Later, Node, Value, apply, written
+from .formula import Later, Node, NotElementwise, Value, apply, written
 from .held import Held, States
 from .layout import Flat, Key, Layout
 from .links import Link, Route, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .program import Program
+from .walk import Kind, Leaf, Numbers, Walk
 
 Row: TypeAlias = list[Sequence[Tensor]]
 
@@ -45,36 +49,6 @@ class Unfit(Exception):
     """This step has to be the transform's own."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What parameters have in common that are stepped by one program.
-
-    Attributes:
-        group: the number of their group.
-        route: the links that they go through.
-        counts: of updates so far; those that they have not are of no consequence.
-        dtype: in which they are computed.
-        plain: whether they and all their tensors are stored in it, and real.
-    """
-
-    group: int
-    route: Route
-    counts: tuple[int, ...]
-    dtype: torch.dtype
-    plain: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One parameter of a plan: its number, the tensor, what its state holds by the names of its slots and counts, its kind."""
-
-    index: int
-    param: Tensor
-    slots: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    kind: Kind
-
-
 class Batch:
     """Parameters of a kind that are stepped at once: several small ones, or a large one."""
 
@@ -85,7 +59,7 @@ class Batch:
 
     def add(self, leaf: Leaf) -> None:
         """One more parameter."""
-        tensors = [leaf.param, *leaf.slots.values()]
+        tensors = [leaf.param, *leaf.stored]
         self.stored = self.stored or [[] for _ in tensors]
         self.leaves.append(leaf.index)
         for column, x in zip(self.stored, tensors, strict=True):
@@ -113,7 +87,9 @@ class Plan:
     Attributes:
         held: the tensors it was made for.
         batches: the parameters as programs take them.
-        joints: the links that reduce over all leaves that they see, in order.
+        walking: the others.
+        kinds: of all of them.
+        links: all that there are, in order.
         paths: which counts there are.
         lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
         passing: the kinds whose programs depend on the step as well.
@@ -122,21 +98,23 @@ class Plan:
 
     held: Held
     batches: list[Batch]
-    joints: list[Link]
+    walking: list[Leaf]
+    kinds: set[Kind]
+    links: list[Link]
     paths: list[tuple[str, ...]]
     lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
     passing: set[Kind] = field(default_factory=set)
     steps: int = 0
 
 
-def is_elementwise(transform: Transform) -> bool:
-    """Whether a transform is made of elementwise rules, so that an `EagerStep` can step it."""
-    links = links_of(transform)
-    return links is not None and all(link.form.packs for link in links)
+def has_programs(transform: Transform, params: Mapping[Key, Tensor]) -> bool:
+    """Whether a transform is made of rules, and some of these parameters go through elementwise ones only."""
+    links = links_of(transform, params)
+    return links is not None and any(all(link.form.packs for link in route) for route in set(routes_of(links, list(params))))
 
 
 class EagerStep:
-    """The eager step of one transform made of elementwise rules, for one optimizer."""
+    """The eager step of one transform made of rules, some of them elementwise, for one optimizer."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -166,9 +144,9 @@ class EagerStep:
             _leaf(i, p, g, state, group, route, layout)
             for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        held = Held(tensors, grads, groups, states, [[*leaf.slots] for leaf in leaves], list(layout.counts.values()))
-        joints = [link for link in links if link.form.reduce]
-        self.plan = Plan(held, _batches(leaves), joints, list(layout.counts))
+        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], list(layout.counts.values()))
+        walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
+        self.plan = Plan(held, _batches(leaves), walking, kinds, links, list(layout.counts))
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down.
@@ -194,14 +172,18 @@ class Run:
     """One step over a plan: its whole-tree quantities and programs, of which the first are computed at once."""
 
     def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.plan, self.grads, self.hparams = plan, grads, hparams
+        self.plan, self.grads = plan, grads
+        self.hparams = {kind: hparams[kind.group] for kind in plan.kinds}
         self.reduced: dict[Link, Any] = {}
-        for link in plan.joints:
-            batches = [batch for batch in plan.batches if link in batch.kind.route]
+        self.walk = Walk(plan.walking, plan.links, grads, {kind: self._numbers(kind) for kind in plan.kinds if kind.walks})
+        for link in plan.links:
+            batches = [batch for batch in plan.batches if link in batch.kind.route] if link.form.reduce else []
             if batches:
+                self.walk.go_on(link, self.reduced)
                 is_sum = isinstance(link.form.reduce, SumOver)
                 self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
-        self.programs = {kind: self._program(kind) for kind in {batch.kind for batch in plan.batches}}
+        self.walk.go_on(None, self.reduced)
+        self.programs = {kind: self._program(kind) for kind in plan.kinds if not kind.walks}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -218,36 +200,40 @@ class Run:
                     program.run(row)
                 else:
                     _run_wide(program, row)
+        self.walk.write()
         if not self.plan.steps:
             self.plan.held.settle(states)
         self.plan.held.advance()
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, last: Link | None = None, count: Callable[[int], Any] = int) -> "Formula":
-        """The links of a kind, or those before one of them, written down; `count` makes of a count what the rules get."""
-        links = kind.route if last is None else kind.route[: kind.route.index(last)]
+    def _numbers(self, kind: Kind, count: Callable[[int], Any] = int) -> Numbers:
+        """What the links of a kind get; `count` makes of a count what schedules and rules see."""
         counts = {path: count(seen + self.plan.steps) for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
-        scalars = scalars_of(links, values_of(links, self.hparams[kind.group], counts), counts, self.reduced)
-        return Formula(kind.route, len(links), scalars, kind.dtype)
+        return values_of(kind.route, self.hparams[kind], counts), counts
+
+    def _formula(self, kind: Kind, numbers: Numbers, last: Link | None = None) -> "Formula":
+        """The links of a kind, or those before one of them, written down."""
+        links = kind.route if last is None else kind.route[: kind.route.index(last)]
+        return Formula(kind.route, len(links), scalars_of(links, *numbers, self.reduced), kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
         """The program of a kind: an earlier step's, where the rules ask at most whether this is one of the first steps."""
-        plan, hparams = self.plan, self.hparams[kind.group]
+        plan, hparams = self.plan, self.hparams[kind]
         known = plan.lasting.get(kind)
         if known and known[0] is hparams:
             return known[1]
-        if plan.steps and kind not in plan.passing and not self.reduced and _are_fixed(hparams):
+        if plan.steps and kind not in plan.passing and not self.reduced:
             try:
-                program = self._arranged(kind, Later)
-            except Exception:  # Whatever a rule raises that computes with the step.
+                program = self._arranged(kind, _without_tensors(self._numbers(kind, Later)))
+            except Exception:  # Whatever a rule or a schedule raises that computes with the step.
                 plan.passing.add(kind)
             else:
                 plan.lasting[kind] = hparams, program
                 return program
-        return self._arranged(kind, int)
+        return self._arranged(kind, self._numbers(kind))
 
-    def _arranged(self, kind: Kind, count: Callable[[int], Any]) -> Program:
-        formula = self._formula(kind, count=count)
+    def _arranged(self, kind: Kind, numbers: Numbers) -> Program:
+        formula = self._formula(kind, numbers)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
@@ -258,21 +244,23 @@ class Run:
         reduction, sums = link.form.reduce, []
         assert isinstance(reduction, SumOver)
         for batch in batches:
-            formula = self._formula(batch.kind, link)
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
             terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
             program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
             for row in batch.rows(self.grads):
                 results = program.run(row if batch.kind.plain else _opened(row))
                 sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in results])
+        for u, p, *slots in self.walk.rows(link).values():
+            sums.append([term.sum() for term in reduction.terms(u, p, dict(zip(link.form.slots, slots, strict=True)))])
         return reduction.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
 
     def _reduced(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
         assert link.form.reduce is not None
         names = link.form.slots
-        rows: dict[int, Sequence[Tensor]] = {}
+        rows: dict[int, Sequence[Tensor]] = {**self.walk.rows(link)}
         for batch in batches:
-            formula = self._formula(batch.kind, link)
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
             row = _opened(batch.row(self.grads))
             (updates,) = Program(formula.inputs, {}, [formula.u]).run(row)
             first = 2 + formula.before(link)
@@ -305,10 +293,17 @@ class Formula:
         return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
 
 
+def _without_tensors(numbers: Numbers) -> Numbers:
+    """Raise where a hyper-parameter is a tensor, which anyone may fill with another number."""
+    if any(isinstance(x, Tensor) for own in numbers[0].values() for x in trees.leaves(dict(own))):
+        raise NotElementwise("a hyper-parameter is a tensor")
+    return numbers
+
+
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     """The leaves in batches of one kind, none much longer than a block unless a single tensor is."""
     batches, growing = [], {}
-    for leaf in leaves:
+    for leaf in (leaf for leaf in leaves if not leaf.kind.walks):
         size = reals(leaf.param)
         batch, length = (Batch(leaf.kind), 0) if size > SMALL else growing.get(leaf.kind, (Batch(leaf.kind), 0))
         if not batch.leaves:
@@ -320,26 +315,31 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
 
 
 def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
-    slots = {name: state[name] for link in route for name in layout.slots_of(link.path, link.form.slots)}
-    counts = {name: state[name] for name in layout.counts.values() if name in state}
-    tensors = [g, p, *slots.values()]
-    for x in tensors:
-        if type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" or x.shape != p.shape:
-            raise Unfit
-        if x.is_complex() != p.is_complex() or (x is not g and is_lazy(x)):
-            raise Unfit
+    names = [layout.slots_of(link.path, link.form.slots) for link in route]
+    slots = {
+        link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
+        for link, own in zip(route, names, strict=True)
+    }
+    counts = [state.get(name, torch.zeros(())) for name in layout.counts.values()]
+    kind = _kind(g, p, [state[name] for own in names for name in own], counts, group, route)
+    return Leaf(index, p, slots, [name for own in names for name in own], kind)
+
+
+def _kind(g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Sequence[Tensor], group: int, route: Route) -> Kind:
+    tensors = [g, p, *slots]
+    if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
+        raise Unfit
+    if any(x.device.type != "cpu" for x in counts):
+        raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    if computed not in ({torch.float32}, {torch.float64}) or any(x.device.type != "cpu" for x in counts.values()):
+    walks = not all(link.form.packs for link in route)
+    alike = all(x.shape == p.shape and x.is_complex() == p.is_complex() for x in tensors)
+    lazy = any(map(is_lazy, (p, *slots)))
+    if not walks and (lazy or not alike or computed not in ({torch.float32}, {torch.float64})):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    kind = Kind(group, route, tuple(int(counts.get(name, 0)) for name in layout.counts.values()), computed.pop(), plain)
-    return Leaf(index, p, slots, counts, kind)
-
-
-def _are_fixed(hparams: HParams) -> bool:
-    """Whether these stay what they are, which a tensor may not."""
-    return not any(isinstance(x, Tensor) for x in trees.leaves(dict(hparams)))
+    return Kind(group, route, tuple(map(int, counts)), computed.pop(), plain, walks)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import HParams, one_or_each
+from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
 from .held import Held, States
 from .kernels import Kernel
-from .layout import Key, Layout, detached_from
+from .layout import Key, Layout
+from .lifted import lifted
 from .links import Link, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, real
 from .parts import Column, Kind, Leaf, Part, parts_of
@@ -256,21 +257,20 @@ class Run:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
         (link,) = works[0].stage.links
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
-        updates = {i: widened(work.u[0]) for i, work in zip(leaves, works, strict=True)}
-        params = {i: widened(leaf.param) for i, leaf in leaves.items()}
-        values = {i: self.values[leaf.kind][link] for i, leaf in leaves.items()}
-        hp = {name: one_or_each({i: own[name] for i, own in values.items()}) for name in link.hparams}
         names = dict(zip(link.form.slots, works[0].stage.names, strict=True))
-        state: dict[str, Any] = {slot: {i: leaf.state[name] for i, leaf in leaves.items()} for slot, name in names.items()}
-        if link.form.counts:
-            state["step"] = one_or_each({i: self.counts[leaf.kind][link.step] for i, leaf in leaves.items()})
-
-        owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
-        updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
-        for i, work in zip(leaves, works, strict=True):
-            work.u = [leaves[i].laid_out(updates[i])]
-            for slot in link.form.slots:
-                state[slot][i].copy_(new[slot][i])
+        slots = {slot: {i: leaf.state[name] for i, leaf in leaves.items()} for slot, name in names.items()}
+        updates, new = lifted(
+            link.form,
+            {i: widened(work.u[0]) for i, work in zip(leaves, works, strict=True)},
+            {i: widened(leaf.param) for i, leaf in leaves.items()},
+            slots,
+            {i: self.values[leaf.kind][link] for i, leaf in leaves.items()},
+            {i: self.counts[leaf.kind].get(link.step) for i, leaf in leaves.items()},
+        )
+        for (i, leaf), work in zip(leaves.items(), works, strict=True):
+            work.u = [leaf.laid_out(updates[i])]
+            for slot, column in slots.items():
+                column[i].copy_(new[slot][i])
             if work.stage.last:
                 work.p[0].add_(work.u[0])
             work.done += 1

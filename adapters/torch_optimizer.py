@@ -19,7 +19,7 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
-from .eager import EagerStep, is_elementwise
+from .eager import EagerStep, has_programs
 from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
@@ -254,20 +254,23 @@ class TransformOptimizer(torch.optim.Optimizer):
             return None
 
     def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
-        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+        """The step of one transform made of rules, of which some are elementwise, computed; what is returned writes it down.
 
         None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
         """
         if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
             return None
-        if transform not in self._lists:
-            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
-        engine = self._lists[transform]
-        if engine is None:
+        if self._lists.get(transform, transform) is None:
             return None
         params, grads, owners = _with_gradients(groups)
         new: list[Flat] = []
         try:
+            if transform not in self._lists:
+                everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
+                self._lists[transform] = EagerStep(transform) if has_programs(transform, everyone) else None
+            engine = self._lists[transform]
+            if engine is None:
+                return None
             hparams = self._hparams_of_groups(transform, groups)
             if not engine.fits(params, grads, owners, self.state):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
@@ -340,9 +343,10 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
-    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
-    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
-    agree to rounding.
+    On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
+    they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
+    rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
+    called itself. The numbers agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 

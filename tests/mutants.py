@@ -161,9 +161,16 @@ MUTANTS = [
     Mutant(
         "a kernel writes over what it has yet to store",
         "adapters/kernels.py",
-        "[result * 1 for result in traced.body(vector, *tensors[:count])]",
-        "list(traced.body(vector, *tensors[:count]))",
+        "[result * 1 for result in results]",
+        "list(results)",
         "test_adapter.py -k return_their_inputs",
+    ),
+    Mutant(
+        "the last of an odd number of elements is not in the norm",
+        "adapters/kernels.py",
+        "return halves + torch.where(is_odd, x[-1].double(), 0.0)",
+        "return halves",
+        "test_fused.py -k every_element_once",
     ),
     Mutant(
         "a quick start that fails is the end of it",
@@ -192,6 +199,27 @@ MUTANTS = [
         "            and self.counts.tolist() == self.seen\n",
         "",
         "test_fused.py -k what_people_do",
+    ),
+    Mutant(
+        "a parameter goes through links that don't see it",
+        "adapters/links.py",
+        "tuple(link for link in links if key in link.members)",
+        "tuple(links)",
+        "test_branches.py -k names_of_the_parameters_choose",
+    ),
+    Mutant(
+        "to an engine, a branch's own number comes after the one of all",
+        "functional_optim/combinators/partition.py",
+        'outer[f"{label}.{name}"].or_else(outer[name])',
+        'outer[name].or_else(outer[f"{label}.{name}"])',
+        "test_branches.py -k branch_has_its_own_value",
+    ),
+    Mutant(
+        "a whole-tree quantity leaves out parameters that some rule needs in their shapes",
+        "adapters/eager.py",
+        "for u, p, *slots in self.walk.rows(link).values():",
+        "for u, p, *slots in ():",
+        "test_branches.py -k test_eager",
     ),
     Mutant(
         "a program outlives a step that its rules wait for",
