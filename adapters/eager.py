@@ -1,32 +1,38 @@
-"""The eager step of a chain of elementwise rules: its formula, run over lists of small tensors and over blocks of large ones.
+"""The eager step of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
-and where they are many, because each is a call. Here the rules write down what they compute, once a step and for each group
-(see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in the cache from the
-first operation to the last, and small tensors go through `torch._foreach_*` together.
+and where they are many, because each is a call. Here the rules write down what they compute, for each group and whenever its
+numbers have changed (see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in
+the cache from the first operation to the last, and small tensors go through `torch._foreach_*` together.
 
-What does not go this way raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
+A parameter that some rule needs in its shape goes from link to link instead (see `walk`), in step with the others where a
+whole-tree quantity spans them all.
+
+What does neither raises `Unfit`, or whatever it raises, before anything is changed; the transform is then called itself.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from functional_optim import trees
+from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
-from .formula import Node, Value, apply, written
-from .layout import Flat, Layout
-from .links import Link, links_of, scalars_of
-from .memory import PLAIN, are_same, flat, foreach, is_dense, is_lazy, reals
+from .formula import Later, Node, NotElementwise, Value, apply, written
+from .held import Held, States
+from .layout import Flat, Key, Layout
+from .links import Link, Route, links_of, routes_of, scalars_of, values_of
+from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .program import Program
+from .walk import Kind, Leaf, Numbers, Walk
 
-HParams: TypeAlias = Mapping[str, Any]
 Row: TypeAlias = list[Sequence[Tensor]]
 
 LOW = (torch.bfloat16, torch.float16)
@@ -43,33 +49,6 @@ class Unfit(Exception):
     """This step has to be the transform's own."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What parameters have in common that are stepped by one program.
-
-    Attributes:
-        group: the number of their group.
-        counts: of updates so far, one for each link that counts.
-        dtype: in which they are computed.
-        plain: whether they and all their tensors are stored in it, and real.
-    """
-
-    group: int
-    counts: tuple[int, ...]
-    dtype: torch.dtype
-    plain: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One parameter of a plan: its number, the tensor, its slots, and its kind."""
-
-    index: int
-    param: Tensor
-    slots: list[Tensor]
-    kind: Kind
-
-
 class Batch:
     """Parameters of a kind that are stepped at once: several small ones, or a large one."""
 
@@ -80,7 +59,7 @@ class Batch:
 
     def add(self, leaf: Leaf) -> None:
         """One more parameter."""
-        tensors = [leaf.param, *leaf.slots]
+        tensors = [leaf.param, *leaf.stored]
         self.stored = self.stored or [[] for _ in tensors]
         self.leaves.append(leaf.index)
         for column, x in zip(self.stored, tensors, strict=True):
@@ -106,58 +85,49 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        slots, counts: theirs, one parameter after another.
-        ones: what to add to the counts: tensors, which reach lists faster than a number does.
-        seen: the counts as the last step left them.
-        traits: what else the plan relies on, see `_traits`.
+        held: the tensors it was made for.
         batches: the parameters as programs take them.
+        walking: the others.
+        kinds: of all of them.
+        links: all that there are, in order.
+        paths: which counts there are.
+        lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
+        passing: the kinds whose programs depend on the step as well.
         steps: how many it has been used for.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    slots: list[Tensor]
-    counts: list[Tensor]
-    ones: list[Tensor]
-    seen: list[float]
-    traits: list[Any]
+    held: Held
     batches: list[Batch]
+    walking: list[Leaf]
+    kinds: set[Kind]
+    links: list[Link]
+    paths: list[tuple[str, ...]]
+    lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
+    passing: set[Kind] = field(default_factory=set)
     steps: int = 0
 
 
-def is_elementwise(transform: Transform) -> bool:
-    """Whether a transform is made of elementwise rules, so that an `EagerStep` can step it."""
-    links = links_of(transform)
-    return links is not None and all(link.form.packs for link in links)
+def has_programs(transform: Transform, params: Mapping[Key, Tensor]) -> bool:
+    """Whether a transform is made of rules, and some of these parameters go through elementwise ones only."""
+    links = links_of(transform, params)
+    return links is not None and any(all(link.form.packs for link in route) for route in set(routes_of(links, list(params))))
 
 
 class EagerStep:
-    """The eager step of one transform made of elementwise rules, for one optimizer."""
+    """The eager step of one transform made of rules, some of them elementwise, for one optimizer."""
 
     def __init__(self, transform: Transform) -> None:
-        self.links = links_of(transform) or []
-        self.slots: list[str] = []
-        self.counts: list[str] = []
+        self.transform = transform
         self.plan: Plan | None = None
 
-    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Sequence[Flat]) -> bool:
-        """Whether the plan of the last step still holds: nobody added, replaced or resized a tensor, or set a count."""
-        plan = self.plan
-        if plan is None or groups != plan.groups or not are_same(params, plan.params):
-            return False
-        slots, counts = ([state.get(name) for state in states for name in names] for names in (self.slots, self.counts))
-        return (
-            are_same(slots, plan.slots)
-            and are_same(counts, plan.counts)
-            and _traits(params, grads, plan.slots) == plan.traits
-            and [count.item() for count in plan.counts] == plan.seen
-        )
+    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
+        """Whether the plan of the last step still holds."""
+        return self.plan is not None and self.plan.held.fits(params, grads, groups, states)
 
     def prepare(
         self,
         layout: Layout,
-        params: Sequence[Tensor],
+        params: Mapping[Key, Tensor],
         grads: Sequence[Tensor],
         groups: Sequence[int],
         states: Sequence[Flat],
@@ -168,21 +138,23 @@ class EagerStep:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
-        self.slots = [layout.name_of[(*link.path, name)] for link in self.links for name in link.form.slots]
-        self.counts = [layout.name_of[(*link.path, "step")] for link in self.links if link.form.counts]
+        links, tensors = links_of(self.transform, params) or [], list(params.values())
+        routes = routes_of(links, list(params))
         leaves = [
-            Leaf(i, p, [state[name] for name in self.slots], _kind(g, p, state, group, self.slots, self.counts))
-            for i, (p, g, group, state) in enumerate(zip(params, grads, groups, states, strict=True))
+            _leaf(i, p, g, state, group, route, layout)
+            for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        slots = [slot for leaf in leaves for slot in leaf.slots]
-        counts = [state[name] for state in states for name in self.counts]
-        one = {dtype: torch.ones((), dtype=dtype) for dtype in {count.dtype for count in counts}}
-        traits, seen = _traits(params, grads, slots), [count.item() for count in counts]
-        held = (list(params), list(groups), slots, counts, [one[count.dtype] for count in counts])
-        self.plan = Plan(*held, seen, traits, _batches(leaves))
+        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], list(layout.counts.values()))
+        walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
+        self.plan = Plan(held, _batches(leaves), walking, kinds, links, list(layout.counts))
 
-    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
-        """The step over the tensors of the plan; what is returned writes it down. `hparams` are each group's, by its number.
+    def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
+        """The step over the tensors of the plan; what is returned writes it down.
+
+        Args:
+            grads: of the parameters of the plan.
+            hparams: those of each group, by its number.
+            states: of the optimizer; those of the plan are in there by the time of writing.
 
         Raises:
             NotElementwise: a rule can't be written down.
@@ -190,25 +162,28 @@ class EagerStep:
         """
         plan = self.plan
         assert plan is not None
-        run = Run(self.links, plan, grads, hparams)
+        run = Run(plan, grads, hparams)
         if not plan.steps:
             run.try_out()
-        return run.write
+        return functools.partial(run.write, states)
 
 
 class Run:
     """One step over a plan: its whole-tree quantities and programs, of which the first are computed at once."""
 
-    def __init__(self, links: list[Link], plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.links, self.plan, self.grads, self.hparams = links, plan, grads, hparams
-        self.kinds = {batch.kind for batch in plan.batches}
-        self.reduced: list[Any] = []
-        for i, link in enumerate(links):
-            if isinstance(link.form.reduce, SumOver):
-                self.reduced.append(self._sum(i, link.form.reduce))
-            elif link.form.reduce is not None:
-                self.reduced.append(self._reduced(i, link.form.reduce))
-        self.programs = {kind: self._program(kind) for kind in self.kinds}
+    def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        self.plan, self.grads = plan, grads
+        self.hparams = {kind: hparams[kind.group] for kind in plan.kinds}
+        self.reduced: dict[Link, Any] = {}
+        self.walk = Walk(plan.walking, plan.links, grads, {kind: self._numbers(kind) for kind in plan.kinds if kind.walks})
+        for link in plan.links:
+            batches = [batch for batch in plan.batches if link in batch.kind.route] if link.form.reduce else []
+            if batches:
+                self.walk.go_on(link, self.reduced)
+                is_sum = isinstance(link.form.reduce, SumOver)
+                self.reduced[link] = self._sum(link, batches) if is_sum else self._reduced(link, batches)
+        self.walk.go_on(None, self.reduced)
+        self.programs = {kind: self._program(kind) for kind in plan.kinds if not kind.walks}
 
     def try_out(self) -> None:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
@@ -216,7 +191,7 @@ class Run:
             for length in (1, 2):
                 program.run([[torch.ones(1, dtype=kind.dtype) for _ in range(length)] for _ in range(program.inputs)])
 
-    def write(self) -> None:
+    def write(self, states: States) -> None:
         """Step every parameter and its state."""
         for batch in self.plan.batches:
             program = self.programs[batch.kind]
@@ -225,56 +200,80 @@ class Run:
                     program.run(row)
                 else:
                     _run_wide(program, row)
-        if self.plan.counts:
-            foreach["add_"](self.plan.counts, self.plan.ones)
-        self.plan.seen = [count + 1 for count in self.plan.seen]
+        self.walk.write()
+        if not self.plan.steps:
+            self.plan.held.settle(states)
+        self.plan.held.advance()
         self.plan.steps += 1
 
-    def _formula(self, kind: Kind, length: int) -> "Formula":
-        """The first few links, written down for a kind."""
-        counts = [count + self.plan.steps for count in kind.counts]
-        scalars = scalars_of(self.links[:length], self.hparams[kind.group], counts, self.reduced)
-        return Formula(self.links, length, scalars, kind.dtype)
+    def _numbers(self, kind: Kind, count: Callable[[int], Any] = int) -> Numbers:
+        """What the links of a kind get; `count` makes of a count what schedules and rules see."""
+        counts = {path: count(seen + self.plan.steps) for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
+        return values_of(kind.route, self.hparams[kind], counts), counts
+
+    def _formula(self, kind: Kind, numbers: Numbers, last: Link | None = None) -> "Formula":
+        """The links of a kind, or those before one of them, written down."""
+        links = kind.route if last is None else kind.route[: kind.route.index(last)]
+        return Formula(kind.route, len(links), scalars_of(links, *numbers, self.reduced), kind.dtype)
 
     def _program(self, kind: Kind) -> Program:
-        formula = self._formula(kind, len(self.links))
+        """The program of a kind: an earlier step's, where the rules ask at most whether this is one of the first steps."""
+        plan, hparams = self.plan, self.hparams[kind]
+        known = plan.lasting.get(kind)
+        if known and known[0] is hparams:
+            return known[1]
+        if plan.steps and kind not in plan.passing and not self.reduced:
+            try:
+                program = self._arranged(kind, _without_tensors(self._numbers(kind, Later)))
+            except Exception:  # Whatever a rule or a schedule raises that computes with the step.
+                plan.passing.add(kind)
+            else:
+                plan.lasting[kind] = hparams, program
+                return program
+        return self._arranged(kind, self._numbers(kind))
+
+    def _arranged(self, kind: Kind, numbers: Numbers) -> Program:
+        formula = self._formula(kind, numbers)
         stored = dict(enumerate(formula.new, start=2))
         if kind.plain:
             return Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
         return Program(formula.inputs, stored, [formula.u])
 
-    def _sum(self, i: int, reduction: SumOver) -> Any:
+    def _sum(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A sum over the updates that reach a link."""
-        sums = []
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
-            terms = reduction.term(formula.u, formula.p, **formula.slots_of(i))
+        reduction, sums = link.form.reduce, []
+        assert isinstance(reduction, SumOver)
+        for batch in batches:
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
+            terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
             program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
             for row in batch.rows(self.grads):
                 results = program.run(row if batch.kind.plain else _opened(row))
                 sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in results])
+        for u, p, *slots in self.walk.rows(link).values():
+            sums.append([term.sum() for term in reduction.terms(u, p, dict(zip(link.form.slots, slots, strict=True)))])
         return reduction.finish(*(torch.stack(column).sum() for column in zip(*sums, strict=True)))
 
-    def _reduced(self, i: int, reduction: Callable[..., Any]) -> Any:
+    def _reduced(self, link: Link, batches: Sequence[Batch]) -> Any:
         """A reduction in general form: it gets all updates at once, and so they have to be stored."""
-        names = self.links[i].form.slots
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        columns: list[list[Any]] = [[None] * len(self.plan.params) for _ in range(2 + len(names))]
-        for batch in self.plan.batches:
-            formula = self._formula(batch.kind, i)
+        assert link.form.reduce is not None
+        names = link.form.slots
+        rows: dict[int, Sequence[Tensor]] = {**self.walk.rows(link)}
+        for batch in batches:
+            formula = self._formula(batch.kind, self._numbers(batch.kind), link)
             row = _opened(batch.row(self.grads))
             (updates,) = Program(formula.inputs, {}, [formula.u]).run(row)
-            for column, tensors in zip(columns, (updates, row[1], *row[2 + before :]), strict=False):
-                for j, x in zip(batch.leaves, tensors, strict=True):
-                    column[j] = x
-        return reduction(columns[0], columns[1], **dict(zip(names, columns[2:], strict=True)))
+            first = 2 + formula.before(link)
+            rows |= dict(zip(batch.leaves, zip(updates, row[1], *row[first : first + len(names)], strict=True), strict=True))
+        updates, params, *slots = zip(*(rows[i] for i in sorted(rows)), strict=True)
+        return link.form.reduce(list(updates), list(params), **dict(zip(names, map(list, slots), strict=True)))
 
 
 class Formula:
-    """The first few links of a chain, written down.
+    """The first few links of a route, written down.
 
     Attributes:
-        inputs: the nodes of the gradient, the parameter and all slots of the chain.
+        inputs: the nodes of the gradient, the parameter and all slots of the route.
         p, slots: the stand-ins of the parameter and the slots.
         u, new: the update after these links, and their new slots.
     """
@@ -285,16 +284,26 @@ class Formula:
         g, self.p, *self.slots = (Value(node, dtype) for node in self.inputs)
         self.u, self.new = written(links[:length], scalars, g, self.p, self.slots)
 
-    def slots_of(self, i: int) -> dict[str, Value]:
+    def before(self, link: Link) -> int:
+        """How many slots the links before this one have."""
+        return sum(len(other.form.slots) for other in self.links[: self.links.index(link)])
+
+    def slots_of(self, link: Link) -> dict[str, Value]:
         """The slots of a link, by its own names for them."""
-        before = sum(len(link.form.slots) for link in self.links[:i])
-        return dict(zip(self.links[i].form.slots, self.slots[before:], strict=False))
+        return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
+
+
+def _without_tensors(numbers: Numbers) -> Numbers:
+    """Raise where a hyper-parameter is a tensor, which anyone may fill with another number."""
+    if any(isinstance(x, Tensor) for own in numbers[0].values() for x in trees.leaves(dict(own))):
+        raise NotElementwise("a hyper-parameter is a tensor")
+    return numbers
 
 
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     """The leaves in batches of one kind, none much longer than a block unless a single tensor is."""
     batches, growing = [], {}
-    for leaf in leaves:
+    for leaf in (leaf for leaf in leaves if not leaf.kind.walks):
         size = reals(leaf.param)
         batch, length = (Batch(leaf.kind), 0) if size > SMALL else growing.get(leaf.kind, (Batch(leaf.kind), 0))
         if not batch.leaves:
@@ -305,28 +314,32 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     return batches
 
 
-def _kind(g: Tensor, p: Tensor, state: Flat, group: int, slots: Sequence[str], counts: Sequence[str]) -> Kind:
-    tensors = [g, p, *(state[name] for name in slots)]
-    for x in tensors:
-        if type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" or x.shape != p.shape:
-            raise Unfit
-        if x.is_complex() != p.is_complex() or (x is not g and is_lazy(x)):
-            raise Unfit
+def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
+    names = [layout.slots_of(link.path, link.form.slots) for link in route]
+    slots = {
+        link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
+        for link, own in zip(route, names, strict=True)
+    }
+    counts = [state.get(name, torch.zeros(())) for name in layout.counts.values()]
+    kind = _kind(g, p, [state[name] for own in names for name in own], counts, group, route)
+    return Leaf(index, p, slots, [name for own in names for name in own], kind)
+
+
+def _kind(g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Sequence[Tensor], group: int, route: Route) -> Kind:
+    tensors = [g, p, *slots]
+    if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
+        raise Unfit
+    if any(x.device.type != "cpu" for x in counts):
+        raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}
-    if computed not in ({torch.float32}, {torch.float64}) or any(state[name].device.type != "cpu" for name in counts):
+    walks = not all(link.form.packs for link in route)
+    alike = all(x.shape == p.shape and x.is_complex() == p.is_complex() for x in tensors)
+    lazy = any(map(is_lazy, (p, *slots)))
+    if not walks and (lazy or not alike or computed not in ({torch.float32}, {torch.float64})):
         raise Unfit
     plain = stored == computed and not p.is_complex()
-    return Kind(group, tuple(int(state[name]) for name in counts), computed.pop(), plain)
-
-
-def _traits(params: Sequence[Tensor], grads: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Any]:
-    """What programs rely on, and what may change though the tensor stays the same object (`p.data = ...`)."""
-    tensors = (*params, *grads, *slots)
-    return [*map(_shape, tensors), *map(_dtype, tensors), *map(_layout, grads), *map(type, grads), *map(_on_cpu, params)]
-
-
-_shape, _dtype, _layout, _on_cpu = map(attrgetter, ("shape", "dtype", "layout", "is_cpu"))
+    return Kind(group, route, tuple(map(int, counts)), computed.pop(), plain, walks)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:
@@ -344,12 +357,8 @@ def _run_wide(program: Program, row: Row) -> None:
             if slot.dtype != new.dtype and not slot.is_complex():
                 slot.copy_(new)
     for g, p, u in zip(row[0], row[1], updates, strict=True):
-        _real(p).add_(u.to(torch.promote_types(g.dtype, p.dtype).to_real()))
+        real(p).add_(u.to(torch.promote_types(g.dtype, p.dtype).to_real()))
 
 
 def _opened(row: Row) -> Row:
-    return [[widened(_real(x)) for x in tensors] for tensors in row]
-
-
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    return [[widened(real(x)) for x in tensors] for tensors in row]

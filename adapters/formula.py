@@ -58,6 +58,27 @@ class Node:
     wide: bool = True
 
 
+class Later:
+    """A step that may as well be any later one: it can be compared with numbers of earlier steps, and nothing else."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __add__(self, steps: int) -> "Later":
+        return Later(self.step + steps)
+
+    def _is_later(self, other: object) -> bool:
+        if not isinstance(other, int | float) or other >= self.step:
+            raise NotElementwise("a rule waits for a later step")
+        return True
+
+    def _is_not(self, other: object) -> bool:
+        return not self._is_later(other)
+
+    __gt__ = __ge__ = __ne__ = _is_later
+    __lt__ = __le__ = __eq__ = _is_not
+
+
 class Value:
     """A stand-in for a tensor: a number times a node. It takes part in operators, and in torch's functions and methods."""
 

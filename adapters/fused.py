@@ -1,33 +1,34 @@
 """The fused step: a chain of rules run as compiled kernels that read and write every tensor once, in place.
 
-The numbers are the eager step's, to rounding. A chain is run in stages: consecutive elementwise links are one kernel,
-whatever the number of parameters, their sizes and the hyper-parameters; a link that needs a tensor's shape runs as it
-does eagerly, tensor by tensor. Whole-tree quantities are computed before the stage that uses them, over all groups.
+The numbers are the eager step's, to rounding. What a parameter goes through is run in stages: consecutive elementwise links
+are one kernel, whatever the number of parameters, their sizes and the hyper-parameters; a link that needs a tensor's shape runs
+as it does eagerly, tensor by tensor. Whole-tree quantities are computed before the stage that uses them, over all groups and
+branches that the link sees.
 
 What can't be fused raises `Unsupported` before anything is changed; the optimizer then warns and steps eagerly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import one_or_each
+from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 
+from .held import Held, States
 from .kernels import Kernel
-from .layout import Flat, Layout, detached_from
-from .links import Link, links_of, scalars_of
-from .memory import PLAIN, are_same
-from .parts import Leaf, Part, Single, parts_of
-from .stages import HParams, Kernels, Signature, Stage, at_stage, kernels_of, slot_count, stages_of
+from .layout import Key, Layout
+from .lifted import lifted
+from .links import Link, links_of, routes_of, scalars_of, values_of
+from .memory import PLAIN, real
+from .parts import Column, Kind, Leaf, Part, parts_of
+from .stages import Kernels, Signature, Stage, at_stage, kernels_of, passage_of, slot_count
 from .tracing import wide
-
-States: TypeAlias = Mapping[Tensor, Flat]
 
 DEVICES = ("cpu", "cuda")
 
@@ -38,15 +39,26 @@ class Unsupported(Exception):
 
 @dataclass(eq=False)
 class Work:
-    """A part on its way through the stages: the update so far and the parameter, flat."""
+    """A part on its way through the stages: the updates so far and the parameters, and how many stages are done."""
 
     part: Part
-    u: Tensor
-    p: Tensor
+    u: Column
+    p: Column
+    done: int = 0
 
-    def slots(self, stage: Stage, first: int | None = None) -> list[Tensor]:
-        """The slots of a stage, or those of its first links only."""
-        return self.part.slots[stage.slots][:first]
+    @property
+    def kind(self) -> Kind:
+        """What its leaves have in common."""
+        return self.part.leaves[0].kind
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that comes next."""
+        return self.kind.passage.stages[self.done]
+
+    def slots(self, first: int | None = None) -> list[Column]:
+        """The slots of that stage, or those of its first links only."""
+        return self.part.slots[self.stage.slots][:first]
 
 
 @dataclass(eq=False)
@@ -54,28 +66,20 @@ class Plan:
     """What stays the same from step to step while the same parameters have gradients and nobody touches the state.
 
     Attributes:
-        params, groups: the parameters, and the number of the group of each.
-        states: the state of every parameter of the optimizer.
-        own: those of the plan's own parameters.
-        values: the slots and counts in them, held so that no other tensor can pass for them.
-        traits: what else the plan relies on, see `_traits`.
-        leaves, parts: the parameters, one by one and as the kernels get them.
-        counts: the step counts, one row for each leaf; `optimizer.state` holds views of it.
-        seen: `counts` as lists, as the last step left them.
+        held: the tensors it was made for.
+        parts: the parameters as the kernels get them.
+        joints: the links that see several leaves together, in order.
+        paths: which counts there are.
         kernels: of each stage and signature.
+        steps: how many it has been used for.
     """
 
-    params: list[Tensor]
-    groups: list[int]
-    states: list[Flat]
-    own: list[Flat]
-    values: list[Tensor]
-    traits: list[Any]
-    leaves: list[Leaf]
+    held: Held
     parts: list[Part]
-    counts: Tensor
-    seen: list[list[float]]
-    kernels: Mapping[tuple[int, Signature], Kernels] = field(repr=False)
+    joints: list[Link]
+    paths: list[tuple[str, ...]]
+    kernels: Mapping[tuple[Stage, Signature], Kernels] = field(repr=False)
+    steps: int = 0
 
 
 class FusedStep:
@@ -86,34 +90,19 @@ class FusedStep:
     """
 
     def __init__(self, transform: Transform, layout: Layout) -> None:
-        links = links_of(transform)
-        if links is None:
+        if links_of(transform) is None:
             raise Unsupported(f"{transform.name} contains what is not a rule for one tensor, its gradient and its slots")
-        self.links = links
-        self.stages = stages_of(links, layout)
-        self.slots = [name for stage in self.stages if stage.fuses for name in stage.names]
-        self.counts = [layout.name_of[(*link.path, "step")] for link in links if link.form.counts]
-        self.names = [*self.slots, *self.counts]
+        self.transform, self.layout = transform, layout
         self.plan: Plan | None = None
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether the plan of the last step still holds: nobody added, replaced or moved a tensor, or set a count."""
         plan = self.plan
-        if (
-            plan is None
-            or groups != plan.groups
-            or not are_same(params, plan.params)
-            or not are_same(states.values(), plan.states)
-        ):
-            return False
-        values: list[Any] = [state.get(name) for state in plan.own for name in self.names]
-        return (
-            are_same(values, plan.values) and _traits(params, values, grads) == plan.traits and plan.counts.tolist() == plan.seen
-        )
+        return plan is not None and plan.held.fits(params, grads, groups, states) and all(part.fits() for part in plan.parts)
 
     def prepare(
         self,
-        params: Sequence[Tensor],
+        params: Mapping[Key, Tensor],
         grads: Sequence[Tensor],
         groups: Sequence[int],
         states: States,
@@ -125,40 +114,40 @@ class FusedStep:
             Unsupported: some tensor can't be fused, or the compiler failed. The state has its old values.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
-        leaves = [
-            Leaf(i, group, p, g.dtype, states[p], self.slots)
-            for i, (p, g, group) in enumerate(zip(params, grads, groups, strict=True))
-        ]
-        for leaf in leaves:
-            _require_plain(leaf, elementwise=all(stage.fuses for stage in self.stages))
-        kernels = self._compiled({leaf.signature() for leaf in leaves}, hparams[groups[0]])
+        links, tensors = links_of(self.transform, params) or [], list(params.values())
+        routes = routes_of(links, list(params))
+        passages = {route: passage_of(route, self.layout) for route in dict.fromkeys(routes)}
+        names = self.layout.counts.values()
+        leaves = []
+        for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True)):
+            kind = Kind(passages[route], group, tuple(int(states[p].get(name, 0)) for name in names))
+            leaves.append(Leaf(i, kind, p, g, states[p]))
+            _require_plain(leaves[-1])
+        kernels = self._compiled(leaves, hparams)
+        parts = parts_of(leaves)
+        held = Held(tensors, grads, groups, [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves], list(names))
+        held.settle(states)
+        joints = [link for link in links if link.form.reduce or link.form.batched]
+        self.plan = Plan(held, parts, joints, list(self.layout.counts), kernels)
 
-        seen = [[float(leaf.state[name]) for name in self.counts] for leaf in leaves]
-        counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(leaves), len(self.counts))
-        parts = parts_of(leaves, seen, may_pack=len(self.stages) == 1 and self.stages[0].fuses)
-        for leaf, row in zip(leaves, counts, strict=True):
-            leaf.state.update(zip(self.counts, row.unbind(), strict=True))
-        own = [leaf.state for leaf in leaves]
-        values = [state[name] for state in own for name in self.names]
-        traits = _traits(params, values, grads)
-        held = (list(params), list(groups), list(states.values()), own, values)
-        self.plan = Plan(*held, traits, leaves, parts, counts, seen, kernels)
+    def planned(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
+        """The step over the tensors of the plan, which what is returned takes. `hparams` are each group's, by its number.
 
-    def run(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        """Step every parameter of the plan, `hparams` being those of each group by its number."""
-        plan = self.plan
-        assert plan is not None
-        Run(self.stages, plan, grads, hparams).run()
-        torch.autograd.graph.increment_version([leaf.param for leaf in plan.leaves])
-        plan.seen = plan.counts.add_(1).tolist()
+        Raises:
+            Exception: whatever a schedule raises.
+        """
+        assert self.plan is not None
+        return Run(self.plan, grads, hparams).run
 
-    def _compiled(self, signatures: set[Signature], hparams: HParams) -> dict[tuple[int, Signature], Kernels]:
+    def _compiled(self, leaves: Sequence[Leaf], hparams: Mapping[int, HParams]) -> dict[tuple[Stage, Signature], Kernels]:
+        kinds = {(leaf.kind.passage, leaf.signature()): leaf.kind.group for leaf in leaves}
+        counts = dict.fromkeys(self.layout.counts, 0)
         try:
             return {
-                (i, signature): kernels_of(self.stages[i], at_stage(signature, i, self.stages[i]), hparams)
-                for signature in signatures
-                for i in range(len(self.stages))
-                if self.stages[i].fuses
+                (stage, signature): kernels_of(stage, at_stage(signature, i, stage), hparams[group], counts)
+                for (passage, signature), group in kinds.items()
+                for i, stage in enumerate(passage.stages)
+                if stage.fuses
             }
         except Exception as error:  # Whatever goes wrong in a compiler: no toolchain, a rule it can't trace, a bug of its own.
             raise Unsupported(f"compiling the step failed: {type(error).__name__}: {error}") from error
@@ -167,137 +156,141 @@ class FusedStep:
 class Run:
     """One step over a plan."""
 
-    def __init__(self, stages: list[Stage], plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
-        self.stages, self.plan, self.grads, self.hparams = stages, plan, grads, hparams
+    def __init__(self, plan: Plan, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> None:
+        self.plan, self.grads = plan, grads
+        self.counts, self.values = {}, {}
+        for kind in {part.leaves[0].kind for part in plan.parts}:
+            self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
+            self.values[kind] = values_of(kind.passage.place, hparams[kind.group], self.counts[kind])
         self.vectors: dict[Any, Tensor] = {}
-        self.reduced: dict[tuple[int, int], Any] = {}
+        self.reduced: dict[Link, Any] = {}
 
     def run(self) -> None:
-        """All stages for one part after another, or part by part in step where a later stage looks at the whole tree."""
-        works = [self._opened(part) for part in self.plan.parts]
-        if self.stages[0].fuses:
-            self._reduce(0, works)
-        together = any(stage.joint for i, stage in enumerate(self.stages) if i or not stage.fuses)
-        for chunk in [works] if together else ([works.pop()] for _ in range(len(works))):
-            for i, stage in enumerate(self.stages):
-                if stage.fuses:
-                    self._fused(i, chunk)
-                else:
-                    self._single(stage, chunk)
-            for work in chunk:
-                work.part.close(work.p)
+        """Step every parameter and its counts."""
+        self._run()
+        torch.autograd.graph.increment_version(self.plan.held.params)
+        self.plan.held.advance()
+        self.plan.steps += 1
 
-    def _opened(self, part: Part) -> Work:
-        return Work(part, *part.open(self.grads))
+    def _run(self) -> None:
+        """Up to each link that sees several leaves together, all of these; after the last, one part after another."""
+        works = [Work(part, *part.open(self.grads)) for part in self.plan.parts]
+        for link in self.plan.joints:
+            meeting = [work for work in works if link in work.kind.passage.place]
+            for work in meeting:
+                self._advance(work, work.kind.passage.place[link])
+            if meeting:
+                self._meet(link, meeting)
+        while works:
+            work = works.pop()
+            self._advance(work, len(work.kind.passage.stages))
+            work.part.close(work.p)
 
-    def _fused(self, number: int, works: list[Work]) -> None:
-        stage = self.stages[number]
-        if number > 0:
-            self._reduce(number, works)
-        for work in works:
-            kernel = self.plan.kernels[number, work.part.signature].step
-            tensors = [work.u, work.p, *work.slots(stage)]
-            if not stage.last:
-                work.u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-                tensors.append(work.u)
-            kernel(self._vector(kernel, number, len(stage.links), work), tensors)
-
-    def _reduce(self, number: int, works: list[Work]) -> None:
-        """The whole-tree quantities of a stage, each over the updates that reach its link; nothing is written."""
-        for i in self.stages[number].reduces:
-            reduction = self.stages[number].links[i].form.reduce
-            if isinstance(reduction, SumOver) and works:
-                self.reduced[number, i] = reduction.finish(*self._totals(number, i, works))
+    def _advance(self, work: Work, number: int) -> None:
+        """Bring a part to this stage."""
+        while work.done < number:
+            if work.stage.fuses:
+                self._fused(work)
             else:
-                self.reduced[number, i] = self._reduced(number, i, works)
+                self._lifted([work])
 
-    def _totals(self, number: int, i: int, works: list[Work]) -> list[Tensor]:
-        stage, sums = self.stages[number], []
+    def _meet(self, link: Link, works: list[Work]) -> None:
+        """What a link does with all parts before it does anything with one of them."""
+        if not link.form.packs:
+            self._lifted(works)
+        elif isinstance(link.form.reduce, SumOver):
+            self.reduced[link] = link.form.reduce.finish(*self._totals(link, works))
+        else:
+            self.reduced[link] = self._reduced(link, works)
+
+    def _fused(self, work: Work) -> None:
+        stage, kernel = work.stage, self._kernels(work).step
+        columns = [work.u, work.p, *work.slots()]
+        if not stage.last:
+            work.u = _targets(work.u)
+            columns.append(work.u)
+        kernel(self._vector(kernel, len(stage.links), work), columns, work.part.lengths)
+        work.done += 1
+
+    def _kernels(self, work: Work) -> Kernels:
+        return self.plan.kernels[work.stage, work.part.signature]
+
+    def _totals(self, link: Link, works: list[Work]) -> list[Tensor]:
+        """The sums of a link over the updates that reach it; nothing is written."""
+        sums = []
         for work in works:
-            kernel = self.plan.kernels[number, work.part.signature].quantities[i]
+            i = work.stage.links.index(link)
+            kernel = self._kernels(work).quantities[i]
             assert kernel is not None
-            tensors = [work.u, work.p, *work.slots(stage, slot_count(stage.links[: i + 1]))]
-            sums.append(kernel(self._vector(kernel, number, i + 1, work), tensors))
+            columns = [work.u, work.p, *work.slots(slot_count(work.stage.links[: i + 1]))]
+            sums.append(kernel(self._vector(kernel, i + 1, work), columns, work.part.lengths))
         device = sums[0][0].device
         return [torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)]
 
-    def _reduced(self, number: int, i: int, works: list[Work]) -> Any:
+    def _reduced(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
-        stage = self.stages[number]
-        form, before = stage.links[i].form, slot_count(stage.links[:i])
+        form = link.form
         columns: list[list[Any]] = [[] for _ in range(2 + len(form.slots))]
         for work in works:
-            kernel, u = self.plan.kernels[number, work.part.signature].quantities[i], work.u
+            i = work.stage.links.index(link)
+            before = slot_count(work.stage.links[:i])
+            kernel, u = self._kernels(work).quantities[i], work.u
             if kernel is not None:
-                u = torch.empty_like(work.u, dtype=wide(work.u.dtype))
-                kernel(self._vector(kernel, number, i, work), [work.u, work.p, *work.slots(stage, before), u])
-            own = work.slots(stage)[before : before + len(form.slots)]
+                u = _targets(work.u)
+                kernel(self._vector(kernel, i, work), [work.u, work.p, *work.slots(before), u], work.part.lengths)
+            own = work.slots()[before : before + len(form.slots)]
             for column, x in zip(columns, (u, work.p, *own), strict=True):
                 column.extend(_opened(leaf) for leaf in work.part.shaped(x))
         assert form.reduce is not None
         return form.reduce(columns[0], columns[1], **dict(zip(form.slots, columns[2:], strict=True)))
 
-    def _vector(self, kernel: Kernel, number: int, links: int, work: Work) -> Tensor:
-        """The numbers that a kernel over the first few links of a stage takes; parts of one group and count share them."""
-        leaf = work.part.leaves[0]
-        counts = tuple(self.plan.seen[leaf.index])
-        key = (kernel, number, leaf.group, counts)
+    def _vector(self, kernel: Kernel, links: int, work: Work) -> Tensor:
+        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share them."""
+        kind, stage = work.kind, work.stage
+        key = (kernel, stage, kind)
         if key not in self.vectors:
-            stage = self.stages[number]
-            reduced = [self.reduced[number, i] for i in stage.reduces if (number, i) in self.reduced]
-            steps = [int(count) for count in counts[stage.counts]]
-            self.vectors[key] = kernel.vector(scalars_of(stage.links[:links], self.hparams[leaf.group], steps, reduced))
+            scalars = scalars_of(stage.links[:links], self.values[kind], self.counts[kind], self.reduced)
+            self.vectors[key] = kernel.vector(scalars)
         return self.vectors[key]
 
-    def _single(self, stage: Stage, works: list[Work]) -> None:
+    def _lifted(self, works: list[Work]) -> None:
         """A link that is not elementwise: the ordinary lifting, over tensors in their own shapes."""
-        (link,) = stage.links
-        for chunk in [works] if stage.joint else [[work] for work in works]:
-            self._lifted(link, stage, chunk)
-        if stage.last:
-            for work in works:
-                work.p.add_(work.u)
-
-    def _lifted(self, link: Link, stage: Stage, works: list[Work]) -> None:
+        (link,) = works[0].stage.links
         leaves = {work.part.leaves[0].index: work.part.leaves[0] for work in works}
-        updates = {i: widened(work.part.shaped(work.u)[0]) for i, work in zip(leaves, works, strict=True)}
-        params = {i: widened(leaf.param) for i, leaf in leaves.items()}
-        hp = {
-            name: one_or_each({i: self.hparams[leaf.group][own] for i, leaf in leaves.items()})
-            for name, own in link.hparams.items()
-        }
-        state: dict[str, Any] = {
-            slot: {i: leaf.state[name] for i, leaf in leaves.items()}
-            for slot, name in zip(link.form.slots, stage.names, strict=True)
-        }
-        if link.form.counts:
-            state["step"] = one_or_each({i: int(self.plan.seen[i][stage.counts.start]) for i in leaves})
-
-        owned = [*params.values(), *(slot for slots in state.values() if isinstance(slots, dict) for slot in slots.values())]
-        updates, new = detached_from(owned, link.form.update(updates, state, params, hp))
-        for i, work in zip(leaves, works, strict=True):
-            assert isinstance(work.part, Single)
-            work.u = work.part.flat(updates[i])
-            for slot in link.form.slots:
-                state[slot][i].copy_(new[slot][i])
+        names = dict(zip(link.form.slots, works[0].stage.names, strict=True))
+        slots = {slot: {i: leaf.state[name] for i, leaf in leaves.items()} for slot, name in names.items()}
+        updates, new = lifted(
+            link.form,
+            {i: widened(work.u[0]) for i, work in zip(leaves, works, strict=True)},
+            {i: widened(leaf.param) for i, leaf in leaves.items()},
+            slots,
+            {i: self.values[leaf.kind][link] for i, leaf in leaves.items()},
+            {i: self.counts[leaf.kind].get(link.step) for i, leaf in leaves.items()},
+        )
+        for (i, leaf), work in zip(leaves.items(), works, strict=True):
+            work.u = [leaf.laid_out(updates[i])]
+            for slot, column in slots.items():
+                column[i].copy_(new[slot][i])
+            if work.stage.last:
+                work.p[0].add_(work.u[0])
+            work.done += 1
 
 
-def _traits(params: Sequence[Tensor], values: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Any]:
-    """Where tensors lie (`p.data = ...` leaves the object and moves the memory), and how gradients are kept."""
-    places = [*map(Tensor.data_ptr, (*params, *values)), *map(Tensor.stride, params), *(p.shape for p in params)]
-    return [*places, *[g.dtype for g in grads], *[g.layout for g in grads]]
+def _targets(column: Column) -> Column:
+    """Memory for what a kernel makes of some updates."""
+    return [torch.empty_like(real(x), dtype=wide(x.dtype.to_real())) for x in column]
 
 
 def _opened(x: Tensor) -> Tensor | None:
-    return widened(torch.view_as_real(x) if x.is_complex() else x)
+    return widened(real(x))
 
 
-def _require_plain(leaf: Leaf, elementwise: bool) -> None:
+def _require_plain(leaf: Leaf) -> None:
     """Raise Unsupported unless a kernel can work on the memory of this parameter and its slots."""
     p = leaf.param
     if type(p) not in PLAIN or p.layout != torch.strided or p.device.type not in DEVICES:
         raise Unsupported(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
-    if p.is_complex() and not elementwise:
+    if p.is_complex() and not all(stage.fuses for stage in leaf.kind.passage.stages):
         raise Unsupported("a parameter is complex, and a rule of the chain takes no complex tensors")
     for name, slot in zip(leaf.slots, leaf.values(), strict=True):
         if slot.shape != p.shape or slot.is_complex() != p.is_complex() or slot.device != p.device:

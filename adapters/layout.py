@@ -58,6 +58,11 @@ class Layout:
         ]
         self.names = _names(paths, counts)
         self.name_of = dict(zip(paths, self.names, strict=True))
+        self.counts = {path: name for path, name in self.name_of.items() if path in counts}
+
+    def slots_of(self, path: tuple[str, ...], slots: Iterable[str]) -> list[str]:
+        """What the slots of the rule at this path are called."""
+        return [self.name_of[(*path, slot)] for slot in slots]
 
     def is_complete(self, key: Key, state: Flat) -> bool:
         """Whether a parameter has every slot that it is known to keep."""

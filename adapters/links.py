@@ -1,24 +1,33 @@
-"""The rules of a chain in order, and the numbers that each of them takes."""
+"""The rules that a transform is made of, in order; which of them each parameter goes through; and the numbers that each takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.origin import Counts, Origin
+from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
+
+from .layout import Key, Params
 
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A rule in a chain: its form, the path of its state, and the rule's name to the group's of every hyper-parameter."""
+    """A rule in a transform: its form, the path of its state, where its hyper-parameters come from, and whom it sees."""
 
     form: Leafwise
     path: tuple[str, ...]
-    hparams: Mapping[str, str]
+    hparams: Mapping[str, Origin]
+    members: Container[Key]
+
+    @property
+    def step(self) -> tuple[str, ...]:
+        """The path of its count of updates, where it has one."""
+        return (*self.path, "step")
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -28,28 +37,41 @@ class Link:
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
 
-def links_of(transform: Transform) -> list[Link] | None:
+# What a parameter goes through.
+Route: TypeAlias = tuple[Link, ...]
+
+
+def links_of(transform: Transform, params: Params | None = None) -> list[Link] | None:
     """The rules that a transform is made of, in order; None where something in it is no rule of gradient, parameter and slots."""
     links = []
-    for placed in innermost(transform):
+    for placed in innermost(transform, params):
         form = placed.transform.form
         if not isinstance(form, Leafwise) or form.extra or form.leaf_extra:
             return None
-        links.append(Link(form, placed.path, placed.hparams))
+        links.append(Link(form, placed.path, placed.hparams, placed.params or {}))
     return links
 
 
-def scalars_of(links: Sequence[Link], hparams: Mapping[str, Any], counts: Sequence[int], reduced: Sequence[Any]) -> list[Any]:
+def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
+    """What each parameter goes through."""
+    return [tuple(link for link in links if key in link.members) for key in keys]
+
+
+def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[Link, HParams]:
+    """The hyper-parameters of every link, of a group's and of the counts before the step."""
+    return {link: {name: origin.value(hparams, counts) for name, origin in link.hparams.items()} for link in links}
+
+
+def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
     """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
 
-    `counts` are those before the step; `reduced` may stop short of the last link, where that one is about to reduce.
+    `counts` are those before the step; `reduced` lacks the last link where that one is about to reduce.
     """
-    steps, quantities = iter(counts), iter(reduced)
     return [
         (
-            {name: _separate(hparams[outer]) for name, outer in link.hparams.items()},
-            (next(steps) + 1,) if link.form.counts else (),
-            tuple(islice(quantities, 1)) if link.form.reduce else (),
+            {name: _separate(value) for name, value in values[link].items()},
+            (counts[link.step] + 1,) if link.form.counts else (),
+            (reduced[link],) if link in reduced else (),
         )
         for link in links
     ]

@@ -33,6 +33,11 @@ def is_lazy(x: Tensor) -> bool:
     return x.is_conj() or x.is_neg()
 
 
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, on the same memory unless it is conjugate there."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
 def reals(x: Tensor) -> int:
     """How many real numbers a tensor holds."""
     return x.numel() * (2 if x.is_complex() else 1)

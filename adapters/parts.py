@@ -1,7 +1,8 @@
-"""How the tensors of parameters reach a kernel, which wants them 1-D and of one length: one by one, or packed.
+"""How the tensors of parameters reach a kernel, which takes columns of tensors: updates, parameters, and each slot.
 
-A large tensor is viewed flat, in place. Small ones, whose cost is the call and not the elements, share one call: their slots are
-moved into packed buffers once (`optimizer.state` then holds views of these), gradients and parameters are gathered each step.
+On the host a kernel goes down the columns, and works in place. On another device, where a call takes longer than a small tensor,
+small ones share one: their slots are moved into packed buffers once (`optimizer.state` then holds views of these), gradients and
+parameters are gathered each step.
 """
 
 from collections.abc import Sequence
@@ -11,27 +12,51 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .direct import SMALL
 from .layout import Flat
-from .memory import flat, foreach, is_dense, is_lazy, reals
+from .memory import foreach, is_dense, is_lazy, reals
+from .stages import Passage, Signature
 from .tracing import Dtypes
 
-# What tells apart the kernels of a part: its device and dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
+Column: TypeAlias = list[Tensor]
 
-# Below this many elements, gathering a tensor costs less than a call of its own.
-SMALL = 13_000
+# Devices on which a call costs less than gathering a small tensor.
+IN_PLACE = ("cpu",)
+
+# Elsewhere, up to this many elements, it costs more.
+PACKED = 13_000
 
 
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One parameter of a plan: where its group is, the tensor, its state, and the names of its slots and counts in there."""
+@dataclass(frozen=True)
+class Kind:
+    """What parameters that take the same numbers have in common.
 
-    index: int
+    Attributes:
+        passage: what they go through.
+        group: the number of their group.
+        counts: of updates so far; those that they have not are of no consequence.
+    """
+
+    passage: Passage
     group: int
-    param: Tensor
-    grad_dtype: torch.dtype
-    state: Flat
-    slots: Sequence[str]
+    counts: tuple[int, ...]
+
+
+class Leaf:
+    """One parameter of a plan: its place among all, its kind, the tensor, its state, and the names of its slots in there.
+
+    Attributes:
+        strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
+        in_place: whether the parameter and its gradient are.
+        is_packed: whether it is copied to its like and back.
+    """
+
+    def __init__(self, index: int, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
+        self.index, self.kind, self.param, self.grad_dtype = index, kind, param, grad.dtype
+        self.state, self.slots = state, kind.passage.slots
+        self.strides = param.stride() if is_dense(param) else torch.empty_like(param, device="meta").contiguous().stride()
+        self.in_place = self.fits(param) and self.fits(grad)
+        self.is_packed = param.device.type not in IN_PLACE and reals(param) <= PACKED and not is_lazy(param)
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
@@ -42,97 +67,111 @@ class Leaf:
         slots = tuple(slot.dtype.to_real() for slot in self.values())
         return self.param.device, Dtypes(self.grad_dtype.to_real(), self.param.dtype.to_real(), slots)
 
+    def fits(self, x: Tensor) -> bool:
+        """Whether a kernel can work on the memory of a tensor shaped like the parameter."""
+        return x.stride() == self.strides and not is_lazy(x)
 
-class Single:
-    """One tensor, in place where it is dense; else through a contiguous copy, its slots being dense in any case."""
+    def laid_out(self, x: Tensor) -> Tensor:
+        """A tensor shaped like the parameter, or a copy of it that fits."""
+        return x if self.fits(x) else torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
 
-    def __init__(self, leaf: Leaf) -> None:
-        self.leaves, self.signature = [leaf], leaf.signature()
-        p = leaf.param
-        self.in_place = is_dense(p) and not is_lazy(p)
-        self.strides = p.stride() if self.in_place else torch.empty_like(p, device="meta").contiguous().stride()
-        for name, slot in zip(leaf.slots, leaf.values(), strict=True):
-            if slot.stride() != self.strides:
-                leaf.state[name] = self._laid_out(slot)
-        self.slots = [flat(slot) for slot in leaf.values()]
-        self.param = flat(p) if self.in_place else None
 
-    def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The gradient and the parameter, flat."""
-        (leaf,) = self.leaves
-        return self.flat(grads[leaf.index]), flat(self._laid_out(leaf.param)) if self.param is None else self.param
+class Batch:
+    """Parameters of one kind and set of dtypes, each by itself, in place where parameter and gradient fit."""
 
-    def close(self, p: Tensor) -> None:
-        """Store the parameter where `open` had to copy it."""
-        if self.param is None:
-            self.leaves[0].param.copy_(self.shaped(p)[0])
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self.leaves, self.signature = list(leaves), leaves[0].signature()
+        self.lengths = [reals(leaf.param) for leaf in leaves]
+        self.in_place = all(leaf.in_place for leaf in leaves)
+        for leaf in leaves:
+            leaf.state.update((name, leaf.laid_out(slot)) for name, slot in zip(leaf.slots, leaf.values(), strict=True))
+        self.slots: list[Column] = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
 
-    def flat(self, x: Tensor) -> Tensor:
-        """A tensor shaped like the parameter, flat; itself, where it is laid out as the parameter is."""
-        return flat(self._laid_out(x) if x.stride() != self.strides or is_lazy(x) else x)
+    def fits(self) -> bool:
+        """True: nothing is known of the tensors' memory."""
+        return True
 
-    def shaped(self, x: Tensor) -> list[Tensor]:
-        """The reverse of `flat`, for each leaf."""
-        p = self.leaves[0].param
-        x = torch.view_as_complex(x.view(-1, 2)) if p.is_complex() else x
-        return [x.as_strided(p.shape, self.strides)]
+    def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
+        """The gradients and the parameters, as a kernel takes them."""
+        u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
+        if self.in_place:
+            return u, p
+        u = [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)]
+        return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, p, strict=True)]
 
-    def _laid_out(self, x: Tensor) -> Tensor:
-        return torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
+    def close(self, params: Column) -> None:
+        """Store the parameters that `open` had to copy."""
+        for leaf, p in zip(self.leaves, () if self.in_place else params, strict=not self.in_place):
+            if p is not leaf.param:
+                leaf.param.copy_(p)
+
+    def shaped(self, column: Column) -> Column:
+        """The tensors of a column in the shapes of the parameters."""
+        return column
 
 
 class Pack:
-    """Small tensors of one group, count and set of dtypes, side by side in one buffer for each role."""
+    """Small tensors of one kind and set of dtypes, side by side in one buffer for each role."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
         first = self.leaves[0]
         self.signature = first.signature()
-        self.grad = self._buffer(first.grad_dtype.to_real())
-        self.param = self._buffer(first.param.dtype.to_real())
+        self.grad = [self._buffer(first.grad_dtype.to_real())]
+        self.param = [self._buffer(first.param.dtype.to_real())]
+        self.lengths = [self.grad[0].numel()]
         self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
         self.params = [leaf.param.detach() for leaf in self.leaves]
-        self.slots = []
+        self.slots: list[Column] = []
         for i in range(len(first.slots)):
-            buffer = self._buffer(first.values()[i].dtype.to_real())
+            buffer = [self._buffer(first.values()[i].dtype.to_real())]
             views = self.shaped(buffer)
             foreach["copy_"](views, [leaf.values()[i] for leaf in self.leaves])
             for leaf, view in zip(self.leaves, views, strict=True):
                 leaf.state[leaf.slots[i]] = view
             self.slots.append(buffer)
+        self.places = self._places()
 
-    def open(self, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def fits(self) -> bool:
+        """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
+        return self._places() == self.places
+
+    def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
         """The gradients and the parameters, gathered."""
         foreach["copy_"](self.grad_views, [grads[leaf.index] for leaf in self.leaves])
         foreach["copy_"](self.param_views, self.params)
         return self.grad, self.param
 
-    def close(self, p: Tensor) -> None:
+    def close(self, params: Column) -> None:
         """Scatter the parameters back."""
-        del p
+        del params
         foreach["copy_"](self.params, self.param_views)
 
-    def shaped(self, x: Tensor) -> list[Tensor]:
+    def shaped(self, column: Column) -> Column:
         """Of a packed buffer, each leaf's part in the leaf's shape."""
-        views = []
+        (x,), views = column, []
         for leaf, part in zip(self.leaves, x.split([reals(leaf.param) for leaf in self.leaves]), strict=True):
             own = torch.view_as_complex(part.view(-1, 2)) if leaf.param.is_complex() else part
             views.append(own.view(leaf.param.shape))
         return views
 
+    def _places(self) -> list[int]:
+        return [x.data_ptr() for leaf in self.leaves for x in (leaf.param, *leaf.values())]
+
     def _buffer(self, dtype: torch.dtype) -> Tensor:
         return torch.empty(sum(reals(leaf.param) for leaf in self.leaves), dtype=dtype, device=self.leaves[0].param.device)
 
 
-Part: TypeAlias = Single | Pack
+Part: TypeAlias = Batch | Pack
 
 
-def parts_of(leaves: Sequence[Leaf], counts: Sequence[Sequence[float]], may_pack: bool) -> list[Part]:
-    """The leaves that have elements, each in a part; small ones that can share a kernel call share a part."""
-    packs: dict[Any, list[Leaf]] = {}
+def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
+    """The leaves that have elements, each in a part; those that can share kernel calls share a part."""
+    members: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        small = may_pack and reals(leaf.param) <= SMALL and not is_lazy(leaf.param)
-        key = (leaf.group, tuple(counts[leaf.index]), leaf.signature()) if small else leaf.index
+        shares = leaf.kind.passage.is_one_kernel and (leaf.is_packed or leaf.in_place)
+        small = leaf.is_packed, reals(leaf.param) <= SMALL
+        key = (leaf.kind, leaf.signature(), small) if shares else leaf.index
         if leaf.param.numel():
-            packs.setdefault(key, []).append(leaf)
-    return [Single(members[0]) if len(members) == 1 else Pack(members) for members in packs.values()]
+            members.setdefault(key, []).append(leaf)
+    return [Pack(own) if len(own) > 1 and own[0].is_packed else Batch(own) for own in members.values()]

@@ -1,20 +1,25 @@
-"""A chain cut into stages that run together, and the kernels of each."""
+"""What a parameter goes through, cut into stages that run together, and the kernels of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+import torch
 
 from functional_optim import trees
+from functional_optim.combinators.origin import Counts
+from functional_optim.hparams import HParams
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
 from .layout import Layout
-from .links import Link, scalars_of
-from .parts import Signature
+from .links import Link, Route, scalars_of, values_of
 from .tracing import Dtypes, Ending, reduced_like, wide
 
-HParams: TypeAlias = Mapping[str, Any]
+# What tells apart the kernels of a stage: the device and the dtypes.
+Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,30 +29,44 @@ class Stage:
     Attributes:
         links: in order.
         names: what `optimizer.state` calls their slots.
-        slots, counts: where theirs are among the slots of all elementwise links, and among all counts.
+        slots: where theirs are among the slots of all elementwise links of the passage.
         last: whether the parameter is updated here.
     """
 
     links: list[Link]
     names: list[str]
     slots: slice
-    counts: slice
     last: bool
 
-    @property
+    @cached_property
     def fuses(self) -> bool:
-        """Whether this is a run of elementwise links."""
-        return self.links[0].form.packs
+        """Whether this is a run of elementwise links; no link at all is one, too."""
+        return all(link.form.packs for link in self.links)
 
     @property
     def reduces(self) -> list[int]:
         """The links that need a whole-tree quantity."""
         return [i for i, link in enumerate(self.links) if link.form.reduce]
 
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """A route in stages.
+
+    Attributes:
+        stages: in order; at least one.
+        slots: what `optimizer.state` calls the slots of all elementwise links.
+        place: the number of each link's stage.
+    """
+
+    stages: list[Stage]
+    slots: list[str]
+    place: Mapping[Link, int]
+
     @property
-    def joint(self) -> bool:
-        """Whether some link has to see all leaves before any of them goes on."""
-        return any(link.form.reduce or link.form.batched for link in self.links)
+    def is_one_kernel(self) -> bool:
+        """Whether all of it runs at once."""
+        return len(self.stages) == 1 and self.stages[0].fuses
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,28 +77,25 @@ class Kernels:
     step: Kernel
 
 
-def stages_of(links: list[Link], layout: Layout) -> list[Stage]:
-    """The links in runs of elementwise ones, each as long as can be."""
-    runs = [list(run) for _, run in groupby(enumerate(links), lambda item: -1 if item[1].form.packs else item[0])]
-    stages, slots, counts = [], 0, 0
-    for run in runs:
-        own = [link for _, link in run]
-        names = [layout.name_of[(*link.path, name)] for link in own for name in link.form.slots]
-        first_slot, first_count = slots, counts
-        slots += len(names) if own[0].form.packs else 0
-        counts += sum(link.form.counts for link in own)
-        stages.append(Stage(own, names, slice(first_slot, slots), slice(first_count, counts), own[-1] is links[-1]))
-    return stages
+def passage_of(route: Route, layout: Layout) -> Passage:
+    """The links of a route in runs of elementwise ones, each as long as can be."""
+    runs = groupby(enumerate(route), lambda item: -1 if item[1].form.packs else item[0])
+    stages, slots = [], []
+    for run in [[link for _, link in run] for _, run in runs] or [[]]:
+        names = [name for link in run for name in layout.slots_of(link.path, link.form.slots)]
+        first = len(slots)
+        slots += names if all(link.form.packs for link in run) else []
+        stages.append(Stage(run, names, slice(first, len(slots)), last=run[-1:] == list(route[-1:])))
+    return Passage(stages, slots, {link: i for i, stage in enumerate(stages) for link in stage.links})
 
 
-def kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
-    """Compile a stage, for tensors of these dtypes as they reach it."""
+def kernels_of(stage: Stage, signature: Signature, hparams: HParams, counts: Counts) -> Kernels:
+    """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
     device, dtypes = signature
-    reduced: list[Any] = []
+    values, reduced = values_of(stage.links, hparams, counts), {}
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
-        steps = [0] * sum(link.form.counts for link in links)
-        spec = trees.flatten(scalars_of(links, hparams, steps, reduced))[1]
+        spec = trees.flatten(scalars_of(links, values, counts, reduced))[1]
         return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, spec)
 
     quantities: dict[int, Kernel | None] = {}
@@ -90,7 +106,7 @@ def kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
         else:
             quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
         own = dtypes.slots[before : before + len(link.form.slots)]
-        reduced.append(reduced_like(link, Dtypes(dtypes.update, dtypes.param, own)))
+        reduced[link] = reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
     return Kernels(quantities, compiled(stage.links, Ending.STEP if stage.last else Ending.UPDATE))
 
 

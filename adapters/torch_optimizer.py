@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,7 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
 
-from .eager import EagerStep, is_elementwise
+from .eager import EagerStep, has_programs
 from .formula import NotElementwise
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
@@ -186,11 +186,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         if not wanted or self._engines.get(transform, wanted) is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
+        hparams = self._hparams_of_groups(transform, groups)
         engine = self._engines.get(transform)
         if engine is None or not engine.fits(params, grads, owners, self.state):
-            self._engines[transform] = engine = self._planned(transform, groups, (params, grads, owners), hparams)
-        return None if engine is None else functools.partial(engine.run, grads, hparams)
+            self._engines[transform] = engine = self._planned(transform, groups, grads, owners, hparams)
+        return None if engine is None else engine.planned(grads, hparams)
 
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
@@ -215,8 +215,19 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._validated[transform, index] = values, hparams
         return hparams
 
+    def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
+        """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
+        present = [(index, group) for index, group in groups if any(p.grad is not None for p in group["params"])]
+        _require_agreement(transform, [group for _, group in present])
+        return {index: self._hparams_of_group(transform, index, group) for index, group in present}
+
     def _planned(
-        self, transform: Transform, groups: list[Numbered], tensors: tuple[Any, Any, Any], hparams: Mapping[int, Any]
+        self,
+        transform: Transform,
+        groups: list[Numbered],
+        grads: Sequence[Tensor],
+        owners: Sequence[int],
+        hparams: Mapping[int, Any],
     ) -> "FusedStep | None":
         """A fused step that is ready to run; None, after a warning, where it can't be."""
         try:
@@ -236,34 +247,36 @@ class TransformOptimizer(torch.optim.Optimizer):
             engine = self._engines.get(transform) or FusedStep(transform, layout)
             for leaf in leaves:
                 self.state[leaf.param].update(states[leaf.key])
-            engine.prepare(*tensors, self.state, hparams)
+            engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams)
             return engine
         except Unsupported as problem:
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
             return None
 
     def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
-        """The step of one transform made of elementwise rules, computed; what is returned writes it down.
+        """The step of one transform made of rules, of which some are elementwise, computed; what is returned writes it down.
 
         None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
         """
         if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
             return None
-        if transform not in self._lists:
-            self._lists[transform] = EagerStep(transform) if is_elementwise(transform) else None
-        engine = self._lists[transform]
-        if engine is None:
+        if self._lists.get(transform, transform) is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        states: list[Flat] = [self.state.get(p, {}) for p in params]
         new: list[Flat] = []
         try:
-            hparams = {index: self._hparams_of_group(transform, index, group) for index, group in groups}
-            if not engine.fits(params, grads, owners, states):
+            if transform not in self._lists:
+                everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
+                self._lists[transform] = EagerStep(transform) if has_programs(transform, everyone) else None
+            engine = self._lists[transform]
+            if engine is None:
+                return None
+            hparams = self._hparams_of_groups(transform, groups)
+            if not engine.fits(params, grads, owners, self.state):
                 layout, complete, _ = self._started(transform, groups, on_host=True)
                 new = list(complete.values())
-                engine.prepare(layout, params, grads, owners, new)
-            write = engine.computed(grads, hparams)
+                engine.prepare(layout, dict(zip(complete, params, strict=True)), grads, owners, new)
+            write = engine.computed(grads, hparams, self.state)
         except NotElementwise:
             self._lists[transform] = None
             return None
@@ -330,9 +343,10 @@ class OptimizerAdapter(TransformOptimizer):
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
     transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
     schedulers, raises KeyError.
-    Where the transform is a chain of elementwise rules, and the parameters lie on the host, a step does what the rules say with
-    torch's in-place operations, over lists of small tensors and blocks of large ones; else it calls the transform. The numbers
-    agree to rounding.
+    On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
+    they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
+    rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
+    called itself. The numbers agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still.
 
@@ -346,8 +360,8 @@ class OptimizerAdapter(TransformOptimizer):
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
             rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
-            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. The slots of small parameters are
-            then views of common buffers, which are packed again whenever another set of parameters has gradients.
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. On a GPU the slots of small
+            parameters are then views of common buffers, which are packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -493,10 +507,15 @@ def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any
     return complete(transform.declared, given, transform.name)
 
 
-def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
-    for name, hparam in transform.declared.items():
-        if hparam.optional and len({name in leaf.group for leaf in leaves}) == 2:
+def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
+    """Raise ValueError where groups differ in which hyper-parameters they give at all."""
+    for name, hparam in transform.declared.items() if len(groups) > 1 else ():
+        if hparam.optional and len({name in group for group in groups}) == 2:
             raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
+
+
+def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
+    _require_agreement(transform, [leaf.group for leaf in leaves])
     return {
         name: one_or_each({leaf.key: leaf.group.get(name, hparam.default) for leaf in leaves})
         for name, hparam in transform.declared.items()

@@ -26,8 +26,9 @@ from .prologue import Prologue
 
 aten = torch.ops.aten
 
-# Any length but 0 and 1, which the tracer would take for constants. The compiler reads it as "large: use all threads".
-TYPICAL_LENGTH = 1 << 20
+# Any length but 0 and 1, which the tracer would take for constants; odd, or half of it might pass for exactly half. The compiler
+# reads it as "large: use all threads".
+TYPICAL_LENGTH = (1 << 20) + 7
 
 
 class Ending(Enum):
@@ -36,7 +37,10 @@ class Ending(Enum):
     STEP = "add it to the parameter, and store the slots"
     UPDATE = "write it into a tensor of its own, and store the slots"
     PEEK = "write it into a tensor of its own, and leave the slots"
-    TOTAL = "return the sums that the last link reduces to, and write nothing"
+    TOTAL = "return the sums over what the last link reduces, and write nothing"
+
+
+TARGETED = (Ending.UPDATE, Ending.PEEK)
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,7 @@ def _outputs(
         opened = [_require(widened(slot)) for slot in own]
         if ending is Ending.TOTAL and i == len(links) - 1:
             assert isinstance(link.form.reduce, SumOver)
-            terms = link.form.reduce.terms(u, wide, dict(zip(link.form.slots, opened, strict=True)))
-            # float64, because a float32 sum of 40 million squares is off in the fourth digit, and it costs no time.
-            return [term.sum(dtype=torch.float64) for term in terms]
+            return [*link.form.reduce.terms(u, wide, dict(zip(link.form.slots, opened, strict=True)))]
         results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(u, wide, *opened)
         u_new, *slots_new = (results,) if isinstance(results, Tensor) else results
         u = u_new.to(u.dtype)

@@ -12,6 +12,7 @@ from functional_optim import trees
 from functional_optim.apply import apply_updates
 from functional_optim.combinators.combined import nested
 from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.partition import Partitioned
 from functional_optim.hparams import PerLeaf
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, require_transform
@@ -334,7 +335,8 @@ _CONTAINERS: dict[str, Callable[[Sequence[Any]], Tree]] = {
 
 def _is_elementwise(transform: Transform) -> bool:
     forms = [placed.transform.form for placed in innermost(transform)]
-    return all(isinstance(form, Leafwise) and form.elementwise for form in forms)
+    routes = any(isinstance(form, Partitioned) for _, form in nested(transform))
+    return not routes and all(isinstance(form, Leafwise) and form.elementwise for form in forms)
 
 
 def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.hparams import HParams, merge
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -19,6 +20,10 @@ class Chained(Combined):
     @property
     def parts(self) -> Mapping[tuple[str, ...], Transform]:
         return {(name,): link for name, link in self.links.items()}
+
+    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+        """Each link's names are the chain's."""
+        return {(name,): {own: outer[own] for own in link.declared} for name, link in self.links.items()}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Each link's state under its name."""

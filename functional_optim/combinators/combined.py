@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
@@ -35,6 +36,16 @@ class Combined:
     def shares(self, params: Tree) -> Mapping[tuple[str, ...], Tree]:
         """What each part sees of a tree of parameters."""
         return dict.fromkeys(self.parts, params)
+
+    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed | None:
+        """Where the hyper-parameters of each part come from, if all that this form does is to run its parts, in order, each on
+        what it sees; else None, and no engine looks inside.
+
+        Args:
+            path: the keys to its own state.
+            outer: where its own hyper-parameters come from.
+        """
+        return None
 
     def check(self, params: Tree) -> None:
         """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""

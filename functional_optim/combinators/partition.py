@@ -10,6 +10,7 @@ from functional_optim import trees
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined, check, nested
 from functional_optim.combinators.labels import Labels, labels_of
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -30,6 +31,16 @@ class Partitioned(Combined):
     def shares(self, params: Tree) -> Mapping[tuple[str, ...], Tree]:
         """What each branch sees of a tree of parameters: a flat dict of its own, by name."""
         return {(label,): share.of(params) for label, share in self._shares(params).items()}
+
+    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+        """As `branch_hparams`."""
+        return {
+            (label,): {
+                name: outer[f"{label}.{name}"].or_else(outer[name]).or_else(_default(hparam))
+                for name, hparam in branch.declared.items()
+            }
+            for label, branch in self.branches.items()
+        }
 
     def check(self, params: Tree) -> None:
         """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
@@ -114,6 +125,10 @@ class _Share:
     def _values(self, value: PerLeaf, spec: trees.Spec, name: str) -> dict[Any, Any]:
         values = value.values(spec, name)
         return {key: values[i] for key, i in self.places.items()}
+
+
+def _default(hparam: Hparam) -> Origin:
+    return Origin() if hparam.optional else Origin((), lambda counts: hparam.default)
 
 
 def _leaf_extra(transform: Transform) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.hparams import Hparam, HParams, unknown
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -26,6 +27,10 @@ class Renamed(Combined):
         """The hyper-parameters under the names that the inner transform knows."""
         names = {name: self.outer.get(name, name) for name in self.inner.declared}
         return self.inner.select({name: hp[outer] for name, outer in names.items() if outer in hp})
+
+    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+        """Under the outer names."""
+        return {(): {name: outer[self.outer.get(name, name)] for name in self.inner.declared}}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""

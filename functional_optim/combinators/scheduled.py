@@ -6,6 +6,7 @@ from typing import Any
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.hparams import HParams, unknown
 from functional_optim.lifting import advanced, new_count
 from functional_optim.numerics import double
@@ -29,6 +30,12 @@ class Scheduled(Combined):
     def inner_hparams(self, step: Any, hp: HParams) -> dict[str, Any]:
         """What the inner transform gets at this step, counted from 0."""
         return self.inner.select({**hp, **{name: _at(schedule, step) for name, schedule in self.schedules.items()}})
+
+    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+        """Scheduled names come from the clock, the others are passed on."""
+        clock = (*path, "schedule_step")
+        timed = {name: Origin((), lambda counts, s=schedule: _at(s, counts[clock])) for name, schedule in self.schedules.items()}
+        return {("inner",): {name: timed[name] if name in timed else outer[name] for name in self.inner.declared}}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The clock at 0, and the inner state."""

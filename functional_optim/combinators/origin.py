@@ -1,0 +1,37 @@
+"""Where a hyper-parameter of a transform inside another comes from, for engines that run the inner one by itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from functional_optim.hparams import HParams
+
+# Counts, by the keys to them in the state of the outermost transform.
+Counts: TypeAlias = Mapping[tuple[str, ...], Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The first of these names that the outermost transform is given a value for, or else a function of its counts.
+
+    Of an optional hyper-parameter, which may be given by none of its names, `otherwise` is None.
+    """
+
+    names: tuple[str, ...] = ()
+    otherwise: Callable[[Counts], Any] | None = None
+
+    def value(self, hp: HParams, counts: Counts) -> Any:
+        """The value, of the outermost transform's hyper-parameters and counts."""
+        for name in self.names:
+            if name in hp:
+                return hp[name]
+        assert self.otherwise is not None
+        return self.otherwise(counts)
+
+    def or_else(self, other: "Origin") -> "Origin":
+        """This one, and where it has no value, another."""
+        return self if self.otherwise else Origin((*self.names, *other.names), other.otherwise)
+
+
+# To each part of a transform, by the keys to its state, where its hyper-parameters come from.
+Handed: TypeAlias = Mapping[tuple[str, ...], Mapping[str, Origin]]

@@ -1,0 +1,231 @@
+"""What keeps a step of small tensors cheap: kernels called directly, plans and programs that last, and when they must not."""
+
+import threading
+import types
+
+import pytest
+import torch
+from test_fused import EDITS, TRANSFORMS, assert_same_progress, pair, parameters, params_of, run
+
+import functional_optim as fo
+from functional_optim.adapters import SGD, OptimizerAdapter, direct, eager, held, kernels, parts
+from functional_optim.adapters.formula import Later, NotElementwise
+from functional_optim.numerics import where
+
+SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (200, 200)]
+
+# Kernels called directly, and as the compiler wants it.
+
+
+@pytest.mark.parametrize("name", ["adamw", "clip first", "no sum", "two sums"])
+def test_a_direct_call_is_the_compilers_call(name, monkeypatch):
+    monkeypatch.setattr(kernels, "_kernels", {})
+    direct_, other = pair(TRANSFORMS[name](), SHAPES)[1], pair(TRANSFORMS[name](), SHAPES)[1]
+    run(direct_, steps=5)
+    assert all(kernel.direct for kernel in kernels._kernels.values())  # Of this torch the pattern is known.
+    monkeypatch.setattr(kernels, "_kernels", {})
+    monkeypatch.setattr(kernels, "direct", lambda compiled, inputs: None)
+    run(other, steps=5)
+    assert not any(kernel.direct for kernel in kernels._kernels.values())
+    assert_same_progress(direct_, other)
+
+
+def compiled_from(body, **names):
+    """What the compiler might return: a wrapper with this body, and the names that it can call."""
+    source = f"def call(self, args):\n    vector, x, y = args\n    args.clear()\n    n = x.size()[0]\n{body}"
+    scope = {"torch": torch, "empty_strided_cpu": torch.empty_strided, **names}
+    exec(source, scope)
+    return types.SimpleNamespace(current_callable=types.MethodType(scope["call"], object()))
+
+
+def add_to(y, x, n):
+    y.view(-1)[:n] += x.view(-1)[:n]
+
+
+ONE_KERNEL = "    cpp_fused_0(y, x, n)\n    return ()"
+OTHERS = {
+    "two kernels": "    cpp_fused_0(y, x, n)\n    cpp_fused_1(y, x, n)\n    return ()",
+    "the kernel twice": "    cpp_fused_0(y, x, n)\n    cpp_fused_0(y, x, n)\n    return ()",
+    "something else besides": "    cpp_fused_0(y, x, n)\n    y.mul_(2)\n    return ()",
+    "another number": "    cpp_fused_0(y, x, n - 1)\n    return ()",
+    "room in between": "    z = empty_strided_cpu((n,), (1,), torch.float64)\n    cpp_fused_0(y, z, n)\n    return ()",
+    "a sum that is not written": ("    z = empty_strided_cpu((), (), torch.float64)\n    cpp_fused_0(y, x, n)\n    return (z,)"),
+    "a result of full size": ("    z = empty_strided_cpu((n,), (1,), torch.float64)\n    cpp_fused_0(z, x, n)\n    return (z,)"),
+    "no kernel": "    return ()",
+}
+
+
+def test_a_wrapper_around_one_kernel_is_skipped():
+    found = direct.direct(compiled_from(ONE_KERNEL, cpp_fused_0=add_to), inputs=3)
+    assert found is not None
+    xs, ys = [torch.ones(2, 3), torch.ones(4)], [torch.zeros(2, 3), torch.ones(4)]
+    assert found(torch.zeros(1), [xs, ys], [6, 4]) == []
+    assert [y.unique().item() for y in ys] == [1, 2]
+
+
+@pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS)
+def test_any_other_wrapper_is_called(body):
+    assert direct.direct(compiled_from(body, cpp_fused_0=add_to, cpp_fused_1=add_to), inputs=3) is None
+
+
+@pytest.mark.parametrize("compiled", [lambda args: (), types.SimpleNamespace(current_callable=lambda args: ())])
+def test_what_is_not_a_wrapper_is_called(compiled):
+    assert direct.direct(compiled, inputs=3) is None
+
+
+@pytest.mark.skipif(direct._set_threads is None, reason="needs OpenMP's functions among the process's")
+def test_one_thread_is_a_setting_of_this_thread_and_of_this_moment():
+    before, elsewhere = torch.get_num_threads(), []
+
+    def look():
+        elsewhere.append(torch.get_num_threads())
+
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError), direct.one_thread():
+            inside = torch.get_num_threads()
+            other = threading.Thread(target=look)
+            other.start()
+            other.join()
+            raise ZeroDivisionError
+        assert (inside, torch.get_num_threads(), elsewhere) == (1, 3, [3])
+    finally:
+        torch.set_num_threads(before)
+
+
+# Other devices, whose small tensors are packed. The host stands in for one.
+
+
+@pytest.fixture
+def as_if_elsewhere(monkeypatch):
+    monkeypatch.setattr(parts, "IN_PLACE", ())
+
+
+@pytest.mark.usefixtures("as_if_elsewhere")
+@pytest.mark.parametrize("name", ["adamw", "clip later", "no sum", "two sums", "momentum"])
+def test_packed_is_eager(name):
+    plain, packed = pair(TRANSFORMS[name](), SHAPES)
+    run(plain, packed, steps=5)
+    (step,) = packed._engines.values()
+    assert any(isinstance(part, parts.Pack) for part in step.plan.parts)
+    assert_same_progress(plain, packed)
+
+
+@pytest.mark.usefixtures("as_if_elsewhere")
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_people_do_to_packed_tensors_is_seen(edit):
+    plain, packed = pair(fo.adam())
+    run(plain, packed, steps=2)
+    for i in (0, 1):  # A packed one and a large one.
+        for optimizer in (plain, packed):
+            EDITS[edit](optimizer, params_of(optimizer)[i])
+        run(plain, packed, steps=2, first=2 + 2 * i)
+        assert_same_progress(plain, packed)
+
+
+# Plans.
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("fused", [None, True])
+def test_without_torchs_guards_changes_are_seen_as_well(edit, fused, monkeypatch):
+    monkeypatch.setattr(held, "TensorGuards", None)
+    plain = pair(fo.adam())[0]
+    ours = OptimizerAdapter(parameters(), fo.adam(), fused=fused)
+    run(plain, ours, steps=2)
+    for optimizer in (plain, ours):
+        EDITS[edit](optimizer, params_of(optimizer)[0])
+    run(plain, ours, steps=2, first=2)
+    assert_same_progress(plain, ours)
+
+
+@pytest.mark.parametrize("with_guards", [True, False])
+def test_tensors_are_alike_in_all_that_a_plan_relies_on(with_guards, monkeypatch):
+    if not with_guards:
+        monkeypatch.setattr(held, "TensorGuards", None)
+    x = torch.zeros(3, 4)
+    are_alike = held._likeness([x, torch.zeros(2)])
+    assert are_alike(torch.ones(3, 4), torch.ones(2))
+    others = [torch.zeros(4, 3), torch.zeros(4, 3).t(), x.double(), torch.nn.Parameter(x), x.to("meta"), x.to_sparse()]
+    others += [torch.zeros(12), torch.zeros(3, 4, dtype=torch.cfloat), torch._neg_view(x)]
+    for other in others:
+        assert not are_alike(other, torch.ones(2))
+
+
+# Programs.
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Every program arranged from here on."""
+    made = []
+
+    class Counting(eager.Program):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(eager, "Program", Counting)
+    return made
+
+
+def arranged(programs, *optimizers, steps, first=0):
+    """How many programs these steps arrange."""
+    before = len(programs)
+    run(*optimizers, steps=steps, first=first)
+    return len(programs) - before
+
+
+def test_a_program_lasts_while_its_numbers_do(programs):
+    plain, ours = pair(fo.sgd(momentum=0.9, dampening=0.5))[0], SGD(parameters(), lr=0.01, momentum=0.9, dampening=0.5)
+    plain.param_groups[0]["lr"] = 0.01
+    run(plain, ours, steps=2)
+    assert arranged(programs, plain, ours, steps=5, first=2) == 0
+    for optimizer in (plain, ours):
+        optimizer.param_groups[0]["lr"] = 0.2
+    assert arranged(programs, plain, ours, steps=5, first=7) == 1
+    assert [p.tolist() for p in params_of(ours)] != [p.tolist() for p in parameters()]
+    for p, q in zip(params_of(ours), params_of(plain), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_no_program_outlives_a_tensor_among_its_numbers(programs):
+    rates = [torch.tensor(0.01), torch.tensor(0.01)]
+    optimizers = [pair(fo.sgd(), lr=rates[0])[0], OptimizerAdapter(parameters(), fo.sgd(), lr=rates[1])]
+    run(*optimizers, steps=3)
+    for rate in rates:
+        rate.fill_(0.2)
+    assert arranged(programs, *optimizers, steps=3, first=3) == 3
+    assert_same_progress(*optimizers)
+
+
+@fo.elementwise(hparams={"lr": 0.1})
+def late_start(hp, t):
+    """Asks whether a step lies ahead: so no step before that stands for any later one."""
+    share = where(t > 5, 1.0, 0.0) if t != 9 else -1.0
+    return lambda g, p: -hp["lr"] * share * g
+
+
+@fo.elementwise(hparams={"lr": 0.1})
+def slowing(hp, t):
+    """Computes with the step."""
+    return lambda g, p: -hp["lr"] / t * g
+
+
+@pytest.mark.parametrize("rule", [late_start, slowing, fo.scale_by_adam])
+def test_no_program_outlives_a_step_that_it_depends_on(rule):
+    plain = pair(rule())[0]
+    ours = OptimizerAdapter(parameters(), rule())
+    run(plain, ours, steps=12)
+    assert_same_progress(plain, ours)
+
+
+def test_a_later_step_can_be_compared_with_earlier_ones_only():
+    t = Later(3)
+    assert t > 2 and t >= 2 and t != 2 and not (t < 2 or t <= 2 or t == 2) and t + 1 > 3
+    for use in (lambda: t == 3, lambda: t < 4, lambda: t > 3, lambda: t == torch.ones(())):
+        with pytest.raises(NotElementwise):
+            use()
+    for use in (lambda: t * 2, lambda: 0.9**t, lambda: float(t), lambda: t - 1, lambda: hash(t)):
+        with pytest.raises(TypeError):
+            use()
