@@ -5,7 +5,6 @@
 On the host it usually returns a single function, which is called `direct`ly.
 """
 
-import threading
 import warnings
 from array import array
 from collections.abc import Iterable, Sequence
@@ -14,18 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from functional_optim import trees
+from functional_optim import inductor, trees
 
 from .direct import Direct, direct
 from .links import Link
 from .memory import flat
 from .prologue import Prologue
-from .quick_start import quick_start
 from .tracing import TARGETED, Dtypes, Ending, Traced, fake_tensors, trace, wide
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
@@ -35,7 +32,6 @@ SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asser
 LONGEST = 1 << 30
 
 _kernels: dict[Any, "Kernel"] = {}
-_compiling = threading.Lock()  # The compiler's settings are patched meanwhile, and they are the process's.
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +75,7 @@ class Kernel:
 def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, spec: trees.Spec) -> Kernel:
     """The kernel of this structure, compiled at its first use and shared by all optimizers."""
     key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
-    with _compiling:
+    with inductor.lock:
         if key not in _kernels:
             traced = trace(links, ending, dtypes, spec)
             compiled = compile_body(traced, ending, dtypes, device)
@@ -92,8 +88,6 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
     """Compile the body of a traced run, with its writes in place."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
-        from torch._inductor import config
-        from torch._inductor.compile_fx import compile_fx_inner
         from torch._inductor.decomposition import select_decomp_table
     count = 2 + len(dtypes.slots)
 
@@ -110,7 +104,7 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
             target.copy_(result)
         return []
 
-    def compiled() -> Any:
+    def traced_writes() -> inductor.Traced:
         mode = FakeTensorMode(shape_env=ShapeEnv())
         tensors = fake_tensors(mode, dtypes, device)
         with mode:
@@ -118,14 +112,9 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
                 tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
             vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
             graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
-        with tracing(TracingContext(mode)), config.patch(SETTINGS):
-            return compile_fx_inner(graph, [vector, *tensors])
+        return graph, [vector, *tensors], mode
 
-    try:
-        with quick_start(len(_kernels)):
-            return compiled()
-    except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
-        return compiled()
+    return inductor.lowered(traced_writes, SETTINGS)
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:

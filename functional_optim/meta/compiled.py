@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim import trees
-from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, lock, shapes_of
+from functional_optim import inductor, trees
+from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import in_some, require_constant_closure
 from functional_optim.trees import Tree
@@ -374,7 +374,7 @@ class _Code:
 def _code(plan: _Plan, tensors: Tensors) -> _Code:
     """The compiled step for tensors of these shapes, made at its first use."""
     key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors))
-    with lock:
+    with inductor.lock:
         if key not in plan.cache:
             plan.cache[key] = _compile(plan, tensors)
         return plan.cache[key]

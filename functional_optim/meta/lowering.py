@@ -12,7 +12,6 @@ import copy
 import functools
 import itertools
 import operator
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,13 +25,15 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import CheckpointPolicy
 
+from functional_optim import inductor
 from functional_optim.meta.packing import is_smooth
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 aten = torch.ops.aten
 
-lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
+# Trust the shapes and strides that the trace has seen.
+SETTINGS = {"size_asserts": False, "alignment_asserts": False}
 
 
 def is_traced() -> bool:
@@ -59,8 +60,13 @@ class Part:
     @functools.cached_property
     def code(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
         """The graph as machine code, which empties the list that it gets."""
-        with lock, _disable_current_modes():
-            return _lowered(self)
+
+        def traced() -> inductor.Traced:
+            graph = _prepared(self)
+            return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
+
+        with _disable_current_modes():
+            return inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if is_traced():
@@ -260,17 +266,6 @@ def _is_view(node: fx.Node) -> bool:
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------------
-
-
-def _lowered(part: Part) -> Any:
-    """A part as machine code: a function of a list of tensors to a list of tensors."""
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
-
-    graph = _prepared(part)
-    inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-    with tracing(TracingContext(part.mode)), config.patch({"size_asserts": False, "alignment_asserts": False}):
-        return compile_fx_inner(graph, inputs, is_backward=part.is_backward)
 
 
 def _prepared(part: Part) -> fx.GraphModule:

@@ -4,10 +4,11 @@ import threading
 
 import pytest
 import torch
-from torch._inductor import config, cpu_vec_isa
+from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 import functional_optim as fo
-from functional_optim.adapters import OptimizerAdapter, quick_start
+from functional_optim import inductor
+from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters import kernels as compiled_kernels
 
 REPORTED = {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
@@ -18,7 +19,7 @@ needs_x86 = pytest.mark.skipif(REPORTED is None, reason="on other processors Ind
 def tried(monkeypatch):
     """How often Inductor wanted to try all vector instructions; it gets what the processor reports, or none."""
     calls = []
-    believed = quick_start._reported_isa()
+    believed = inductor._reported_isa()
 
     def try_all():
         calls.append(threading.get_ident())
@@ -34,7 +35,7 @@ def believing(monkeypatch):
     """Have the quick start take this for the processor's instructions."""
 
     def believe(isa):
-        monkeypatch.setattr(quick_start, "_reported_isa", lambda: isa)
+        monkeypatch.setattr(inductor, "_reported_isa", lambda: isa)
 
     return believe
 
@@ -74,7 +75,7 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
         assert cpu_vec_isa.pick_vec_isa()
         widths.append(config.cpp.simdlen)
 
-    with quick_start.quick_start(kernels=0):
+    with inductor.quick_start(programs=0):
         picked = cpu_vec_isa.pick_vec_isa()
         assert picked and picked.bit_width() == REPORTED
         assert not tried
@@ -86,8 +87,8 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
 
 def test_many_kernels_get_a_precompiled_header():
     usual = config.cpp_cache_precompile_headers
-    for kernels, expected in ((0, False), (quick_start.FEW - 1, False), (quick_start.FEW, usual)):
-        with quick_start.quick_start(kernels):
+    for programs, expected in ((0, False), (inductor.FEW - 1, False), (inductor.FEW, usual)):
+        with inductor.quick_start(programs):
             assert config.cpp_cache_precompile_headers == expected
 
 
@@ -109,12 +110,23 @@ def test_another_torch_without_these_settings(tried, monkeypatch):
 
 
 def test_what_a_user_has_chosen_stays(tried, monkeypatch):
-    with config.patch({"cpp.simdlen": 256}), quick_start.quick_start(kernels=0):
+    with config.patch({"cpp.simdlen": 256}), inductor.quick_start(programs=0):
         assert config.cpp.simdlen == 256
         cpu_vec_isa.pick_vec_isa()
-    with config.patch({"cpp.vec_isa_ok": False}), quick_start.quick_start(kernels=0):
+    with config.patch({"cpp.vec_isa_ok": False}), inductor.quick_start(programs=0):
         cpu_vec_isa.pick_vec_isa()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    with quick_start.quick_start(kernels=0):
+    with inductor.quick_start(programs=0):
         assert cpu_vec_isa.pick_vec_isa() is cpu_vec_isa.invalid_vec_isa
     assert len(tried) == 3
+
+
+def test_without_a_compiler_there_is_no_quick_start(monkeypatch):
+    def missing():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    before = current_settings()
+    with pytest.raises(RuntimeError, match="no compiler"), inductor.quick_start(programs=0):
+        pytest.fail("Inductor logs a page when it finds out later")
+    assert current_settings() == before

@@ -1,0 +1,95 @@
+"""The door to torch's compiler below `torch.compile`, without preparations that take twice as long as two kernels do.
+
+On a new machine Inductor first compiles a test program for each of the processor's vector instruction sets (up to 6 s), and a
+header, precompiled (6 s), which then saves each kernel 1.5 of its 2.3 s.
+
+A few kernels need neither. Which instructions there are, the processor says. The test programs are compiled and loaded but not
+run; what they can find out, the first kernel finds out as well, by failing. It is then compiled with all preparations.
+"""
+
+import itertools
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
+
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+
+# A graph, tensors like its inputs, and the mode that these were made in.
+Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor], FakeTensorMode]
+
+# How many programs of a process are compiled without the precompiled header: as many as take the time that it takes.
+FEW = 4
+
+lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
+_compiled = itertools.count()
+
+
+def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_backward: bool = False) -> Any:
+    """What Inductor makes of a graph: a function of a list of tensors, which it empties, to a sequence of tensors.
+
+    Args:
+        trace: makes the graph, anew each time, since the compiler changes it.
+        settings: of the compiler, for this graph.
+        is_backward: whether it is a transpose.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        from torch._inductor import config
+        from torch._inductor.compile_fx import compile_fx_inner
+
+    def compiled() -> Any:
+        graph, inputs, mode = trace()
+        with tracing(TracingContext(mode)), config.patch(settings):
+            return compile_fx_inner(graph, inputs, is_backward=is_backward)
+
+    with lock:
+        try:
+            with quick_start(next(_compiled)):
+                return compiled()
+        except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
+            return compiled()
+
+
+@contextmanager
+def quick_start(programs: int) -> Iterator[None]:
+    """Settings of the compiler, in this thread, for one program after so many others in this process.
+
+    What is compiled under them may fail where it would not without; these are settings and insides of torch 2.13.
+    """
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+    cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
+    settings: dict[str, Any] = {} if programs >= FEW else {"cpp_cache_precompile_headers": False}
+    isa = _reported_isa()
+    if isa is not None:
+        # Part of the key of the compiler's cache. What a failed quick start has left there, for narrower vectors, is not taken.
+        settings["cpp.simdlen"] = isa.bit_width()
+    thread, module = threading.get_ident(), cast("Any", cpu_vec_isa)
+    try_all = module.valid_vec_isa_list
+    module.valid_vec_isa_list = lambda: try_all() if isa is None or threading.get_ident() != thread else [isa]
+    try:
+        with config.patch(settings):
+            yield
+    finally:
+        module.valid_vec_isa_list = try_all
+
+
+def _reported_isa() -> Any:
+    """The widest vector instructions that this x86 processor reports; None for others, or where a user has chosen."""
+    from torch._inductor import config, cpu_vec_isa
+
+    chosen = config.cpp.simdlen is not None or config.cpp.vec_isa_ok is not None or "ATEN_CPU_CAPABILITY" in os.environ
+    if chosen or sys.platform != "linux":
+        return None
+    reported = cpu_vec_isa.x86_isa_checker()
+    for isa in (cpu_vec_isa.VecAVX512, cpu_vec_isa.VecAVX2):
+        if str(isa()) in reported:
+            # The truth value of Inductor's own is what became of the test program.
+            return type(isa.__name__, (isa,), {"__bool__": lambda self: True, "__hash__": isa.__hash__})()
+    return None
