@@ -1,9 +1,9 @@
 """The eager step of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
-and where they are many, because each is a call. Here the rules write down what they compute, once a step and for each group
-(see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in the cache from the
-first operation to the last, and small tensors go through `torch._foreach_*` together.
+and where they are many, because each is a call. Here the rules write down what they compute, for each group and whenever its
+numbers have changed (see `formula`), and torch's in-place operations do it (see `program`): a block of a large tensor stays in
+the cache from the first operation to the last, and small tensors go through `torch._foreach_*` together.
 
 A parameter that some rule needs in its shape goes from link to link instead (see `walk`), in step with the others where a
 whole-tree quantity spans them all.

@@ -59,14 +59,12 @@ class Held:
         self._states: list[Flat] = []
         self._own: list[tuple[Flat, Sequence[str]]] = []
 
-    def settle(self, states: Mapping[Tensor, Flat]) -> None:
+    def settle(self, states: States) -> None:
         """From now on the plan holds, as long as these are the states of the optimizer's parameters."""
         self._states = list(states.values())
         self._own = [(states[p], names) for p, names in zip(self.params, self._names, strict=True)]
 
-    def fits(
-        self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: Mapping[Tensor, Flat]
-    ) -> bool:
+    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether nobody added, replaced or reshaped a tensor, or set a count."""
         return (
             groups == self.groups
@@ -87,11 +85,12 @@ def _likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
 
     The guards of `torch.compile` ask it in 10 µs of 200 tensors; Python takes ten times as long.
     """
-    if TensorGuards is None:
+    sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
+    try:
+        return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    except TypeError:  # There are none, or not of this form.
         traits = list(map(_traits, tensors))
         return lambda *others: list(map(_traits, others)) == traits
-    sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
-    return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
 
 
 def _traits(x: Tensor) -> Any:
