@@ -24,8 +24,9 @@ def quick_start(kernels: int) -> Iterator[None]:
 
     What is compiled under them may fail where it would not without; these are settings and insides of torch 2.13.
     """
-    from torch._inductor import config, cpu_vec_isa
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
 
+    cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
     settings: dict[str, Any] = {} if kernels >= FEW else {"cpp_cache_precompile_headers": False}
     isa = _reported_isa()
     if isa is not None:

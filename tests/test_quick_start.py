@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from torch._inductor import config, cpu_vec_isa
+from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter, quick_start
@@ -118,3 +118,14 @@ def test_what_a_user_has_chosen_stays(tried, monkeypatch):
     with quick_start.quick_start(kernels=0):
         assert cpu_vec_isa.pick_vec_isa() is cpu_vec_isa.invalid_vec_isa
     assert len(tried) == 3
+
+
+def test_without_a_compiler_there_is_no_quick_start(monkeypatch):
+    def missing():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    before = current_settings()
+    with pytest.raises(RuntimeError, match="no compiler"), quick_start.quick_start(kernels=0):
+        pytest.fail("Inductor logs a page when it finds out later")
+    assert current_settings() == before
