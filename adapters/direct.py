@@ -6,6 +6,7 @@ compiler's private matter: whatever differs from the one pattern that is known h
 """
 
 import ctypes
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,21 @@ SMALL = 1 << 15
 LENGTH = 1031
 
 
+class Lengths(tuple[int, ...]):
+    """Of the rows of some columns, in real numbers; and room for sums over the rows, which takes long to make."""
+
+    @functools.cached_property
+    def _rooms(self) -> list[tuple[Tensor, Sequence[Tensor]]]:
+        return []
+
+    def rooms(self, count: int) -> list[tuple[Tensor, Sequence[Tensor]]]:
+        """Memory for so many sums over each row, and the places in it; the same at each call."""
+        while len(self._rooms) < count:
+            sums = torch.empty(len(self), dtype=torch.float64)
+            self._rooms.append((sums, sums.unbind()))
+        return self._rooms[:count]
+
+
 class Direct:
     """A function of C++ over columns of dense tensors, row by row.
 
@@ -38,13 +54,13 @@ class Direct:
     def __init__(self, function: Callable[..., None], places: Sequence[int], sums: int) -> None:
         self.function, self.places, self.sums = function, places, sums
 
-    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Sequence[int]) -> list[Tensor]:
+    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over all rows; the sums over all of them."""
-        sums = [torch.empty(len(lengths), dtype=torch.float64) for _ in range(self.sums)]
-        arguments = (repeat(vector), *columns, lengths, *(column.unbind() for column in sums))
+        rooms = lengths.rooms(self.sums)
+        arguments = (repeat(vector), *columns, lengths, *(places for _, places in rooms))
         with one_thread() if max(lengths) <= SMALL else nullcontext():
             deque(map(self.function, *[arguments[place] for place in self.places]), maxlen=0)
-        return [column.sum() for column in sums]
+        return [sums.sum() for sums, _ in rooms]
 
 
 def direct(compiled: Any, inputs: int) -> Direct | None:

@@ -1,6 +1,7 @@
 """What a plan was made for: parameters, gradients and state; and whether they still are what they were."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -52,17 +53,16 @@ class Held:
         for state, row in zip(states, self.counts, strict=True):
             state.update((name, count) for name, count in zip(counts, row.unbind(), strict=True) if name in state)
         self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
-        present = [[name for name in counts if name in state] for state in states]
-        self._names = [(*own, *found) for own, found in zip(slots, present, strict=True)]
-        self._values = [state[name] for state, names in zip(states, self._names, strict=True) for name in names]
         self._are_alike = _likeness((*params, *grads, *self.slots))
         self._states: list[Flat] = []
-        self._own: list[tuple[Flat, Sequence[str]]] = []
+        self._own: list[Flat] = []
+        self._values: list[Any] = []
 
     def settle(self, states: States) -> None:
         """From now on the plan holds, as long as these are the states of the optimizer's parameters."""
         self._states = list(states.values())
-        self._own = [(states[p], names) for p, names in zip(self.params, self._names, strict=True)]
+        self._own = [states[p] for p in self.params]
+        self._values = _values_of(self._own)
 
     def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
         """Whether nobody added, replaced or reshaped a tensor, or set a count."""
@@ -70,7 +70,7 @@ class Held:
             groups == self.groups
             and are_same(params, self.params)
             and are_same(states.values(), self._states)
-            and are_same([state.get(name) for state, names in self._own for name in names], self._values)
+            and are_same(_values_of(self._own), self._values)
             and self._are_alike(*params, *grads, *self.slots)
             and self.counts.tolist() == self.seen
         )
@@ -78,6 +78,10 @@ class Held:
     def advance(self) -> None:
         """Count a step of every parameter."""
         self.seen = self.counts.add_(1).tolist()
+
+
+def _values_of(states: Sequence[Flat]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, states)))
 
 
 def _likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:

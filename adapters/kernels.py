@@ -19,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from functional_optim import inductor, trees
 
-from .direct import Direct, direct
+from .direct import Direct, Lengths, direct
 from .links import Link
 from .memory import flat
 from .prologue import Prologue
@@ -58,13 +58,13 @@ class Kernel:
         """What the prologue makes of these scalars, on the device; without waiting for it."""
         return _vector(self.prologue(trees.leaves(scalars)), self.dtype, self.device)
 
-    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Sequence[int]) -> list[Tensor]:
+    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
 
         Args:
             vector: what `vector` returned.
             columns: updates, parameters, each slot, and, with an ending that needs one, targets.
-            lengths: of each row, in real numbers.
+            lengths: of the rows.
         """
         if self.direct:
             return self.direct(vector, columns, lengths)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .direct import SMALL
+from .direct import SMALL, Lengths
 from .layout import Flat
 from .memory import foreach, is_dense, is_lazy, reals
 from .stages import Passage, Signature
@@ -81,7 +81,7 @@ class Batch:
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves, self.signature = list(leaves), leaves[0].signature()
-        self.lengths = [reals(leaf.param) for leaf in leaves]
+        self.lengths = Lengths(reals(leaf.param) for leaf in leaves)
         self.in_place = all(leaf.in_place for leaf in leaves)
         for leaf in leaves:
             leaf.state.update((name, leaf.laid_out(slot)) for name, slot in zip(leaf.slots, leaf.values(), strict=True))
@@ -119,7 +119,7 @@ class Pack:
         self.signature = first.signature()
         self.grad = [self._buffer(first.grad_dtype.to_real())]
         self.param = [self._buffer(first.param.dtype.to_real())]
-        self.lengths = [self.grad[0].numel()]
+        self.lengths = Lengths([self.grad[0].numel()])
         self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
         self.params = [leaf.param.detach() for leaf in self.leaves]
         self.slots: list[Column] = []

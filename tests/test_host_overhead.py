@@ -59,7 +59,7 @@ def test_a_wrapper_around_one_kernel_is_skipped():
     found = direct.direct(compiled_from(ONE_KERNEL, cpp_fused_0=add_to), inputs=3)
     assert found is not None
     xs, ys = [torch.ones(2, 3), torch.ones(4)], [torch.zeros(2, 3), torch.ones(4)]
-    assert found(torch.zeros(1), [xs, ys], [6, 4]) == []
+    assert found(torch.zeros(1), [xs, ys], direct.Lengths([6, 4])) == []
     assert [y.unique().item() for y in ys] == [1, 2]
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
-    {"trees", "sharded"},
+    {"trees", "sharded", "inductor"},
     {"numerics"},
     {"philox"},
     {"hparams", "checks", "reductions"},
