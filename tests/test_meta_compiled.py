@@ -193,6 +193,20 @@ def test_a_lazily_negated_argument_is_negated():
     assert fo.meta.compiled(lambda x: x * 2)(x).tolist() == [-4.0]
 
 
+def test_what_is_returned_may_be_written_to_before_the_derivative_is_taken():
+    """The new moments are both returned and what Adam's transpose wants."""
+    slopes = []
+    for compile in (True, False):
+        lr = LR.clone().requires_grad_()
+        trained = fo.meta.unroll(loss, fo.adam(), 2, compile=compile)(PARAMS, {"lr": lr}, ONE)
+        total = sum(x.sum() for x in trained.params.values()) * 1.0
+        with torch.no_grad():
+            for x in filter(torch.is_floating_point, trees.leaves(tuple(trained))):
+                x.zero_()
+        slopes.append(torch.autograd.grad(total, lr))
+    close(*slopes, **SAME)
+
+
 def test_an_interrupted_compilation_is_made_up_for(monkeypatch):
     function = fo.meta.compiled(lambda x: {"double": x * 2})
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
