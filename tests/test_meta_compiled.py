@@ -187,6 +187,19 @@ def test_what_may_change_unseen_is_refused():
         fo.meta.compiled(lambda x, weights: x * torch.as_tensor(weights))(torch.ones(2), np.ones(2))
 
 
+def test_the_precision_is_that_of_the_call():
+    function, x = fo.meta.compiled(lambda x: (x @ x, torch.ones(2))), torch.eye(2)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert function(x)[0].dtype == dtype
+        assert function(x)[0].dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert function(x)[1].dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_lazily_negated_argument_is_negated():
     x = torch.tensor([1 + 2j]).conj().imag
     assert x.is_neg() and x.is_contiguous()

@@ -393,11 +393,17 @@ class _Code:
 
 def _code(plan: _Plan, tensors: Tensors) -> _Code:
     """The compiled step for tensors of these shapes, made at its first use."""
-    key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors))
+    key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors), _precision(tensors))
     with inductor.lock:
         if key not in plan.cache:
             plan.cache[key] = _compile(plan, tensors)
         return plan.cache[key]
+
+
+def _precision(tensors: Tensors) -> Any:
+    """What a trace takes from its surroundings: the dtype of new tensors, and of matrix products under `torch.autocast`."""
+    autocast = {kind: torch.get_autocast_dtype(kind) for kind in {x.device.type for x in tensors} if torch.is_autocast_enabled(kind)}
+    return torch.get_default_dtype(), tuple(autocast.items())
 
 
 def _compile(plan: _Plan, tensors: Tensors) -> _Code:
