@@ -257,6 +257,21 @@ def test_random_numbers_are_refused():
         fo.meta.compiled(lambda x: x * torch.rand(2))(torch.ones(2))
 
 
+NORM = torch.nn.BatchNorm1d(3, affine=False)
+
+
+@pytest.mark.parametrize("function", [NORM.forward, lambda x: NORM.running_mean.add_(x.sum(0))], ids=["module", "buffer"])
+def test_writing_to_what_is_no_argument_is_refused(function):
+    with pytest.raises(ValueError, match="writes to a tensor that it closes over"):
+        fo.meta.compiled(lambda x: function(x))(torch.ones(4, 3))
+
+
+def test_what_is_no_argument_may_be_read_by_what_writes():
+    ones = torch.ones(3)
+    found = fo.meta.compiled(lambda x: torch.zeros(3).copy_(ones).add_(x).add_(ones))(ones)
+    assert found.tolist() == [3.0] * 3
+
+
 def squares(w):
     """A compiled loop whose loss closes over `w`."""
     return fo.meta.unroll(lambda p: (w * p).sum() ** 2, fo.sgd(), 2, compile=True)(torch.ones(2), {"lr": 0.1}).params.sum()

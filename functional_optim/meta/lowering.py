@@ -180,6 +180,7 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTe
         try:
             with mode:
                 graph = make_fx(function)(*inputs)
+                _require_constants(graph)
                 # apart, because `functionalize` takes no `autograd.Function`
                 graph = make_fx(torch.func.functionalize(graph), decomposition_table=select_decomp_table())(*inputs)
         finally:
@@ -199,6 +200,19 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTe
     graph.graph.eliminate_dead_code()
     graph.meta["kept"] = kept
     return graph
+
+
+def _require_constants(graph: fx.GraphModule) -> None:
+    """Raise ValueError where the graph writes to what it holds."""
+    for node in graph.graph.nodes:
+        arguments = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
+        declared = zip(arguments, node.args, strict=False)
+        written = [x for argument, x in declared if argument.alias_info and argument.alias_info.is_write]
+        if any(isinstance(x, fx.Node) and x.op == "get_attr" for x in written):
+            raise ValueError(
+                "the function to compile writes to a tensor that it closes over, as a batch norm does in training. Pass it as an "
+                "argument, and return what becomes of it."
+            )
 
 
 def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
