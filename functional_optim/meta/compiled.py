@@ -47,7 +47,8 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
             argument; tensors that it closes over are constants of the compiled code, with the values they had at the first call.
-            Keep what this returns: it holds the compiled code.
+            Numbers are constants too, each with code of its own: what changes from call to call should be a () tensor. Keep
+            what this returns: it holds the compiled code.
 
     Raises:
         ValueError: the function draws random numbers, or it, or one that is compiled inside, closes over a tensor that is being
