@@ -206,10 +206,25 @@ class Run:
         self.plan.held.advance()
         self.plan.steps += 1
 
-    def _numbers(self, kind: Kind, count: Callable[[int], Any] = int) -> Numbers:
-        """What the links of a kind get; `count` makes of a count what schedules and rules see."""
-        counts = {path: count(seen + self.plan.steps) for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
+    def _counts(self, kind: Kind) -> dict[tuple[str, ...], int]:
+        return {path: seen + self.plan.steps for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
+
+    def _numbers(self, kind: Kind) -> Numbers:
+        """What the links of a kind get."""
+        counts = self._counts(kind)
         return values_of(kind.route, self.hparams[kind], counts), counts
+
+    def _lasting_numbers(self, kind: Kind) -> Numbers:
+        """The same for this step and all later ones.
+
+        Raises:
+            KeyError: a hyper-parameter has a schedule, which may ask for more than the step.
+            NotElementwise: one is a tensor, which anyone may fill with another number.
+        """
+        values = values_of(kind.route, self.hparams[kind], {})
+        if any(isinstance(x, Tensor) for own in values.values() for x in trees.leaves(dict(own))):
+            raise NotElementwise("a hyper-parameter is a tensor")
+        return values, {path: Later(count) for path, count in self._counts(kind).items()}
 
     def _formula(self, kind: Kind, numbers: Numbers, last: Link | None = None) -> "Formula":
         """The links of a kind, or those before one of them, written down."""
@@ -224,8 +239,8 @@ class Run:
             return known[1]
         if plan.steps and kind not in plan.passing and not self.reduced:
             try:
-                program = self._arranged(kind, _without_tensors(self._numbers(kind, Later)))
-            except Exception:  # Whatever a rule or a schedule raises that computes with the step.
+                program = self._arranged(kind, self._lasting_numbers(kind))
+            except Exception:  # These two, and whatever a rule raises that computes with the step.
                 plan.passing.add(kind)
             else:
                 plan.lasting[kind] = hparams, program
@@ -291,13 +306,6 @@ class Formula:
     def slots_of(self, link: Link) -> dict[str, Value]:
         """The slots of a link, by its own names for them."""
         return dict(zip(link.form.slots, self.slots[self.before(link) :], strict=False))
-
-
-def _without_tensors(numbers: Numbers) -> Numbers:
-    """Raise where a hyper-parameter is a tensor, which anyone may fill with another number."""
-    if any(isinstance(x, Tensor) for own in numbers[0].values() for x in trees.leaves(dict(own))):
-        raise NotElementwise("a hyper-parameter is a tensor")
-    return numbers
 
 
 def _batches(leaves: Sequence[Leaf]) -> list[Batch]:

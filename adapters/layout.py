@@ -155,7 +155,8 @@ def _owner(x: Tensor) -> int:
 def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]) -> list[str]:
     names: list[str] = []
     for path in paths:
-        taken = path[-1] in names if path in counts else sum(other[-1] == path[-1] for other in paths) > 1
+        # Where a path is a single key, no other has that name.
+        taken = path[-1] in names or path[-1:] in paths if path in counts else sum(o[-1] == path[-1] for o in paths) > 1
         names.append(".".join(path) if taken else path[-1])
     return names
 

@@ -11,6 +11,7 @@ from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
+from functional_optim.trees import distinct
 
 from .layout import Key, Params
 
@@ -33,7 +34,7 @@ class Link:
     def structure(self) -> tuple[Any, ...]:
         """Equal for links that compute the same: everything about a link but its numbers and names."""
         form = self.form
-        options = tuple((name, _distinct(value)) for name, value in sorted(form.options.items()))
+        options = tuple((name, _known_by(value)) for name, value in sorted(form.options.items()))
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
 
@@ -84,11 +85,8 @@ def _separate(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _distinct(value: Any) -> Any:
-    """A key that differs where the value does: 1, True and 1.0 are equal in Python, and so are 0.0 and -0.0."""
-    if isinstance(value, int | float):
-        return type(value), repr(value)
-    return value if _is_hashable(value) else id(value)
+def _known_by(value: Any) -> Any:
+    return distinct(value) if _is_hashable(value) else id(value)
 
 
 def _is_hashable(value: Any) -> bool:

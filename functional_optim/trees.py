@@ -59,6 +59,13 @@ def keys(tree: Tree) -> list[Any]:
     ]
 
 
+def distinct(value: Any) -> Any:
+    """A key that differs where the value does: 1, True and 1.0 are equal in Python, and so are 0.0 and -0.0."""
+    if isinstance(value, int | float | complex):
+        return type(value), repr(value)
+    return value
+
+
 def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_name: str) -> list[Any]:
     """The leaves of `tree`, which must have the structure `spec` of `reference`.
 

@@ -244,7 +244,7 @@ MUTANTS = [
     ),
     Mutant(
         "kernels are shared by options that are equal in Python only",
-        "adapters/links.py",
+        "functional_optim/trees.py",
         "return type(value), repr(value)",
         "return value",
         "test_fused.py -k python_calls_equal",

@@ -164,6 +164,22 @@ def test_names_of_the_parameters_choose(make, without_the_transform):
     assert_same_progress(plain, other, torch.float64)
 
 
+@pytest.mark.parametrize("make", [Plain, OptimizerAdapter, Fused])
+def test_a_clock_around_a_branch_with_a_clock(make):
+    """Each parameter has both, or the outer one alone; it counts the parameter's own steps."""
+    branches = matrices(fo.sgd(), fo.scheduled(fo.sgd(), lr=lambda step: 0.1 * step))
+    transform = fo.scheduled(branches, **{"matrix.lr": lambda step: 1.0 + step})
+    matrix, vector = parameters([(2, 2), (3,)], torch.float64)
+    start = [matrix.detach().clone(), vector.detach().clone()]
+    optimizer = make([matrix, vector], transform)
+    for step in range(6):
+        matrix.grad, vector.grad = torch.ones_like(matrix) if step % 3 else None, torch.ones_like(vector)
+        optimizer.step()
+    torch.testing.assert_close(matrix.detach(), start[0] - (1 + 2 + 3 + 4))
+    torch.testing.assert_close(vector.detach(), start[1] - 0.1 * (1 + 2 + 3 + 4 + 5))
+    assert set(optimizer.state[matrix]) == {"schedule_step"} and len(optimizer.state[vector]) == 2
+
+
 # Hyper-parameters: those of a branch, those that all share, defaults, groups.
 
 

@@ -199,6 +199,17 @@ def test_no_program_outlives_a_tensor_among_its_numbers(programs):
     assert_same_progress(*optimizers)
 
 
+def test_no_program_outlives_what_a_schedule_returns(programs):
+    """Which may come from elsewhere, or depend on the step in ways that only a number shows."""
+    knob = {}
+    tx = fo.scheduled(fo.sgd(momentum=0.9), lr=lambda t: knob["lr"] if isinstance(t, int | float) else 1.0)
+    optimizers = pair(tx)[0], OptimizerAdapter(parameters(), tx)
+    for step in range(6):
+        knob["lr"] = 0.1 * (step % 4 + 1)
+        assert arranged(programs, *optimizers, steps=1, first=step) == 1
+    assert_same_progress(*optimizers)
+
+
 @fo.elementwise(hparams={"lr": 0.1})
 def late_start(hp, t):
     """Asks whether a step lies ahead: so no step before that stands for any later one."""

@@ -1,13 +1,17 @@
 """Compiled loops and functions: the same numbers as without the compiler, however they are differentiated and batched."""
 
+import copy
+import dataclasses
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from meta_helpers import close
 
 import functional_optim as fo
-from functional_optim import trees
+from functional_optim import inductor, trees
 
 DOUBLE = {"dtype": torch.float64}
 # float64; the compiler contracts multiplications and additions and sums in another order
@@ -60,6 +64,14 @@ WAYS = {
     "jacrev": lambda f: torch.func.jacrev(lambda lr: torch.stack([f(PARAMS, lr), f(PARAMS, 2 * lr)]))(LR),
     "forward over reverse": lambda f: torch.func.jacfwd(torch.func.grad(lambda lr: f(PARAMS, lr)))(LR),
     "reverse over reverse": lambda f: torch.func.grad(torch.func.grad(lambda lr: f(PARAMS, lr)))(LR),
+    # as many results as tasks: neither batch may pass for the other
+    "jacrev per task": lambda f: torch.vmap(
+        torch.func.jacrev(lambda lr, task: torch.stack([f(PARAMS, lr, task), f(PARAMS, 2 * lr, task)])), (None, 0)
+    )(LR, TASKS),
+    "jacrev of tasks": lambda f: torch.func.jacrev(lambda lr: torch.vmap(f, (None, None, 0))(PARAMS, lr, TASKS))(LR),
+    "forward over reverse of tasks": lambda f: torch.func.jacfwd(
+        lambda lr: torch.vmap(torch.func.grad(f, 1), (None, None, 0))(PARAMS, lr, TASKS)
+    )(LR),
 }
 
 
@@ -155,6 +167,76 @@ def test_quotients_and_transposed_products():
     x, d = torch.tensor([1.0, -2.0, 3.0], **DOUBLE), torch.tensor([0.0, math.inf, 3.0], **DOUBLE)
     close(fo.meta.compiled(function)(a, b, x, d), function(a, b, x, d), **SAME, equal_nan=True)
     close(fo.meta.compiled(function)(a[0], b[0], x, x), function(a[0], b[0], x, x), **SAME)
+
+
+def test_what_is_no_tensor_among_the_results_belongs_to_the_shapes():
+    function = fo.meta.compiled(lambda x: [x.shape[0], *x.unbind()])
+    for n in (2, 3, 1, 2):
+        x = torch.arange(float(n))
+        assert function(x) == [n, *x.unbind()]
+
+
+def test_numbers_that_are_equal_are_not_the_same():
+    function = fo.meta.compiled(lambda x, n: x / n if isinstance(n, float) else x * n)
+    for n in (1, 1.0, True, 0.0, -0.0):
+        torch.testing.assert_close(function(torch.tensor(3), n), torch.tensor(3) / n if isinstance(n, float) else torch.tensor(3))
+
+
+def test_what_may_change_unseen_is_refused():
+    with pytest.raises(TypeError, match="holds a ndarray"):
+        fo.meta.compiled(lambda x, weights: x * torch.as_tensor(weights))(torch.ones(2), np.ones(2))
+
+
+def test_a_lazily_negated_argument_is_negated():
+    x = torch.tensor([1 + 2j]).conj().imag
+    assert x.is_neg() and x.is_contiguous()
+    assert fo.meta.compiled(lambda x: x * 2)(x).tolist() == [-4.0]
+
+
+def test_what_is_returned_may_be_written_to_before_the_derivative_is_taken():
+    """The new moments are both returned and what Adam's transpose wants."""
+    slopes = []
+    for compile in (True, False):
+        lr = LR.clone().requires_grad_()
+        trained = fo.meta.unroll(loss, fo.adam(), 2, compile=compile)(PARAMS, {"lr": lr}, ONE)
+        total = sum(x.sum() for x in trained.params.values()) * 1.0
+        with torch.no_grad():
+            for x in filter(torch.is_floating_point, trees.leaves(tuple(trained))):
+                x.zero_()
+        slopes.append(torch.autograd.grad(total, lr))
+    close(*slopes, **SAME)
+
+
+def test_an_interrupted_compilation_is_made_up_for(monkeypatch):
+    function = fo.meta.compiled(lambda x: {"double": x * 2})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(inductor, "lowered", interrupted)
+        function(torch.ones(2))
+    assert function(torch.ones(2))["double"].tolist() == [2.0, 2.0]
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def square(p, x):
+    return (p * x).sum() ** 2
+
+
+COPIES = {"deepcopy": copy.deepcopy, "copy": copy.copy, "pickle": lambda inner: pickle.loads(pickle.dumps(inner))}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_compiled_loop_can_be_copied(way):
+    inner, args = fo.meta.unroll(square, fo.sgd(), 2, compile=True), (torch.ones(2), {"lr": 0.1}, (torch.ones(2),))
+    close(inner(*args).params, COPIES[way](inner)(*args).params, **SAME)
+
+
+def test_a_compiled_loop_with_another_loss_is_another_loop():
+    inner, args = fo.meta.unroll(square, fo.sgd(), 2, compile=True), (torch.ones(2), {"lr": 0.1}, (torch.ones(2),))
+    inner(*args)
+    other = dataclasses.replace(inner, loss_fn=lambda p, x: (p * x).sum())
+    close(other(*args).params, torch.full((2,), 0.8), rtol=1e-6, atol=0)
 
 
 def test_random_numbers_are_refused():

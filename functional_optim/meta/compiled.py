@@ -21,7 +21,7 @@ from functional_optim import inductor, trees
 from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import in_some, require_constant_closure
-from functional_optim.trees import Tree
+from functional_optim.trees import Tree, distinct
 
 Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
@@ -104,27 +104,29 @@ def run_loop(
         steps: how many.
         cache: where compiled steps are kept.
         key: whatever `step` depends on beside the tensors; equal keys promise equal computations.
-        structure: the step appends to it what goes with the key, at least once before it returns.
+        structure: the step appends to it what goes with its results, at least once before it returns.
         stops: indices of steps before which derivatives end.
 
     Returns:
-        The last carry, the logs stacked along a new first axis, and what the step appended.
+        The last carry, the logs stacked along a new first axis, and what the step appended when it was compiled.
     """
     tensors = (*carry, *constants, *entries)
     moving = tuple(is_smooth(x) and _is_tracked(x) for x in tensors)
-    plan = _Plan(step, len(carry), len(constants), steps, stops, moving, cache, (key, steps > 1))
-    outputs = _Loop.apply(plan, _Tape(), *tensors)
-    return (
-        list(outputs[: len(carry)]),
-        list(outputs[len(carry) :]),
-        cache.setdefault(("structure", key), (structure or [None])[0]),
-    )
+    plan, tape = _Plan(step, len(carry), len(constants), steps, stops, moving, cache, (key, steps > 1), structure), _Tape()
+    outputs = _Loop.apply(plan, tape, *tensors)
+    return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
 
 def structure_key(tree: Tree) -> Any:
     """Equal for trees that differ in the values and shapes of their tensors alone."""
     leaves, spec = trees.flatten(tree)
-    return spec, tuple("tensor" if isinstance(x, Tensor) else x if x.__hash__ else id(x) for x in leaves)
+    for x in leaves:
+        if not isinstance(x, Tensor) and x.__hash__ is None:
+            raise TypeError(
+                f"an argument holds a {type(x).__name__}, which may change: it can't be a constant of compiled code. Make it a "
+                "tensor."
+            )
+    return spec, tuple("tensor" if isinstance(x, Tensor) else distinct(x) for x in leaves)
 
 
 def _is_tracked(x: Tensor) -> bool:
@@ -142,11 +144,13 @@ class _Tape:
         saved: of each step, what its transpose wants.
         code: the compiled step.
         batches: for each `vmap` around the loop, innermost first, which tensors it batches.
+        within: in which level of torch's transforms each of them is, None for the outermost.
     """
 
     saved: list[list[Tensor]] = field(default_factory=list)
     code: Any = None
     batches: tuple[Any, ...] = ()
+    within: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +159,9 @@ class _Plan:
 
     Attributes:
         moving: which tensors derivatives are taken of.
+        structure: see `run_loop`.
         batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
+        within: see `_Tape`.
     """
 
     step: Step
@@ -166,7 +172,9 @@ class _Plan:
     moving: tuple[bool, ...]
     cache: dict[Any, Any]
     key: Any
+    structure: list[Any]
     batches: tuple[tuple[int | None, ...], ...] = ()
+    within: tuple[int | None, ...] = ()
 
     def parts(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         """The carry, the constants and the entries."""
@@ -181,9 +189,10 @@ class _Plan:
         return int(i >= self.carried + self.constant)
 
     def batched(self, axes: tuple[int | None, ...]) -> "_Plan":
-        """The plan whose step takes the batch at these axes."""
-        within = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
-        return replace(self, step=torch.vmap(self.step, within), batches=(*self.batches, axes))
+        """The plan whose step takes the batch, of the `vmap` that calls this, at these axes."""
+        given = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
+        batches, within = (*self.batches, axes), (*self.within, _functorch.maybe_current_level())
+        return replace(self, step=torch.vmap(self.step, given), batches=batches, within=within)
 
     def run(self, *tensors: Tensor) -> Tensors:
         """The loop without the compiler, for derivatives that are not compiled."""
@@ -212,7 +221,7 @@ class _Loop(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: _Plan, tape: _Tape, *tensors: Tensor) -> Tensors:
-        tensors = tuple(x.contiguous() for x in tensors)
+        tensors = tuple(map(_plain, tensors))
         code = _code(plan, tensors)
         carry, constants, entries = plan.parts(tensors)
         columns = [x.unbind() for x in entries]
@@ -221,8 +230,11 @@ class _Loop(torch.autograd.Function):
             carry, logs, saved = code.forward([*carry, *constants, *(column[k] for column in columns)])
             rows.append(logs)
             tape.saved.append(saved)
-        tape.code, tape.batches = code, plan.batches
+        tape.code, tape.batches, tape.within = code, plan.batches, plan.within
         outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
+        # what is returned may be written to, and is not what the transpose wants
+        kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
+        outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
@@ -268,7 +280,7 @@ class _Transpose(torch.autograd.Function):
     @staticmethod
     def forward(plan: _Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
         cotangents = inputs[len(plan.moving) :]
-        return tape.code.backward(plan, tape.saved, [x.contiguous() for x in cotangents])
+        return tape.code.backward(plan, tape.saved, list(map(_plain, cotangents)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -280,14 +292,15 @@ class _Transpose(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensors, Tensors]:
         plan, tape, *inputs = args
         count, size, given = len(plan.moving), info.batch_size, in_dims[2:]
-        if len(plan.batches) == len(tape.batches):
+        done = len(plan.batches)
+        if tape.within[done : done + 1] != (_functorch.maybe_current_level(),):
             # more cotangents than the loop has run for, a Jacobian's say: one after another
             each = [
                 _Transpose.apply(plan, tape, *(x if d is None else x.select(d, i) for x, d in zip(inputs, given, strict=True)))
                 for i in range(size)
             ]
             return tuple(map(torch.stack, zip(*each, strict=True))), (0,) * sum(plan.moving)
-        axes = tape.batches[len(plan.batches)]
+        axes = tape.batches[done]
         smooth = plan.carried and sum(map(is_smooth, inputs[: plan.carried]))
         targets = *axes, *(int(i >= smooth) for i in range(len(inputs) - count))
         moved = [_to_axis(x, d, axis, size) for x, d, axis in zip(inputs, given, targets, strict=True)]
@@ -309,6 +322,11 @@ class _Transpose(torch.autograd.Function):
         pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
         primals = tuple(inputs[i].contiguous() for i in moving)
         return torch.func.jvp(pull, primals, tuple(tangents[2 + i].contiguous() for i in moving))[1]
+
+
+def _plain(x: Tensor) -> Tensor:
+    """The tensor as it is in memory; compiled code reads that."""
+    return x.contiguous().resolve_conj().resolve_neg()
 
 
 def _stacked(column: list[Tensor]) -> Tensor:
@@ -335,6 +353,7 @@ class _Code:
         logged: how many the logs have.
         moving: the places of the smooth carry and of what else moves.
         smooth: which tensors of carry and logs have cotangents.
+        structure: what goes with the results.
     """
 
     step: Part
@@ -343,6 +362,7 @@ class _Code:
     logged: int
     moving: tuple[int, ...]
     smooth: tuple[bool, ...]
+    structure: Any
 
     def forward(self, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """One step: the carry, the logs, and what the transpose wants."""
@@ -393,8 +413,8 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(carry, outputs, strict=False)):
         raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
     rest = plan.carried, len(outputs) - plan.carried
-    smooth = tuple(map(is_smooth, outputs))
+    smooth, structure = tuple(map(is_smooth, outputs)), plan.structure[-1]
     if not any(plan.moving):
-        return _Code(forward_part(step, given), None, *rest, (), smooth)
+        return _Code(forward_part(step, given), None, *rest, (), smooth, structure)
     moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
-    return _Code(*forward_and_transpose(step, given, moving), *rest, moving, smooth)
+    return _Code(*forward_and_transpose(step, given, moving), *rest, moving, smooth, structure)

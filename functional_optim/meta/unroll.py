@@ -15,7 +15,7 @@ Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https:/
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +61,11 @@ class Unroll:
     has_aux: bool = False
     extra_fn: Callable[..., Mapping[str, Any]] | None = None
     compile: bool = False
-    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __reduce__(self) -> Any:
+        # Compiled code can't be pickled, and is made again.
+        return Unroll, tuple(getattr(self, x.name) for x in fields(self) if x.init)
 
     def __call__(
         self,
