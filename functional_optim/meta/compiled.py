@@ -232,9 +232,10 @@ class _Loop(torch.autograd.Function):
             tape.saved.append(saved)
         tape.code, tape.batches, tape.within = code, plan.batches, plan.within
         outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
-        # what is returned may be written to, and is not what the transpose wants
-        kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
-        outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
+        if not is_traced():  # a program writes to nothing that somebody still reads
+            # what is returned may be written to, and is not what the transpose wants
+            kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
+            outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
