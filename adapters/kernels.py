@@ -114,7 +114,7 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
             graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
         return graph, [vector, *tensors], mode
 
-    return inductor.lowered(traced_writes, SETTINGS)
+    return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:

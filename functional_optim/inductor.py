@@ -23,19 +23,20 @@ from torch._subclasses import FakeTensorMode
 # A graph, tensors like its inputs, and the mode that these were made in.
 Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor], FakeTensorMode]
 
-# How many programs of a process are compiled without the precompiled header: as many as take the time that it takes.
+# How many kernels of a process are compiled without the precompiled header: as many as take the time that it takes.
 FEW = 4
 
 lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
-_compiled = itertools.count()
+_kernels = itertools.count()
 
 
-def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_backward: bool = False) -> Any:
+def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel: bool = False, is_backward: bool = False) -> Any:
     """What Inductor makes of a graph: a function of a list of tensors, which it empties, to a sequence of tensors.
 
     Args:
         trace: makes the graph, anew each time, since the compiler changes it.
         settings: of the compiler, for this graph.
+        is_kernel: whether it becomes a single kernel, rather than a dozen.
         is_backward: whether it is a transpose.
     """
     with warnings.catch_warnings():
@@ -50,22 +51,22 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_backwar
 
     with lock:
         try:
-            with quick_start(next(_compiled)):
+            with quick_start(with_header=not is_kernel or next(_kernels) >= FEW):
                 return compiled()
         except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
             return compiled()
 
 
 @contextmanager
-def quick_start(programs: int) -> Iterator[None]:
-    """Settings of the compiler, in this thread, for one program after so many others in this process.
+def quick_start(with_header: bool) -> Iterator[None]:
+    """Settings of the compiler, in this thread, where preparations don't pay.
 
     What is compiled under them may fail where it would not without; these are settings and insides of torch 2.13.
     """
     from torch._inductor import config, cpp_builder, cpu_vec_isa
 
     cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
-    settings: dict[str, Any] = {} if programs >= FEW else {"cpp_cache_precompile_headers": False}
+    settings: dict[str, Any] = {} if with_header else {"cpp_cache_precompile_headers": False}
     isa = _reported_isa()
     if isa is not None:
         # Part of the key of the compiler's cache. What a failed quick start has left there, for narrower vectors, is not taken.

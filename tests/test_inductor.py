@@ -1,5 +1,6 @@
 """The first kernels are compiled without the compiler's preparations, and with them where that fails."""
 
+import itertools
 import threading
 
 import pytest
@@ -75,7 +76,7 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
         assert cpu_vec_isa.pick_vec_isa()
         widths.append(config.cpp.simdlen)
 
-    with inductor.quick_start(programs=0):
+    with inductor.quick_start(with_header=False):
         picked = cpu_vec_isa.pick_vec_isa()
         assert picked and picked.bit_width() == REPORTED
         assert not tried
@@ -85,11 +86,20 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
     assert widths == [None] and len(tried) == 1
 
 
-def test_many_kernels_get_a_precompiled_header():
-    usual = config.cpp_cache_precompile_headers
-    for programs, expected in ((0, False), (inductor.FEW - 1, False), (inductor.FEW, usual)):
-        with inductor.quick_start(programs):
-            assert config.cpp_cache_precompile_headers == expected
+@pytest.mark.parametrize(
+    ("kernels", "is_kernel", "expected"), [(0, True, False), (3, True, False), (4, True, None), (0, False, None)]
+)
+def test_the_header_is_precompiled_for_many_kernels(monkeypatch, kernels, is_kernel, expected):
+    usual, seen = config.cpp_cache_precompile_headers, []
+    monkeypatch.setattr(inductor, "_kernels", itertools.count(kernels))
+
+    def trace():
+        seen.append(config.cpp_cache_precompile_headers)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        inductor.lowered(trace, {}, is_kernel=is_kernel)
+    assert seen == [usual if expected is None else expected, usual]
 
 
 @needs_x86
@@ -110,13 +120,13 @@ def test_another_torch_without_these_settings(tried, monkeypatch):
 
 
 def test_what_a_user_has_chosen_stays(tried, monkeypatch):
-    with config.patch({"cpp.simdlen": 256}), inductor.quick_start(programs=0):
+    with config.patch({"cpp.simdlen": 256}), inductor.quick_start(with_header=False):
         assert config.cpp.simdlen == 256
         cpu_vec_isa.pick_vec_isa()
-    with config.patch({"cpp.vec_isa_ok": False}), inductor.quick_start(programs=0):
+    with config.patch({"cpp.vec_isa_ok": False}), inductor.quick_start(with_header=False):
         cpu_vec_isa.pick_vec_isa()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
-    with inductor.quick_start(programs=0):
+    with inductor.quick_start(with_header=False):
         assert cpu_vec_isa.pick_vec_isa() is cpu_vec_isa.invalid_vec_isa
     assert len(tried) == 3
 
@@ -127,6 +137,6 @@ def test_without_a_compiler_there_is_no_quick_start(monkeypatch):
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
     before = current_settings()
-    with pytest.raises(RuntimeError, match="no compiler"), inductor.quick_start(programs=0):
+    with pytest.raises(RuntimeError, match="no compiler"), inductor.quick_start(with_header=False):
         pytest.fail("Inductor logs a page when it finds out later")
     assert current_settings() == before

@@ -47,7 +47,8 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
             argument; tensors that it closes over are constants of the compiled code, with the values they had at the first call.
-            Keep what this returns: it holds the compiled code.
+            Numbers are constants too, each with code of its own: what changes from call to call should be a () tensor. Keep
+            what this returns: it holds the compiled code.
 
     Raises:
         ValueError: the function draws random numbers, or it, or one that is compiled inside, closes over a tensor that is being
@@ -231,9 +232,10 @@ class _Loop(torch.autograd.Function):
             tape.saved.append(saved)
         tape.code, tape.batches, tape.within = code, plan.batches, plan.within
         outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
-        # what is returned may be written to, and is not what the transpose wants
-        kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
-        outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
+        if not is_traced():  # a program writes to nothing that somebody still reads
+            # what is returned may be written to, and is not what the transpose wants
+            kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
+            outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod

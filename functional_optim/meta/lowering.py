@@ -217,6 +217,7 @@ def _require_constants(graph: fx.GraphModule) -> None:
 
 def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
     """A joint graph as a forward graph, which also returns what the backward graph wants, and that one."""
+    from torch._functorch import config
     from torch._inductor.compile_fx import partition_fn
 
     holders = graph.graph.find_nodes(op="placeholder")
@@ -230,7 +231,8 @@ def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode
         if node.op == "call_function" and (_is_boolean(node) or _is_view(node)):
             node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.MUST_RECOMPUTE, 0
     graph.recompile()
-    with tracing(TracingContext(mode)):
+    # Of a loop, what is kept is kept for every step: better computed again, far apart as its uses may be.
+    with tracing(TracingContext(mode)), config.patch(ban_recompute_used_far_apart=False):
         return partition_fn(graph, [node.meta["val"] for node in holders], num_fwd_outputs=outputs)
 
 

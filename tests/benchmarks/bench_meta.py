@@ -269,7 +269,8 @@ def first_calls():
 
 
 def _measured(code, cache):
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    # the precompiled header is kept in the folder for temporary files
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout)
 

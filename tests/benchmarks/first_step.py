@@ -56,5 +56,6 @@ def peak_memory():
 
 
 def _measured(code, cache):
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    # The precompiled header is kept in the folder for temporary files
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
     return float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout)
