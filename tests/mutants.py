@@ -536,6 +536,20 @@ MUTANTS = [
         "                pass",
         "test_meta_compiled.py -k one_program",
     ),
+    Mutant(
+        "a batch of cotangents passes for the batch around it",
+        "functional_optim/meta/compiled.py",
+        "if tape.within[done : done + 1] != (_functorch.maybe_current_level(),):",
+        "if done == len(tape.batches):",
+        "test_meta_compiled.py -k jacrev",
+    ),
+    Mutant(
+        "a program outlives what a schedule returned",
+        "adapters/eager.py",
+        "values_of(kind.route, self.hparams[kind], {})",
+        "self._numbers(kind)[0]",
+        "test_host_overhead.py -k what_a_schedule",
+    ),
 ]
 
 
