@@ -180,39 +180,43 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTe
         try:
             with mode:
                 graph = make_fx(function)(*inputs)
-                _require_constants(graph)
+                _require_pure(graph)
                 # apart, because `functionalize` takes no `autograd.Function`
                 graph = make_fx(torch.func.functionalize(graph), decomposition_table=select_decomp_table())(*inputs)
         finally:
             kept = _kept.pop()
-    for node in graph.graph.find_nodes(op="get_attr"):
-        if isinstance(getattr(graph, node.target), FakeTensor):
-            raise ValueError(
-                "the function to compile closes over a tensor that the function around it computes. Pass it as an argument (of "
-                "`unroll`, in `batch`)."
-            )
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise ValueError(
-                f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
-                "(of `unroll`, as `batches`)."
-            )
     graph.graph.eliminate_dead_code()
     graph.meta["kept"] = kept
     return graph
 
 
-def _require_constants(graph: fx.GraphModule) -> None:
-    """Raise ValueError where the graph writes to what it holds."""
+def _require_pure(graph: fx.GraphModule) -> None:
+    """Raise ValueError where the graph holds what is no constant, writes to what it holds, or draws random numbers."""
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if isinstance(getattr(graph, str(node.target)), FakeTensor):
+            raise ValueError(
+                "the function to compile closes over a tensor that the function around it computes. Pass it as an argument (of "
+                "`unroll`, in `batch`)."
+            )
     for node in graph.graph.nodes:
-        arguments = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
-        declared = zip(arguments, node.args, strict=False)
-        written = [x for argument, x in declared if argument.alias_info and argument.alias_info.is_write]
-        if any(isinstance(x, fx.Node) and x.op == "get_attr" for x in written):
+        if any(x.op == "get_attr" for x in _written(node)):
             raise ValueError(
                 "the function to compile writes to a tensor that it closes over, as a batch norm does in training. Pass it as an "
                 "argument, and return what becomes of it."
             )
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError(
+                f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
+                "(of `unroll`, as `batches`)."
+            )
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """What an operation writes to."""
+    arguments = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
+    declared = zip(arguments, node.args, strict=False)
+    written = [x for argument, x in declared if argument.alias_info and argument.alias_info.is_write]
+    return [x for x in written if isinstance(x, fx.Node)]
 
 
 def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
