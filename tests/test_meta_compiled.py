@@ -272,6 +272,12 @@ def test_what_is_no_argument_may_be_read_by_what_writes():
     assert found.tolist() == [3.0] * 3
 
 
+@pytest.mark.parametrize("function", [lambda x: x if x.sum() > 0 else -x, lambda x: x[x > 0], lambda x: x * x[0].item()])
+def test_asking_for_values_is_refused(function):
+    with pytest.raises(ValueError, match=r"asks for a value in a tensor \(aten.*torch.where"):
+        fo.meta.compiled(function)(torch.ones(2))
+
+
 def squares(w):
     """A compiled loop whose loss closes over `w`."""
     return fo.meta.unroll(lambda p: (w * p).sum() ** 2, fo.sgd(), 2, compile=True)(torch.ones(2), {"lr": 0.1}).params.sum()

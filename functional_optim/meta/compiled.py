@@ -51,8 +51,8 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
             what this returns: it holds the compiled code.
 
     Raises:
-        ValueError: the function draws random numbers, or it, or one that is compiled inside, closes over a tensor that is being
-            differentiated, batched or computed around it.
+        ValueError: the function draws random numbers or asks for the value of a tensor (`if x > 0`, `x[x > 0]`); or it, or one
+            that is compiled inside, closes over a tensor that is being differentiated, batched or computed around it.
 
     The numbers agree with the function's to rounding: the compiler contracts multiplications and additions, and multiplies by
     the reciprocal of what several elements are divided by.

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, active_fake_mode, tracing
-from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses import DynamicOutputShapeException, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import CheckpointPolicy
@@ -79,11 +80,21 @@ class Part:
 
 
 def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
-    """What a function would return for tensors like these, without elements."""
+    """What a function would return for tensors like these, without elements.
+
+    Raises:
+        ValueError: it asks for their values.
+    """
     with _disable_current_modes():
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with mode:
-            return list(function(*_like(like)))
+        try:
+            with mode:
+                return list(function(*_like(like)))
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ValueError(
+                f"the function to compile asks for a value in a tensor ({error.func}), which has none while it is compiled. "
+                "Choose with torch.where, weigh with a mask, and take x.index_select(0, i) for an index that is a tensor."
+            ) from error
 
 
 def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
