@@ -360,8 +360,8 @@ class OptimizerAdapter(TransformOptimizer):
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
             rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
-            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. On a GPU the slots of small
-            parameters are then views of common buffers, which are packed again whenever another set of parameters has gradients.
+            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. Fused on a GPU, the slots of
+            small parameters are views of common buffers, packed again whenever another set of parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
