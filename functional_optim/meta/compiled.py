@@ -426,4 +426,4 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
     if not any(plan.moving):
         return _Code(forward_part(step, given), None, *rest, (), smooth, structure)
     moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
-    return _Code(*forward_and_transpose(step, given, moving), *rest, moving, smooth, structure)
+    return _Code(*forward_and_transpose(step, given, outputs, moving), *rest, moving, smooth, structure)

@@ -106,10 +106,12 @@ def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
         return Part(_traced(lambda *inputs: list(function(*inputs)), inputs, mode), mode)
 
 
-def forward_and_transpose(function: Function, like: Sequence[Tensor], moving: Sequence[int]) -> tuple[Part, Part]:
+def forward_and_transpose(
+    function: Function, like: Sequence[Tensor], outputs: Sequence[Tensor], moving: Sequence[int]
+) -> tuple[Part, Part]:
     """A function that also returns what its transpose wants, and that: of this and cotangents, one for each smooth result.
 
-    The transpose returns the slopes of the arguments at `moving`.
+    The transpose returns the slopes of the arguments at `moving`. `like` and `outputs` are like the arguments and the results.
     """
 
     def joint(*both: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -127,11 +129,9 @@ def forward_and_transpose(function: Function, like: Sequence[Tensor], moving: Se
     with _disable_current_modes():
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode:
-            inputs = _like(like)
-            outputs = function(*inputs)
-            cotangents = [torch.empty_like(x) for x in outputs if is_smooth(x)]
-        graph = _traced(joint, [*inputs, *cotangents], mode)
-        forward, backward = _split(graph, len(inputs), len(outputs), mode)
+            given = _like([*like, *filter(is_smooth, outputs)])
+        graph = _traced(joint, given, mode)  # which keeps what it calls, until the parts do
+        forward, backward = _split(graph, len(like), len(outputs), mode)
         return Part(forward, mode), Part(backward, mode, is_backward=True)
 
 
