@@ -90,10 +90,8 @@ class Plan:
         walking: the others.
         kinds: of all of them.
         links: all that there are, in order.
-        paths: which counts there are.
         lasting: the hyper-parameters of a kind, and the program that depends on nothing else.
         passing: the kinds whose programs depend on the step as well.
-        steps: how many it has been used for.
     """
 
     held: Held
@@ -101,10 +99,8 @@ class Plan:
     walking: list[Leaf]
     kinds: set[Kind]
     links: list[Link]
-    paths: list[tuple[str, ...]]
     lasting: dict[Kind, tuple[HParams, Program]] = field(default_factory=dict)
     passing: set[Kind] = field(default_factory=set)
-    steps: int = 0
 
 
 def has_programs(transform: Transform, params: Mapping[Key, Tensor]) -> bool:
@@ -144,9 +140,9 @@ class EagerStep:
             _leaf(i, p, g, state, group, route, layout)
             for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
         ]
-        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], list(layout.counts.values()))
+        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], layout.counts)
         walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
-        self.plan = Plan(held, _batches(leaves), walking, kinds, links, list(layout.counts))
+        self.plan = Plan(held, _batches(leaves), walking, kinds, links)
 
     def computed(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams], states: States) -> Callable[[], None]:
         """The step over the tensors of the plan; what is returned writes it down.
@@ -163,7 +159,7 @@ class EagerStep:
         plan = self.plan
         assert plan is not None
         run = Run(plan, grads, hparams)
-        if not plan.steps:
+        if not plan.held.steps:
             run.try_out()
         return functools.partial(run.write, states)
 
@@ -201,17 +197,13 @@ class Run:
                 else:
                     _run_wide(program, row)
         self.walk.write()
-        if not self.plan.steps:
+        if not self.plan.held.steps:
             self.plan.held.settle(states)
         self.plan.held.advance()
-        self.plan.steps += 1
-
-    def _counts(self, kind: Kind) -> dict[tuple[str, ...], int]:
-        return {path: seen + self.plan.steps for path, seen in zip(self.plan.paths, kind.counts, strict=True)}
 
     def _numbers(self, kind: Kind) -> Numbers:
         """What the links of a kind get."""
-        counts = self._counts(kind)
+        counts = self.plan.held.counts_now(kind.counts)
         return values_of(kind.route, self.hparams[kind], counts), counts
 
     def _lasting_numbers(self, kind: Kind) -> Numbers:
@@ -224,7 +216,7 @@ class Run:
         values = values_of(kind.route, self.hparams[kind], {})
         if any(isinstance(x, Tensor) for own in values.values() for x in trees.leaves(dict(own))):
             raise NotElementwise("a hyper-parameter is a tensor")
-        return values, {path: Later(count) for path, count in self._counts(kind).items()}
+        return values, {path: Later(count) for path, count in self.plan.held.counts_now(kind.counts).items()}
 
     def _formula(self, kind: Kind, numbers: Numbers, last: Link | None = None) -> "Formula":
         """The links of a kind, or those before one of them, written down."""
@@ -237,7 +229,7 @@ class Run:
         known = plan.lasting.get(kind)
         if known and known[0] is hparams:
             return known[1]
-        if plan.steps and kind not in plan.passing and not self.reduced:
+        if plan.held.steps and kind not in plan.passing and not self.reduced:
             try:
                 program = self._arranged(kind, self._lasting_numbers(kind))
             except Exception:  # These two, and whatever a rule raises that computes with the step.

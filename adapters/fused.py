@@ -69,17 +69,13 @@ class Plan:
         held: the tensors it was made for.
         parts: the parameters as the kernels get them.
         joints: the links that see several leaves together, in order.
-        paths: which counts there are.
         kernels: of each stage and signature.
-        steps: how many it has been used for.
     """
 
     held: Held
     parts: list[Part]
     joints: list[Link]
-    paths: list[tuple[str, ...]]
     kernels: Mapping[tuple[Stage, Signature], Kernels] = field(repr=False)
-    steps: int = 0
 
 
 class FusedStep:
@@ -125,10 +121,10 @@ class FusedStep:
             _require_plain(leaves[-1])
         kernels = self._compiled(leaves, hparams)
         parts = parts_of(leaves)
-        held = Held(tensors, grads, groups, [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves], list(names))
+        held = Held(tensors, grads, groups, [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves], self.layout.counts)
         held.settle(states)
         joints = [link for link in links if link.form.reduce or link.form.batched]
-        self.plan = Plan(held, parts, joints, list(self.layout.counts), kernels)
+        self.plan = Plan(held, parts, joints, kernels)
 
     def planned(self, grads: Sequence[Tensor], hparams: Mapping[int, HParams]) -> Callable[[], None]:
         """The step over the tensors of the plan, which what is returned takes. `hparams` are each group's, by its number.
@@ -160,7 +156,7 @@ class Run:
         self.plan, self.grads = plan, grads
         self.counts, self.values = {}, {}
         for kind in {part.leaves[0].kind for part in plan.parts}:
-            self.counts[kind] = {path: count + plan.steps for path, count in zip(plan.paths, kind.counts, strict=True)}
+            self.counts[kind] = plan.held.counts_now(kind.counts)
             self.values[kind] = values_of(kind.passage.place, hparams[kind.group], self.counts[kind])
         self.vectors: dict[Any, Tensor] = {}
         self.reduced: dict[Link, Any] = {}
@@ -170,7 +166,6 @@ class Run:
         self._run()
         torch.autograd.graph.increment_version(self.plan.held.params)
         self.plan.held.advance()
-        self.plan.steps += 1
 
     def _run(self) -> None:
         """Up to each link that sees several leaves together, all of these; after the last, one part after another."""

@@ -29,6 +29,7 @@ class Held:
         counts: the step counts, one row for each parameter, in which those that it lacks are of no consequence; `optimizer.state`
             holds views of it.
         seen: `counts` as lists, as the last step left them.
+        steps: how many there have been.
     """
 
     def __init__(
@@ -38,20 +39,21 @@ class Held:
         groups: Sequence[int],
         states: Sequence[Flat],
         slots: Sequence[Sequence[str]],
-        counts: Sequence[str],
+        counts: Mapping[tuple[str, ...], str],
     ) -> None:
         """Put the counts of these states, which are complete, into one tensor.
 
         Args:
             params, grads, groups, states: of each parameter.
             slots: the names of each parameter's slots.
-            counts: the names of all counts, of which a parameter may lack some.
+            counts: the names of all counts by their paths; a parameter may lack some.
         """
         self.params, self.groups = list(params), list(groups)
-        self.seen = [[float(state.get(name, 0)) for name in counts] for state in states]
-        self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(states), len(counts))
+        self.steps, self._paths, names = 0, list(counts), list(counts.values())
+        self.seen = [[float(state.get(name, 0)) for name in names] for state in states]
+        self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(states), len(names))
         for state, row in zip(states, self.counts, strict=True):
-            state.update((name, count) for name, count in zip(counts, row.unbind(), strict=True) if name in state)
+            state.update((name, count) for name, count in zip(names, row.unbind(), strict=True) if name in state)
         self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
         self._are_alike = _likeness((*params, *grads, *self.slots))
         self._states: list[Flat] = []
@@ -78,6 +80,11 @@ class Held:
     def advance(self) -> None:
         """Count a step of every parameter."""
         self.seen = self.counts.add_(1).tolist()
+        self.steps += 1
+
+    def counts_now(self, first: Sequence[int]) -> dict[tuple[str, ...], int]:
+        """The counts by their paths, of a parameter that had these when the plan was made."""
+        return {path: count + self.steps for path, count in zip(self._paths, first, strict=True)}
 
 
 def _values_of(states: Sequence[Flat]) -> list[Any]:

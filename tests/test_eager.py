@@ -48,7 +48,7 @@ def pair(transform, shapes=SHAPES, dtype=torch.float64, **hparams):
 
 def in_lists(optimizer):
     """Whether the last step went through lists."""
-    return bool(optimizer._lists) and all(step and step.plan and step.plan.steps for step in optimizer._lists.values())
+    return bool(optimizer._lists) and all(step and step.plan and step.plan.held.steps for step in optimizer._lists.values())
 
 
 # Numbers: in float64, where a wrong formula can't hide behind rounding, then what depends on the dtype.
