@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lint mutants catalogue clean
+.PHONY: demo test test-all bench lint mutants catalogue clean
 
 demo: .venv/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
@@ -11,6 +11,10 @@ demo: .venv/installed
 # A process for each core, one thread each: small tensors gain nothing from more, and much of the time goes into compilers.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# Each law on every transform, and whatever else takes longer than a newcomer or a commit should wait.
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "full or not full" --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Without the libraries to compare with, where they can't be had, it is still a benchmark.
 bench: .venv/installed
