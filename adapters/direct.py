@@ -37,7 +37,7 @@ class Lengths(tuple[int, ...]):
     def rooms(self, count: int) -> list[tuple[Tensor, Sequence[Tensor]]]:
         """Memory for so many sums over each row, and the places in it; the same at each call."""
         while len(self._rooms) < count:
-            sums = torch.empty(len(self), dtype=torch.float64)
+            sums = torch.empty(len(self), dtype=torch.float64, device="cpu")
             self._rooms.append((sums, sums.unbind()))
         return self._rooms[:count]
 
@@ -72,7 +72,7 @@ def direct(compiled: Any, inputs: int) -> Direct | None:
             return None
         calls: list[tuple[Any, ...]] = []
         recording = {**call.__globals__, names[0]: lambda *arguments: calls.append(arguments)}
-        tensors = [torch.empty(LENGTH) for _ in range(inputs)]
+        tensors = [torch.empty(LENGTH, device="cpu") for _ in range(inputs)]
         results = FunctionType(call.__code__, recording)(None, list(tensors))
         (arguments,) = calls
         known = [*map(id, tensors), LENGTH, *map(id, results)]

@@ -185,7 +185,9 @@ class Run:
         """Run every program on tensors of no consequence, so that what torch refuses is known before anything is written."""
         for kind, program in self.programs.items():
             for length in (1, 2):
-                program.run([[torch.ones(1, dtype=kind.dtype) for _ in range(length)] for _ in range(program.inputs)])
+                program.run(
+                    [[torch.ones(1, dtype=kind.dtype, device="cpu") for _ in range(length)] for _ in range(program.inputs)]
+                )
 
     def write(self, states: States) -> None:
         """Step every parameter and its state."""
@@ -320,7 +322,7 @@ def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Rout
         link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
         for link, own in zip(route, names, strict=True)
     }
-    counts = [state.get(name, torch.zeros(())) for name in layout.counts.values()]
+    counts = [state.get(name, torch.zeros((), device="cpu")) for name in layout.counts.values()]
     kind = _kind(g, p, [state[name] for own in names for name in own], counts, group, route)
     return Leaf(index, p, slots, [name for own in names for name in own], kind)
 

@@ -128,7 +128,7 @@ def _total(x: Tensor) -> Tensor:
     # Each processor reads two stretches side by side a tenth faster than one.
     half = x.shape[0] // 2
     halves = x[: 2 * half].view(2, half).sum(0, dtype=torch.float64).sum()
-    is_odd = torch.scalar_tensor(x.shape[0] - 2 * half) > 0
+    is_odd = torch.scalar_tensor(x.shape[0] - 2 * half, device=x.device) > 0
     return halves + torch.where(is_odd, x[-1].double(), 0.0)
 
 

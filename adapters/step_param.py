@@ -129,7 +129,7 @@ def as_transform(optimizer_class: Callable[..., GenericAdaptiveOptimizer], **opt
     >>> tx.update(torch.tensor([3.0, 4.0]), tx.init_state(params), params)[0]
     tensor([-0.0600, -0.0800])
     """
-    optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(2, 2))], **options)
+    optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(2, 2, device="cpu"))], **options)
     if not isinstance(optimizer, GenericAdaptiveOptimizer):
         raise TypeError(f"as_transform: a {type(optimizer).__name__} is no GenericAdaptiveOptimizer.")
     steps = Steps(optimizer)

@@ -424,7 +424,7 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
     check_checkpoint(optimizer, state_dict)
     state = {
         p: {
-            name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value)))
+            name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu"))
             if isinstance(value, Tensor | int | float)
             else value
             for name, value in slots.items()

@@ -78,7 +78,7 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
     with mode, torch.no_grad():
-        scalars = [torch.empty((), dtype=torch.float64) for _ in range(spec.num_leaves)]
+        scalars = [torch.empty((), dtype=torch.float64, device="cpu") for _ in range(spec.num_leaves)]
         graph = make_fx(run)(scalars, *fake_tensors(mode, dtypes, torch.device("cpu"))).graph
     return _split(graph, spec.num_leaves)
 
@@ -86,7 +86,7 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
 def reduced_like(link: Link, dtypes: Dtypes) -> Any:
     """A stand-in for what a link reduces to: a tree of the same structure."""
     with FakeTensorMode():
-        tensors = [torch.empty(2, dtype=dtype) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+        tensors = [torch.empty(2, dtype=dtype, device="cpu") for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
         u, p, *slots = [[widened(x)] for x in tensors]
         assert link.form.reduce is not None
         like = link.form.reduce(u, p, **dict(zip(link.form.slots, slots, strict=True)))

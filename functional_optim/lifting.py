@@ -60,7 +60,7 @@ class OneNumber:
 
     def __call__(self, p: Tensor, hp: HParams) -> Tensor:
         """The first value, on the leaf's device; times 1 it is a tensor of its own, where it is a hyper-parameter."""
-        return torch.as_tensor(double(self.value(hp), p.device)) * 1.0
+        return double(self.value(hp), p.device).to(p.device) * 1.0
 
 
 @dataclass(frozen=True, eq=False)

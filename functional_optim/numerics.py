@@ -6,7 +6,7 @@ Scalars (hyper-parameters, the step) are Python numbers or () tensors: eager hos
 
 import math
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,12 @@ from functional_optim.sharded import total
 Scalar: TypeAlias = float | Tensor
 
 
+@overload
+def double(x: Tensor, device: torch.device | None = None) -> Tensor: ...
+@overload
+def double(x: Scalar, device: torch.device) -> Tensor: ...
+@overload
+def double(x: Scalar, device: None = None) -> Scalar: ...
 def double(x: Scalar, device: torch.device | None = None) -> Scalar:
     """A scalar in float64, so that arithmetic with the step loses no digits; a Python number is that already.
 
@@ -85,7 +91,7 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements of several tensors together, a () tensor; its slope at 0 is 0. None counts as 0."""
     present = [x for x in tensors if x is not None]
     if not present:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     return sqrt(total([(x * x).sum() for x in present]))
 
 
@@ -93,7 +99,7 @@ def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
     """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
     sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
     if not sums:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     return total(sums)
 
 

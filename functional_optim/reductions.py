@@ -35,7 +35,8 @@ class SumOver:
     def __call__(self, updates: Sequence[Tensor], params: Sequence[Tensor | None], **slots: Sequence[Tensor]) -> Any:
         """The quantity of these leaves; of no leaf at all, that of one empty leaf."""
         if not updates:
-            updates, params, slots = [torch.zeros(0)], [torch.zeros(0)], {name: [torch.zeros(0)] for name in slots}
+            empty = [torch.zeros(0, device="cpu")]
+            updates, params, slots = empty, empty, dict.fromkeys(slots, empty)
         sums = []
         for i, (update, param) in enumerate(zip(updates, params, strict=True)):
             terms = self.terms(update, param, {name: leaves[i] for name, leaves in slots.items()})

@@ -182,10 +182,10 @@ def derivatives_at_zero_are_finite(trial: Trial) -> None:
 def forward_and_reverse_mode_agree(trial: Trial) -> None:
     """`jvp` and `vjp` are transposes of each other: w·(J v) = (Jᵀ w)·v."""
     function, inputs, _ = _two_steps(trial, zero=False)
-    generator = torch.Generator().manual_seed(5)
-    v = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in inputs)
+    generator = torch.Generator("cpu").manual_seed(5)
+    v = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu") for x in inputs)
     outputs, pushed = torch.func.jvp(function, tuple(inputs), v)[:2]
-    w = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in outputs)
+    w = tuple(torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu") for x in outputs)
     pulled = torch.func.vjp(function, *inputs)[1](w)
     require_close(dot(w, pushed), dot(pulled, v), "w·(J v)")
 
@@ -223,6 +223,25 @@ def state_survives_a_checkpoint(trial: Trial) -> None:
         _step(trial, optimizer, leaves, trial.sample(step))
         _step(trial, other, copies, trial.sample(step))
     require_close(copies, leaves, "parameters of the resumed adapter", tolerance=0)
+
+
+def tensors_are_made_where_the_parameters_are(trial: Trial) -> None:
+    """Under a default device that is not the parameters', pure and behind the adapter, nothing differs by a bit."""
+    grads = [trial.sample(step) for step in range(3)]
+    found = []
+    for default in ("cpu", "meta"):
+        optimizer, leaves = _adapter(trial, [{"params": list(trial.params)}])
+        with torch.device(default):
+            params, state = trial.params, trial.transform.init_state(trial.params)
+            for g in grads:
+                updates, state = trial.update(g, state, params)
+                params = apply_updates(params, updates)
+                _step(trial, optimizer, leaves, g)
+        slots = {name: optimizer.state[leaf] for name, leaf in leaves.items()}
+        found.append({"pure": {"params": params, "state": state}, "adapter": {"params": leaves, "state": slots}})
+    for path, x in tensors(found[1], ""):
+        require(x.device.type == "cpu", f"{path} is on the default device; give `device=`, or build on what is there")
+    require_close(found[1], found[0], "under another default device, ", tolerance=0)
 
 
 def any_tree_will_do(trial: Trial) -> None:
@@ -269,7 +288,7 @@ def bad_input_is_an_error(trial: Trial) -> None:
     """An unknown hyper-parameter, another tree, another shape and an integer gradient raise, and name what is wrong."""
     transform, params, grads = trial.transform, trial.params, trial.sample(0)
     state, name = transform.init_state(params), next(iter(trial.params))
-    wrong_shape = {**grads, name: torch.zeros((*grads[name].shape, 2), dtype=torch.float64)}
+    wrong_shape = {**grads, name: torch.zeros((*grads[name].shape, 2), dtype=torch.float64, device="cpu")}
     attempts: dict[str, tuple[str, Callable[[], Any]]] = {
         "an unknown hyper-parameter": ("no_such_knob", lambda: trial.update(grads, state, params, {"no_such_knob": 1.0})),
         "a missing gradient": (name, lambda: trial.update({k: g for k, g in grads.items() if k != name}, state, params)),
@@ -298,6 +317,7 @@ LAWS: list[Law] = [
     forward_and_reverse_mode_agree,
     the_adapter_computes_the_same,
     state_survives_a_checkpoint,
+    tensors_are_made_where_the_parameters_are,
     any_tree_will_do,
     elementwise_rules_see_no_shapes,
     bad_input_is_an_error,

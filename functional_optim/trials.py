@@ -38,8 +38,9 @@ class Trial:
 
     def sample(self, seed: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Random values like the parameters, of size about 1 and none near 0, where many rules have a kink."""
-        generator = torch.Generator().manual_seed(seed)
-        return {name: away_from_zero(torch.randn(p.shape, generator=generator)).to(dtype) for name, p in self.params.items()}
+        generator = torch.Generator("cpu").manual_seed(seed)
+        normal = {name: torch.randn(p.shape, generator=generator, device="cpu") for name, p in self.params.items()}
+        return {name: away_from_zero(x).to(dtype) for name, x in normal.items()}
 
     def values(self, name: str) -> list[Any]:
         """Three different values of a hyper-parameter, as () tensors: the default, and two within the range."""
@@ -83,9 +84,10 @@ def _half_square(params: Tree) -> Tensor:
 
 def default_params() -> dict[str, Tensor]:
     """A matrix, a vector and a () tensor."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     shapes = {"matrix": (2, 2), "vector": (2,), "scalar": ()}
-    return {name: away_from_zero(torch.randn(shape, generator=generator, dtype=torch.float64)) for name, shape in shapes.items()}
+    options: Any = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    return {name: away_from_zero(torch.randn(shape, **options)) for name, shape in shapes.items()}
 
 
 def require(holds: bool, complaint: str) -> None:
@@ -127,7 +129,7 @@ def three_values(default: float, interval: str) -> list[Tensor]:
     candidates = (0.8 * x, 0.6 * x, x + 0.1, x + 0.2, x - 0.1, x - 0.2, x, x)
     nearby = [y for y in candidates if contains(interval, y)]
     different = [y for y in nearby if y != x][:2]
-    return [torch.tensor(y, dtype=torch.float64) for y in (x, *different, x, x)][:3]
+    return [torch.tensor(y, dtype=torch.float64, device="cpu") for y in (x, *different, x, x)][:3]
 
 
 def flattened(tree: Tree) -> Tensor:

@@ -56,7 +56,7 @@ def divide_by_largest_norm():
     """A transform written by hand, whose state is one value shared by all parameters."""
 
     def init_state(params, hparams):
-        return {"largest_norm": torch.full((), 0.1, dtype=torch.float64)}
+        return {"largest_norm": torch.full((), 0.1, dtype=torch.float64, device="cpu")}
 
     def update(updates, state, params, hparams, **extra):
         largest = torch.maximum(state["largest_norm"], global_norm(trees.leaves(updates)).double())

@@ -362,6 +362,13 @@ MUTANTS = [
         "test_contract_state.py -k leaves_adamw_decoupled",
     ),
     Mutant(
+        "the norm of a kernel asks the default device whether its length is odd",
+        "adapters/kernels.py",
+        "half, device=x.device)",
+        "half)",
+        "test_default_device.py -k 'compiled_step and sum'",
+    ),
+    Mutant(
         "a step inside autocast rounds its matrix products",
         "adapters/torch_optimizer.py",
         "if torch.is_autocast_enabled(kind):",

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from torch.utils._device import _device_constructors
 
 ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
@@ -53,6 +54,15 @@ def test_imports_go_one_way(path):
     own = parts[0] if parts[0] == "adapters" else parts[1]
     for module in imported_modules(ast.parse(path.read_text())):
         assert layer_of(module) <= layer_of(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_tensor_that_is_made_says_where(path):
+    """Else it lies on torch's default device, wherever the parameters are."""
+    makers = {function.__name__ for function in _device_constructors()}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in makers}:
+            assert {"device", None} & {keyword.arg for keyword in node.keywords}, f"line {node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

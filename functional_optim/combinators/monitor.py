@@ -121,7 +121,7 @@ def _norm(x: torch.Tensor) -> torch.Tensor:
 
 def _total(norms: Any) -> torch.Tensor:
     norm = global_norm(trees.leaves(norms))
-    return torch.as_tensor(double(norm))
+    return double(norm)
 
 
 def _real(p: torch.Tensor) -> torch.dtype:
