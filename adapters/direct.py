@@ -64,7 +64,7 @@ class Direct:
 
 
 def direct(compiled: Any, inputs: int) -> Direct | None:
-    """The one function that a compiled graph with so many inputs consists of; None where it is anything else."""
+    """The one function that a compiled graph of a length and so many tensors consists of; None where it is anything else."""
     try:
         call = compiled.current_callable.__func__
         names = [name for name in call.__code__.co_names if name.startswith("cpp_fused")]
@@ -73,7 +73,7 @@ def direct(compiled: Any, inputs: int) -> Direct | None:
         calls: list[tuple[Any, ...]] = []
         recording = {**call.__globals__, names[0]: lambda *arguments: calls.append(arguments)}
         tensors = [torch.empty(LENGTH, device="cpu") for _ in range(inputs)]
-        results = FunctionType(call.__code__, recording)(None, list(tensors))
+        results = FunctionType(call.__code__, recording)(None, [LENGTH, *tensors])
         (arguments,) = calls
         known = [*map(id, tensors), LENGTH, *map(id, results)]
         places = [known.index(x if isinstance(x, int) else id(x)) for x in arguments]

@@ -40,7 +40,7 @@ class Kernel:
 
     Attributes:
         prologue: scalars to the numbers that `compiled` takes as one vector.
-        compiled: `[vector, u, p, *slots[, out]] -> sums`, of 1-D tensors; writes where its ending says.
+        compiled: `[length, vector, u, p, *slots[, out]] -> sums`, of 1-D tensors; writes where its ending says.
         direct: the same for columns of tensors, where there is such a function.
         dtype: of the vector.
         device: of the vector and all tensors.
@@ -68,7 +68,8 @@ class Kernel:
         """
         if self.direct:
             return self.direct(vector, columns, lengths)
-        sums = [self.compiled([vector, *piece]) for row in zip(*columns, strict=True) for piece in _pieces(row)]
+        pieces = [piece for row in zip(*columns, strict=True) for piece in _pieces(row)]
+        sums = [self.compiled([piece[0].numel(), vector, *piece]) for piece in pieces]
         return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
 
 
@@ -91,7 +92,8 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
         from torch._inductor.decomposition import select_decomp_table
     count = 2 + len(dtypes.slots)
 
-    def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+    def run(length: Any, vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        del length  # An input of its own, since a compiler need not look for it in the tensors' shapes.
         results = traced.body(vector, *tensors[:count])
         if ending is Ending.TOTAL:
             return [_total(result) for result in results]
@@ -111,8 +113,9 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
             if ending in TARGETED:
                 tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
             vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
-            graph = make_fx(run, decomposition_table=select_decomp_table())(vector, *tensors)
-        return graph, [vector, *tensors], mode
+            inputs = [tensors[0].shape[0], vector, *tensors]
+            graph = make_fx(run, decomposition_table=select_decomp_table())(*inputs)
+        return graph, inputs, mode
 
     return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)
 

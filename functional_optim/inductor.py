@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
+import torch
 from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 
-# A graph, tensors like its inputs, and the mode that these were made in.
-Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor], FakeTensorMode]
+# A graph, its inputs or some like them, and the mode that these were made in.
+Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor | torch.SymInt], FakeTensorMode]
 
 # How many kernels of a process are compiled without the precompiled header: as many as take the time that it takes.
 FEW = 4
@@ -31,7 +32,7 @@ _kernels = itertools.count()
 
 
 def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel: bool = False, is_backward: bool = False) -> Any:
-    """What Inductor makes of a graph: a function of a list of tensors, which it empties, to a sequence of tensors.
+    """What Inductor makes of a graph: a function of a list of inputs, which it empties, to a sequence of tensors.
 
     Args:
         trace: makes the graph, anew each time, since the compiler changes it.

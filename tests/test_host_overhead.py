@@ -32,7 +32,7 @@ def test_a_direct_call_is_the_compilers_call(name, monkeypatch):
 
 def compiled_from(body, **names):
     """What the compiler might return: a wrapper with this body, and the names that it can call."""
-    source = f"def call(self, args):\n    vector, x, y = args\n    args.clear()\n    n = x.size()[0]\n{body}"
+    source = f"def call(self, args):\n    n, vector, x, y = args\n    args.clear()\n{body}"
     scope = {"torch": torch, "empty_strided_cpu": torch.empty_strided, **names}
     exec(source, scope)
     return types.SimpleNamespace(current_callable=types.MethodType(scope["call"], object()))
