@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.combined import Combined
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.sharded import local
 from functional_optim.transform import Transform
@@ -141,11 +140,10 @@ def detached_from(owned: Iterable[Tensor], tree: Any) -> Any:
 
 def _count_holders(transform: Transform, params: Params, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Params]]:
     """The path to each count, and the parameters that a part of the transform with that count sees."""
-    for name in getattr(transform.form, "own_counts", ()):
+    for name in transform.form.own_counts:
         yield (*path, name), params
-    if isinstance(transform.form, Combined):
-        for keys, share in transform.form.shares(params).items():
-            yield from _count_holders(transform.form.parts[keys], share, (*path, *keys))
+    for keys, share in transform.form.shares(params).items():
+        yield from _count_holders(transform.form.parts[keys], share, (*path, *keys))
 
 
 def _owner(x: Tensor) -> int:

@@ -214,7 +214,7 @@ def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[st
     """Options of the group that a chain was built without: a drop-in class takes them from the group."""
     built: dict[str, list[Any]] = {"maximize": [False]}
     for placed in innermost(optimizer.transform_for(saved)):
-        for name, value in getattr(placed.transform.form, "options", {}).items():
+        for name, value in placed.transform.form.options.items():
             built.setdefault(name, []).append(value)
     for name in built.keys() & saved.keys() - optimizer.defaults.keys():
         if saved[name] not in built[name]:

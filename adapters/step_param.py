@@ -1,6 +1,5 @@
 """Between the template and the rules: a transform as a class with `step_param`, and such a class as a transform."""
 
-import dataclasses
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -9,12 +8,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.combined import nested
-from functional_optim.combinators.rename import Renamed
-from functional_optim.combinators.scheduled import Scheduled
+from functional_optim.form import nested
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, complete
-from functional_optim.lifting import Leafwise
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor, require_transform
 
 from .generic_adaptive import GenericAdaptiveOptimizer
@@ -45,7 +41,7 @@ def as_optimizer_class(transform: Transform) -> type[GenericAdaptiveOptimizer]:
     """
     require_transform(transform, "as_optimizer_class(transform)")
     for path, form in nested(transform):
-        if not isinstance(form, Chained | Renamed | Scheduled) and not (isinstance(form, Leafwise) and form.reduce is None):
+        if form.mixes_leaves:
             where = ".".join([transform.name, *path])
             raise ValueError(f"{where} may look at all parameters together, but step_param sees one: use OptimizerAdapter.")
     return type(transform.name, (TransformSteps,), {"transform": transform, "__doc__": f"{transform!r}, parameter by parameter."})
@@ -98,6 +94,7 @@ class TransformSteps(GenericAdaptiveOptimizer):
 KEY = Key(0, 0)
 
 
+@recorded
 def as_transform(optimizer_class: Callable[..., GenericAdaptiveOptimizer], **options: Any) -> Transform:
     """The transform that a subclass of `GenericAdaptiveOptimizer` stands for, from its `init_state` and `step_param`.
 
@@ -134,9 +131,7 @@ def as_transform(optimizer_class: Callable[..., GenericAdaptiveOptimizer], **opt
         raise TypeError(f"as_transform: a {type(optimizer).__name__} is no GenericAdaptiveOptimizer.")
     steps = Steps(optimizer)
     declared = {name: Hparam(value, RANGES.get(name, ANY)) for name, value in steps.group.items() if _is_hparam(value)}
-    tx = per_tensor(slots=steps.slots(), hparams=declared, name=type(optimizer).__name__)(steps.scalars)()
-    form = dataclasses.replace(tx.form, recipe=(as_transform, {"optimizer_class": optimizer_class, **options}))
-    return Transform(form.init, form.update, tx.declared, tx.name, form)
+    return per_tensor(slots=steps.slots(), hparams=declared, name=type(optimizer).__name__)(steps.scalars)()
 
 
 class Steps:

@@ -14,7 +14,6 @@ from torch._compile import _disable_dynamo
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
-from functional_optim.combinators.combined import check
 from functional_optim.combinators.innermost import innermost
 from functional_optim.hparams import complete, one_or_each
 from functional_optim.transform import Transform, require_transform
@@ -325,7 +324,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if transform not in self._layouts:
             everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
             every_param = {leaf.key: leaf.param for leaf in everyone}
-            check(transform, every_param)
+            transform.form.check(every_param)
             self._layouts[transform] = Layout(transform, every_param, _hparams_of_leaves(transform, everyone))
         layout = self._layouts[transform]
         lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]

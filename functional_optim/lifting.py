@@ -7,12 +7,13 @@ rules know nothing of them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, ClassVar, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, spread
 from functional_optim.numerics import double
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
@@ -64,7 +65,7 @@ class OneNumber:
 
 
 @dataclass(frozen=True, eq=False)
-class Lifted:
+class Lifted(Form):
     """What a rule is lifted with, whether it is for one tensor or for all.
 
     Attributes:
@@ -78,7 +79,6 @@ class Lifted:
         extra: names of the numbers beside the hyper-parameters that `update` has to be given, such as the loss.
         leaf_extra: names of the trees like the parameters that `update` has to be given, such as a Hessian's diagonal.
         shared: how each value that all leaves share starts: a number, or `hp -> number`.
-        recipe: the constructor and its arguments, from which a pickle is rebuilt.
     """
 
     name: str
@@ -91,11 +91,6 @@ class Lifted:
     extra: tuple[str, ...] = ()
     leaf_extra: tuple[str, ...] = ()
     shared: Mapping[str, Any] = field(default_factory=dict)
-    recipe: tuple[Callable[..., Any], Mapping[str, Any]] = (dict, {})
-
-    # A hyper-parameter may have a value per leaf.
-    per_leaf: ClassVar[bool] = True
-    parts: ClassVar[Mapping[tuple[str, ...], Any]] = {}
 
     @property
     def packs(self) -> bool:
@@ -103,9 +98,9 @@ class Lifted:
         return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     @property
-    def own_counts(self) -> tuple[str, ...]:
-        """The keys of the state that hold a count which may differ between leaves."""
-        return ("step",) if self.counts else ()
+    def needs(self) -> Needs:
+        """The numbers and trees that the rule asks for."""
+        return Needs(self.extra, self.leaf_extra)
 
     @property
     def state_names(self) -> set[str]:
@@ -200,9 +195,6 @@ class Lifted:
             )
         return new if new.dtype == stored.dtype else new.to(stored.dtype)
 
-    def __reduce__(self) -> Any:
-        return (_rebuild, self.recipe)
-
 
 @dataclass(frozen=True, eq=False)
 class Leafwise(Lifted):
@@ -215,6 +207,26 @@ class Leafwise(Lifted):
 
     reduce: Reduction | None = None
     batched: bool = False
+
+    @property
+    def own_counts(self) -> tuple[str, ...]:
+        """The step, where the rule counts."""
+        return ("step",) if self.counts else ()
+
+    @property
+    def mixes_leaves(self) -> bool:
+        """Whether the rule asks for a whole-tree quantity."""
+        return self.reduce is not None
+
+    @property
+    def sees_shapes(self) -> bool:
+        """Unless it treats every element alike."""
+        return not self.elementwise
+
+    def takes_each(self, name: str) -> bool:
+        """True: leaves of different values get rules of their own."""
+        del name
+        return True
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """One step of the rule on every leaf that has a gradient; the other leaves' slots stay as they are."""
@@ -289,15 +301,9 @@ class Leafwise(Lifted):
 class WholeTree(Lifted):
     """A transform that is a rule for all tensors together, with () values that they share.
 
-    `rule(gs, ps, shared, *slots) -> (updates, shared, *slots)`, lists of leaves and the shared values by name.
+    `rule(gs, ps, shared, *slots) -> (updates, shared, *slots)`, lists of leaves and the shared values by name. What all leaves
+    share can't be computed with a value for each, of a hyper-parameter or of the step.
     """
-
-    # What all leaves share can't be computed with a value for each.
-    per_leaf: ClassVar[bool] = False
-
-    @property
-    def own_counts(self) -> tuple[str, ...]:
-        return ()
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: the slots', and the shared values at their start, () tensors of float64."""
@@ -358,7 +364,3 @@ def new_count(params: Tree) -> Tensor:
 def advanced(count: Any) -> Any:
     """A count, or one for each leaf, after another update."""
     return trees.map_leaves(lambda n: n + 1, count)
-
-
-def _rebuild(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> Lifted:
-    return constructor(**arguments).form

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
-from functional_optim.combinators.combined import nested
-from functional_optim.combinators.innermost import innermost
-from functional_optim.combinators.partition import Partitioned
+from functional_optim.form import nested
 from functional_optim.hparams import PerLeaf
-from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 from functional_optim.trials import (
@@ -354,9 +351,7 @@ _CONTAINERS: dict[str, Callable[[Sequence[Any]], Tree]] = {
 
 
 def _is_elementwise(transform: Transform) -> bool:
-    forms = [placed.transform.form for placed in innermost(transform)]
-    routes = any(isinstance(form, Partitioned) for _, form in nested(transform))
-    return not routes and all(isinstance(form, Leafwise) and form.elementwise for form in forms)
+    return not any(form.sees_shapes for _, form in nested(transform))
 
 
 def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
@@ -381,9 +376,10 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
 def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Hyper-parameters for the pure transform, and the same for the adapter: in one group, then in a group per parameter."""
     yield {}, [{"params": list(trial.params)}]
-    if not all(getattr(form, "per_leaf", False) for _, form in nested(trial.transform)):
+    forms = [form for _, form in nested(trial.transform)]
+    if any(not form.takes_each("") for form in forms):
         return
-    single = {name for _, form in nested(trial.transform) for name in getattr(form, "single", ())}
+    single = {name for name in trial.transform.declared if not all(form.takes_each(name) for form in forms)}
     own = {name: trial.hparams(i % 3) for i, name in enumerate(trial.params)}
     common = {knob: value for knob, value in trial.hparams(1).items() if knob in single}
     own = {name: {**values, **common} for name, values in own.items()}

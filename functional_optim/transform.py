@@ -10,12 +10,14 @@ import torch
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients, check_params
+from functional_optim.form import ByHand, Form
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
 from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
+from functional_optim.recipe import Recipe, recorded
 from functional_optim.trees import Tree
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Transform:
     """A gradient transform: two pure functions and the hyper-parameters they take.
 
@@ -34,19 +36,34 @@ class Transform:
         update_fn: `(updates, state, params, hparams, **extra) -> (updates, state)`; both get every hyper-parameter.
         declared: name to default, or to `Hparam(default, range)`.
         name: what errors, reprs and the states of chains call it.
-        form: how it is made of rules or of other transforms, for engines that look inside; None for one made by hand.
+        form: how it works inside, which engines look at; `Transform.of` makes a transform of one. None for one made by hand.
 
     Differs from `optax.GradientTransformation` in taking hyper-parameters per call instead of closing over them.
     """
 
     init_fn: Callable[[Tree, HParams], Tree]
     update_fn: Callable[..., tuple[Tree, Tree]]
-    declared: Mapping[str, Any] = field(default_factory=dict)
-    name: str = "transform"
-    form: Any = None
+    declared: Mapping[str, Hparam]
+    name: str
+    form: Form
+    recipe: Recipe | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "declared", declare(self.declared))
+    def __init__(
+        self,
+        init_fn: Callable[[Tree, HParams], Tree],
+        update_fn: Callable[..., tuple[Tree, Tree]],
+        declared: HParams | None = None,
+        name: str = "transform",
+        form: Form | None = None,
+    ) -> None:
+        fields = {"init_fn": init_fn, "update_fn": update_fn, "declared": declare(declared or {}), "name": name}
+        for key, value in {**fields, "form": form or ByHand(init_fn, update_fn)}.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def of(cls, form: Form, declared: HParams, name: str) -> "Transform":
+        """The transform that works like this form."""
+        return cls(form.init, form.update, declared, name, form)
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -61,8 +78,7 @@ class Transform:
             ValueError: a hyper-parameter is unknown or out of range.
         """
         check_params(params)
-        if hasattr(self.form, "check"):
-            self.form.check(params)
+        self.form.check(params)
         return self.init_fn(params, self.select(complete(self.declared, hparams, self.name)))
 
     def update(
@@ -103,15 +119,17 @@ class Transform:
             ValueError: one value per leaf, for a transform made by hand.
         """
         for name in self.declared:
-            single = not getattr(self.form, "per_leaf", False) or name in getattr(self.form, "single", ())
-            if single and isinstance(hparams.get(name), PerLeaf):
+            if isinstance(hparams.get(name), PerLeaf) and not self.form.takes_each(name):
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
         return {name: hparams[name] for name in self.declared if name in hparams}
 
     def __repr__(self) -> str:
-        links = getattr(self.form, "links", {}).values()
-        choices = {**self.hparams, **getattr(self.form, "options", {})}
-        return f"{self.name}({', '.join(map(repr, links) if links else (f'{k}={v!r}' for k, v in choices.items()))})"
+        if self.recipe is not None:
+            return self.recipe.text(shown=self.declared)
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self.recipe is None else self.recipe.reduced()
 
 
 def require_transform(transform: Any, where: str) -> None:
@@ -268,20 +286,19 @@ def _constructor(
         bound.apply_defaults()
         values = bound.arguments
         _require_dtype(name, values.get("state_dtype"))
-        form: Any = lift(
+        form = lift(
             name=name,
             scalars=scalars,
             slots=starts,
             counts=counts,
             options={option.name: values[option.name] for option in options},
             state_dtype=values.get("state_dtype"),
-            recipe=(construct, dict(values)),
         )
         defaults = {key: Hparam(values[key], hparam.range) for key, hparam in declared.items()}
-        return Transform(form.init, form.update, defaults, name, form)
+        return Transform.of(form, defaults, name)
 
-    vars(construct)["__signature__"] = signature
-    return construct
+    vars(construct).update(__signature__=signature, __name__=name)
+    return recorded(construct)
 
 
 def _require_names(name: str, slots: Any) -> None:

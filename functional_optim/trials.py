@@ -11,7 +11,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
-from functional_optim.combinators.combined import nested
+from functional_optim.form import nested
 from functional_optim.hparams import contains
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -64,9 +64,9 @@ class Trial:
         loss ½|p|² as a function."""
         extra: dict[str, Any] = {}
         for _, form in nested(self.transform):
-            extra |= {name: _half_square if name == "value_fn" else 1.5 for name in getattr(form, "extra", ())}
+            extra |= dict.fromkeys(form.needs.functions, _half_square) | dict.fromkeys(form.needs.numbers, 1.5)
             positive = {name: p.abs() + 0.1 for name, p in self.params.items()}
-            extra |= {name: build(positive) for name in getattr(form, "leaf_extra", ())}
+            extra |= {name: build(positive) for name in form.needs.trees}
         return extra
 
     def run(self, steps: int, hparams: Mapping[str, Any] | None = None) -> tuple[Tree, Tree]:

@@ -8,15 +8,14 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from cases import CASES
 
 import functional_optim as fo
 from functional_optim import trees
-from functional_optim.combinators.combined import nested
-from functional_optim.lifting import Leafwise, WholeTree
+from functional_optim.form import Form, nested
+from functional_optim.lifting import Lifted
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "functional_optim" / "CATALOGUE.md"
@@ -81,23 +80,23 @@ def _built(name: str) -> fo.Transform:
         return CASES[name][0]
 
 
-def _forms(transform: fo.Transform) -> list[Any]:
+def _forms(transform: fo.Transform) -> list[Form]:
     return [form for _, form in nested(transform)]
 
 
 def _kind(transform: fo.Transform) -> str:
     forms = _forms(transform)
-    if any(isinstance(form, WholeTree) or getattr(form, "reduce", None) for form in forms):
+    rules = [form for form in forms if isinstance(form, Lifted)]
+    if any(form.mixes_leaves for form in rules):
         return "whole tree"
-    rules = [form for form in forms if isinstance(form, Leafwise)]
     return "elementwise" if all(form.elementwise for form in rules) else "per tensor"
 
 
 def _slots(transform: fo.Transform) -> list[str]:
     names: dict[str, None] = {}
     for form in _forms(transform):
-        names |= dict.fromkeys(getattr(form, "slots", ())) | dict.fromkeys(getattr(form, "shared", ()))
-        names |= {"step": None} if getattr(form, "counts", False) else {}
+        if isinstance(form, Lifted):
+            names |= dict.fromkeys((*form.slots, *form.shared, *(["step"] if form.counts else [])))
     return list(names)
 
 
@@ -124,7 +123,7 @@ def _peers(doc: str) -> str:
 def _tests(name: str) -> list[Path]:
     """The files that call it, other than the tables that every transform is in."""
     every = sorted((ROOT / "tests").glob("test_*.py"))
-    general = {"test_laws.py", "test_fused.py", "test_bad_input.py", "test_adapter.py", "test_testing.py"}
+    general = {"test_laws.py", "test_fused.py", "test_bad_input.py", "test_adapter.py", "test_testing.py", "test_recipe.py"}
     return [path for path in every if path.name not in general and re.search(rf"fo\.{name}\b", path.read_text())][:3]
 
 

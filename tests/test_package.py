@@ -13,10 +13,11 @@ from torch.utils._device import _device_constructors
 ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
-    {"trees", "sharded", "inductor"},
+    {"trees", "sharded", "inductor", "recipe"},
     {"numerics"},
     {"philox"},
     {"hparams", "checks", "reductions"},
+    {"form"},
     {"lifting"},
     {"transform", "apply"},
     {"rules"},

@@ -8,9 +8,11 @@ import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined, choose, zero_unless
+from functional_optim.form import Path
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import new_count, widened
 from functional_optim.numerics import double
+from functional_optim.recipe import recorded
 from functional_optim.schedules import Schedule
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -24,7 +26,7 @@ class Accumulated(Combined):
     every: int | Schedule
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -48,6 +50,7 @@ class Accumulated(Combined):
         }
 
 
+@recorded
 def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     """Step once for every k gradients, on their mean; between, updates are zero.
 
@@ -77,4 +80,4 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     if not callable(every):
         require_count("every", every, 1)
     form = Accumulated(transform, every)
-    return Transform(form.init, form.update, transform.declared, "accumulate", form)
+    return Transform.of(form, transform.declared, "accumulate")

@@ -6,7 +6,9 @@ from typing import Any
 
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.form import Path
 from functional_optim.hparams import HParams, merge
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -18,10 +20,18 @@ class Chained(Combined):
     links: Mapping[str, Transform]
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(name,): link for name, link in self.links.items()}
 
-    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+    @property
+    def mixes_leaves(self) -> bool:
+        return False
+
+    @property
+    def sees_shapes(self) -> bool:
+        return False
+
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Each link's names are the chain's."""
         return {(name,): {own: outer[own] for own in link.declared} for name, link in self.links.items()}
 
@@ -43,6 +53,7 @@ class Chained(Combined):
         return updates, new_state
 
 
+@recorded
 def chain(*transforms: Transform, name: str = "chain") -> Transform:
     """One transform after another: each gets the updates that the one before it returned.
 
@@ -69,7 +80,7 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
         require_transform(transform, f"link {i} of {name}")
         links[_free_name(transform.name, links)] = transform
     form = Chained(links)
-    return Transform(form.init, form.update, merge({key: link.declared for key, link in links.items()}), name, form)
+    return Transform.of(form, merge({key: link.declared for key, link in links.items()}), name)
 
 
 def _free_name(name: str, taken: Mapping[str, Any]) -> str:

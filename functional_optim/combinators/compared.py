@@ -9,6 +9,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -22,13 +23,8 @@ class Compared(Combined):
     compare: Callable[[Tensor, Tensor], Tensor]
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(): self.inner}
-
-    @property
-    def links(self) -> Mapping[str, Transform]:
-        """What a repr shows."""
-        return {self.inner.name: self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""

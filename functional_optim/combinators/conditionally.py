@@ -9,8 +9,10 @@ from torch import Tensor
 
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined, choose
+from functional_optim.form import Path
 from functional_optim.hparams import HParams, merge
 from functional_optim.lifting import new_count
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -24,7 +26,7 @@ class Conditional(Combined):
     condition: Callable[[Tensor], Tensor]
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner, ("otherwise",): self.otherwise}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -48,6 +50,7 @@ class Conditional(Combined):
         }
 
 
+@recorded
 def conditionally(transform: Transform, condition: Callable[[Tensor], Any], otherwise: Transform | None = None) -> Transform:
     """Run a transform in the steps in which a condition holds, and another one, or none, in the rest.
 
@@ -78,7 +81,7 @@ def conditionally(transform: Transform, condition: Callable[[Tensor], Any], othe
         raise TypeError(f"condition = {condition!r}: expected a function of the step, such as lambda step: step < 1000.")
     form = Conditional(transform, otherwise, condition)
     declared = merge({transform.name: transform.declared, "otherwise": otherwise.declared})
-    return Transform(form.init, form.update, declared, "conditionally", form)
+    return Transform.of(form, declared, "conditionally")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class Provided(Combined):
     provided: Mapping[str, Any]
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -101,6 +104,7 @@ class Provided(Combined):
         return self.inner.update_fn(updates, state, params, hp, **{**self.provided, **extra})
 
 
+@recorded
 def with_extra(transform: Transform, **extra: Any) -> Transform:
     """The same transform, given some keyword arguments in every update: `with_extra(sam(adam()), value_fn=loss)`.
 
@@ -115,4 +119,4 @@ def with_extra(transform: Transform, **extra: Any) -> Transform:
     """
     require_transform(transform, "with_extra")
     form = Provided(transform, extra)
-    return Transform(form.init, form.update, transform.declared, transform.name, form)
+    return Transform.of(form, transform.declared, transform.name)

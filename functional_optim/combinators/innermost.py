@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Origin
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -36,8 +34,8 @@ def innermost(transform: Transform, params: Tree = None) -> list[Placed]:
 
 
 def _walk(transform: Transform, path: tuple[str, ...], hparams: Mapping[str, Origin], params: Tree) -> Iterator[Placed]:
-    form: Any = transform.form
-    handed = form.origins(path, hparams) if isinstance(form, Combined) else None
+    form = transform.form
+    handed = form.origins(path, hparams)
     if handed is None:
         yield Placed(transform, path, hparams, params)
         return

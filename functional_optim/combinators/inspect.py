@@ -1,14 +1,11 @@
 """Looking into a state by name, and at the hyper-parameters in force."""
 
 import difflib
+import functools
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.combined import Combined
-from functional_optim.combinators.partition import Partitioned
-from functional_optim.combinators.rename import Renamed
-from functional_optim.combinators.scheduled import Scheduled
 from functional_optim.hparams import HParams, complete
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -71,32 +68,12 @@ def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None
 
 
 def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:
-    match transform.form:
-        case Scheduled() as form:
-            return _in_force(form.inner, state["inner"], form.inner_hparams(state["schedule_step"], hp))
-        case Renamed() as form:
-            inner = _in_force(form.inner, state, form.inner_hparams(hp))
-            return {form.outer.get(name, name): value for name, value in inner.items()}
-        case Partitioned() as form:
-            return dict(hp) | {
-                f"{label}.{name}": value
-                for label, branch in form.branches.items()
-                for name, value in _in_force(branch, state[label], form.branch_hparams(label, hp)).items()
-            }
-        case Chained(links=links):
-            found: dict[str, Any] = {}
-            for name, link in links.items():
-                found |= _in_force(link, state[name], link.select(hp))
-            return found
-        case Combined() as form:
-            found = dict(hp)
-            for path, part in form.parts.items():
-                inner_state = state
-                for key in path:
-                    inner_state = inner_state[key]
-                found |= _in_force(part, inner_state, part.select(hp))
-            return found
-    return dict(hp)
+    found, form = dict(hp), transform.form
+    for keys, part in form.parts.items():
+        inner_state = functools.reduce(operator.getitem, keys, state)
+        inner = _in_force(part, inner_state, form.handed(keys, hp, state))
+        found |= {form.outer_name(keys, name): value for name, value in inner.items()}
+    return found
 
 
 def _path_of(state: Tree, name: str) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ class ByName:
 
     patterns: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        return f"by_name({self.patterns!r})"
+
     def __call__(self, name: str, leaf: Tensor) -> str | None:
         """The label of the first pattern found in the name; None where there is none."""
         return next((label for pattern, label in self.patterns.items() if re.search(pattern, name)), None)
@@ -39,6 +42,9 @@ class ByNdim:
 
     labels: Mapping[int, str]
     otherwise: str | None = None
+
+    def __repr__(self) -> str:
+        return f"by_ndim({self.labels!r}{f', {self.otherwise!r}' if self.otherwise is not None else ''})"
 
     def __call__(self, name: str, leaf: Tensor) -> str | None:
         """The label for this number of dimensions."""

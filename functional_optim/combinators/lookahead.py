@@ -4,6 +4,7 @@ from functional_optim.combinators.chain import chain
 from functional_optim.hparams import FRACTION, Hparam, require_count
 from functional_optim.lifting import copied
 from functional_optim.numerics import where
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise, require_transform
 
 
@@ -19,6 +20,7 @@ def _toward_slow(hp, t, *, sync_period):
     return rule
 
 
+@recorded
 def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float = 0.5) -> Transform:
     """Let fast weights run, and every few steps pull them back to slow weights that follow.
 
@@ -51,6 +53,7 @@ def _follow(hp):
     return rule
 
 
+@recorded
 def ema_params(transform: Transform, ema_decay: float = 0.999) -> Transform:
     """Keep an exponential moving average of the parameters beside the training: `a ← d a + (1 − d) θ` after each update.
 

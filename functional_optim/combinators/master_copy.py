@@ -15,7 +15,9 @@ import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.form import Path
 from functional_optim.hparams import HParams
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -27,7 +29,7 @@ class MasterCopied(Combined):
     inner: Transform
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(self.inner.name,): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -46,6 +48,7 @@ class MasterCopied(Combined):
         return way, {"fp32_copy": moved, self.inner.name: inner}
 
 
+@recorded
 def with_master_copy(transform: Transform) -> Transform:
     """Keep a float32 copy of float16 and bfloat16 parameters, and train that; updates too small for them add up in it.
 
@@ -75,4 +78,4 @@ def with_master_copy(transform: Transform) -> Transform:
     """
     require_transform(transform, "with_master_copy")
     form = MasterCopied(transform)
-    return Transform(form.init, form.update, transform.declared, "with_master_copy", form)
+    return Transform.of(form, transform.declared, "with_master_copy")

@@ -17,9 +17,11 @@ import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.form import Path
 from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, require_count
 from functional_optim.lifting import device_of, widened
 from functional_optim.numerics import global_norm, inner_product, sqrt
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -37,7 +39,7 @@ class Mechanized(Combined):
         return tuple(self.own)
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
     def check(self, params: Tree) -> None:
@@ -88,6 +90,7 @@ class Mechanized(Combined):
         return trees.unflatten(spec, new), {**tuned, "start": state["start"], "inner": inner}
 
 
+@recorded
 def mechanize(
     transform: Transform, mechanic_decay: float = 1e-2, s_init: float = 1e-6, mechanic_eps: float = 1e-8, *, num_betas: int = 6
 ) -> Transform:
@@ -117,4 +120,4 @@ def mechanize(
         "mechanic_eps": Hparam(mechanic_eps, NON_NEGATIVE),
     }
     form = Mechanized(transform, num_betas, own)
-    return Transform(form.init, form.update, {**own, **transform.declared}, "mechanize", form)
+    return Transform.of(form, {**own, **transform.declared}, "mechanize")

@@ -2,24 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.form import Form, Path
 from functional_optim.hparams import HParams
 from functional_optim.numerics import double, global_norm
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
-@dataclass(frozen=True)
-class Monitor:
+@dataclass(frozen=True, eq=False)
+class Monitor(Form):
     """The form of a monitor: what the updates at its place are called."""
 
     what: str
-    per_leaf: ClassVar[bool] = True
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Norms of 0."""
@@ -35,6 +36,7 @@ class Monitor:
         return updates, new
 
 
+@recorded
 def monitor(what: str = "update") -> Transform:
     """Remember the norm of the updates at this place in a chain, over all parameters and of each; change nothing.
 
@@ -50,7 +52,7 @@ def monitor(what: str = "update") -> Transform:
     Differs from `optax.monitor`, which takes functions and averages.
     """
     form = Monitor(what)
-    return Transform(form.init, form.update, name=f"monitor_{what}", form=form)
+    return Transform.of(form, {}, f"monitor_{what}")
 
 
 GRAD, UPDATE, PARAM = Monitor("grad"), Monitor("update"), Monitor("param")
@@ -63,7 +65,7 @@ class Logged(Combined):
     inner: Transform
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -87,6 +89,7 @@ class Logged(Combined):
         return updates, {**norms, **ratios, "inner": inner}
 
 
+@recorded
 def log_norms(transform: Transform) -> Transform:
     """Remember, beside a transform, the norms of its gradients, its updates and the parameters, of each leaf and of all.
 
@@ -107,7 +110,7 @@ def log_norms(transform: Transform) -> Transform:
     """
     require_transform(transform, "log_norms")
     form = Logged(transform)
-    return Transform(form.init, form.update, transform.declared, transform.name, form)
+    return Transform.of(form, transform.declared, transform.name)
 
 
 def _ratio(norm: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

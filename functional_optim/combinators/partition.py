@@ -8,10 +8,12 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.combined import Combined, check, nested
+from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.labels import Labels, labels_of
 from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.form import Path, nested
 from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -25,14 +27,14 @@ class Partitioned(Combined):
     all_used: bool
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(label,): branch for label, branch in self.branches.items()}
 
-    def shares(self, params: Tree) -> Mapping[tuple[str, ...], Tree]:
+    def shares(self, params: Tree) -> Mapping[Path, Tree]:
         """What each branch sees of a tree of parameters: a flat dict of its own, by name."""
         return {(label,): share.of(params) for label, share in self._shares(params).items()}
 
-    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """As `branch_hparams`."""
         return {
             (label,): {
@@ -42,6 +44,14 @@ class Partitioned(Combined):
             for label, branch in self.branches.items()
         }
 
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """As `branch_hparams`."""
+        return self.branch_hparams(keys[0], hp)
+
+    def outer_name(self, keys: Path, name: str) -> str:
+        """With the branch's label."""
+        return f"{keys[0]}.{name}"
+
     def check(self, params: Tree) -> None:
         """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
         if isinstance(self.labels, _Mask):
@@ -50,7 +60,7 @@ class Partitioned(Combined):
         for label, share in self._shares(params).items():
             if self.all_used and not share.places and not is_reserve(label, names):
                 raise ValueError(f"no parameter is labelled {label!r}; there are: {_listed(names)}.")
-            check(self.branches[label], share.of(params))
+            self.branches[label].form.check(share.of(params))
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Each branch's state under its label, over a flat dict of its own parameters."""
@@ -132,9 +142,10 @@ def _default(hparam: Hparam) -> Origin:
 
 
 def _leaf_extra(transform: Transform) -> set[str]:
-    return {name for _, form in nested(transform) for name in getattr(form, "leaf_extra", ())}
+    return {name for _, form in nested(transform) for name in form.needs.trees}
 
 
+@recorded
 def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
     r"""A transform for each part of the parameters.
 
@@ -172,6 +183,7 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
     return _routed(branches, labels, all_used=True, name="partition")
 
 
+@recorded
 def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> Transform:
     """A transform for some of the parameters; the updates of the rest pass unchanged.
 
@@ -220,7 +232,7 @@ def _routed(branches: Mapping[str, Transform], labels: Labels, *, all_used: bool
     for label, branch in branches.items():
         for own, hparam in branch.declared.items():
             declared[f"{label}.{own}"] = Hparam(hparam.default, hparam.range, optional=True)
-    return Transform(form.init, form.update, declared, name, form)
+    return Transform.of(form, declared, name)
 
 
 def _listed(names: Any) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.form import Path
 from functional_optim.hparams import Hparam, HParams, unknown
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -20,15 +22,31 @@ class Renamed(Combined):
     outer: Mapping[str, str]
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {(): self.inner}
+
+    @property
+    def mixes_leaves(self) -> bool:
+        return False
+
+    @property
+    def sees_shapes(self) -> bool:
+        return False
+
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """As `inner_hparams`."""
+        return self.inner_hparams(hp)
+
+    def outer_name(self, keys: Path, name: str) -> str:
+        """The outer name, where it has one."""
+        return self.outer.get(name, name)
 
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The hyper-parameters under the names that the inner transform knows."""
         names = {name: self.outer.get(name, name) for name in self.inner.declared}
         return self.inner.select({name: hp[outer] for name, outer in names.items() if outer in hp})
 
-    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Under the outer names."""
         return {(): {name: outer[self.outer.get(name, name)] for name in self.inner.declared}}
 
@@ -41,6 +59,7 @@ class Renamed(Combined):
         return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
 
 
+@recorded
 def rename_hparams(transform: Transform, **names: str) -> Transform:
     """The same transform with some of its hyper-parameters called otherwise: `rename_hparams(link, eps="clip_eps")`.
 
@@ -60,9 +79,10 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
     if len(declared) != len(transform.declared):
         raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")
     form = Renamed(transform, names)
-    return Transform(form.init, form.update, declared, transform.name, form)
+    return Transform.of(form, declared, transform.name)
 
 
+@recorded
 def set_defaults(transform: Transform, **defaults: Any) -> Transform:
     """The same transform with other defaults for some of its hyper-parameters: `set_defaults(chain(...), lr=3e-4)`.
 

@@ -10,15 +10,17 @@ Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invarian
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.form import Needs, Path
 from functional_optim.hparams import NON_NEGATIVE, Hparam, HParams, spread
 from functional_optim.lifting import widened
 from functional_optim.numerics import global_norm
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -32,10 +34,14 @@ class SharpnessAware(Combined):
 
     inner: Transform
     adaptive: bool
-    extra: ClassVar[tuple[str, ...]] = ("value_fn",)
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def needs(self) -> Needs:
+        """The loss."""
+        return Needs(functions=("value_fn",))
+
+    @property
+    def parts(self) -> Mapping[Path, Transform]:
         return {(): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -57,6 +63,7 @@ class SharpnessAware(Combined):
         return self.inner.update_fn(there, state, params, self.inner.select(hp), **extra)
 
 
+@recorded
 def sam(transform: Transform, rho: float = 0.05) -> Transform:
     """Let a transform step with the gradient at `w + ρ g/‖g‖`, the worst point within ρ to first order.
 
@@ -82,6 +89,7 @@ def sam(transform: Transform, rho: float = 0.05) -> Transform:
     return _aware(transform, rho, adaptive=False, name="sam")
 
 
+@recorded
 def asam(transform: Transform, rho: float = 0.5) -> Transform:
     """`sam` with a neighbourhood that scales with each weight: `w + ρ w² g/‖w g‖`, unmoved by a rescaling of the weights.
 
@@ -95,7 +103,7 @@ def asam(transform: Transform, rho: float = 0.5) -> Transform:
 def _aware(transform: Transform, rho: float, *, adaptive: bool, name: str) -> Transform:
     require_transform(transform, name)
     form = SharpnessAware(transform, adaptive)
-    return Transform(form.init, form.update, {"rho": Hparam(rho, NON_NEGATIVE), **transform.declared}, name, form)
+    return Transform.of(form, {"rho": Hparam(rho, NON_NEGATIVE), **transform.declared}, name)
 
 
 def _gradients(params: Tree, updates: Tree, extra: Mapping[str, Any]) -> Tree:

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
+from functional_optim.recipe import recorded
 from functional_optim.rules.schedule_free import schedule_free_average
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
+@recorded
 def schedule_free(
     transform: Transform, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform:

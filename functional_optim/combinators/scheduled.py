@@ -7,9 +7,11 @@ from typing import Any
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.form import Path
 from functional_optim.hparams import HParams, unknown
 from functional_optim.lifting import advanced, new_count
 from functional_optim.numerics import double
+from functional_optim.recipe import recorded
 from functional_optim.schedules import Schedule
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -21,17 +23,33 @@ class Scheduled(Combined):
 
     inner: Transform
     schedules: Mapping[str, Schedule]
-    own_counts = ("schedule_step",)
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
+
+    @property
+    def own_counts(self) -> tuple[str, ...]:
+        """The clock."""
+        return ("schedule_step",)
+
+    @property
+    def mixes_leaves(self) -> bool:
+        return False
+
+    @property
+    def sees_shapes(self) -> bool:
+        return False
+
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """As `inner_hparams`."""
+        return self.inner_hparams(state["schedule_step"], hp)
 
     def inner_hparams(self, step: Any, hp: HParams) -> dict[str, Any]:
         """What the inner transform gets at this step, counted from 0."""
         return self.inner.select({**hp, **{name: _at(schedule, step) for name, schedule in self.schedules.items()}})
 
-    def origins(self, path: tuple[str, ...], outer: Mapping[str, Origin]) -> Handed:
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Scheduled names come from the clock, the others are passed on."""
         clock = (*path, "schedule_step")
         timed = {name: Origin((), lambda counts, s=schedule: _at(s, counts[clock])) for name, schedule in self.schedules.items()}
@@ -49,6 +67,7 @@ class Scheduled(Combined):
         return updates, {"schedule_step": advanced(step), "inner": inner}
 
 
+@recorded
 def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     """The same transform with some of its hyper-parameters given by schedules, all on one clock.
 
@@ -87,7 +106,7 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
             raise TypeError(f"the schedule of {name!r} is {schedules[name]!r}: expected a function of the step.")
     form = Scheduled(transform, schedules)
     declared = {name: hparam for name, hparam in transform.declared.items() if name not in schedules}
-    return Transform(form.init, form.update, declared, transform.name, form)
+    return Transform.of(form, declared, transform.name)
 
 
 def _at(schedule: Schedule, step: Any) -> Any:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.compared import Compared
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 
 
+@recorded
 def cautious(transform: Transform) -> Transform:
     """Let only those elements move whose update agrees in sign with the gradient, and enlarge these to make up for the others.
 
@@ -43,6 +44,7 @@ def cautious(transform: Transform) -> Transform:
     return _compared(transform, _masked, "cautious")
 
 
+@recorded
 def with_gradient_signs(transform: Transform) -> Transform:
     """The size of the transform's update with the sign of the present gradient: `|u| sign(g)`.
 
@@ -77,12 +79,13 @@ def _compared(transform: Transform, compare: Callable[[Tensor, Tensor], Tensor],
             f"the sign. Put that after it: chain({name}(scale_by_adam()), scale_by_learning_rate())."
         )
     form = Compared(transform, compare)
-    return Transform(form.init, form.update, transform.declared, name, form)
+    return Transform.of(form, transform.declared, name)
 
 
 def _with_learning_rate(transform: Transform) -> str | None:
     """The name of a rule inside that has a learning rate, under whatever name the outside knows it."""
-    if not isinstance(transform.form, Combined):
+    parts = transform.form.parts.values()
+    if not parts:
         return transform.name if "lr" in transform.declared else None
-    found = (_with_learning_rate(part) for part in transform.form.parts.values())
+    found = map(_with_learning_rate, parts)
     return next((name for name in found if name is not None), None)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined, choose, zero_unless
+from functional_optim.form import Path
 from functional_optim.hparams import POSITIVE, Hparam, HParams, require_count
 from functional_optim.lifting import new_count
 from functional_optim.numerics import global_norm
+from functional_optim.recipe import recorded
 from functional_optim.sharded import total
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -33,7 +35,7 @@ class Skipping(Combined):
         return tuple(self.own)
 
     @property
-    def parts(self) -> Mapping[tuple[str, ...], Transform]:
+    def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -55,6 +57,7 @@ class Skipping(Combined):
         }
 
 
+@recorded
 def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Transform:
     """Leave out the steps in which some gradient is NaN or infinite; after so many in a row, give up and let one through.
 
@@ -85,6 +88,7 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     return _skipping(transform, test, {}, "apply_if_finite")
 
 
+@recorded
 def skip_large_updates(transform: Transform, largest_norm: float = 100.0) -> Transform:
     """Leave out the steps in which the norm of all gradients together exceeds a bound, or is NaN.
 
@@ -113,4 +117,4 @@ def skip_large_updates(transform: Transform, largest_norm: float = 100.0) -> Tra
 
 def _skipping(transform: Transform, test: Callable[..., Tensor], own: Mapping[str, Hparam], name: str) -> Transform:
     form = Skipping(transform, test, own)
-    return Transform(form.init, form.update, {**own, **transform.declared}, name, form)
+    return Transform.of(form, {**own, **transform.declared}, name)

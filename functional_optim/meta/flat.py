@@ -12,8 +12,8 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.combined import nested
 from functional_optim.combinators.rename import Renamed
+from functional_optim.form import nested
 from functional_optim.hparams import HParams, PerLeaf
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform

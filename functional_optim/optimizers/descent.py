@@ -3,6 +3,7 @@
 import torch
 
 from functional_optim.combinators.chain import chain
+from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.noise import add_noise
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
@@ -11,6 +12,7 @@ from functional_optim.rules.scale import scale_by_learning_rate
 from functional_optim.transform import Transform
 
 
+@recorded
 def noisy_sgd(lr: float = 1e-3, eta: float = 0.01, gamma: float = 0.55, seed: int = 0) -> Transform:
     """Gradient descent with noise of variance `η / tᵞ` on the gradient; see `add_noise`.
 
@@ -25,6 +27,7 @@ def noisy_sgd(lr: float = 1e-3, eta: float = 0.01, gamma: float = 0.55, seed: in
     return chain(add_noise(eta, gamma, seed), scale_by_learning_rate(lr), name="noisy_sgd")
 
 
+@recorded
 def polyak_sgd(
     lr: float = 1.0, max_lr: float = 1.0, f_min: float = 0.0, eps: float = 0.0, *, positive_part: bool = False
 ) -> Transform:
@@ -44,6 +47,7 @@ def polyak_sgd(
     return chain(scale_by_learning_rate(lr), scale_by_polyak(max_lr, f_min, eps, positive_part=positive_part), name="polyak_sgd")
 
 
+@recorded
 def optimistic_gradient_descent(
     lr: float = 1e-3, alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
@@ -64,6 +68,7 @@ def optimistic_gradient_descent(
     )
 
 
+@recorded
 def optimistic_adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),

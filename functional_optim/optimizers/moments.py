@@ -5,6 +5,7 @@ import torch
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.signed import with_gradient_signs
 from functional_optim.optimizers.decays import decay, decayed
+from functional_optim.recipe import recorded
 from functional_optim.rules.adabelief import scale_by_belief
 from functional_optim.rules.adagc import clip_by_adagc
 from functional_optim.rules.adam import scale_by_adam
@@ -27,6 +28,7 @@ from functional_optim.rules.yogi import scale_by_yogi
 from functional_optim.transform import Transform
 
 
+@recorded
 def adabelief(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -58,6 +60,7 @@ def adabelief(
     return chain(*decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="adabelief")
 
 
+@recorded
 def yogi(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -83,6 +86,7 @@ def yogi(
     )
 
 
+@recorded
 def adan(
     lr: float = 1e-3,
     betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
@@ -111,6 +115,7 @@ def adan(
     )
 
 
+@recorded
 def sm3(lr: float = 1e-3, momentum: float = 0.9, eps: float = 1e-8, *, state_dtype: torch.dtype | None = None) -> Transform:
     """SM3: Adagrad with an accumulator per row and per column, and momentum; see `scale_by_sm3`.
 
@@ -125,6 +130,7 @@ def sm3(lr: float = 1e-3, momentum: float = 0.9, eps: float = 1e-8, *, state_dty
     return chain(scale_by_sm3(momentum, eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="sm3")
 
 
+@recorded
 def sophia(
     lr: float = 1e-4,
     betas: tuple[float, float] = (0.965, 0.99),
@@ -156,6 +162,7 @@ def sophia(
     )
 
 
+@recorded
 def ademamix(
     lr: float = 1e-3,
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
@@ -184,6 +191,7 @@ def ademamix(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="ademamix")
 
 
+@recorded
 def simplified_ademamix(
     lr: float = 1e-4,
     betas: tuple[float, float] = (0.99, 0.95),
@@ -209,6 +217,7 @@ def simplified_ademamix(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="simplified_ademamix")
 
 
+@recorded
 def adopt(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.9999),
@@ -237,6 +246,7 @@ def adopt(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="adopt")
 
 
+@recorded
 def laprop(
     lr: float = 4e-4,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -260,6 +270,7 @@ def laprop(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="laprop")
 
 
+@recorded
 def stable_adamw(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -284,6 +295,7 @@ def stable_adamw(
     )
 
 
+@recorded
 def mars(
     lr: float = 3e-3,
     betas: tuple[float, float] = (0.95, 0.99),
@@ -317,6 +329,7 @@ def mars(
     )
 
 
+@recorded
 def grams(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -340,6 +353,7 @@ def grams(
     return chain(signed, *decay(weight_decay), scale_by_learning_rate(lr), name="grams")
 
 
+@recorded
 def adamc(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -369,6 +383,7 @@ def adamc(
     )
 
 
+@recorded
 def adam_atan2(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -393,6 +408,7 @@ def adam_atan2(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="adam_atan2")
 
 
+@recorded
 def adam_mini(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -418,6 +434,7 @@ def adam_mini(
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="adam_mini")
 
 
+@recorded
 def madgrad(
     lr: float = 1e-2,
     momentum: float = 0.9,
@@ -440,6 +457,7 @@ def madgrad(
     return chain(*decay(weight_decay), scale_by_madgrad(lr, momentum, eps, state_dtype=state_dtype), name="madgrad")
 
 
+@recorded
 def adagc(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -476,6 +494,7 @@ def adagc(
     )
 
 
+@recorded
 def came(
     lr: float = 2e-4,
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),

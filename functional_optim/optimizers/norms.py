@@ -4,6 +4,7 @@ import torch
 
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
+from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.fromage import shrink_after_step
@@ -14,6 +15,7 @@ from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.transform import Transform
 
 
+@recorded
 def lamb(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -44,6 +46,7 @@ def lamb(
     )
 
 
+@recorded
 def lars(
     lr: float = 1e-3,
     momentum: float = 0.9,
@@ -76,6 +79,7 @@ def lars(
     )
 
 
+@recorded
 def fromage(lr: float = 1e-2, min_norm: float = 1e-6) -> Transform:
     """Fromage: `p ← (p − η g ‖p‖ / ‖g‖) / √(1 + η²)`, tensor by tensor.
 
@@ -88,6 +92,7 @@ def fromage(lr: float = 1e-2, min_norm: float = 1e-6) -> Transform:
     return chain(scale_by_trust_ratio(min_norm), scale_by_learning_rate(lr), shrink_after_step(lr), name="fromage")
 
 
+@recorded
 def novograd(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.25),

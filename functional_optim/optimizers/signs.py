@@ -4,6 +4,7 @@ import torch
 
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
+from functional_optim.recipe import recorded
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.ema import ema
 from functional_optim.rules.lion import scale_by_lion
@@ -12,6 +13,7 @@ from functional_optim.rules.sign import scale_by_sign
 from functional_optim.transform import Transform
 
 
+@recorded
 def lion(
     lr: float = 1e-4,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -35,6 +37,7 @@ def lion(
     )
 
 
+@recorded
 def sign_sgd(lr: float = 1e-3) -> Transform:
     """signSGD: `p ← p − η sign(g)`.
 
@@ -46,6 +49,7 @@ def sign_sgd(lr: float = 1e-3) -> Transform:
     return chain(scale_by_sign(), scale_by_learning_rate(lr), name="sign_sgd")
 
 
+@recorded
 def signum(lr: float = 1e-3, momentum: float = 0.9, *, state_dtype: torch.dtype | None = None) -> Transform:
     """Signum: `p ← p − η sign(m)`, with `m ← β m + (1 − β) g`.
 

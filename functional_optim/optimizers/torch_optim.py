@@ -8,6 +8,7 @@ from functional_optim.combinators.chain import chain
 from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
 from functional_optim.optimizers.decays import decay, decayed
+from functional_optim.recipe import recorded
 from functional_optim.rules.adadelta import scale_by_adadelta
 from functional_optim.rules.adafactor import scale_by_factored_rms, scale_by_relative_step
 from functional_optim.rules.adagrad import scale_by_rss
@@ -27,6 +28,7 @@ from functional_optim.rules.scale import negate, scale_by_inverse_time, scale_by
 from functional_optim.transform import Transform
 
 
+@recorded
 def sgd(
     lr: float = 1e-3,
     momentum: float | None = None,
@@ -65,6 +67,7 @@ def sgd(
     return chain(*links, name="sgd")
 
 
+@recorded
 def adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -97,6 +100,7 @@ def adam(
     return chain(*links, name="adam")
 
 
+@recorded
 def adamw(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -134,6 +138,7 @@ def adamw(
     )
 
 
+@recorded
 def amsgrad(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -155,6 +160,7 @@ def amsgrad(
     return chain(scale_by_adam(betas, eps, amsgrad=True, state_dtype=state_dtype), scale_by_learning_rate(lr), name="amsgrad")
 
 
+@recorded
 def nadam(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -183,6 +189,7 @@ def nadam(
     return chain(*decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="nadam")
 
 
+@recorded
 def radam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -215,6 +222,7 @@ def radam(
     return chain(*decayed(rule, weight_decay, decoupled_weight_decay), scale_by_learning_rate(lr), name="radam")
 
 
+@recorded
 def adamax(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -239,6 +247,7 @@ def adamax(
     return chain(*links, name="adamax")
 
 
+@recorded
 def adagrad(
     lr: float = 1e-2,
     lr_decay: float = 0.0,
@@ -270,6 +279,7 @@ def adagrad(
     return chain(*links, name="adagrad")
 
 
+@recorded
 def adadelta(
     lr: float = 1.0,
     rho: float = 0.9,
@@ -294,6 +304,7 @@ def adadelta(
     return chain(*links, name="adadelta")
 
 
+@recorded
 def rmsprop(
     lr: float = 1e-2,
     alpha: float = 0.99,
@@ -327,6 +338,7 @@ def rmsprop(
     return chain(*links, name="rmsprop")
 
 
+@recorded
 def rprop(
     lr: float = 1e-2,
     etas: tuple[float, float] = (0.5, 1.2),
@@ -347,6 +359,7 @@ def rprop(
     return chain(scale_by_rprop(lr, etas, step_sizes, state_dtype=state_dtype), negate(), name="rprop")
 
 
+@recorded
 def asgd(
     lr: float = 1e-2,
     lambd: float = 1e-4,
@@ -377,6 +390,7 @@ def asgd(
     return chain(*links, name="asgd")
 
 
+@recorded
 def adafactor(
     lr: float = 1e-2,
     beta2_decay: float = -0.8,
@@ -413,6 +427,7 @@ def adafactor(
     )
 
 
+@recorded
 def muon(
     lr: float = 1e-3,
     weight_decay: float = 0.1,

@@ -7,6 +7,7 @@ from functional_optim.combinators.rename import rename_hparams
 from functional_optim.combinators.schedule_free import schedule_free
 from functional_optim.optimizers.decays import decay
 from functional_optim.optimizers.torch_optim import sgd
+from functional_optim.recipe import recorded
 from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
@@ -16,6 +17,7 @@ from functional_optim.rules.scale import scale_by_learning_rate
 from functional_optim.transform import Transform
 
 
+@recorded
 def dog(
     lr: float = 1.0,
     reps_rel: float = 1e-6,
@@ -43,6 +45,7 @@ def dog(
     )
 
 
+@recorded
 def dowg(
     lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
@@ -59,6 +62,7 @@ def dowg(
     return chain(*decay(weight_decay), scale_by_dowg(eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="dowg")
 
 
+@recorded
 def prodigy(
     lr: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -100,6 +104,7 @@ def prodigy(
     return chain(scaled, scale_by_learning_rate(lr), name="prodigy")
 
 
+@recorded
 def dadapt_adam(
     lr: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -130,6 +135,7 @@ def dadapt_adam(
     return chain(scaled, name="dadapt_adam")
 
 
+@recorded
 def schedule_free_sgd(
     lr: float = 1.0,
     momentum: float = 0.9,
@@ -153,6 +159,7 @@ def schedule_free_sgd(
     return schedule_free(sgd(lr, weight_decay=weight_decay), momentum, weight_lr_power, state_dtype=state_dtype)
 
 
+@recorded
 def schedule_free_adamw(
     lr: float = 2.5e-3,
     momentum: float = 0.9,

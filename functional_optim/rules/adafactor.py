@@ -17,6 +17,7 @@ import torch
 
 from functional_optim.hparams import NON_NEGATIVE, Hparam
 from functional_optim.numerics import double, sqrt, where
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise, per_tensor
 
 
@@ -60,6 +61,7 @@ def _rule(share, epsilon):
     return rule
 
 
+@recorded
 def scale_by_factored_rms(
     beta2_decay: float = -0.8, eps1: float | None = None, *, state_dtype: torch.dtype | None = None
 ) -> Transform:

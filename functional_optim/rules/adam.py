@@ -16,6 +16,7 @@ import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.numerics import bias_correction, sqrt
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise
 
 HPARAMS = {"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
@@ -50,6 +51,7 @@ def _amsgrad(hp, t, *, optimized_update=False):
     return rule
 
 
+@recorded
 def scale_by_adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,

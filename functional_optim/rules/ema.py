@@ -8,6 +8,7 @@ import torch
 
 from functional_optim.hparams import FRACTION, Hparam
 from functional_optim.numerics import bias_correction
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise
 
 HPARAMS = {"decay": Hparam(0.9, FRACTION)}
@@ -35,6 +36,7 @@ def _uncorrected(hp):
     return rule
 
 
+@recorded
 def ema(decay: float = 0.9, *, debias: bool = True, state_dtype: torch.dtype | None = None) -> Transform:
     """Replace updates by their exponential moving average: `m ← β m + (1 − β) u`.
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform
 
 
+@recorded
 def kahan_sum() -> Transform:
     """Carry the rounding error of `parameter + update` over to the next step, so that bfloat16 parameters train as if wider.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.numerics import sqrt
+from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -64,6 +65,7 @@ def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     return rule
 
 
+@recorded
 def scale_by_muon(
     momentum: float = 0.95,
     ns_coefficients: tuple[float, float, float] = COEFFICIENTS,

@@ -1,0 +1,134 @@
+"""How a transform works inside: what engines, layouts, laws and people may ask of it, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from functional_optim.hparams import HParams
+from functional_optim.trees import Tree
+
+if TYPE_CHECKING:
+    from functional_optim.combinators.origin import Handed, Origin
+    from functional_optim.transform import Transform
+
+# The keys to a part's state in the state of the whole.
+Path: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The names of what `update` has to be given by keyword.
+
+    Attributes:
+        numbers: numbers or () tensors, such as the loss `value`.
+        trees: trees like the parameters, such as `hessian_diag`.
+        functions: functions of the parameters, such as `value_fn`.
+    """
+
+    numbers: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+
+
+class Form(ABC):
+    """How a transform works: its two functions, and what may be asked about them.
+
+    The answers given here are those of a transform of which nothing is known but the two functions.
+    """
+
+    options: Mapping[str, Any] = {}
+    """Static choices that were made when it was built."""
+
+    @abstractmethod
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The state before the first update."""
+
+    @abstractmethod
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The new updates, and the next state."""
+
+    @property
+    def needs(self) -> Needs:
+        """What `update` has to be given beside the gradients, by this form itself."""
+        return Needs()
+
+    @property
+    def own_counts(self) -> tuple[str, ...]:
+        """The keys of its state that hold a count which may differ between leaves."""
+        return ()
+
+    @property
+    def mixes_leaves(self) -> bool:
+        """Whether what becomes of a leaf may depend on other leaves, or on what it is called; parts are asked for themselves."""
+        return True
+
+    @property
+    def sees_shapes(self) -> bool:
+        """Whether one vector made of all leaves might fare otherwise than the leaves; parts are asked for themselves."""
+        return True
+
+    def takes_each(self, name: str) -> bool:
+        """Whether this hyper-parameter may have one value per leaf."""
+        del name
+        return False
+
+    @property
+    def parts(self) -> Mapping[Path, Transform]:
+        """The transforms inside, each by the keys to its state; none for a rule."""
+        return {}
+
+    def shares(self, params: Tree) -> Mapping[Path, Tree]:
+        """What each part sees of a tree of parameters."""
+        return dict.fromkeys(self.parts, params)
+
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """The hyper-parameters that a part gets, of its own and the state before the update."""
+        del state
+        return self.parts[keys].select(hp)
+
+    def outer_name(self, keys: Path, name: str) -> str:
+        """What a hyper-parameter of a part is called outside."""
+        del keys
+        return name
+
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed | None:
+        """Where the hyper-parameters of each part come from, if all that this form does is to run its parts, in order, each on
+        what it sees; else None, and no engine looks inside.
+
+        Args:
+            path: the keys to its own state.
+            outer: where its own hyper-parameters come from.
+        """
+        del path, outer
+        return None
+
+    def check(self, params: Tree) -> None:
+        """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""
+        for keys, share in self.shares(params).items():
+            self.parts[keys].form.check(share)
+
+
+@dataclass(frozen=True, eq=False)
+class ByHand(Form):
+    """The form of a transform of which only the two functions are given."""
+
+    init_fn: Callable[[Tree, HParams], Tree]
+    update_fn: Callable[..., tuple[Tree, Tree]]
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """As the function given."""
+        return self.init_fn(params, hp)
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """As the function given."""
+        return self.update_fn(updates, state, params, hp, **extra)
+
+
+def nested(transform: Transform, path: Path = ()) -> Iterator[tuple[Path, Form]]:
+    """The keys to the state, and the form, of a transform and of all inside it, outermost first."""
+    yield path, transform.form
+    for keys, part in transform.form.parts.items():
+        yield from nested(part, (*path, *keys))

@@ -1,0 +1,92 @@
+"""How something was made: its constructor and the arguments, from which come its repr, its pickle and its copies."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A constructor and all arguments that it got, defaults included."""
+
+    constructor: Callable[..., Any]
+    bound: inspect.BoundArguments
+
+    def text(self, shown: Collection[str]) -> str:
+        """The call as one would write it; an argument that has its default is left out, unless it is one of these."""
+        return f"{self.constructor.__name__}({', '.join(self._texts(shown))})"
+
+    def reduced(self) -> tuple[Any, ...]:
+        """What pickles and copies are rebuilt from."""
+        return _made, (self.constructor, self.bound.args, self.bound.kwargs)
+
+    def _texts(self, shown: Collection[str]) -> Iterator[str]:
+        in_place = True  # No argument that is left out or named comes before it.
+        for name, value in self.bound.arguments.items():
+            parameter = self.bound.signature.parameters[name]
+            in_place = in_place and is_recorded(value) and parameter.kind is not parameter.KEYWORD_ONLY
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                yield from map(_text, value)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                yield from (f"{key}={_text(each)}" for key, each in value.items())
+            elif in_place:
+                yield _text(value)
+            elif name in shown or not _is_default(value, parameter.default):
+                yield f"{name}={_text(value)}"
+
+
+def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """Let what a constructor returns, a frozen dataclass with a `recipe`, know how it was made.
+
+    What is returned is a copy, since the constructor may return what it was given. `dataclasses.replace` of it has no recipe.
+    """
+    signature = inspect.signature(constructor)
+
+    @functools.wraps(constructor)
+    def construct(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        original: Any = constructor(*args, **kwargs)
+        if torch.compiler.is_compiling():  # What is made in a traced function stays there.
+            return original
+        made = dataclasses.replace(original)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        bound.arguments = {name: _own(value) for name, value in bound.arguments.items()}
+        object.__setattr__(made, "recipe", Recipe(construct, bound))
+        return made
+
+    return construct
+
+
+def is_recorded(value: Any) -> bool:
+    """Whether this has a recipe."""
+    return isinstance(getattr(value, "recipe", None), Recipe)
+
+
+def _made(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return constructor(*args, **kwargs)
+
+
+def _own(value: Any) -> Any:
+    """A container of the recipe's own, so that nobody changes it afterwards."""
+    return value.copy() if isinstance(value, dict | list) else value
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    is_plain = type(value) is type(default) and isinstance(value, bool | int | float | str | tuple)
+    return value is default or (is_plain and value == default)
+
+
+def _text(value: Any) -> str:
+    """As `repr`, but a function or class by its name."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_text(key)}: {_text(each)}' for key, each in value.items())}}}"
+    return value.__qualname__ if isinstance(value, FunctionType | type) else repr(value)
