@@ -523,6 +523,27 @@ MUTANTS = [
         "test_parameter_free.py -k prodigy",
     ),
     Mutant(
+        "a loop runs on a vector though a rule looks at the leaves",
+        "functional_optim/meta/flat.py",
+        "(form.reduce is None or isinstance(form.reduce, SumOver))",
+        "True",
+        "test_meta_unroll.py -k sees_the_leaves",
+    ),
+    Mutant(
+        "a logged loss has no slope where gradients are constants",
+        "functional_optim/meta/unroll.py",
+        "detached(grads), with_slopes(loss, params, detached(grads)), None",
+        "detached(grads), loss, None",
+        "test_meta_unroll.py -k nothing_but_gradients",
+    ),
+    Mutant(
+        "forward mode over forward mode is 0",
+        "functional_optim/meta/remat.py",
+        "return _Rematerialised.apply(pushed, *tensors, *directions)",
+        "return pushed(*tensors, *directions)",
+        "test_meta_implicit.py -k forward_mode_over",
+    ),
+    Mutant(
         "a part of a program returns views of its own results",
         "functional_optim/meta/lowering.py",
         "        if _is_view(node):\n            reached",

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 import pickle
 
@@ -137,6 +138,29 @@ def test_a_compiled_function_is_one_program_with_its_loops_in_it(made):
     close(torch.vmap(program, (None, 0, None))(w, lrs, x), torch.vmap(plain, (None, 0, None))(w, lrs, x), **SAME)
     twice, expected = (torch.func.grad(lambda lr, f=f: f(w, lr, x)[1])(lr) for f in (program, plain))
     close(twice, expected, **SAME)
+
+
+def test_derivatives_of_any_order_and_mode():
+    """Of x³, in every order of forward and reverse."""
+
+    def forward(f):
+        return lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1]
+
+    cube, x = fo.meta.compiled(lambda x: x**3), torch.tensor(2.0, **DOUBLE)
+    for modes in itertools.product((forward, torch.func.grad), repeat=3):
+        second = modes[1](modes[0](cube))
+        close((second(x), modes[2](second)(x)), (12.0 * torch.ones_like(x), 6.0 * torch.ones_like(x)), rtol=1e-12, atol=0)
+
+
+def test_keyword_arguments_are_arguments():
+    @fo.meta.compiled
+    def function(x, *, k, power=2):
+        return k["a"] * x**power
+
+    x, k = torch.tensor(3.0), {"a": torch.tensor(2.0)}
+    assert function(x, k=k) == 18 and function(x, k={"a": torch.tensor(4.0)}) == 36 and function(x, power=3, k=k) == 54
+    assert torch.func.grad(lambda a: function(x, k={"a": a}))(torch.tensor(1.0)) == 9
+    assert torch.func.grad(lambda a: fo.meta.remat(lambda x, *, k: k["a"] * x)(x, k={"a": a}))(torch.tensor(1.0)) == 3
 
 
 def test_what_a_part_returns_is_its_own():

@@ -185,6 +185,28 @@ def test_second_derivatives_of_a_root(mode):
     close(torch.autograd.grad(g, [penalty, x]), (expected[0][0], expected[0][1]), rtol=1e-9, atol=1e-11)
 
 
+def test_forward_mode_over_itself_and_over_reverse():
+    """Of Σ x with x³ + x = a b for each of three equations, through arguments that are expanded numbers."""
+
+    @fo.meta.custom_root(lambda x, v: x**3 + x - v["a"] * v["b"])
+    def solver(init, v):
+        p = v["a"] * v["b"] / 2
+        return (p + (p * p + 1 / 27).sqrt()) ** (1 / 3) - ((p * p + 1 / 27).sqrt() - p) ** (1 / 3)  # Cardano's formula
+
+    def total(v):
+        return solver(torch.zeros(3, **DOUBLE), {"a": v[0].expand(3), "b": v[1].expand(3)}).sum()
+
+    a, b = 0.9, 0.7
+    x = float(total(torch.tensor([a, b], **DOUBLE))) / 3
+    slope = 1 / (3 * x * x + 1)
+    bend = -6 * x * slope**3
+    mixed = 3 * (slope + a * b * bend)
+    expected = torch.tensor([[3 * b * b * bend, mixed], [mixed, 3 * a * a * bend]], **DOUBLE)
+    for outer in (torch.func.jacrev, torch.func.jacfwd):
+        for inner in (torch.func.jacrev, torch.func.jacfwd):
+            close(outer(inner(total))(torch.tensor([a, b], **DOUBLE)), expected, rtol=1e-9, atol=1e-11)
+
+
 def test_a_nonlinear_root_has_the_derivative_of_a_long_unroll():
     """Logistic regression, trained to its optimum by descent: implicit and unrolled derivatives meet."""
     x, y = ridge_data()

@@ -214,6 +214,93 @@ def test_first_order_takes_gradients_as_constants(remat):
     close(found[0], {name: (1 - 0.1 * 0.2) ** 4 * g for name, g in at_end.items()}, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("has_aux", [False, True])
+@pytest.mark.parametrize(
+    ("tx", "compile"),
+    [(fo.sgd(momentum=0.5), False), (fo.polyak_sgd(max_lr=10.0), False), (fo.sam(fo.adam(), rho=0.1), False), (fo.adam(), True)],
+    ids=["sgd", "polyak", "sam", "compiled adam"],
+)
+def test_first_order_makes_constants_of_nothing_but_gradients(tx, compile, has_aux):
+    """A logged loss, an auxiliary output and the value in Polyak's step have their slopes; SAM's gradient is a constant, too."""
+    params, hparams = network(2), {name: torch.tensor(float(x), **DOUBLE) for name, x in tx.hparams.items() if name != "betas"}
+
+    def loss(params, x, y):
+        return (regression(params, x, y), params["w"].sum()) if has_aux else regression(params, x, y)
+
+    def ours(params, hparams, support):
+        inner = fo.meta.unroll(loss, tx, 3, first_order=True, has_aux=has_aux, compile=compile)
+        result = inner(params, hparams, support)
+        return regression(result.params, *data(seed=2)) + sum((trees.leaves(x)[0] ** 2).sum() for x in result.logs.values())
+
+    def theirs(params, hparams, support):
+        def value_fn(params):
+            x = {name: p.detach() for name, p in params.items()}
+            slopes = {name: g.detach() for name, g in torch.func.grad(regression)(x, *support).items()}
+            return regression(x, *support) + sum((g * (params[name] - x[name])).sum() for name, g in slopes.items())
+
+        state, logged = tx.init_state(params, hparams), 0.0
+        for _ in range(3):
+            logged = logged + value_fn(params) ** 2 + (params["w"].sum() ** 2 if has_aux else 0.0)
+            grads = torch.func.grad(value_fn)(params)
+            u, state = tx.update(grads, state, params, hparams, value=value_fn(params), value_fn=value_fn)
+            params = fo.apply_updates(params, u)
+        return regression(params, *data(seed=2)) + logged
+
+    found, expected = (torch.func.grad(f, (0, 1, 2))(params, hparams, data()) for f in (ours, theirs))
+    close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_an_infinite_slope_leaves_the_logged_loss_alone():
+    inner = fo.meta.unroll(lambda p: p.sqrt().sum(), fo.sgd(), 1, first_order=True)
+    assert inner(torch.tensor([0.0, 4.0])).logs["loss"] == 2.0
+
+
+@pytest.mark.parametrize("trial", EVERY_CASE)
+def test_any_transform_has_the_numbers_and_the_state_of_a_loop(trial):
+    """Of the update called by hand, which goes on where `unroll` has ended and the other way round."""
+    steps = {n: trained_on(wavy, trial, n) for n in (2, 4)}
+    whole, half = (steps[n](trial.params) for n in (4, 2))
+
+    def by_hand(params, state):
+        for _ in range(2):
+            grads, loss = torch.func.grad_and_value(wavy)(params)
+            extra = {**trial.extra(), "value": loss, "value_fn": wavy}
+            u, state = trial.transform.update(grads, state, params, **extra)
+            params = fo.apply_updates(params, u)
+        return params, state
+
+    # a norm may be summed in another order
+    same = {"rtol": 1e-12, "atol": 1e-12}
+    close((half.params, half.state), by_hand(trial.params, trial.transform.init_state(trial.params)), **same)
+    close((whole.params, whole.state), by_hand(half.params, half.state), **same)
+    again = steps[2](half.params, state=half.state)
+    close((again.params, again.state), (whole.params, whole.state), **same)
+    assert trees.flatten(whole.state)[1] == trees.flatten(trial.transform.init_state(trial.params))[1]
+
+
+@fo.elementwise(hparams={"lr": 0.1}, reduce=lambda us, ps: torch.stack([u.abs().max() for u in us]).sum())
+def _by_sum_of_largest(hp, total):
+    return lambda g, p: -hp["lr"] * g / total
+
+
+@fo.elementwise(slots={"first": lambda p, hp: p / (1 + p.abs().max())})
+def _against_where_it_started(hp):
+    return lambda g, p, first: (-0.1 * (g + first), first)
+
+
+@fo.elementwise(slots={"seen": lambda p, hp: torch.zeros((), dtype=p.dtype)})
+def _slower_and_slower(hp):
+    return lambda g, p, seen: (-g / (1 + seen), seen + 1)
+
+
+@pytest.mark.parametrize("tx", [_by_sum_of_largest(), _against_where_it_started(), _slower_and_slower()])
+def test_a_rule_sees_the_leaves_where_it_looks_at_them(tx):
+    params, support = network(), data()
+    found = fo.meta.unroll(regression, tx, 3)(params, {}, support)
+    expected = by_hand(tx, params, {}, [support] * 3)
+    close((found.params, found.state, found.logs["loss"]), expected, rtol=1e-13, atol=1e-14)
+
+
 def test_the_transform_gets_the_loss_and_its_function():
     seen = []
 
@@ -243,6 +330,7 @@ def test_aux_is_logged_and_other_leaves_are_left_alone():
 # --- Modes of differentiation, and memory ----------------------------------------------------------------------------------
 
 
+JACOBIANS = torch.func.jacrev, torch.func.jacfwd
 HPARAMS = {"lr": torch.tensor(0.1, **DOUBLE), "betas": (torch.tensor(0.8, **DOUBLE), torch.tensor(0.9, **DOUBLE))}
 
 
@@ -273,6 +361,17 @@ def test_every_way_to_differentiate_gives_the_same(remat):
     second = hessian(plain, torch.func.grad)
     for mode in (torch.func.grad, torch.func.jacfwd, torch.func.jacrev):
         close(hessian(outer, mode), second, **same)
+
+    def own(rates):  # a sum: what autograd hands back for it is one number, expanded
+        per_leaf = {"lr": fo.PerLeaf({name: rates[i] for i, name in enumerate(params)})}
+        return sum(
+            p.sum() for p in fo.meta.unroll(regression, fo.adam(), 5, remat=remat)(params, per_leaf, support).params.values()
+        )
+
+    rates = torch.tensor([0.1, 0.2, 0.3], **DOUBLE)
+    second = [outer_mode(inner_mode(own))(rates) for outer_mode, inner_mode in itertools.product(JACOBIANS, JACOBIANS)]
+    for other in second[1:]:
+        close(other, second[0], **same)
 
     lrs = torch.linspace(0.01, 0.2, 3, **DOUBLE)
     loop = torch.stack([torch.func.grad(lambda h: plain(params, h))({**HPARAMS, "lr": lr})["lr"] for lr in lrs])

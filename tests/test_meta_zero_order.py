@@ -1,7 +1,10 @@
 """Zero-order gradients: their expectation and variance where both are known."""
 
+import functools
+
 import pytest
 import torch
+from meta_helpers import close
 
 import functional_optim as fo
 
@@ -96,6 +99,25 @@ def test_batched_in_chunks_or_one_by_one_is_the_same():
     torch.testing.assert_close(draw(chunk_size=2), whole)
     torch.testing.assert_close(draw(reads_values, batched=False), whole)
     assert not torch.equal(whole["x"], draw(estimator="forward")["x"])
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_what_is_no_floating_point_tensor_stays(batched):
+    """The estimate for the rest is what it is without it, and its own gradient is None."""
+    gradient = functools.partial(fo.meta.zero_order_grad, samples=3, sigma=0.1, batched=batched)
+    w = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    params = {"a": None, "n": torch.tensor(3), "w": w, "z": [None]}
+
+    def loss(params):
+        assert params["a"] is None and params["z"] == [None]
+        return params["n"] * (params["w"] ** 2).sum()
+
+    found = gradient(loss)(params, generator=torch.Generator().manual_seed(0))
+    alone = gradient(lambda w: 3 * (w**2).sum())(w, generator=torch.Generator().manual_seed(0))
+    assert found["a"] is None and found["n"] is None and found["z"] == [None]
+    close(found["w"], alone, rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match="no floating-point tensor"):
+        gradient(lambda p: p)({"n": torch.tensor(3)}, generator=torch.Generator())
 
 
 def test_a_learning_rate_is_learned_through_a_loop_without_derivatives():

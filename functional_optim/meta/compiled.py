@@ -20,7 +20,7 @@ from torch import Tensor
 from functional_optim import inductor, trees
 from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
-from functional_optim.meta.remat import in_some, require_constant_closure
+from functional_optim.meta.remat import along, in_some, require_constant_closure
 from functional_optim.trees import Tree, distinct
 
 Tensors: TypeAlias = tuple[Any, ...]
@@ -64,19 +64,21 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
     cache: dict[Any, Any] = {}
 
     @functools.wraps(function)
-    def call(*args: Tree) -> Tree:
+    def call(*args: Tree, **kwargs: Tree) -> Tree:
         if is_traced():
-            return function(*args)
+            return function(*args, **kwargs)
         require_constant_closure(function, batched=False)
-        tensors, rebuild = pack(args)
+        given = args, kwargs
+        tensors, rebuild = pack(given)
         structure: list[Callable[[Sequence[Tensor]], Tree]] = []
 
         def step(carry: Any, constants: Sequence[Tensor], entries: Any) -> tuple[Any, Sequence[Tensor]]:
-            outputs, rebuild_outputs = pack(function(*rebuild(constants)))
+            args, kwargs = rebuild(constants)
+            outputs, rebuild_outputs = pack(function(*args, **kwargs))
             structure.append(rebuild_outputs)
             return (), outputs
 
-        _, outputs, restore = run_loop(step, (), tensors, (), steps=1, cache=cache, key=structure_key(args), structure=structure)
+        _, outputs, restore = run_loop(step, (), tensors, (), steps=1, cache=cache, key=structure_key(given), structure=structure)
         return restore([x[0] for x in outputs])
 
     return call
@@ -268,10 +270,7 @@ class _Loop(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         tensors = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
-        # forward mode writes into what it is given: no expanded tensors
-        primals = tuple(tensors[i].contiguous() for i in moving)
-        directions = tuple(tangents[2 + i].contiguous() for i in moving)
-        pushed = iter(torch.func.jvp(in_some(ctx.plan.run, tensors, moving), primals, directions)[1])
+        pushed = iter(along(ctx.plan.run, tensors, moving, [tangents[2 + i] for i in moving]))
         return tuple(next(pushed) if smooth else None for smooth in ctx.smooth)
 
 
@@ -320,9 +319,7 @@ class _Transpose(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         inputs = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
-        pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
-        primals = tuple(inputs[i].contiguous() for i in moving)
-        return torch.func.jvp(pull, primals, tuple(tangents[2 + i].contiguous() for i in moving))[1]
+        return along(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving, [tangents[2 + i] for i in moving])
 
 
 def _plain(x: Tensor) -> Tensor:

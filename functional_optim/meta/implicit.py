@@ -21,6 +21,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.meta.packing import detached, is_smooth, pack
+from functional_optim.meta.remat import along
 from functional_optim.meta.solvers import Solve, normal_cg
 from functional_optim.trees import Tree
 
@@ -144,18 +145,21 @@ class _Root(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensors:
         residual, count = ctx.residual, ctx.count
         xs, values = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        moving = [i for i, tangent in enumerate(tangents[3 + count :]) if tangent is not None]
-        primals, directions = tuple(values[i] for i in moving), tuple(tangents[3 + count + i] for i in moving)
-        drift = torch.func.jvp(lambda *some: residual(xs, _replaced(values, moving, some)), primals, directions)[1]
+        moving = [count + i for i, tangent in enumerate(tangents[3 + count :]) if tangent is not None]
+
+        def opposite(*at: Tensor) -> Tensors:
+            return tuple(-r for r in residual(at[:count], at[count:]))
+
+        drift = along(opposite, (*xs, *values), moving, [tangents[3 + i] for i in moving])
 
         def straight(ts: Tensors, at: Tensors) -> Tensors:
             """∂F/∂x t."""
-            return torch.func.jvp(lambda *xs: residual(xs, at[count:]), at[:count], ts)[1]
+            return torch.func.jvp(lambda *xs: residual(xs, at[count:]), at[:count], tuple(x.contiguous() for x in ts))[1]
 
         def equation(ts: Tensors, at: Tensors) -> Tensors:
             return tuple(a - b for a, b in zip(straight(ts, at[count:]), at[:count], strict=True))
 
-        return _solved(ctx.solve, straight, equation, tuple(-d for d in drift), (*xs, *values))
+        return _solved(ctx.solve, straight, equation, drift, (*xs, *values))
 
 
 def _solved(solve: Solve, product: Callable[..., Tensors], equation: Callable[..., Tensors], b: Tensors, at: Tensors) -> Tensors:

@@ -52,14 +52,15 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """
 
     @functools.wraps(function)
-    def rematerialised(*args: Tree) -> Tree:
+    def rematerialised(*args: Tree, **kwargs: Tree) -> Tree:
         if is_traced():
-            return function(*args)
-        tensors, rebuild = pack(args)
+            return function(*args, **kwargs)
+        tensors, rebuild = pack((args, kwargs))
         rebuild_outputs: list[Callable[[Sequence[Tensor]], Tree]] = []
 
         def run(*tensors: Tensor) -> Tensors:
-            outputs, rebuild_output = pack(function(*rebuild(tensors)))
+            args, kwargs = rebuild(tensors)
+            outputs, rebuild_output = pack(function(*args, **kwargs))
             rebuild_outputs.append(rebuild_output)
             return tuple(outputs)
 
@@ -130,15 +131,25 @@ class _Rematerialised(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
-        tensors, run = ctx.saved_tensors, ctx.run
         moving = [i for i, tangent in enumerate(tangents[1:]) if tangent is not None]
-
-        def pushed(*inputs: Tensor) -> Tensors:
-            tensors, directions = inputs[: ctx.count], inputs[ctx.count :]
-            return torch.func.jvp(in_some(run, tensors, moving), tuple(tensors[i] for i in moving), directions)[1]
-
-        rest = iter(_Rematerialised.apply(pushed, *tensors, *(tangents[i + 1] for i in moving)))
+        rest = iter(along(ctx.run, ctx.saved_tensors, moving, [tangents[i + 1] for i in moving]))
         return tuple(next(rest) if smooth else None for smooth in ctx.smooth)
+
+
+def along(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int], directions: Sequence[Tensor]) -> Tensors:
+    """How those outputs of `run` that have derivatives change as some of its arguments move in these directions.
+
+    For the `jvp` of a function of autograd's: there, torch takes no forward derivative of ordinary operations, so that one over
+    forward mode would be 0 without a word; of another such function it does.
+    """
+    count = len(tensors)
+
+    def pushed(*inputs: Tensor) -> Tensors:
+        given = [x.contiguous() for x in inputs]  # Forward mode writes into what it is given: no expanded tensors.
+        primals = tuple(given[i] for i in moving)
+        return torch.func.jvp(in_some(run, given[:count], moving), primals, tuple(given[count:]))[1]
+
+    return _Rematerialised.apply(pushed, *tensors, *directions)
 
 
 def in_some(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int]) -> Callable[..., Tensors]:

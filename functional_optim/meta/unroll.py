@@ -100,16 +100,13 @@ class Unroll:
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
         self._require_an_entry_per_step(batches, "batches")
         self._require_an_entry_per_step(changing, "schedule")
-        first = {**fixed, **map_tensors(lambda x: x[0], changing)}
+        if state is None:
+            state = self.transform.init_state(params, {**fixed, **map_tensors(lambda x: x[0], changing)})
         flat = None
         if not (self.extra_fn or torch.compiler.is_compiling()):
-            flat = flattening(params, self.transform, fixed, changing)
+            flat = flattening(params, state, self.transform, fixed, changing)
         if flat:
-            params = flat.join(params)
-            start_state = self.transform.init_state(params, first)
-            state = start_state if state is None else flat.join_state(state, start_state)
-        elif state is None:
-            state = self.transform.init_state(params, first)
+            params, state = flat.join(params), flat.join_state(state)
         params, state, logs = self._loop(flat, params, state, fixed, batch, (batches, changing))
         if flat:
             params, state = flat.part(params), flat.part_state(state)
@@ -193,18 +190,29 @@ class Unroll:
     def _step(
         self, flat: Flat | None, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]
     ) -> tuple[Tree, Tree, dict[str, Tree]]:
-        at = detached(params) if self.first_order else params
-        grads, loss, aux = gradients(self.loss_fn, flat.part(at) if flat else at, batch, has_aux=self.has_aux)
-        grads, value = flat.join(grads) if flat else grads, loss
-        if self.first_order:
-            grads, value = detached((grads, value))
-        extra = {"value": value, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
+        tree = flat.part(params) if flat else params
+        grads, loss, aux = self._gradients(tree, batch)
+        extra = {"value": loss, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
         if self.extra_fn:
-            extra |= self.extra_fn(at, *batch)
+            extra |= self.extra_fn(detached(tree) if self.first_order else tree, *batch)
+        grads = flat.join(grads) if flat else grads
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
         return apply_updates(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
 
+    def _gradients(self, params: Tree, batch: tuple[Any, ...]) -> tuple[Tree, Tensor, Tree]:
+        """As `gradients`; if first order, with gradients that are constants, and the derivatives of the value."""
+        if not self.first_order:
+            return gradients(self.loss_fn, params, batch, has_aux=self.has_aux)
+        if self.has_aux:  # Its own derivatives are not known.
+            grads, loss, aux = gradients(self.loss_fn, params, batch, has_aux=True)
+            return detached(grads), loss, aux
+        grads, loss, _ = gradients(self.loss_fn, detached(params), batch)
+        return detached(grads), with_slopes(loss, params, detached(grads)), None
+
     def _value(self, params: Tree, batch: tuple[Any, ...]) -> Tensor:
+        if self.first_order:
+            grads, loss, _ = gradients(self.loss_fn, detached(params), batch, has_aux=self.has_aux)
+            return with_slopes(loss, params, detached(grads))
         returned = self.loss_fn(params, *batch)
         return returned[0] if self.has_aux else returned
 
@@ -245,8 +253,10 @@ def unroll(
         steps: how many, at least 1.
         truncate: stop derivatives before every step whose index is a multiple of this, so that none goes through more steps than
             that. None stops none.
-        first_order: take the gradients of the loss as constants: derivatives then need no second derivatives of the loss. What
-            flows through the transform itself, such as that of the learning rate, stays.
+        first_order: take the gradients of the loss as constants, those that a transform takes of `value_fn` (`sam`) too:
+            derivatives then need no second derivatives of the loss. All else stays: what flows through the transform, such as
+            the learning rate's part, and the derivatives of the losses themselves, of `logs` and of `value`. `extra_fn` gets
+            the parameters as constants.
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated: memory
             grows as √steps, time by a forward pass. An int is the length of a segment.
         has_aux: the loss returns a tree of tensors beside its value; it is logged.
@@ -299,6 +309,17 @@ def gradients(
     found, (loss, aux) = torch.func.grad(objective, argnums=tuple(range(len(inputs))), has_aux=True)(*inputs)
     slopes = dict(zip(trained, found, strict=True))
     return trees.unflatten(spec, [slopes.get(i) for i in range(len(leaves))]), loss, rebuild_aux[0](aux)
+
+
+def with_slopes(value: Tensor, params: Tree, slopes: Tree) -> Tensor:
+    """The same value, to which constants are added as its derivatives in the parameters."""
+    terms = []
+    for p, slope in zip(trees.leaves(params), trees.leaves(slopes), strict=True):
+        if slope is not None:
+            product = slope.conj() * (p - p.detach())
+            terms.append((product.real if product.is_complex() else product).sum().to(value))
+    zero = torch.stack(terms).sum()
+    return value + torch.where(zero.isfinite(), zero, 0.0)  # An infinite slope times 0 is NaN, which the value is not.
 
 
 def _loss_and_aux(returned: Any, has_aux: bool) -> tuple[Tensor, Tree]:

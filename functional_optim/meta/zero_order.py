@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.trees import Tree
 
 Estimator: TypeAlias = Literal["antithetic", "forward", "naive"]
@@ -47,11 +48,13 @@ def zero_order_grad(
         chunk_size: with `batched`, how many points at a time; None for all.
 
     Returns:
-        A function of the parameters (a tree of real floating-point tensors, the first argument), the other arguments, and a
-        `torch.Generator` on the parameters' device. The same generator state gives the same directions.
+        A function of the parameters (a tree of tensors, the first argument), the other arguments, and a `torch.Generator` on the
+        parameters' device. The same generator state gives the same directions. Integer tensors and None among the parameters
+        stay as they are, and their gradient is None.
 
     Raises:
-        ValueError: samples or sigma is not positive, or the estimator is unknown.
+        ValueError: samples or sigma is not positive, or the estimator is unknown; or, from the function, no parameter is a
+            floating-point tensor.
 
     Source: Salimans et al. 2017, https://arxiv.org/abs/1703.03864. As `torchopt.diff.zero_order`, with the generator passed in.
 
@@ -65,11 +68,13 @@ def zero_order_grad(
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}.")
 
     def gradient(params: Tree, *args: Tree, generator: torch.Generator) -> Tree:
-        noise = trees.map_leaves(lambda p: _normal(p, samples, generator), params)
+        noise = trees.map_leaves(lambda p: _normal(p, samples, generator) if is_smooth(p) else None, params)
+        if not pack(noise)[0]:
+            raise ValueError("params hold no floating-point tensor: there is no gradient to estimate.")
 
         def at(distance: float) -> Tensor:
             def value(direction: Tree) -> Tensor:
-                return function(trees.map_leaves(lambda p, e: p + distance * e, params, direction), *args)
+                return function(trees.map_leaves(lambda p, e: p if e is None else p + distance * e, params, direction), *args)
 
             return _evaluated(value, noise, samples, batched, chunk_size)
 
@@ -90,7 +95,7 @@ def _normal(p: Tensor, samples: int, generator: torch.Generator) -> Tensor:
 
 def _evaluated(value: Callable[[Tree], Tensor], directions: Tree, samples: int, batched: bool, chunk_size: int | None) -> Tensor:
     """The function's value in each direction, of shape (samples,)."""
+    tensors, rebuild = pack(directions)
     if batched:
-        leaves, spec = trees.flatten(directions)
-        return torch.vmap(lambda leaves: value(trees.unflatten(spec, leaves)), chunk_size=chunk_size)(leaves)
-    return torch.stack([value(trees.map_leaves(lambda e, i=i: e[i], directions)) for i in range(samples)])
+        return torch.vmap(lambda tensors: value(rebuild(tensors)), chunk_size=chunk_size)(tensors)
+    return torch.stack([value(rebuild([x[i] for x in tensors])) for i in range(samples)])
