@@ -32,6 +32,7 @@ mutants: .venv/installed
 
 catalogue: .venv/installed
 	$(BIN)/python tests/catalogue.py
+	$(BIN)/ruff format --quiet functional_optim/__init__.pyi
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -327,8 +327,19 @@ __all__ = [
 ]
 
 
+# Beside the names above, the modules that a user opens; the core needs none of the first three.
+_ON_FIRST_USE = ("adapters", "meta", "testing")
+_LOADED = ("numerics", "schedules")
+
+
 def __getattr__(name: str) -> Any:
-    """`functional_optim.adapters`, `.meta` and `.testing`, imported on first use: the core needs none of them."""
-    if name in ("adapters", "meta", "testing"):
+    """`functional_optim.adapters`, `.meta` and `.testing`, imported on first use."""
+    if name in _ON_FIRST_USE:
         return importlib.import_module(f"functional_optim.{name}")
     raise AttributeError(f"module 'functional_optim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The table of contents: what is public, imported or not."""
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*__all__, *_ON_FIRST_USE, *_LOADED, *own})

@@ -320,9 +320,17 @@ def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Paramet
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = [option.replace(kind=either) for option in options if option.default is option.empty]
     optional = [option for option in options if option.default is not option.empty]
-    numbers = [inspect.Parameter(name, either, default=hparam.default) for name, hparam in declared.items()]
+    numbers = [
+        inspect.Parameter(name, either, default=hparam.default, annotation=_number_type(hparam.default))
+        for name, hparam in declared.items()
+    ]
     if has_slots:
         optional.append(
             inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.dtype | None)
         )
     return inspect.Signature([*required, *numbers, *optional], return_annotation=Transform)
+
+
+def _number_type(default: Any) -> Any:
+    """What a new default has to be: a number, or a tuple of as many."""
+    return tuple[(float,) * len(default)] if isinstance(default, tuple) else float

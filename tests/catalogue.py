@@ -1,4 +1,4 @@
-"""The catalogue of rules and optimizers, `functional_optim/CATALOGUE.md`, made from the code: `make catalogue`.
+"""The catalogue of rules and optimizers, `functional_optim/CATALOGUE.md`, made from the code: `make catalogue`, with the stub.
 
 Everything in it is read off: kinds, hyper-parameters and state from a transform that is built, papers and peers from its
 docstring, tests from the files that name it.
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import stubs
 import torch
 from cases import CASES
 
@@ -129,3 +130,4 @@ def _tests(name: str) -> list[Path]:
 
 if __name__ == "__main__":
     FILE.write_text(catalogue())
+    stubs.FILE.write_text(stubs.stub())

@@ -4,14 +4,13 @@ Every defect is put into a copy of the sources, and its test is run there. test_
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parent.parent
+from builds import ROOT, copied_sources
 
 
 class Mutant(NamedTuple):
@@ -578,24 +577,37 @@ MUTANTS = [
         "self._numbers(kind)[0]",
         "test_host_overhead.py -k what_a_schedule",
     ),
+    Mutant(
+        "an editable install is an import hook, which type checkers don't follow",
+        "setup.py",
+        'package_dir={"": ".editable"} if is_linked and is_editable else MAPPED',
+        "package_dir=MAPPED",
+        "test_typing.py -k misspelt_ones",
+    ),
+    Mutant(
+        "a signature that a decorator makes says nothing of its numbers",
+        "functional_optim/transform.py",
+        "default=hparam.default, annotation=_number_type(hparam.default)",
+        "default=hparam.default",
+        "test_typing.py -k annotated",
+    ),
 ]
 
 
 def is_caught(mutant: Mutant) -> bool:
     """Whether the test fails on a copy of the sources with the defect in it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("functional_optim", "adapters", "tests", "notebooks"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        copy = copied_sources(Path(folder))
         file = copy / mutant.file
         file.write_text(file.read_text().replace(mutant.old, mutant.new))
-        (copy / "functional_optim" / "adapters").symlink_to(copy / "adapters")
+        link = copy / "functional_optim" / "adapters"
+        if not link.exists():  # An sdist holds no links.
+            link.symlink_to("../adapters")
         test, *options = mutant.test.split()
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", f"tests/{test}", *options],
             cwd=copy,
-            env={**os.environ, "PYTHONPATH": folder},
+            env={**os.environ, "PYTHONPATH": str(copy)},
             capture_output=True,
             text=True,
         )

@@ -1,16 +1,16 @@
 """The package: what it installs, what it imports, and which way its imports go."""
 
 import ast
-import shutil
+import re
 import subprocess
-import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from builds import ROOT, built, copied_sources, environment_with
 from torch.utils._device import _device_constructors
 
-ROOT = Path(__file__).parent.parent
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
     {"trees", "sharded", "inductor", "recipe"},
@@ -117,23 +117,53 @@ def test_the_arithmetic_of_a_rule_is_at_most_20_lines(path):
     assert all(count <= 20 for count in counts.values()), counts
 
 
-def test_the_wheel_holds_the_adapters_and_the_type_marker(tmp_path):
-    """Built from the sources, unpacked alone in a folder, and imported from there by an isolated interpreter."""
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+WHERE = "import functional_optim as fo; print(fo.adapters.AdamW.__module__, fo.__file__)"
+FIND = "from importlib.util import find_spec; print(*map(find_spec, ['adapters', 'tests', 'notebooks', 'setup']))"
+
+
+def printed(python: Path, program: str, folder: Path) -> list[str]:
+    """The words that a program prints, run in this folder."""
+    run = subprocess.run([python, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_the_wheel_is_the_package_and_nothing_else(tmp_path):
+    wheel = built("wheel", copied_sources(tmp_path))
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-        names = archive.namelist()
-    assert "functional_optim/py.typed" in names
-    assert not [name for name in names if name.startswith(("adapters/", "tests/", "notebooks/"))]
-    program = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import functional_optim as fo; "
-        "print(fo.adapters.AdamW.__module__, fo.__file__)"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == [
-        "functional_optim.adapters.drop_in",
-        str(tmp_path / "site" / "functional_optim" / "__init__.py"),
-    ]
+        names = set(archive.namelist())
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith("/METADATA"))
+    assert {"functional_optim/py.typed", "functional_optim/__init__.pyi", "functional_optim/CATALOGUE.md"} < names
+    modules = {f"functional_optim/{relative(path).removeprefix('functional_optim/')}" for path in SOURCES}
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"functional_optim"}
+    assert "catalogue (`functional_optim/CATALOGUE.md`)" in metadata
+    links = re.findall(r"\]\(([^)]*)\)", metadata)
+    assert all(link.startswith("https://") for link in links), "an index has no files beside the description to link to"
+    python = environment_with(wheel, tmp_path / "environment")
+    module, file = printed(python, WHERE, tmp_path)
+    assert module == "functional_optim.adapters.drop_in"
+    assert Path(file).is_relative_to(tmp_path / "environment")
+
+
+def test_an_editable_install_is_the_sources_and_nothing_else(tmp_path):
+    source = copied_sources(tmp_path)
+    python = environment_with(built("editable", source), tmp_path / "environment")
+    module, file = printed(python, WHERE, tmp_path)
+    assert module == "functional_optim.adapters.drop_in"
+    assert Path(file).samefile(source / "functional_optim" / "__init__.py")
+    assert printed(python, FIND, tmp_path) == ["None"] * 4
+
+
+def test_an_sdist_tests_itself(tmp_path):
+    """Every file of a clone is in it, and its tests run where it is installed as the Makefile does it."""
+    source = copied_sources(tmp_path / "clone")
+    kept = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    with tarfile.open(built("sdist", source)) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    missing = {path for path in kept if not (unpacked / path).exists()}
+    assert missing <= {Path(".gitignore")}
+    python = environment_with(built("editable", unpacked), tmp_path / "environment")
+    tests = ["tests/test_lion.py", "tests/test_catalogue.py", "adapters/step_param.py"]
+    run = subprocess.run([python, "-m", "pytest", "-q", *tests], cwd=unpacked, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout

@@ -23,7 +23,7 @@ from functional_optim.transform import elementwise
         "eps_root": Hparam(1e-16, NON_NEGATIVE),
     },
 )
-def scale_by_belief(hp, t, *, rectify=False, degenerated_to_sgd=True):
+def scale_by_belief(hp, t, *, rectify: bool = False, degenerated_to_sgd: bool = True):
     """Divide the average gradient by the root of the average square of its error: `u = m̂ / (√ŝ + ε)`.
 
     Steps are long where gradients agree, even if they are small, and short where they don't.

@@ -34,7 +34,7 @@ def _bounded(limit, size):
     hparams={"lambda_abs": Hparam(1.0, "(0, inf)"), "lambda_rel": Hparam(1.05, "(0, inf)"), "beta": Hparam(0.98, FRACTION)},
     reduce=SumOver(_square, finish=sqrt),
 )
-def clip_by_adagc(hp, t, total, *, warmup_steps=100):
+def clip_by_adagc(hp, t, total, *, warmup_steps: int = 100):
     """Scale each tensor's gradient so that its norm is at most `lambda_rel` times its usual one, an average of past norms.
 
     Args:

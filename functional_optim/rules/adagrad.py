@@ -17,7 +17,7 @@ from functional_optim.transform import elementwise
     slots={"sum": filled("initial_accumulator_value")},
     hparams={"initial_accumulator_value": Hparam(0.0, NON_NEGATIVE), "eps": Hparam(1e-10, NON_NEGATIVE)},
 )
-def scale_by_rss(hp, *, eps_in_sqrt=False):
+def scale_by_rss(hp, *, eps_in_sqrt: bool = False):
     """Divide the gradient by the root of the sum of squares so far: `u = g / (√s + ε)`.
 
     Args:

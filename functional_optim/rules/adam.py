@@ -23,7 +23,7 @@ HPARAMS = {"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGA
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _adam(hp, t, *, optimized_update=False):
+def _adam(hp, t, *, optimized_update: bool = False):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
     eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]
@@ -37,7 +37,7 @@ def _adam(hp, t, *, optimized_update=False):
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _amsgrad(hp, t, *, optimized_update=False):
+def _amsgrad(hp, t, *, optimized_update: bool = False):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
     eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]

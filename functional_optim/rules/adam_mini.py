@@ -36,7 +36,7 @@ def _row_means(g, blocks):
     slots={"exp_avg": lambda p, hp: p.new_zeros(p.shape), "exp_avg_sq": lambda p, hp: p.new_zeros(_rows(p))},
     hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)},
 )
-def scale_by_adam_mini(hp, t, *, blocks=1):
+def scale_by_adam_mini(hp, t, *, blocks: int | None = 1):
     """Adam's step with one second moment per block: half of Adam's memory.
 
     The paper's blocks are those of the Hessian. In a transformer: one per head in queries and keys (`blocks=heads`), else one per

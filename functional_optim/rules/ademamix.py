@@ -26,7 +26,7 @@ HPARAMS = {
 
 
 @elementwise(slots=("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"), hparams=HPARAMS)
-def scale_by_ademamix(hp, t, *, alpha_warmup=None, beta3_warmup=None):
+def scale_by_ademamix(hp, t, *, alpha_warmup: int | None = None, beta3_warmup: int | None = None):
     """Adam's step with a slow average beside the fast one: `u = (m̂₁ + α m₂) / (√v̂ + ε)`.
 
     Args:

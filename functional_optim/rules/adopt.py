@@ -17,7 +17,7 @@ from functional_optim.transform import elementwise
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.9999), FRACTION), "eps": Hparam(1e-6, POSITIVE)})
-def scale_by_adopt(hp, t, *, nesterov=False, clipped=True):
+def scale_by_adopt(hp, t, *, nesterov: bool = False, clipped: bool = True):
     """Divide the gradient by the root of the average square of the gradients before it, then take the average.
 
     As a gradient never meets itself in the denominator, the method converges whatever β₂. The first update is 0.

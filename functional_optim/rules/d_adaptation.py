@@ -29,7 +29,7 @@ from functional_optim.transform import whole_tree
         "d0": Hparam(1e-6, POSITIVE),
     },
 )
-def scale_by_d_adaptation(hp, t, *, use_bias_correction=False):
+def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution, in the ∞-norm.
 
     The learning rate is part of the average m, so the update holds it, and the sign: no `scale_by_learning_rate` follows.

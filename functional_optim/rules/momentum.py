@@ -16,7 +16,7 @@ from functional_optim.transform import elementwise
 
 
 @elementwise(slots=("momentum_buffer",), hparams={"momentum": Hparam(0.9, NON_NEGATIVE), "dampening": Hparam(0.0, ANY)})
-def trace(hp, t, *, nesterov=False):
+def trace(hp, t, *, nesterov: bool = False):
     """Accumulate gradients with momentum: `m ← μ m + (1 − τ) g`, the first step undampened.
 
     Args:

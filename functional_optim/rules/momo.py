@@ -31,7 +31,7 @@ SHARED = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda
     shared=SHARED,
     extra=("value",),
 )
-def momo(hp, t, *, adapt_lower_bound=False):
+def momo(hp, t, *, adapt_lower_bound: bool = False):
     """Momentum whose step length adapts to the loss: a whole optimizer, that takes its own `lr` as the largest step length.
 
     It needs the loss: `update(grads, state, params, value=loss)`; behind the adapter, `step(closure)` or `step(value=loss)`.
@@ -74,7 +74,7 @@ def momo(hp, t, *, adapt_lower_bound=False):
     shared=SHARED,
     extra=("value",),
 )
-def momo_adam(hp, t, *, adapt_lower_bound=False):
+def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
     """Adam whose step length adapts to the loss: `momo` in the metric of Adam's denominator.
 
     Args:

@@ -33,7 +33,7 @@ from functional_optim.transform import whole_tree
     },
     extra=("value",),
 )
-def reduce_on_plateau(hp, *, patience=10, cooldown=0, accumulation_size=1):
+def reduce_on_plateau(hp, *, patience: int = 10, cooldown: int = 0, accumulation_size: int = 1):
     """Scale updates by a factor that falls whenever the loss has stopped falling.
 
     It needs the loss: `update(grads, state, params, value=loss)`; behind the adapter, `step(closure)` or `step(value=loss)`.

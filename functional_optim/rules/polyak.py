@@ -26,7 +26,7 @@ def _square(u, p):
     reduce=SumOver(_square),
     extra=("value",),
 )
-def scale_by_polyak(hp, square, *, positive_part=False):
+def scale_by_polyak(hp, square, *, positive_part: bool = False):
     """Scale all updates by the Polyak step, `min((f − f*) / (‖u‖² + ε), γ)`; it wants no learning rate.
 
     Where the model reaches f* on every example, as an overparametrised one does, f may be the loss of a batch. A gradient of 0

@@ -31,7 +31,7 @@ from functional_optim.transform import whole_tree
         "d_coef": Hparam(1.0, POSITIVE),
     },
 )
-def scale_by_prodigy(hp, t, *, use_bias_correction=False, safeguard_warmup=False):
+def scale_by_prodigy(hp, t, *, use_bias_correction: bool = False, safeguard_warmup: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution. `scale_by_learning_rate` follows, with the same
     `lr`.
 

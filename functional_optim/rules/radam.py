@@ -21,7 +21,7 @@ from functional_optim.transform import elementwise
 @elementwise(
     slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
 )
-def scale_by_radam(hp, t, *, degenerated_to_sgd=True, optimized_update=True):
+def scale_by_radam(hp, t, *, degenerated_to_sgd: bool = True, optimized_update: bool = True):
     """Adam's update, rectified: `u = r m̂ / (√v̂ + ε)`, and `m̂` while v̂ has seen too few gradients to be trusted.
 
     Args:

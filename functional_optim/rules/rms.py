@@ -15,7 +15,7 @@ HPARAMS = {"alpha": Hparam(0.99, FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
 
 
 @elementwise(slots=("square_avg",), hparams=HPARAMS)
-def scale_by_rms(hp, t, *, eps_in_sqrt=False, bias_correction=False):
+def scale_by_rms(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool = False):
     """Divide the gradient by its root mean square: `u = g / (√v + ε)`.
 
     Args:
@@ -45,7 +45,7 @@ def scale_by_rms(hp, t, *, eps_in_sqrt=False, bias_correction=False):
 
 
 @elementwise(slots=("square_avg", "grad_avg"), hparams=HPARAMS)
-def scale_by_stddev(hp, t, *, eps_in_sqrt=False, bias_correction=False):
+def scale_by_stddev(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool = False):
     """Divide the gradient by its standard deviation: `u = g / (√(v − a²) + ε)`.
 
     Args:

@@ -3,8 +3,10 @@
 u ← c u        u ← s(t − 1) u        u ← −η u        u ← −u        u ← u / (1 + (t − 1) γ)
 """
 
+from collections.abc import Callable
+
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
-from functional_optim.numerics import double
+from functional_optim.numerics import Scalar, double
 from functional_optim.transform import elementwise
 
 
@@ -19,7 +21,7 @@ def scale(hp):
 
 
 @elementwise()
-def scale_by_schedule(hp, t, *, schedule):
+def scale_by_schedule(hp, t, *, schedule: Callable[[Scalar], Scalar]):
     """Multiply updates by `schedule(step)`, where the first update sees step 0.
 
     The schedule is a factor beside the learning rate, not in its place: `lr` stays a hyper-parameter that can be swept

@@ -1,0 +1,36 @@
+"""The distributions of the project, built from a copy of the sources, and environments with one of them installed."""
+
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info")
+
+
+def copied_sources(folder: Path) -> Path:
+    """The sources alone, as a clone has them."""
+    return Path(shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=LEFT_OUT))
+
+
+def built(kind: str, source: Path) -> Path:
+    """A "wheel", an "sdist" or an "editable" wheel of the sources, as pip has it built, with the setuptools that is here."""
+    folder = source.parent / kind
+    folder.mkdir()
+    program = f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, check=True)
+    (file,) = folder.iterdir()
+    return file
+
+
+def environment_with(wheel: Path, folder: Path) -> Path:
+    """The Python of a new environment with this wheel in it, before all that is installed here."""
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return folder / "bin" / "python"

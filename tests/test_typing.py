@@ -1,0 +1,126 @@
+"""What a type checker tells users, of an editable install and of the wheel."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import stubs
+from builds import ROOT, built, copied_sources, environment_with
+
+import functional_optim as fo
+
+MODULES = {"fo": fo, "fo.adapters": fo.adapters, "fo.meta": fo.meta, "fo.schedules": fo.schedules}
+HEAD = "import torch\nimport functional_optim as fo\n"
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Every public function and class, by the name that users write."""
+    for module, found in MODULES.items():
+        named = ((f"{module}.{name}", getattr(found, name)) for name in found.__all__)
+        yield from ((name, call) for name, call in named if inspect.isfunction(call) or inspect.isclass(call))
+    yield "fo.testing.check_transform", fo.testing.check_transform
+
+
+PUBLIC = {name: list(inspect.signature(call).parameters.values()) for name, call in public()}
+# These take any keyword: names of hyper-parameters, most often.
+TAKE_ALL = {name for name, takes in PUBLIC.items() if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)}
+WRONG = [f"{name}(misspelt=1)" for name in PUBLIC if name not in TAKE_ALL]
+WRONG += ["fo.adamww()", "fo.adapters.Adamw", "fo.meta.unrol", "fo.adamw(betas=0.9)", 'fo.scale_by_adam(amsgrad="yes")']
+
+
+def with_their_defaults() -> Iterator[str]:
+    """A call of everything that needs no argument, with each of its own defaults by keyword."""
+    for name, takes in PUBLIC.items():
+        if name not in TAKE_ALL and all(p.default is not p.empty for p in takes if p.kind is not p.VAR_POSITIONAL):
+            given = [f"{p.name}={p.default!r}" for p in takes if p.kind is not p.VAR_POSITIONAL]
+            yield f"{name}({', '.join(given)})"
+
+
+def programs() -> str:
+    """The README's, one after another."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+
+
+FILES = {
+    "programs.py": programs(),
+    "right.py": HEAD + "\n".join(with_their_defaults()),
+    "wrong.py": HEAD + "\n".join(WRONG),
+    "shown.py": HEAD + "\n".join(f"reveal_type({name})" for name in PUBLIC),
+}
+
+
+def path_of(python: Path) -> list[str]:
+    """Where this Python looks for packages."""
+    run = subprocess.run(
+        [python, "-c", "import sys; print(*sys.path[1:], sep='\\n')"], capture_output=True, text=True, check=True
+    )
+    return run.stdout.split("\n")[:-1]
+
+
+def told(user: Path, paths: dict[str, list[str]]) -> dict[tuple[str, str, str], list[str]]:
+    """What pyright says of each line of the files, in an environment for each of these paths, all in one go."""
+    for kind in paths:
+        (user / kind).mkdir(parents=True)
+        for name, text in FILES.items():
+            (user / kind / name).write_text(text)
+    environments = [{"root": kind, "extraPaths": path} for kind, path in paths.items()]
+    # The README names values to be looked at, which do nothing.
+    settings = {"executionEnvironments": environments, "reportUnusedExpression": False}
+    (user / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    run = subprocess.run(command, cwd=user, capture_output=True, text=True)
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for entry in json.loads(run.stdout)["generalDiagnostics"]:
+        kind, name = Path(entry["file"]).parts[-2:]
+        line = FILES[name].splitlines()[entry["range"]["start"]["line"]]
+        found.setdefault((kind, name, line), []).append(entry["message"])
+    return found
+
+
+def test_right_calls_pass_misspelt_ones_do_not_and_every_signature_is_shown(tmp_path):
+    source = copied_sources(tmp_path)
+    kinds = ["wheel", "editable"]
+    if not (source / "functional_optim" / "adapters").exists():
+        kinds.remove("editable")  # Without links it is an import hook, which no type checker follows.
+    paths = {kind: path_of(environment_with(built(kind, source), tmp_path / f"{kind}_environment")) for kind in kinds}
+    found = told(tmp_path / "user", paths)
+    for kind in kinds:
+        unwanted = {line: said for (of, name, line), said in found.items() if of == kind and name in ("programs.py", "right.py")}
+        assert unwanted == {}
+        for line in WRONG:
+            said = found.get((kind, "wrong.py", line), [])
+            assert any('No parameter named "misspelt"' in message or "misspelt" not in line for message in said), (kind, line)
+        for name in PUBLIC:
+            (shown,) = found[kind, "shown.py", f"reveal_type({name})"]
+            assert "Unknown" not in shown and '"(...)' not in shown and '"Any"' not in shown, (kind, shown)
+
+
+def test_the_stub_is_what_the_code_makes():
+    assert stubs.parsed(stubs.FILE.read_text()) == stubs.parsed(stubs.stub()), "out of date: run `make catalogue`"
+
+
+def test_every_signature_that_a_decorator_makes_is_annotated():
+    for name, takes in PUBLIC.items():
+        assert all(parameter.annotation is not parameter.empty for parameter in takes), name
+
+
+def test_the_table_of_contents_is_whole():
+    shown = [name for name in dir(fo) if not name.startswith("_")]
+    assert shown == sorted([*fo.__all__, "adapters", "meta", "numerics", "schedules", "testing"])
+    assert all(getattr(fo, name) is not None for name in shown)
+
+
+def test_what_the_core_does_not_need_is_imported_on_first_use():
+    program = """
+import sys
+import functional_optim as fo
+for name in ("adapters", "meta", "testing"):
+    assert f"functional_optim.{name}" not in sys.modules
+    assert getattr(fo, name) is sys.modules[f"functional_optim.{name}"]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
