@@ -1,5 +1,6 @@
 """The distributions of the project, built from a copy of the sources, and environments with one of them installed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,17 +21,22 @@ def built(kind: str, source: Path) -> Path:
     """A "wheel", an "sdist" or an "editable" wheel of the sources, as pip has it built, with the setuptools that is here."""
     folder = source.parent / kind
     folder.mkdir()
-    program = f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, check=True)
+    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_{kind}({str(folder)!r})", cwd=source)
     (file,) = folder.iterdir()
     return file
 
 
-def environment_with(wheel: Path, folder: Path) -> Path:
-    """The Python of a new environment with this wheel in it, before all that is installed here."""
+def environment(folder: Path, wheel: Path) -> Path:
+    """The Python of a new environment with this wheel in it, before all that is installed here; but for editable projects."""
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     return folder / "bin" / "python"
+
+
+def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python that finds what is in its environment, and nothing that PYTHONPATH names."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([python, *arguments], cwd=cwd, env=variables, capture_output=True, text=True)

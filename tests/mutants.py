@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from builds import ROOT, copied_sources
+from builds import copied_sources
 
 
 class Mutant(NamedTuple):

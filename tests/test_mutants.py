@@ -1,7 +1,8 @@
 """The list of deliberate defects fits the code; running them all takes a minute or two: `make mutants`."""
 
 import pytest
-from mutants import MUTANTS, ROOT, is_caught
+from builds import ROOT
+from mutants import MUTANTS, is_caught
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.defect)

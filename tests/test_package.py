@@ -2,13 +2,12 @@
 
 import ast
 import re
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from builds import ROOT, built, copied_sources, environment_with
+from builds import ROOT, built, copied_sources, environment, run
 from torch.utils._device import _device_constructors
 
 # Imports go one way: a module may import from its own layer and from those before it.
@@ -123,8 +122,7 @@ FIND = "from importlib.util import find_spec; print(*map(find_spec, ['adapters',
 
 def printed(python: Path, program: str, folder: Path) -> list[str]:
     """The words that a program prints, run in this folder."""
-    run = subprocess.run([python, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
-    return run.stdout.split()
+    return run(python, "-c", program, cwd=folder).stdout.split()
 
 
 def test_the_wheel_is_the_package_and_nothing_else(tmp_path):
@@ -139,7 +137,7 @@ def test_the_wheel_is_the_package_and_nothing_else(tmp_path):
     assert "catalogue (`functional_optim/CATALOGUE.md`)" in metadata
     links = re.findall(r"\]\(([^)]*)\)", metadata)
     assert all(link.startswith("https://") for link in links), "an index has no files beside the description to link to"
-    python = environment_with(wheel, tmp_path / "environment")
+    python = environment(tmp_path / "environment", wheel)
     module, file = printed(python, WHERE, tmp_path)
     assert module == "functional_optim.adapters.drop_in"
     assert Path(file).is_relative_to(tmp_path / "environment")
@@ -147,7 +145,7 @@ def test_the_wheel_is_the_package_and_nothing_else(tmp_path):
 
 def test_an_editable_install_is_the_sources_and_nothing_else(tmp_path):
     source = copied_sources(tmp_path)
-    python = environment_with(built("editable", source), tmp_path / "environment")
+    python = environment(tmp_path / "environment", built("editable", source))
     module, file = printed(python, WHERE, tmp_path)
     assert module == "functional_optim.adapters.drop_in"
     assert Path(file).samefile(source / "functional_optim" / "__init__.py")
@@ -163,7 +161,7 @@ def test_an_sdist_tests_itself(tmp_path):
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     missing = {path for path in kept if not (unpacked / path).exists()}
     assert missing <= {Path(".gitignore")}
-    python = environment_with(built("editable", unpacked), tmp_path / "environment")
+    python = environment(tmp_path / "environment", built("editable", unpacked))
     tests = ["tests/test_lion.py", "tests/test_catalogue.py", "adapters/step_param.py"]
-    run = subprocess.run([python, "-m", "pytest", "-q", *tests], cwd=unpacked, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout
+    tested = run(python, "-m", "pytest", "-q", *tests, cwd=unpacked)
+    assert tested.returncode == 0, tested.stdout
