@@ -37,7 +37,7 @@ catalogue: .venv/installed
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
 	touch $@
