@@ -70,7 +70,7 @@ class Layout:
 
     def _initial(self, params: Params, hparams: HParams) -> Any:
         # Not `init_state`: these may be some of the parameters only, and what it checks holds for all of them.
-        return self.transform.init_fn(params, self.transform.select(hparams))
+        return self.transform.first_state(params, hparams)
 
     def _note_absent(self, params: Params, fresh: Sequence[Any]) -> None:
         holders = {self.name_of[path]: keys for path, keys in _count_holders(self.transform, params)}

@@ -61,6 +61,11 @@ class Form(ABC):
         return ()
 
     @property
+    def seeds(self) -> tuple[str, ...]:
+        """The keys of its state that hold a seed of random numbers."""
+        return ()
+
+    @property
     def mixes_leaves(self) -> bool:
         """Whether what becomes of a leaf may depend on other leaves, or on what it is called; parts are asked for themselves."""
         return True

@@ -64,6 +64,21 @@ class OneNumber:
         return double(self.value(hp), p.device).to(p.device) * 1.0
 
 
+@dataclass(frozen=True)
+class Seed:
+    """The start of a shared value that is a seed of random numbers: the hyper-parameter of this name.
+
+    Where several rules of a transform have one, each but the first gets another number made of its own, so that two branches, or
+    two links, don't draw the same; see `Transform.first_state`.
+    """
+
+    name: str
+
+    def __call__(self, hp: HParams) -> Any:
+        """The number given."""
+        return hp[self.name]
+
+
 @dataclass(frozen=True, eq=False)
 class Lifted(Form):
     """What a rule is lifted with, whether it is for one tensor or for all.
@@ -302,8 +317,22 @@ class WholeTree(Lifted):
     """A transform that is a rule for all tensors together, with () values that they share.
 
     `rule(gs, ps, shared, *slots) -> (updates, shared, *slots)`, lists of leaves and the shared values by name. What all leaves
-    share can't be computed with a value for each, of a hyper-parameter or of the step.
+    share can't be computed with a value for each, of the step or of a hyper-parameter that the rule does not ask for so.
+
+    Attributes:
+        each: names of the hyper-parameters of which the rule gets a list, a value for each leaf.
     """
+
+    each: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The shared values that are seeds."""
+        return tuple(name for name, start in self.shared.items() if isinstance(start, Seed))
+
+    def takes_each(self, name: str) -> bool:
+        """Where the rule gets a list."""
+        return name in self.each
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: the slots', and the shared values at their start, () tensors of float64."""
@@ -321,7 +350,9 @@ class WholeTree(Lifted):
 
         present = [i for i in range(len(u)) if u[i] is not None]
         columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
-        rule = self.scalars({**hp, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
+        own = spread(hp, None, spec)
+        lists = {name: [own[i][0][name] for i in present] for name in self.each}
+        rule = self.scalars({**hp, **lists, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
         shared = {name: state[name] for name in self.shared}
         arguments = (columns[0], columns[1], shared, *columns[2:])
         new_updates, new_shared, *new_slots = self._run(rule, arguments, has_params=params is not None)

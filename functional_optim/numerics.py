@@ -95,9 +95,11 @@ def global_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return sqrt(total([(x * x).sum() for x in present]))
 
 
-def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor]) -> Tensor:
-    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0."""
+def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor], weights: Iterable[Scalar] | None = None) -> Tensor:
+    """Σ x·y over all elements of several pairs of tensors, a () tensor; of none, 0. Each pair may have a weight."""
     sums = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    if weights is not None:
+        sums = [w * x for w, x in zip(weights, sums, strict=True)]
     if not sums:
         return torch.zeros((), device="cpu")
     return total(sums)
@@ -108,6 +110,13 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     if not isinstance(condition, Tensor):
         return a if condition else b
     return torch.where(condition, double(a, condition.device), double(b, condition.device))
+
+
+def either(condition: Any, a: Tensor, b: Tensor) -> Tensor:
+    """`a` if the condition holds, else `b`, for tensors: `torch.where` as soon as the condition is a tensor."""
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    return torch.where(condition, a, b)
 
 
 def log(x: Scalar) -> Scalar:

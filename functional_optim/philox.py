@@ -18,6 +18,8 @@ WORD = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 # The golden ratio and √3 − 1, in 32 bits.
 KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+# The golden ratio in 53 bits, odd: its multiples lie far apart.
+APART = 0x13C6EF372FE94F
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,6 +57,15 @@ def normal(
     pairs = [(_radius(a), 2 * math.pi * b), (_radius(c), 2 * math.pi * d)]
     drawn = [part for radius, angle in pairs for part in (radius * angle.cos(), radius * angle.sin())]
     return torch.cat(drawn)[:count].reshape(shape)
+
+
+def seed_apart(seed: Tensor, number: int) -> Tensor:
+    """A seed for the rule of this number, from 1, made of that of the first: far from any that a person chooses.
+
+    It is a whole number that the dtype holds, as the seed is.
+    """
+    modulus = 1 << (53 if seed.dtype == torch.float64 else 24)
+    return ((seed.to(torch.int64) + number * APART) % modulus).to(seed.dtype)
 
 
 def _radius(u: Tensor) -> Tensor:

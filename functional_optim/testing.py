@@ -377,8 +377,6 @@ def _groupings(trial: Trial) -> Iterator[tuple[dict[str, Any], list[dict[str, An
     """Hyper-parameters for the pure transform, and the same for the adapter: in one group, then in a group per parameter."""
     yield {}, [{"params": list(trial.params)}]
     forms = [form for _, form in nested(trial.transform)]
-    if any(not form.takes_each("") for form in forms):
-        return
     single = {name for name in trial.transform.declared if not all(form.takes_each(name) for form in forms)}
     own = {name: trial.hparams(i % 3) for i, name in enumerate(trial.params)}
     common = {knob: value for knob, value in trial.hparams(1).items() if knob in single}

@@ -10,9 +10,10 @@ import torch
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients, check_params
-from functional_optim.form import ByHand, Form
+from functional_optim.form import ByHand, Form, Path, nested
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
 from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
+from functional_optim.philox import seed_apart
 from functional_optim.recipe import Recipe, recorded
 from functional_optim.trees import Tree
 
@@ -79,7 +80,18 @@ class Transform:
         """
         check_params(params)
         self.form.check(params)
-        return self.init_fn(params, self.select(complete(self.declared, hparams, self.name)))
+        return self.first_state(params, complete(self.declared, hparams, self.name))
+
+    def first_state(self, params: Tree, hparams: HParams) -> Tree:
+        """`init_state` of a complete mapping and of parameters that are taken as they come: these may be some of them only.
+
+        Rules that draw random numbers are numbered in the order of the parts and have seeds apart, whatever parts are called.
+        """
+        state = self.init_fn(params, self.select(hparams))
+        seeds = [(*path, name) for path, form in nested(self) for name in form.seeds]
+        for number, path in enumerate(seeds[1:], 1):
+            state = _changed(state, path, lambda seed, number=number: seed_apart(seed, number))
+        return state
 
     def update(
         self, grads: Tree, state: Tree, params: Tree = None, hparams: HParams | None = None, **extra: Any
@@ -130,6 +142,10 @@ class Transform:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(protocol) if self.recipe is None else self.recipe.reduced()
+
+
+def _changed(state: Tree, path: Path, change: Callable[[Any], Any]) -> Tree:
+    return {**state, path[0]: _changed(state[path[0]], path[1:], change)} if path else change(state)
 
 
 def require_transform(transform: Any, where: str) -> None:
@@ -220,6 +236,7 @@ def whole_tree(
     hparams: HParams | None = None,
     *,
     shared: Mapping[str, Any] | None = None,
+    each: Sequence[str] = (),
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     name: str | None = None,
@@ -228,7 +245,7 @@ def whole_tree(
 
     The function takes `(hp[, t], *, static options)` and returns the rule. `rule(gs, ps, shared, *slots)` gets lists with an
     entry for each leaf that has a gradient (they may be empty), and the shared values by name; it returns the updates, the new
-    shared values by name, and the new slots, in the same form. Each hyper-parameter has one value for all leaves.
+    shared values by name, and the new slots, in the same form. A hyper-parameter has one value for all, unless it is in `each`.
 
     >>> @whole_tree(shared={"largest": 0.0})
     ... def divide_by_largest_sum(hp):
@@ -244,12 +261,18 @@ def whole_tree(
         slots, hparams, extra, leaf_extra, name: as for `elementwise`.
         shared: name to first value, a number or `hp -> number`. They are kept as () tensors of float64; behind an optimizer,
             every parameter holds a copy.
+        each: names of hyper-parameters that may differ between leaves; in `hp` they are lists, with a value per entry of `gs`.
 
     No engine fuses it. Of a sharded model it gets `DTensor`s on one mesh; `numerics.global_norm` and `inner_product` sum over the
     processes, too.
     """
     lift = functools.partial(
-        WholeTree, elementwise=True, shared=dict(shared or {}), extra=tuple(extra), leaf_extra=tuple(leaf_extra)
+        WholeTree,
+        elementwise=True,
+        shared=dict(shared or {}),
+        each=tuple(each),
+        extra=tuple(extra),
+        leaf_extra=tuple(leaf_extra),
     )
     return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=False, name=name)
 

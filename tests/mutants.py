@@ -522,6 +522,27 @@ MUTANTS = [
         "test_parameter_free.py -k prodigy",
     ),
     Mutant(
+        "a second rule draws the noise of the first",
+        "functional_optim/philox.py",
+        "seed.to(torch.int64) + number * APART",
+        "seed.to(torch.int64)",
+        "test_noise.py -k noise_of_their_own",
+    ),
+    Mutant(
+        "MoMo's step is not shrunk with the parameters",
+        "functional_optim/rules/momo.py",
+        "-(shrinkage * p + tau * d) / (1 + shrinkage)",
+        "-shrinkage / (1 + shrinkage) * p - tau * d",
+        "test_loss_driven.py -k momos_decay",
+    ),
+    Mutant(
+        "what has a learning rate of 0 has a part in the estimate",
+        "functional_optim/rules/d_adaptation.py",
+        "return [lr > 0 for lr in lrs]",
+        "return [lr >= 0 for lr in lrs]",
+        "test_parameter_free.py -k rate_of_0",
+    ),
+    Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
         "functional_optim/meta/flat.py",
         "(form.reduce is None or isinstance(form.reduce, SumOver))",

@@ -1,5 +1,7 @@
 """Rules and wrappers that look at the loss, or tune themselves: against optax, and against torch's scheduler."""
 
+import math
+
 import pytest
 import torch
 from trajectories import assert_same_trajectory
@@ -56,12 +58,12 @@ def theirs(make, steps=30):
     "tx, make",
     [
         (fo.momo(), lambda o: o.contrib.momo()),
-        (fo.momo(lr=0.3, weight_decay=0.1), lambda o: o.contrib.momo(learning_rate=0.3, weight_decay=0.1)),
+        (fo.momo(lr=0.3), lambda o: o.contrib.momo(learning_rate=0.3)),
         (
             fo.momo(lower_bound=-3.0, adapt_lower_bound=True),
             lambda o: o.contrib.momo(lower_bound=-3.0, adapt_lower_bound=True),
         ),
-        (fo.momo_adam(lr=0.1, weight_decay=0.1), lambda o: o.contrib.momo_adam(learning_rate=0.1, weight_decay=0.1)),
+        (fo.momo_adam(lr=0.1), lambda o: o.contrib.momo_adam(learning_rate=0.1)),
         (
             fo.momo_adam(lr=10.0, lower_bound=-3.0, adapt_lower_bound=True),
             lambda o: o.contrib.momo_adam(learning_rate=10.0, lower_bound=-3.0, adapt_lower_bound=True),
@@ -69,10 +71,54 @@ def theirs(make, steps=30):
         (fo.mechanize(fo.adam(lr=1.0), s_init=1e-3), lambda o: o.contrib.mechanize(o.adam(1.0), s_init=1e-3)),
         (fo.mechanize(fo.sgd(lr=0.1), num_betas=2), lambda o: o.contrib.mechanize(o.sgd(0.1), num_betas=2)),
     ],
-    ids=["momo", "momo decay", "momo adapt", "momo_adam", "momo_adam adapt", "mechanize adam", "mechanize sgd"],
+    ids=["momo", "momo short", "momo adapt", "momo_adam", "momo_adam adapt", "mechanize adam", "mechanize sgd"],
 )
 def test_it_is_optaxs(tx, make):
     assert_same_trajectory(ours(tx), theirs(make), TOLERANCE)
+
+
+def momo_in_floats(adam, lr, decay, bound, adapts, steps=30):
+    """MoMo and MoMo-Adam as the authors' programs go, over the elements of all parameters."""
+    p, h = ([*tree["w"], *tree["b"]] for tree in (START, CURVATURE))
+    m, v, value, product, found, estimate = [0.0] * 3, [0.0] * 3, 0.0, 0.0, [], bound
+    for t in range(steps):
+        loss = sum(a * x * x for a, x in zip(h, p, strict=True)) / 2
+        g = [a * x + 0.1 * z for a, x, z in zip(h, p, [*noise(t, "w"), *noise(t, "b")], strict=True)]
+        beta = 0.0 if t == 0 and not adam else 0.9
+        rho = 1 - 0.9 ** (t + 1) if adam else 1.0
+        m = [beta * a + (1 - beta) * b for a, b in zip(m, g, strict=True)]
+        v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g, strict=True)]
+        d = [math.sqrt(a / (1 - 0.999 ** (t + 1))) + 1e-8 if adam else 1.0 for a in v]
+        value, product = beta * value + (1 - beta) * loss, beta * product + (1 - beta) * dot(g, p)
+        norm = sum(a * a / b for a, b in zip(m, d, strict=True))
+        grown = 1 + lr * decay
+        cap = grown * (value - product) + dot(m, p)
+        if adapts and cap < grown * rho * estimate:
+            estimate = max(cap / (2 * grown * rho), bound)
+        tau = min(lr / rho, max(grown * (value - rho * estimate - product) + dot(m, p), 0.0) / norm)
+        if adapts:
+            estimate = max((value + dot(m, p) - product - tau * norm / 2) / rho, bound)
+        p = [(x - tau * a / b) / grown for x, a, b in zip(p, m, d, strict=True)]
+        found.append(p)
+    return found
+
+
+def dot(xs, ys):
+    return sum(x * y for x, y in zip(xs, ys, strict=True))
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+@pytest.mark.parametrize("adam, lr, decay", [(False, 0.3, 0.1), (False, 5.0, 0.02), (True, 0.1, 0.1), (True, 10.0, 0.02)])
+def test_momos_decay_is_the_authors(adam, lr, decay, adapts):
+    make = fo.momo_adam if adam else fo.momo
+    tx = make(lr=lr, weight_decay=decay, lower_bound=-3.0, adapt_lower_bound=adapts)
+    assert_same_trajectory(ours(tx), momo_in_floats(adam, lr, decay, -3.0, adapts), TOLERANCE)
+
+
+def test_momos_longest_step_may_be_infinite():
+    """f = p²/2 and f* = 0: the model reaches 0 at p/2."""
+    p = torch.tensor(2.0)
+    assert fo.momo(lr=math.inf).update(p, fo.momo().init_state(p), p, value=2.0)[0] == -1.0
 
 
 def scales(tx, losses=LOSSES):

@@ -52,6 +52,62 @@ def test_seeds_steps_leaves_and_elements_have_noise_of_their_own():
     assert len(numbers.unique()) == len(numbers) == 4 * 3 * 36
 
 
+UNIT = {"eta": 1.0, "gamma": 0.0}
+
+
+def several():
+    """Five rules with one seed: two links, two branches, and one that is asked now and then."""
+    branches = fo.partition({"x": fo.add_noise(**UNIT), "y": fo.add_noise(**UNIT)}, fo.by_name({"a": "x", "b": "y"}))
+    return fo.chain(fo.add_noise(**UNIT), branches, fo.accumulate(fo.add_noise(**UNIT), every=1), fo.noisy_sgd(**UNIT, lr=1.0))
+
+
+def test_branches_and_links_draw_noise_of_their_own():
+    n = 40_000
+    zeros = {name: torch.zeros(n, dtype=torch.float64) for name in ("a", "b")}
+    (noise,) = noise_of(several(), zeros)
+    # Four independent ones in each leaf, of which none in the other. A correlation has a standard error of n^−½.
+    assert noise["a"].var().item() == pytest.approx(4.0, rel=4 * math.sqrt(2 / n))
+    assert abs(torch.corrcoef(torch.stack([noise["a"], noise["b"]]))[0, 1].item()) < 4 / math.sqrt(n)
+    one = fo.partition({"x": fo.add_noise(**UNIT), "y": fo.add_noise(**UNIT)}, fo.by_name({"a": "x", "b": "y"}))
+    seeds = [state["seed"].item() for state in one.init_state(zeros, {"seed": 2**53}).values()]
+    assert seeds[0] == 2**53 and 0 <= seeds[1] < 2**53 and seeds[1] % 1 == 0
+
+
+def test_what_parts_are_called_does_not_matter_to_their_noise():
+    g = torch.zeros(5, dtype=torch.float64)
+    two = [fo.add_noise(**UNIT), fo.add_noise(**UNIT)]
+    plain, *others = fo.chain(*two), fo.chain(fo.chain(two[0]), two[1]), fo.masked(fo.chain(*two), lambda name, leaf: True)
+    for other in others:
+        assert torch.equal(noise_of(other, g)[0], noise_of(plain, g)[0])
+    assert torch.equal(noise_of(fo.masked(two[0], lambda name, leaf: True), g)[0], noise_of(two[0], g)[0])
+
+
+def test_seeds_of_several_rules_go_where_one_does():
+    """Under vmap, into a resumed run, and behind an optimizer."""
+    tx, params = several(), {"a": torch.zeros(3, dtype=torch.float64), "b": torch.zeros(3, dtype=torch.float64)}
+
+    def second(seed):
+        return noise_of(tx, params, 2, {"seed": seed})[1]
+
+    together = torch.vmap(second)(torch.arange(3))
+    for i in range(3):
+        for name in params:
+            assert torch.equal(together[name][i], second(i)[name])
+
+    leaves = {name: torch.nn.Parameter(p.clone()) for name, p in params.items()}
+    optimizer = fo.adapters.OptimizerAdapter(leaves.items(), tx)
+    for _ in range(2):
+        for leaf in leaves.values():
+            leaf.grad = torch.zeros_like(leaf)
+        optimizer.step()
+        resumed = fo.adapters.OptimizerAdapter(leaves.items(), tx)
+        resumed.load_state_dict(optimizer.state_dict())
+        optimizer = resumed
+    expected = [sum(updates[name] for updates in noise_of(tx, params, 2)) for name in params]
+    for leaf, noise in zip(leaves.values(), expected, strict=True):
+        torch.testing.assert_close(leaf.detach(), noise, rtol=1e-13, atol=1e-13)
+
+
 def test_the_order_of_leaves_of_different_shapes_does_not_matter():
     a, b, c = torch.zeros(3), torch.zeros(2, 2), torch.zeros(())
     (one,), (other,) = noise_of(fo.add_noise(), [a, b, c]), noise_of(fo.add_noise(), {"x": c, "y": a, "z": [None, b]})

@@ -7,6 +7,7 @@ import torch
 from trajectories import FLOAT64, START, assert_same_trajectory, awkward_gradients, optax_params_of
 
 import functional_optim as fo
+from functional_optim import trees
 
 # Gradients that point away from a solution some steps off, so that distances grow and estimates rise; no huge column, which would
 # be all that the sums see.
@@ -86,8 +87,16 @@ def test_dog_of_one_step_moves_by_the_length_it_was_told():
     assert moved == pytest.approx(0.25 * (1 + 5), rel=1e-6)  # float32
 
 
-def paper_prodigy(rows, lrs, d0, coefficient, decay, corrected, safeguarded):
-    """Mishchenko & Defazio, Algorithm 4 as the authors' program has it: for one list of parameters."""
+def nobody(t):
+    """The elements that have a learning rate of 0 at a step."""
+    return ()
+
+
+def paper_prodigy(rows, lrs, d0, coefficient, decays, corrected, safeguarded, out=nobody):
+    """Mishchenko & Defazio, Algorithm 4 as the authors' program has it, with a decay and 1 or 0 times the rate for each element.
+
+    Their program goes on to move and decay what has a rate of 0; here it stays.
+    """
     b1, b2, eps = 0.9, 0.99, 1e-8
     b3 = math.sqrt(b2)
     d, r = d0, 0.0
@@ -95,21 +104,24 @@ def paper_prodigy(rows, lrs, d0, coefficient, decay, corrected, safeguarded):
     p, found = list(START), []
     for t, (g, lr) in enumerate(zip(rows, lrs, strict=True), 1):
         k = math.sqrt(1 - b2**t) / (1 - b1**t) if corrected else 1.0
-        dlr = d * lr * k
-        r = b3 * r + d / d0 * dlr * dot(g, [x0 - x for x0, x in zip(START, p, strict=True)])
-        s = [b3 * x + d / d0 * (d if safeguarded else dlr) * y for x, y in zip(s, g, strict=True)]
-        m = [b1 * x + (1 - b1) * d * y for x, y in zip(m, g, strict=True)]
-        v = [b2 * x + (1 - b2) * d * d * y * y for x, y in zip(v, g, strict=True)]
-        d = max(d, coefficient * r / sum(map(abs, s)))
-        p = [x - dlr * decay * x - dlr * a / (math.sqrt(b) + d * eps) for x, a, b in zip(p, m, v, strict=True)]
-        found.append(p)
+        dlr, r = d * lr * k, b3 * r
+        live = [i for i in range(8) if i not in out(t - 1)]
+        for i in live:
+            r += d / d0 * dlr * g[i] * (START[i] - p[i])
+            m[i] = b1 * m[i] + (1 - b1) * d * g[i]
+            v[i] = b2 * v[i] + (1 - b2) * d * d * g[i] * g[i]
+            s[i] = b3 * s[i] + d / d0 * (d if safeguarded else dlr) * g[i]
+        d = max(d, coefficient * r / sum(abs(s[i]) for i in live))
+        for i in live:
+            p[i] = p[i] - dlr * decays[i] * p[i] - dlr * m[i] / (math.sqrt(v[i]) + d * eps)
+        found.append(list(p))
     return found, d
 
 
 @pytest.mark.parametrize("corrected, safeguarded", [(False, False), (True, False), (False, True)])
 def test_prodigy_is_the_papers_loop(corrected, safeguarded):
     lrs = [min(1.0, (t + 1) / 10) for t in range(40)]
-    expected, d = paper_prodigy(ROWS, lrs, 1e-3, 2.0, 0.1, corrected, safeguarded)
+    expected, d = paper_prodigy(ROWS, lrs, 1e-3, 2.0, [0.1] * 8, corrected, safeguarded)
     tx = fo.prodigy(
         1.0,
         (0.9, 0.99),
@@ -127,7 +139,7 @@ def test_prodigy_is_the_papers_loop(corrected, safeguarded):
 
 
 def test_the_rule_of_prodigy_leaves_learning_rate_and_sign_to_the_link_after_it():
-    expected, _ = paper_prodigy(ROWS, [0.5] * 40, 1e-3, 1.0, 0.1, True, False)
+    expected, _ = paper_prodigy(ROWS, [0.5] * 40, 1e-3, 1.0, [0.1] * 8, True, False)
     scaled = fo.scale_by_prodigy(0.5, (0.9, 0.99), weight_decay=0.1, d0=1e-3, use_bias_correction=True)
     assert_same_trajectory(params_of(fo.chain(scaled, fo.scale(-0.5)), ROWS)[0], expected, 1e-10)  # as above
 
@@ -138,29 +150,32 @@ def test_prodigy_is_optax():
     assert_same_trajectory(ours, theirs, 1e-10)  # as above
 
 
-def paper_dadapt(rows, d0, decay, corrected):
-    """Defazio & Mishchenko, Algorithm 5 as the authors' program has it: for one list of parameters."""
+def paper_dadapt(rows, d0, decays, corrected, out=nobody):
+    """Defazio & Mishchenko, Algorithm 5 as the authors' program has it, with the same liberty."""
     b1, b2, eps = 0.9, 0.99, 1e-8
     root = math.sqrt(b2)
     d, r = d0, 0.0
     m, v, s = [0.0] * 8, [0.0] * 8, [0.0] * 8
     p, found = list(START), []
     for t, g in enumerate(rows, 1):
-        e = d * (math.sqrt(1 - b2**t) / (1 - b1**t) if corrected else 1.0)
-        agreement = e * sum(y * x / (math.sqrt(w) + eps) for y, x, w in zip(g, s, v, strict=True))
-        m = [b1 * x + e * (1 - b1) * y for x, y in zip(m, g, strict=True)]
-        v = [b2 * x + (1 - b2) * y * y for x, y in zip(v, g, strict=True)]
-        s = [root * x + e * (1 - root) * y for x, y in zip(s, g, strict=True)]
+        e, agreement = d * (math.sqrt(1 - b2**t) / (1 - b1**t) if corrected else 1.0), 0.0
+        live = [i for i in range(8) if i not in out(t - 1)]
+        for i in live:
+            agreement += e * g[i] * s[i] / (math.sqrt(v[i]) + eps)
+            m[i] = b1 * m[i] + e * (1 - b1) * g[i]
+            v[i] = b2 * v[i] + (1 - b2) * g[i] * g[i]
+            s[i] = root * s[i] + e * (1 - root) * g[i]
         r = root * r + (1 - root) * agreement
-        d = max(d, r / ((1 - root) * sum(map(abs, s))))
-        p = [x - e * decay * x - a / (math.sqrt(b) + eps) for x, a, b in zip(p, m, v, strict=True)]
-        found.append(p)
+        d = max(d, r / ((1 - root) * sum(abs(s[i]) for i in live)))
+        for i in live:
+            p[i] = p[i] - e * decays[i] * p[i] - m[i] / (math.sqrt(v[i]) + eps)
+        found.append(list(p))
     return found, d
 
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_dadapt_adam_is_the_papers_loop(corrected):
-    expected, d = paper_dadapt(ROWS, 1e-2, 0.1, corrected)
+    expected, d = paper_dadapt(ROWS, 1e-2, [0.1] * 8, corrected)
     tx = fo.dadapt_adam(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-2, use_bias_correction=corrected)
     found, state = params_of(tx, ROWS)
     assert_same_trajectory(found, expected, 1e-10)  # as for Prodigy
@@ -169,7 +184,7 @@ def test_dadapt_adam_is_the_papers_loop(corrected):
 
 
 def test_the_rule_of_d_adaptation_is_the_whole_optimizer():
-    expected, _ = paper_dadapt(ROWS, 1e-2, 0.1, True)
+    expected, _ = paper_dadapt(ROWS, 1e-2, [0.1] * 8, True)
     tx = fo.scale_by_d_adaptation(1.0, (0.9, 0.99), weight_decay=0.1, d0=1e-2, use_bias_correction=True)
     assert_same_trajectory(params_of(tx, ROWS)[0], expected, 1e-10)
 
@@ -191,11 +206,59 @@ def test_without_any_gradient_nothing_moves_and_nothing_is_nan(tx):
     assert all(bool(u.isfinite().all()) and bool((u < 0).all()) for u in updates.values())
 
 
+DECAYS = [0.1] * 5 + [0.0] * 3
+
+
+def late(t):
+    """The second leaf joins at step 3 and sits out from step 20 to 25."""
+    return range(5, 8) if t < 3 or 20 <= t < 25 else ()
+
+
+def grouped(t, number=float):
+    rate = number(0.0 if late(t) else 1.0)
+    return {"lr": fo.PerLeaf({"a": number(1.0), "b": rate}), "weight_decay": fo.PerLeaf({"a": number(0.1), "b": number(0.0)})}
+
+
+PARAMETER_FREE = [
+    (
+        fo.prodigy(betas=(0.9, 0.99), d0=1e-3, use_bias_correction=True),
+        paper_prodigy(ROWS, [1.0] * 40, 1e-3, 1.0, DECAYS, True, False, late),
+    ),
+    (fo.dadapt_adam(betas=(0.9, 0.99), d0=1e-2), paper_dadapt(ROWS, 1e-2, DECAYS, False, late)),
+]
+
+
+@pytest.mark.parametrize("tx, paper", PARAMETER_FREE, ids=["prodigy", "dadapt"])
+def test_groups_have_a_decay_of_their_own_and_may_have_a_rate_of_0(tx, paper):
+    expected, d = paper
+    for number in (float, lambda x: torch.tensor(x, dtype=torch.float64)):
+        found, state = params_of(tx, ROWS, lambda t, number=number: grouped(t, number))
+        assert_same_trajectory(found, expected, 1e-10)  # as above
+        assert fo.state_get(state, "d").item() == pytest.approx(d, rel=1e-10)
+
+    params = split(START)
+    leaves = {name: torch.nn.Parameter(x.clone()) for name, x in params.items()}
+    optimizer = fo.adapters.OptimizerAdapter([{"params": [x]} for x in leaves.values()], tx)
+    for t, row in enumerate(ROWS):
+        for group, name in zip(optimizer.param_groups, leaves, strict=True):
+            leaves[name].grad = split(row)[name]
+            group |= {key: value.tree[name] for key, value in grouped(t).items()}
+        optimizer.step()
+    assert_same_trajectory(torch.cat([leaves["a"].detach().reshape(-1), leaves["b"].detach()])[None], expected[-1:], 1e-10)
+
+
 @pytest.mark.parametrize("tx", [fo.prodigy(), fo.dadapt_adam()], ids=lambda tx: tx.name)
-def test_one_learning_rate_for_all(tx):
+def test_rates_are_equal_or_0(tx):
     params = {"a": torch.ones(3), "b": torch.ones(())}
-    with pytest.raises(ValueError, match="takes one 'lr' for all parameters"):
+    with pytest.raises(ValueError, match="learning rates 0.5, 1.0. They must be equal, or 0"):
         tx.update(params, tx.init_state(params), params, {"lr": fo.PerLeaf({"a": 1.0, "b": 0.5})})
+    with pytest.raises(ValueError, match="takes one 'betas' for all parameters"):
+        tx.update(params, tx.init_state(params), params, {"betas": fo.PerLeaf({"a": (0.9, 0.99), "b": (0.8, 0.99)})})
+    _, state = tx.update(params, tx.init_state(params), params, {"lr": 1.0})
+    still, after = tx.update(params, state, params, {"lr": 0.0})
+    assert all(u.eq(0).all() for u in still.values())
+    kept = [fo.state_set(s, "step", torch.tensor(0)) for s in (state, after)]
+    assert all(map(torch.equal, *map(trees.leaves, kept)))
 
 
 def test_the_first_step_in_closed_form():

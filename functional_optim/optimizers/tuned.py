@@ -78,7 +78,7 @@ def prodigy(
     """Prodigy: AdamW that estimates its own learning rate; see `scale_by_prodigy`.
 
     Args:
-        lr: at least 0; 1, times a schedule if you like. One value for all parameters.
+        lr: at least 0; 1, times a schedule if you like. 0 for parameters that stay as they are; the others' must be equal.
         betas: decay of the two moments, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled.
@@ -118,7 +118,7 @@ def dadapt_adam(
     """D-Adapt Adam: AdamW that estimates its own learning rate; see `scale_by_d_adaptation`.
 
     Args:
-        lr: at least 0; 1, times a schedule if you like. One value for all parameters.
+        lr: at least 0; 1, times a schedule if you like. 0 for parameters that stay as they are; the others' must be equal.
         betas: decay of the two moments, each in [0, 1).
         eps: ε, greater than 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled.

@@ -1,7 +1,7 @@
 """D-Adaptation of Adam: its learning rate is an estimate of the distance to the solution.
 
     e ← d η κ                                      κ = √(1 − β₂ᵗ) / (1 − β₁ᵗ) with bias correction, else 1
-    r ← √β₂ r + (1 − √β₂) e ⟨g, s / (√v + ε)⟩      ⟨·,·⟩ and |·|₁ over all parameters
+    r ← √β₂ r + (1 − √β₂) ⟨e g, s / (√v + ε)⟩      ⟨·,·⟩ and |·|₁ over all parameters with η > 0
     m ← β₁ m + (1 − β₁) e g
     v ← β₂ v + (1 − β₂) g²
     s ← √β₂ s + (1 − √β₂) e g
@@ -14,7 +14,7 @@ Defazio & Mishchenko 2023, Learning-Rate-Free Learning by D-Adaptation, https://
 import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
-from functional_optim.numerics import bias_correction, double, inner_product, sqrt
+from functional_optim.numerics import bias_correction, double, either, inner_product, sqrt, where
 from functional_optim.transform import whole_tree
 
 
@@ -28,6 +28,7 @@ from functional_optim.transform import whole_tree
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
         "d0": Hparam(1e-6, POSITIVE),
     },
+    each=("lr", "eps", "weight_decay"),
 )
 def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution, in the ∞-norm.
@@ -35,7 +36,8 @@ def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
     The learning rate is part of the average m, so the update holds it, and the sign: no `scale_by_learning_rate` follows.
 
     Args:
-        lr: η, at least 0; 1, times a schedule if you like. One value for all parameters.
+        lr: η, at least 0; 1, times a schedule if you like. Parameters whose rate is 0 stay as they are, their slots too, and have
+            no part in the estimate; the others' must be equal.
         betas: decay of m and of v per step, each in [0, 1); r and s decay by √β₂.
         eps: greater than 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled.
@@ -47,25 +49,47 @@ def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
     float64 tensors that all parameters share.
 
     Raises:
-        ValueError: `update` was called without params, or `lr` differs between parameters.
+        ValueError: `update` was called without params, or parameters have different rates other than 0. (Rates that are tensors
+            are not read: each then has a part in proportion to its own.)
 
     Source: Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733, and the authors' program, whose names these are; it can
-    limit the growth of d as well. `optax.contrib.dadapt_adamw` always corrects the bias. torch has no counterpart.
+    limit the growth of d as well, and goes on to decay parameters whose rate is 0, and to move them by what they remember.
+    `optax.contrib.dadapt_adamw` always corrects the bias. torch has no counterpart.
     """
     b1, b2 = hp["betas"]
-    root, eps = double(b2) ** 0.5, hp["eps"]
+    root, move = double(b2) ** 0.5, moving("scale_by_d_adaptation", hp["lr"])
     correction = bias_correction(b2, t) ** 0.5 / bias_correction(b1, t) if use_bias_correction else 1.0
 
     def rule(gs, ps, shared, ms, vs, ss):
-        dlr = shared["d"] * hp["lr"] * correction
-        agreement = inner_product(gs, [s / (sqrt(v) + eps) for s, v in zip(ss, vs, strict=True)])
-        numerator = root * shared["numerator_weighted"] + (1 - root) * dlr * agreement
-        ms = [b1 * m + (1 - b1) * dlr * g for m, g in zip(ms, gs, strict=True)]
-        vs = [b2 * v + (1 - b2) * g * g for v, g in zip(vs, gs, strict=True)]
-        ss = [root * s + (1 - root) * dlr * g for s, g in zip(ss, gs, strict=True)]
-        total = inner_product([s.abs() for s in ss], [torch.ones_like(s) for s in ss])
-        d = torch.maximum(shared["d"], numerator / torch.where(total == 0, 1.0, (1 - root) * total))
-        us = [-m / (sqrt(v) + eps) - hp["weight_decay"] * dlr * p for m, v, p in zip(ms, vs, ps, strict=True)]
-        return us, {"d": d, "numerator_weighted": numerator}, ms, vs, ss
+        d, r = shared["d"], shared["numerator_weighted"]
+        es = [d * lr * correction for lr in hp["lr"]]
+        normalised = [s / (sqrt(v) + eps) for s, v, eps in zip(ss, vs, hp["eps"], strict=True)]
+        numerator = root * r + (1 - root) * inner_product(gs, normalised, es)
+        ms = [either(x, b1 * m + (1 - b1) * e * g, m) for x, m, e, g in zip(move, ms, es, gs, strict=True)]
+        vs = [either(x, b2 * v + (1 - b2) * g * g, v) for x, v, g in zip(move, vs, gs, strict=True)]
+        ss = [either(x, root * s + (1 - root) * e * g, s) for x, s, e, g in zip(move, ss, es, gs, strict=True)]
+        total = (1 - root) * sum_of_sizes(move, ss)
+        still = total == 0
+        estimate = torch.maximum(d, numerator / torch.where(still, 1.0, total))
+        shared = {"d": torch.where(still, d, estimate), "numerator_weighted": torch.where(still, r, numerator)}
+        rows = zip(move, ms, vs, ps, es, hp["eps"], hp["weight_decay"], strict=True)
+        us = [either(x, -m / (sqrt(v) + eps) - decay * e * p, torch.zeros_like(m)) for x, m, v, p, e, eps, decay in rows]
+        return us, shared, ms, vs, ss
 
     return rule
+
+
+def moving(name, lrs):
+    """Whether each of some parameters moves at all: one distance is estimated, for a rate that they share."""
+    rates = sorted({float(lr) for lr in lrs if not isinstance(lr, torch.Tensor)} - {0.0})
+    if len(rates) > 1:
+        raise ValueError(
+            f"{name}: parameters have the learning rates {', '.join(map(str, rates))}. They must be equal, or 0 for parameters "
+            "that are to stay as they are."
+        )
+    return [lr > 0 for lr in lrs]
+
+
+def sum_of_sizes(move, ss):
+    """|s|₁ over the parameters that move."""
+    return inner_product([s.abs() for s in ss], [torch.ones_like(s) for s in ss], [where(x, 1.0, 0.0) for x in move])

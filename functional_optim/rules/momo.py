@@ -3,13 +3,15 @@
     m ← β m + (1 − β) g        f̄ ← β f̄ + (1 − β) f        γ ← β γ + (1 − β) ⟨g, p⟩        averages with one β
     D = 1, or √v̂ + ε (Adam)    ρ = 1, or 1 − βᵗ (Adam)
     τ = min(η / ρ, max(0, (1 + η λ)(f̄ − ρ f* − γ) + ⟨m, p⟩) / ⟨m, m / D⟩)
-    u ← −η λ / (1 + η λ) p − τ m / D
+    p ← (p − τ m / D) / (1 + η λ)
 
-The averaged linear models of the loss, cut off at its lower bound f*, are minimised with a penalty on the step: η is the largest
-step length. All averages start at the first value (MoMo) or at 0 (MoMo-Adam).
+This minimises the averaged linear models of the loss, cut off at its lower bound f*, plus `‖x − p‖²_D / (2 η)` and, for a decay,
+`λ/2 ‖x‖²_D`: η is the largest step length. All averages start at the first value (MoMo) or at 0 (MoMo-Adam).
 
 Schaipp et al. 2023, MoMo: Momentum Models for Adaptive Learning Rates, https://arxiv.org/abs/2305.07583
 """
+
+import math
 
 import torch
 
@@ -23,7 +25,7 @@ SHARED = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda
 @whole_tree(
     slots=("exp_avg",),
     hparams={
-        "lr": Hparam(1.0, NON_NEGATIVE),
+        "lr": Hparam(1.0, "[0, inf]"),
         "momentum": Hparam(0.9, FRACTION),
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
         "lower_bound": Hparam(0.0, ANY),
@@ -39,13 +41,14 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
     Args:
         lr: η, the largest step length, at least 0; infinity for none.
         momentum: β, in [0, 1).
-        weight_decay: λ, at least 0, proximal.
+        weight_decay: λ, at least 0: part of what the step minimises.
         lower_bound: f*, below which the loss can't go.
         adapt_lower_bound: estimate f* while training; `lower_bound` is then what the estimate stays above.
 
     State: `step` () int64; `exp_avg` (m); `mean_value` (f̄), `mean_product` (γ), `lower_bound_estimate` (f*), () float64.
 
-    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583. As `optax.contrib.momo`.
+    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583, and the authors' program. `optax.contrib.momo` is this without
+    a decay; with one, it forgets to divide the step, too, by 1 + η λ.
 
     >>> tx = momo()
     >>> p = torch.tensor(2.0)
@@ -57,7 +60,7 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
     def rule(gs, ps, shared, ms):
         ms = [beta * m + (1 - beta) * g for m, g in zip(ms, gs, strict=True)]
         tau, shared = _model(hp, beta, 1.0, gs, ps, ms, ms, shared, adapt_lower_bound)
-        return [-_shrink(hp) * p - tau * m for m, p in zip(ms, ps, strict=True)], shared, ms
+        return _step(hp, tau, ms, ps), shared, ms
 
     return rule
 
@@ -65,7 +68,7 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
 @whole_tree(
     slots=("exp_avg", "exp_avg_sq"),
     hparams={
-        "lr": Hparam(1e-2, NON_NEGATIVE),
+        "lr": Hparam(1e-2, "[0, inf]"),
         "betas": Hparam((0.9, 0.999), FRACTION),
         "eps": Hparam(1e-8, NON_NEGATIVE),
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
@@ -78,14 +81,15 @@ def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
     """Adam whose step length adapts to the loss: `momo` in the metric of Adam's denominator.
 
     Args:
-        lr: η, the largest step length, at least 0.
+        lr: η, the largest step length, at least 0; infinity for none.
         betas: decay of the two moments, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
         weight_decay, lower_bound, adapt_lower_bound: as for `momo`.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v); `mean_value`, `mean_product`, `lower_bound_estimate`, () float64.
 
-    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583. As `optax.contrib.momo_adam`.
+    Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583, and the authors' program (its `divide=True`).
+    `optax.contrib.momo_adam` is this without a decay, as with `momo`.
     """
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
@@ -95,13 +99,20 @@ def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
         vs = [b2 * v + (1 - b2) * g * g for v, g in zip(vs, gs, strict=True)]
         directions = [m / (sqrt(v / c2) + hp["eps"]) for m, v in zip(ms, vs, strict=True)]
         tau, shared = _model(hp, b1, c1, gs, ps, ms, directions, shared, adapt_lower_bound)
-        return [-_shrink(hp) * p - tau * d for d, p in zip(directions, ps, strict=True)], shared, ms, vs
+        return _step(hp, tau, directions, ps), shared, ms, vs
 
     return rule
 
 
-def _shrink(hp):
-    return hp["lr"] * hp["weight_decay"] / (1 + hp["lr"] * hp["weight_decay"])
+def _shrinkage(hp):
+    """η λ, without a decay 0 for an infinite η, too."""
+    return where((hp["lr"] == math.inf) & (hp["weight_decay"] == 0), 0.0, hp["lr"] * hp["weight_decay"])
+
+
+def _step(hp, tau, directions, ps):
+    """The way to (p − τ d) / (1 + η λ)."""
+    shrinkage = _shrinkage(hp)
+    return [-(shrinkage * p + tau * d) / (1 + shrinkage) for d, p in zip(directions, ps, strict=True)]
 
 
 def _model(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
@@ -109,7 +120,7 @@ def _model(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
     value = beta * shared["mean_value"] + (1 - beta) * hp["value"]
     product = beta * shared["mean_product"] + (1 - beta) * inner_product(gs, ps)
     norm, inner, bound = inner_product(ms, directions), inner_product(ms, ps), shared["lower_bound_estimate"]
-    grown = 1 + hp["lr"] * hp["weight_decay"]
+    grown = 1 + _shrinkage(hp)
     if adapt_lower_bound:
         cap = grown * (value - product) + inner
         lowered = (cap / (2 * c * grown)).clamp(min=hp["lower_bound"])

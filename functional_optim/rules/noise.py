@@ -6,6 +6,7 @@ Neelakantan et al. 2015, Adding Gradient Noise Improves Learning for Very Deep N
 """
 
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
+from functional_optim.lifting import Seed
 from functional_optim.numerics import double
 from functional_optim.philox import normal
 from functional_optim.sharded import placed_like
@@ -16,7 +17,7 @@ SEEDS = "[0, 9007199254740992]"
 
 
 @whole_tree(
-    shared={"seed": lambda hp: hp["seed"]},
+    shared={"seed": Seed("seed")},
     hparams={"eta": Hparam(0.01, NON_NEGATIVE), "gamma": Hparam(0.55, ANY), "seed": Hparam(0, SEEDS)},
 )
 def add_noise(hp, t):
@@ -25,11 +26,14 @@ def add_noise(hp, t):
     The noise is a pure function of the seed, the step and the place of the element, all of which are in the state or the tree:
     the same call returns the same noise, a resumed run goes on as if it had not stopped, and `vmap` over `seed` gives
     independent runs. Which leaf is which is told by its shape, then by its order among leaves of that shape.
+    Several such rules in one transform, in branches or as links, draw different noise with one seed: which is which is told by
+    their order, and `init_state` makes each a seed of its own.
 
     Args:
         eta: η, the variance at the first step, in units of g², at least 0.
         gamma: γ; the variance falls as t⁻ᵞ. Neelakantan et al. take 0.55; 0 keeps it.
-        seed: a whole number. `init_state` puts it into the state; `update` takes it from there.
+        seed: a whole number. `init_state` puts it, or for a second rule what it makes of it, into the state; `update` takes it
+            from there.
 
     State: `step` () int64; `seed` () float64. Both are shared by all parameters.
 

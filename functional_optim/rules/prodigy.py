@@ -1,7 +1,7 @@
 """Prodigy: Adam whose learning rate is an estimate of the distance to the solution.
 
     e ← d η κ                                      κ = √(1 − β₂ᵗ) / (1 − β₁ᵗ) with bias correction, else 1
-    r ← √β₂ r + d/d₀ · e ⟨g, x₀ − p⟩               ⟨·,·⟩ and |·|₁ over all parameters
+    r ← √β₂ r + d/d₀ ⟨e g, x₀ − p⟩                 ⟨·,·⟩ and |·|₁ over all parameters with η > 0
     s ← √β₂ s + d/d₀ · e g
     m ← β₁ m + (1 − β₁) d g
     v ← β₂ v + (1 − β₂) d² g²
@@ -15,7 +15,8 @@ import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
 from functional_optim.lifting import copied, zeros
-from functional_optim.numerics import bias_correction, double, inner_product, sqrt
+from functional_optim.numerics import bias_correction, double, either, inner_product, sqrt
+from functional_optim.rules.d_adaptation import moving, sum_of_sizes
 from functional_optim.transform import whole_tree
 
 
@@ -30,13 +31,15 @@ from functional_optim.transform import whole_tree
         "d0": Hparam(1e-6, POSITIVE),
         "d_coef": Hparam(1.0, POSITIVE),
     },
+    each=("lr", "eps", "weight_decay"),
 )
 def scale_by_prodigy(hp, t, *, use_bias_correction: bool = False, safeguard_warmup: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution. `scale_by_learning_rate` follows, with the same
     `lr`.
 
     Args:
-        lr: η, at least 0; 1, times a schedule if you like: the estimate takes account of it. One value for all parameters.
+        lr: η, at least 0; 1, times a schedule if you like: the estimate takes account of it. Parameters whose rate is 0 stay as
+            they are, their slots too, and have no part in the estimate; the others' must be equal.
         betas: decay of m and of v per step, each in [0, 1); r and s decay by √β₂.
         eps: at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled.
@@ -50,25 +53,32 @@ def scale_by_prodigy(hp, t, *, use_bias_correction: bool = False, safeguard_warm
     `d_numerator` (r), () float64 tensors that all parameters share.
 
     Raises:
-        ValueError: `update` was called without params, or `lr` differs between parameters.
+        ValueError: `update` was called without params, or parameters have different rates other than 0. (Rates that are tensors
+            are not read: each then has a part in proportion to its own.)
 
     Source: Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101, and the authors' program, whose names these are; it can
-    limit the growth of d as well. `optax.contrib.prodigy` always corrects the bias. torch has no counterpart.
+    limit the growth of d as well, and goes on to decay parameters whose rate is 0, and to move them by what they remember.
+    `optax.contrib.prodigy` always corrects the bias. torch has no counterpart.
     """
     b1, b2 = hp["betas"]
-    b3, d0, eps, decay = double(b2) ** 0.5, hp["d0"], hp["eps"], hp["weight_decay"]
+    b3, d0, move = double(b2) ** 0.5, hp["d0"], moving("scale_by_prodigy", hp["lr"])
     correction = bias_correction(b2, t) ** 0.5 / bias_correction(b1, t) if use_bias_correction else 1.0
 
     def rule(gs, ps, shared, ms, vs, ss, p0s):
-        d = shared["d"]
-        dlr = d * hp["lr"] * correction
-        numerator = b3 * shared["d_numerator"] + d / d0 * dlr * inner_product(gs, [p0 - p for p0, p in zip(p0s, ps, strict=True)])
-        ss = [b3 * s + d / d0 * (d if safeguard_warmup else dlr) * g for s, g in zip(ss, gs, strict=True)]
-        ms = [b1 * m + (1 - b1) * d * g for m, g in zip(ms, gs, strict=True)]
-        vs = [b2 * v + (1 - b2) * d * d * g * g for v, g in zip(vs, gs, strict=True)]
-        total = inner_product([s.abs() for s in ss], [torch.ones_like(s) for s in ss])
-        new_d = torch.maximum(d, hp["d_coef"] * numerator / torch.where(total == 0, 1.0, total))
-        us = [d * correction * (m / (sqrt(v) + new_d * eps) + decay * p) for m, v, p in zip(ms, vs, ps, strict=True)]
-        return us, {"d": new_d, "d_numerator": numerator}, ms, vs, ss, p0s
+        d, r = shared["d"], shared["d_numerator"]
+        es = [d * lr * correction for lr in hp["lr"]]
+        travelled = [p0 - p for p0, p in zip(p0s, ps, strict=True)]
+        numerator = b3 * r + d / d0 * inner_product(gs, travelled, es)
+        rates = [d if safeguard_warmup else e for e in es]
+        ss = [either(x, b3 * s + d / d0 * e * g, s) for x, s, e, g in zip(move, ss, rates, gs, strict=True)]
+        ms = [either(x, b1 * m + (1 - b1) * d * g, m) for x, m, g in zip(move, ms, gs, strict=True)]
+        vs = [either(x, b2 * v + (1 - b2) * d * d * g * g, v) for x, v, g in zip(move, vs, gs, strict=True)]
+        total = sum_of_sizes(move, ss)
+        still = total == 0
+        estimate = hp["d_coef"] * numerator / torch.where(still, 1.0, total)
+        new_d = torch.where(still, d, torch.maximum(d, estimate))
+        rows = zip(ms, vs, ps, hp["eps"], hp["weight_decay"], strict=True)
+        us = [d * correction * (m / (sqrt(v) + new_d * eps) + decay * p) for m, v, p, eps, decay in rows]
+        return us, {"d": new_d, "d_numerator": torch.where(still, r, numerator)}, ms, vs, ss, p0s
 
     return rule
