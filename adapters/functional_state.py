@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.hparams import HParams, PerLeaf, complete, one_or_each
+from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.transform import Transform
 
 from .layout import Flat, Key, Layout
@@ -110,7 +110,7 @@ def load_functional_state(
         if kind == "leaf":
             kept = {key: slots[name] for key, slots in run.states.items() if name in slots}
             _require_like(f"the slot {name!r}", value, kept, run.names)
-    complete(run.transform.declared, hparams, run.transform.name)
+    run.transform.complete(hparams)
     settings = _settings(optimizer, run, {name: _rekeyed(value, keys) for name, value in (hparams or {}).items()})
 
     with torch.no_grad():
@@ -139,7 +139,7 @@ class _Run:
         self.states: dict[Key, Flat] = {key: dict(optimizer.state.get(p, {})) for key, p in self.params.items()}
         self.others: list[Flat] = [optimizer.state[p] for _, p in everyone if not p.requires_grad and p in optimizer.state]
         groups = [
-            complete(self.transform.declared, {k: group[k] for k in self.transform.declared if k in group}, self.transform.name)
+            self.transform.complete({name: group[name] for name in self.transform.declared if name in group})
             for group in optimizer.param_groups
         ]
         self.hparams = _spread(groups, self.params)

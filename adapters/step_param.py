@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.form import nested
-from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, complete
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor, require_transform
 
@@ -55,7 +55,7 @@ class TransformSteps(GenericAdaptiveOptimizer):
     def __init__(self, params: Any, **hparams: Any) -> None:
         self._layout: Layout | None = None
         # The template's constructor asks for numbers that a transform may not have.
-        torch.optim.Optimizer.__init__(self, params, complete(self.transform.declared, hparams, self.transform.name))
+        torch.optim.Optimizer.__init__(self, params, self.transform.complete(hparams))
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless the hyper-parameters of a group are of the right type and in their ranges."""
@@ -83,7 +83,7 @@ class TransformSteps(GenericAdaptiveOptimizer):
 
     def _hparams(self, group: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: group[name] for name in self.transform.declared if name in group}
-        return complete(self.transform.declared, given, self.transform.name)
+        return self.transform.complete(given)
 
     def _layout_for(self, group: dict[str, Any], param: Tensor) -> Layout:
         if self._layout is None:

@@ -4,18 +4,20 @@ import contextlib
 import difflib
 import functools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.nn.parameter import is_lazy
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
-from functional_optim.hparams import complete, one_or_each
+from functional_optim.direction import warn_if_uphill
+from functional_optim.hparams import one_or_each
 from functional_optim.transform import Transform, require_transform
 
 from .eager import EagerStep, has_programs
@@ -48,10 +50,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
-        if isinstance(params, set | frozenset):
-            raise TypeError(
-                "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
-            )
+        _require_iterable(params)
         self._forget()
         super().__init__(params, dict(defaults))
 
@@ -112,6 +111,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"closure is a {type(closure).__name__}, no function. To give the loss itself, step(value=loss).")
             with torch.enable_grad():
                 loss = closure()
             extra = {"value": loss, **extra}
@@ -209,9 +210,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
         values = [group.get(name) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
-        if len(known) != len(values) or not all(a is b and not isinstance(a, list) for a, b in zip(known, values, strict=True)):
+        if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
             hparams = _hparams_of(transform, group)
-            self._validated[transform, index] = values, hparams
+            # What can be changed in place is looked at anew at every step.
+            lasting = () if any(isinstance(value, MutableSequence) for value in values) else values
+            self._validated[transform, index] = lasting, hparams
         return hparams
 
     def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
@@ -379,12 +382,44 @@ class OptimizerAdapter(TransformOptimizer):
     """
 
     is_chain = True
+    _is_made = False
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
+        _require_iterable(params)
         _require_work(transform)
         self.transform = transform
         self.fused = fused
-        super().__init__(params, complete(transform.declared, hparams, transform.name))
+        super().__init__(params, transform.complete(hparams))
+        everyone = self._checked_parameters()
+        self._is_made = True
+        if everyone is not None:
+            warn_if_uphill(transform, everyone, transform.complete(hparams), stacklevel=2)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group, as in torch; see `TransformOptimizer`.
+
+        Raises:
+            TypeError, ValueError: also where the transform does not take these parameters, such as one that has no label.
+        """
+        super().add_param_group(param_group)
+        if self._is_made:
+            try:
+                self._checked_parameters()
+            except Exception:
+                self.param_groups.pop()
+                raise
+
+    def _checked_parameters(self) -> dict[Key, Tensor] | None:
+        """All parameters, which suit the transform; None while some have no shape yet, which then is for the first step."""
+        everyone = {key: p for index, group in enumerate(self.param_groups) for key, p in keys_of(index, group)}
+        if any(is_lazy(p) for p in everyone.values()):
+            return None
+        try:
+            self.transform.form.check(everyone)
+        except ValueError as error:
+            advice = " Parameters have no names here: pass model.named_parameters()."
+            raise ValueError(f"{error}{'' if any(key.name for key in everyone) else advice}") from None
+        return everyone
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The one transform, for every group."""
@@ -503,7 +538,7 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
 
 def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: group[name] for name in transform.declared if name in group}
-    return complete(transform.declared, given, transform.name)
+    return transform.complete(given)
 
 
 def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
@@ -520,6 +555,22 @@ def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, An
         for name, hparam in transform.declared.items()
         if not hparam.optional or any(name in leaf.group for leaf in leaves)
     }
+
+
+def _require_iterable(params: Any) -> None:
+    """Raise TypeError, with advice, for what is often given in the place of parameters."""
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(f"params is a module, a {type(params).__name__}: pass model.named_parameters().")
+    if isinstance(params, Transform):
+        raise TypeError("params is a Transform: parameters come first, OptimizerAdapter(model.named_parameters(), transform).")
+    if isinstance(params, Mapping):
+        raise TypeError(f"params is a mapping, a {type(params).__name__}: pass its items(), pairs of names and tensors.")
+    if callable(params) and not isinstance(params, Iterable):
+        raise TypeError(f"params is a function, {getattr(params, '__name__', params)!r}: call it.")
+    if isinstance(params, set | frozenset):
+        raise TypeError(
+            "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
+        )
 
 
 def _require_work(transform: Any) -> None:

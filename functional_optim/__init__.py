@@ -20,6 +20,7 @@ from functional_optim.combinators.schedule_free import eval_params, schedule_fre
 from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.signed import cautious, with_gradient_signs
 from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
+from functional_optim.hints import hint
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
@@ -336,7 +337,18 @@ def __getattr__(name: str) -> Any:
     """`functional_optim.adapters`, `.meta` and `.testing`, imported on first use."""
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"functional_optim.{name}")
-    raise AttributeError(f"module 'functional_optim' has no attribute {name!r}")
+    raise AttributeError(f"module 'functional_optim' has no attribute {name!r}.{_advice(name)}")
+
+
+def _advice(name: str) -> str:
+    """What may be meant by a name that is not here: a sentence after a space, or nothing."""
+    if name.startswith("_"):
+        return ""
+    for part in (*_ON_FIRST_USE, *_LOADED):
+        found = getattr(importlib.import_module(f"functional_optim.{part}"), name, None)
+        if getattr(found, "__module__", "").startswith("functional_optim"):
+            return f" Did you mean {f'{part}.{name}'!r}?"
+    return hint(name, [*__all__, "adapters.OptimizerAdapter"])
 
 
 def __dir__() -> list[str]:

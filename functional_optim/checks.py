@@ -22,8 +22,8 @@ def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
     """Raise unless `grads` are dense real or complex tensors (or `None`), shaped like `params` where those are given.
 
     Raises:
-        TypeError: a leaf is not a tensor, is of an integer dtype, or is sparse.
-        ValueError: the trees have different structures, or two leaves different shapes.
+        TypeError: a leaf, or the parameter of one, is not a tensor, is of an integer dtype, or is sparse.
+        ValueError: the trees have different structures, or two leaves different shapes or devices.
     """
     leaves, spec = trees.flatten(grads)
     for i, g in enumerate(leaves):
@@ -41,10 +41,27 @@ def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
             raise ValueError(
                 f"{trees.paths(grads, name)[i]} has shape {tuple(g.shape)}, its parameter {tuple(p.shape)}: they must agree."
             )
+        if g.device != p.device:
+            raise ValueError(
+                f"{trees.paths(grads, name)[i]} is on {g.device}, its parameter on {p.device}: they must agree. "
+                f"Move one of them, as in grad.to({str(p.device)!r})."
+            )
+        if not (p.is_floating_point() or p.is_complex()):
+            raise TypeError(
+                f"{trees.paths(params, 'params')[i]} is {p.dtype}, but {name} has a tensor for it: what is trained is "
+                "floating point or complex. Convert it, as in p.float(), or give None for its gradient."
+            )
         if g.is_complex() != p.is_complex():
             raise TypeError(
                 f"{trees.paths(grads, name)[i]} is {g.dtype}, its parameter {p.dtype}: both must be real or both complex."
             )
+
+
+def pair_advice(given: Any) -> str:
+    """What to say of something refused that may be all that `update` returned: a sentence after a space, or nothing."""
+    if isinstance(given, tuple) and len(given) == 2:
+        return " If this is the pair that update returned, unpack it: updates, state = transform.update(grads, state, params)."
+    return ""
 
 
 def _problem(g: Any) -> str:

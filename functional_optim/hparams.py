@@ -4,16 +4,16 @@ A value is a Python number, a () tensor, or a pair of those (`betas`). Python nu
 range; tensors are never read, so they can be batched, differentiated and traced.
 """
 
-import difflib
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.hints import hint, parameters_advice
 from functional_optim.trees import IsLeaf, Spec, Tree
 
 HParams: TypeAlias = Mapping[str, Any]
@@ -45,8 +45,7 @@ class Hparam:
         for interval in (self.range,) if isinstance(self.range, str) else self.range:
             if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", interval):
                 raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
-        if isinstance(self.default, list):
-            object.__setattr__(self, "default", tuple(self.default))
+        object.__setattr__(self, "default", _plain(self.default))
         if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
             raise ValueError(f"range = {self.range!r} has {len(self.range)} intervals, the default {self.default!r} has not.")
 
@@ -84,35 +83,41 @@ def declare(hparams: HParams) -> dict[str, Hparam]:
     for name, hparam in declared.items():
         if name == "step":
             raise ValueError("a hyper-parameter can't be called 'step': that is the count of updates, kept in the state.")
-        _validate(name, hparam.default, hparam)
+        validate(name, hparam.default, hparam)
     return declared
 
 
-def complete(declared: Mapping[str, Hparam], given: HParams | None, owner: str) -> dict[str, Any]:
-    """The given values, validated, and the defaults of the rest.
+def complete(declared: Mapping[str, Hparam], given: HParams | None, refusal: Callable[[str], str]) -> dict[str, Any]:
+    """The given values, validated, and the defaults of the rest; `refusal` is the message for an unknown name.
 
     Raises:
         ValueError: an unknown name, or a Python number out of its range.
         TypeError: `given` is no mapping, or a value is neither a number nor a tensor.
     """
     given = {} if given is None else given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"hparams is a {type(given).__name__}: expected a mapping of names to numbers, such as {{'lr': 1e-3}}.")
+    require_mapping(given)
     for name in given:
         if name not in declared:
-            raise ValueError(unknown(name, declared, owner))
-        _validate(name, given[name], declared[name])
+            raise ValueError(refusal(name))
+        validate(name, given[name], declared[name])
     return {
-        name: _plain(given.get(name, hparam.default)) for name, hparam in declared.items() if name in given or not hparam.optional
+        name: _prepared(given.get(name, hparam.default), hparam)
+        for name, hparam in declared.items()
+        if name in given or not hparam.optional
     }
+
+
+def require_mapping(given: Any, advice: str = "") -> None:
+    """Raise TypeError unless these are hyper-parameters by name."""
+    if not isinstance(given, Mapping):
+        expected = "expected a mapping of names to numbers, such as {'lr': 1e-3}"
+        raise TypeError(f"hparams is a {type(given).__name__}: {expected}.{advice}")
 
 
 def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:
     """The message for a name that `owner` does not know."""
-    close = difflib.get_close_matches(name, accepted, n=1)
-    advice = f" Did you mean {close[0]!r}?" if close else ""
     names = ", ".join(map(repr, accepted)) if accepted else "none"
-    return f"{owner} has no hyper-parameter {name!r}; it accepts: {names}.{advice}"
+    return f"{owner} has no hyper-parameter {name!r}; it accepts: {names}.{hint(name, accepted)}"
 
 
 def merge(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]:
@@ -166,18 +171,28 @@ def one_or_each(values: Mapping[Any, Any]) -> Any:
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(map(_identity, value))
-    return id(value) if isinstance(value, Tensor) else value
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Tensor):
+        return id(value)
+    return tuple(map(_identity, value)) if _is_sequence(value) else value
 
 
-def _validate(name: str, value: Any, hparam: Hparam) -> None:
+def validate(name: str, value: Any, hparam: Hparam) -> None:
+    """Raise unless this can be the value of a hyper-parameter so declared.
+
+    Raises:
+        TypeError: not the kind of value that the default is.
+        ValueError: a number outside the range.
+    """
     is_pair = isinstance(hparam.default, tuple)
-    for where, each in _values(name, value, _is_sequence if is_pair else None):
+    for where, each in _values(name, value, is_several if is_pair else None):
         if not is_pair:
             validate_number(where, each, hparam.ranges[0])
-        elif not _is_sequence(each) or len(each) != len(hparam.default):
-            raise TypeError(f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.")
+        elif not is_several(each) or len(each) != len(hparam.default):
+            raise TypeError(
+                f"{where} = {each!r}: expected {len(hparam.default)} values, as in {hparam.default}.{_advice(where, each)}"
+            )
         else:
             for i in range(len(each)):
                 validate_number(f"{where}[{i}]", each[i], hparam.ranges[i])
@@ -190,11 +205,15 @@ def _values(name: str, value: Any, is_leaf: IsLeaf | None) -> Iterable[tuple[str
     return zip(trees.paths(value.tree, name, is_leaf), trees.leaves(value.tree, is_leaf), strict=True)
 
 
-def _is_sequence(value: Any) -> bool:
-    """Whether this is a tuple or list of numbers or () tensors, or a tensor that can be unpacked into such."""
+def is_several(value: Any) -> bool:
+    """Whether this is a sequence of numbers or () tensors, whatever its class, or a tensor that can be unpacked into such."""
     if isinstance(value, Tensor):
         return value.ndim == 1
-    return isinstance(value, tuple | list) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
+    return _is_sequence(value) and all(isinstance(entry, numbers.Real | Tensor) for entry in value)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def validate_number(where: str, value: Any, interval: str) -> None:
@@ -207,13 +226,38 @@ def validate_number(where: str, value: Any, interval: str) -> None:
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise TypeError(
-                f"{where} is a tensor of shape {tuple(value.shape)}: a hyper-parameter is a number or a () tensor. "
-                "To try several values at once, map over them with torch.vmap; for one value per parameter, use PerLeaf."
+                f"{where} is a tensor of shape {tuple(value.shape)}: a hyper-parameter is a number or a () tensor. {SEVERAL}"
             )
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{where} = {value!r} is a {type(value).__name__}: expected a number or a () tensor.")
+        found = f"{value!r} is a {type(value).__name__}"
+        raise TypeError(f"{where} = {found}: expected a number or a () tensor.{_advice(where, value)}")
     elif not contains(interval, float(value)):
         raise ValueError(f"{where} = {value} is outside {interval}.")
+
+
+SEVERAL = (
+    "To try several values at once, map over them with torch.vmap; for one value per parameter, use PerLeaf. Values per element "
+    "want a rule that takes a tree of them, @elementwise(leaf_extra=('rates',)), which is given as update(..., rates=tree)."
+)
+
+
+def _advice(where: str, value: Any) -> str:
+    """Advice for one who took something else for a number: a sentence after a space, or nothing."""
+    if parameters_advice(value):
+        return parameters_advice(value)
+    if callable(value):
+        return f" A function of the step goes around a transform: fo.scheduled(transform, {where}=...)."
+    if isinstance(value, str) and _is_number(value):
+        return f" Write {where}=float({value!r}); YAML takes 1e-3 for text, and 1.0e-3 for a number."
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def require_count(name: str, value: Any, least: int) -> None:
@@ -229,10 +273,21 @@ def require_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} = {value}: expected at least {least}.")
 
 
+def _prepared(value: Any, hparam: Hparam) -> Any:
+    """A value, or each of a `PerLeaf`'s, in the form that rules get."""
+    if not isinstance(value, PerLeaf):
+        return _plain(value)
+    leaves, spec = trees.flatten(value.tree, is_several if isinstance(hparam.default, tuple) else None)
+    return PerLeaf(trees.unflatten(spec, [_plain(each) for each in leaves]))
+
+
 def _plain(value: Any) -> Any:
-    """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step."""
-    is_foreign = isinstance(value, numbers.Real) and not isinstance(value, int | float)
-    return float(value) if is_foreign else value
+    """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step; sequences as tuples."""
+    if isinstance(value, int | float | Tensor):
+        return value
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return tuple(map(_plain, value)) if _is_sequence(value) else value
 
 
 def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.checks import pair_advice
 from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, spread
 from functional_optim.numerics import double
@@ -140,7 +141,7 @@ class Lifted(Form):
             found = sorted(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
             raise ValueError(
                 f"the state of {self.name} holds {sorted(expected)}, but got {found}: pass what init_state or the last update of "
-                "this very transform returned."
+                f"this very transform returned, as in update(grads, state, params).{pair_advice(state)}"
             )
         slots = [trees.leaves_like(state[name], updates, spec, f"state[{name!r}]", "grads") for name in self.slots]
         for (name, start), slot in zip(self.slots.items(), slots, strict=True):
@@ -169,7 +170,11 @@ class Lifted(Form):
 
     def _given(self, name: str, extra: Mapping[str, Any]) -> Any:
         if name not in extra:
-            raise ValueError(f"{self.name} needs {name!r}: pass it by keyword, update(grads, state, params, {name}=...).")
+            closure = ", or step(closure) with a closure that returns it" if name == "value" else ""
+            raise ValueError(
+                f"{self.name} needs {name!r}: pass it by keyword, update(grads, state, params, {name}=...); "
+                f"behind an optimizer, step({name}=...){closure}."
+            )
         return extra[name]
 
     def _opened(self, x: Tensor | None) -> Tensor | None:
@@ -379,6 +384,11 @@ def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> 
             found = "is missing" if x is None else f"has shape {tuple(x.shape)}"
             raise ValueError(
                 f"{trees.paths(updates, name)[i]} {found}, its gradient has shape {tuple(u.shape)}: they must agree."
+            )
+        if u is not None and x is not None and x.device != u.device:
+            raise ValueError(
+                f"{trees.paths(updates, name)[i]} is on {x.device}, its gradient on {u.device}: they must agree. "
+                "Move a model before its state is made, or load the state again, which moves it."
             )
 
 

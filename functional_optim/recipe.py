@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+from functional_optim.hints import hint, parameters_advice
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -53,7 +55,13 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
 
     @functools.wraps(constructor)
     def construct(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
-        original: Any = constructor(*args, **kwargs)
+        try:
+            original: Any = constructor(*args, **kwargs)
+        except TypeError:
+            problem = _misfit(constructor.__name__, signature, args, kwargs)
+            if problem:
+                raise TypeError(problem) from None
+            raise
         if torch.compiler.is_compiling():  # What is made in a traced function stays there.
             return original
         made = dataclasses.replace(original)
@@ -64,6 +72,20 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
         return made
 
     return construct
+
+
+def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What is wrong with arguments that a constructor does not take; nothing if it takes them."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        names = [key for key, parameter in signature.parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+        for given in kwargs:
+            if given not in names:
+                accepted = ", ".join(map(repr, names)) or "none"
+                return f"{name} has no argument {given!r}; it accepts: {accepted}.{hint(given, names)}"
+        return f"{name}: {error}; it is {name}{signature.replace(return_annotation=signature.empty)}.{parameters_advice(args)}"
+    return ""
 
 
 def is_recorded(value: Any) -> bool:

@@ -1,6 +1,10 @@
 """The laws that every transform promises, as functions: run them on one of your own with `check_transform`."""
 
+import contextlib
 import itertools
+import sys
+import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +14,8 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
+from functional_optim.combinators.chain import Chained
+from functional_optim.direction import UphillWarning, warn_if_uphill
 from functional_optim.form import nested
 from functional_optim.hparams import PerLeaf
 from functional_optim.transform import Transform, require_transform
@@ -31,12 +37,16 @@ from functional_optim.trials import (
     zeros_like,
 )
 
+# Seconds that a law may take without a word.
+PATIENCE = 5.0
+
 
 def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = None) -> None:
     """Run every law on a transform; it returns None if all hold.
 
     It tries small float64 tensors on the CPU, through torch's tracer but without its compiler, and resets that: what
-    `torch.compile` compiled before is compiled again at its next use. Behind the adapter it steps eagerly.
+    `torch.compile` compiled before is compiled again at its next use. Behind the adapter it steps eagerly. Where a law takes more
+    than a few seconds, as of a long chain, a line on stderr says which. It warns of a chain whose updates point uphill.
 
     Args:
         transform: any transform.
@@ -51,8 +61,11 @@ def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = 
     """
     require_transform(transform, "check_transform")
     trial = Trial(transform, {k: p.detach().double() for k, p in (params or default_params()).items()})
-    for law in LAWS:
-        check_law(law, trial)
+    if isinstance(transform.form, Chained):
+        warn_if_uphill(transform, trial.params, {}, stacklevel=2)
+    for number, law in enumerate(LAWS, 1):
+        with _said_if_slow(f"{transform.name}: at law {number} of {len(LAWS)}, “{_name(law)}”"):
+            check_law(law, trial)
 
 
 def check_law(law: "Law", trial: Trial) -> None:
@@ -62,9 +75,23 @@ def check_law(law: "Law", trial: Trial) -> None:
     except Exception as error:
         what = str(error) if isinstance(error, LawBrokenError) else f"{type(error).__name__}: {error}"
         advice = ADVICE.get(law, "")
-        raise LawBrokenError(
-            f"{trial.transform.name} breaks the law “{law.__name__.replace('_', ' ')}”: {what}{advice}"
-        ) from error
+        raise LawBrokenError(f"{trial.transform.name} breaks the law “{_name(law)}”: {what}{advice}") from error
+
+
+def _name(law: "Law") -> str:
+    return law.__name__.replace("_", " ")
+
+
+@contextlib.contextmanager
+def _said_if_slow(where: str) -> Iterator[None]:
+    """Tell on stderr where one is, if that takes longer than one waits without a word."""
+    timer = threading.Timer(PATIENCE, lambda: print(f"check_transform of {where}", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 # --- The laws -----------------------------------------------------------------------------------------------------------
@@ -390,7 +417,9 @@ def _adapter(trial: Trial, groups: Sequence[Mapping[str, Any]]) -> tuple[torch.o
 
     leaves = {name: p.clone().requires_grad_() for name, p in trial.params.items()}
     named = [{**group, "params": [(name, leaves[name]) for name in group["params"]]} for group in groups]
-    return functional_optim.adapters.OptimizerAdapter(named, trial.transform), leaves
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UphillWarning)  # What is tried may be a link.
+        return functional_optim.adapters.OptimizerAdapter(named, trial.transform), leaves
 
 
 def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from functional_optim import trees
-from functional_optim.checks import check_gradients, check_params
+from functional_optim.checks import check_gradients, check_params, pair_advice
 from functional_optim.form import ByHand, Form, Path, nested
-from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
+from functional_optim.hints import MEANT, hint
+from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown, validate
 from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
 from functional_optim.philox import seed_apart
 from functional_optim.recipe import Recipe, recorded
 from functional_optim.trees import Tree
+
+# What a Transform has for its users.
+PUBLIC = ("init_state", "update", "hparams", "declared", "name", "form", "complete", "select")
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -80,7 +84,7 @@ class Transform:
         """
         check_params(params)
         self.form.check(params)
-        return self.first_state(params, complete(self.declared, hparams, self.name))
+        return self.first_state(params, self.complete(hparams))
 
     def first_state(self, params: Tree, hparams: HParams) -> Tree:
         """`init_state` of a complete mapping and of parameters that are taken as they come: these may be some of them only.
@@ -113,16 +117,39 @@ class Transform:
                 is passed as a keyword.
             ValueError: trees or shapes disagree, parameters are missing, a hyper-parameter is unknown or out of range.
         """
-        check_gradients(grads, params)
-        hp = self.select(complete(self.declared, hparams, self.name))
+        try:
+            check_gradients(grads, params)
+        except (TypeError, ValueError) as error:
+            if self._is_state(grads):
+                raise TypeError("grads is a state: the order is update(grads, state, params, hparams).") from error
+            raise type(error)(f"{error}{pair_advice(grads)}") from None
+        hp = self.select(self.complete(hparams))
         for name in extra:
-            if name in self.declared or name in ("hparam", "hyperparams", "hyper_params"):
+            if self._is_hyper_parameter(name):
                 raise TypeError(
                     f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
                 )
         wide = trees.map_leaves(widened, grads), None if params is None else trees.map_leaves(widened, params)
         updates, state = self.update_fn(wide[0], state, wide[1], hp, **extra)
         return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
+
+    def complete(self, hparams: HParams | None) -> dict[str, Any]:
+        """These hyper-parameters, validated, and the defaults of the rest.
+
+        Raises:
+            TypeError: `hparams` is no mapping, or a value is neither a number nor a tensor.
+            ValueError: an unknown name, or a Python number out of its range.
+        """
+        return complete(self.declared, hparams, self.refusal)
+
+    def refusal(self, name: str) -> str:
+        """The message for the name of a hyper-parameter that this transform does not have."""
+        if name in _scheduled(self):
+            return (
+                f"{name!r} of {self.name} is given by a schedule, so it can't be given here. Change the schedule instead: "
+                f"scheduled(transform, {name}=...)."
+            )
+        return unknown(name, self.declared, self.name)
 
     def select(self, hparams: HParams) -> dict[str, Any]:
         """Of a complete mapping, the part that this transform takes.
@@ -135,6 +162,23 @@ class Transform:
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
         return {name: hparams[name] for name in self.declared if name in hparams}
 
+    def _is_hyper_parameter(self, name: str) -> bool:
+        """Whether this is the name, here or elsewhere, of what `hparams` is for."""
+        meant = {name, *MEANT.get(name, ())}
+        return bool(meant & (self.declared.keys() | _scheduled(self))) or name in ("hparam", "hyperparams", "hyper_params")
+
+    def _is_state(self, tree: Any) -> bool:
+        """Whether this has the entries that a state of this transform has."""
+        parts = self.form.parts
+        if () in parts:
+            return parts[()]._is_state(tree)
+        names = {keys[0] for keys in parts} or set(getattr(self.form, "state_names", ()))
+        return bool(names) and isinstance(tree, Mapping) and names <= set(tree)
+
+    def __getattr__(self, name: str) -> Any:
+        # What is here is found before this is called: it is a word of another library, or a slip.
+        raise AttributeError(f"a Transform has no attribute {name!r}.{hint(name, PUBLIC)}")
+
     def __repr__(self) -> str:
         if self.recipe is not None:
             return self.recipe.text(shown=self.declared)
@@ -146,6 +190,12 @@ class Transform:
 
 def _changed(state: Tree, path: Path, change: Callable[[Any], Any]) -> Tree:
     return {**state, path[0]: _changed(state[path[0]], path[1:], change)} if path else change(state)
+
+
+def _scheduled(transform: Transform) -> set[str]:
+    """The names that schedules give, here or further inside."""
+    form = transform.form
+    return set(getattr(form, "schedules", ())).union(*map(_scheduled, form.parts.values()))
 
 
 def require_transform(transform: Any, where: str) -> None:
@@ -302,9 +352,6 @@ def _constructor(
 
     @functools.wraps(scalars)
     def construct(*args: Any, **kwargs: Any) -> Transform:
-        for given in kwargs:
-            if given not in signature.parameters:
-                raise TypeError(unknown(given, signature.parameters, name))
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = bound.arguments
@@ -317,6 +364,8 @@ def _constructor(
             options={option.name: values[option.name] for option in options},
             state_dtype=values.get("state_dtype"),
         )
+        for key, hparam in declared.items():
+            validate(key, values[key], hparam)
         defaults = {key: Hparam(values[key], hparam.range) for key, hparam in declared.items()}
         return Transform.of(form, defaults, name)
 

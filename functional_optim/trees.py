@@ -74,7 +74,7 @@ def leaves_like(tree: Tree, reference: Tree, spec: Spec, name: str, reference_na
     found, found_spec = flatten(tree)
     if found_spec != spec:
         raise ValueError(
-            f"{name} does not have the structure of {reference_name}: {_first_difference(tree, reference, name, reference_name)}"
+            f"{name} does not have the structure of {reference_name}: {_first_difference(tree, reference, name, reference_name)}."
         )
     return found
 

@@ -1,6 +1,9 @@
 """Bad input: an error that says what, where and what to do; and nothing is changed by the failed call."""
 
+import collections
 import copy
+import functools
+import inspect
 import math
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 import functional_optim as fo
 from functional_optim import trees
 from functional_optim.adapters import OptimizerAdapter
+from functional_optim.hints import MEANT
 
 PARAMS = {"net": [torch.tensor([1.0, 2.0]), {"w": torch.eye(2)}], "b": torch.tensor(3.0)}
 GRADS = {"net": [torch.tensor([0.5, -1.0]), {"w": torch.ones(2, 2)}], "b": torch.tensor(-2.0)}
@@ -36,7 +40,8 @@ def refused():
         with pytest.raises(error, match=message) as caught:
             tx.update(**arguments)
         for name in ("grads", "state", "params"):
-            if all(isinstance(x, torch.Tensor) and x.layout == torch.strided for x in trees.leaves(arguments[name])):
+            leaves = trees.leaves(arguments[name])
+            if all(isinstance(x, torch.Tensor) and x.layout == torch.strided and x.device.type != "meta" for x in leaves):
                 assert same(arguments[name], before[name])
         if isinstance(arguments["hparams"], dict):
             assert str(arguments["hparams"]) == str(before["hparams"])
@@ -509,7 +514,7 @@ def test_a_link_that_is_not_a_transform():
         fo.chain(fo.scale(), fo.scale_by_adam)
     with pytest.raises(TypeError, match=r"link 0 of mine: 0.1 is not a Transform"):
         fo.chain(0.1, name="mine")
-    with pytest.raises(TypeError, match=r"link 0 of chain: \[.*\] is not a Transform"):
+    with pytest.raises(TypeError, match=r"link 0 of chain is a list: give the links one by one, chain\(\*links\)"):
         fo.chain([fo.scale(), fo.sgd()])
 
 
@@ -534,3 +539,386 @@ def test_a_constructor_or_something_else_behind_the_adapter():
 def test_options_of_the_constructor_are_no_hyper_parameters_of_the_adapter():
     with pytest.raises(ValueError, match=r"sgd has no hyper-parameter 'nesterov'; it accepts: 'momentum', 'dampening', 'lr'"):
         OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.sgd(momentum=0.9), nesterov=True)
+
+
+# Words of other libraries, and slips.
+
+
+def test_the_table_of_words_leads_to_names_that_are_here():
+    transforms = [getattr(fo, name) for name in fo.__all__ if name not in ("Hparam", "PerLeaf", "Transform")]
+    known = {name for made in transforms for name in inspect.signature(made).parameters}
+    known |= {*fo.__all__, *dir(fo.Transform), "adapters.OptimizerAdapter"}
+    assert fo.adapters.OptimizerAdapter is OptimizerAdapter
+    for word, meant in MEANT.items():
+        assert set(meant) <= known and word not in meant, word
+        assert word not in fo.__all__, f"{word} is a name of this library"
+
+
+@pytest.mark.parametrize(
+    "make, word, advice",
+    [
+        (fo.clip_by_value, "max_delta", "Did you mean 'clip_value'"),
+        (fo.clip_by_global_norm, "clipnorm", "Did you mean 'max_norm'"),
+        (fo.scale_by_learning_rate, "learning_rate", "Did you mean 'lr'"),
+        (fo.trace, "decay", "Did you mean 'momentum'"),
+        (fo.scale_by_adadelta, "decay", "Did you mean 'rho'"),
+        (fo.scale, "step_size", "Did you mean 'factor'"),
+        (fo.adamw, "learning_rate", "Did you mean 'lr'"),
+        (fo.adamw, "b1", "Did you mean 'betas'"),
+        (fo.rmsprop, "decay", "Did you mean 'alpha'"),
+        (fo.adam, "foreach", "the optimizer's choice"),
+        (fo.accumulate, "every_k_schedule", "Did you mean 'every'"),
+        (fo.partition, "param_labels", "Did you mean 'labels'"),
+        (fo.add_decayed_weights, "mask", r"masked\(add_decayed_weights\(\), mask\)"),
+    ],
+)
+def test_the_word_of_another_library_in_a_constructor(make, word, advice):
+    with pytest.raises(TypeError, match=rf"{make.__name__} has no argument '{word}'; it accepts: .*{advice}"):
+        make(**{word: 0.5})
+
+
+@pytest.mark.parametrize(
+    "word, advice",
+    [
+        ("learning_rate", "Did you mean 'lr'"),
+        ("b1", "Did you mean 'betas'"),
+        ("beta_2", "Did you mean 'betas'"),
+        ("epsilon", "Did you mean 'eps'"),
+        ("wd", "Did you mean 'weight_decay'"),
+        ("eps_root", "slope 0 at 0"),
+        ("mask", "masked"),
+    ],
+)
+def test_the_word_of_another_library_among_hyper_parameters(refused, word, advice):
+    refused(ValueError, rf"adamw has no hyper-parameter '{word}'; .*{advice}", hparams={word: 0.5})
+    with pytest.raises(ValueError, match=advice):
+        OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.adamw(), **{word: 0.5})
+    with pytest.raises(ValueError, match=advice):
+        fo.set_defaults(fo.adamw(), **{word: 0.5})
+
+
+@pytest.mark.parametrize("word", ["lr", "learning_rate", "b1"])
+def test_a_hyper_parameter_as_a_keyword_of_update(word):
+    tx = fo.adamw()
+    for made in (tx, fo.scheduled(tx, lr=fo.constant(0.1))):
+        with pytest.raises(TypeError, match=rf"unexpected keyword '{word}'. Hyper-parameters go into the mapping hparams"):
+            made.update(GRADS, made.init_state(PARAMS), PARAMS, **{word: 0.5})
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("init", "Did you mean 'init_state'"),
+        ("updaet", "Did you mean 'update'"),
+        ("step", r"OptimizerAdapter\(params, transform\)"),
+        ("zero_grad", r"an optimizer holds parameters and state: fo.adapters.OptimizerAdapter"),
+    ],
+)
+def test_an_attribute_that_a_transform_lacks(name, advice):
+    with pytest.raises(AttributeError, match=rf"a Transform has no attribute '{name}'.*{advice}"):
+        getattr(fo.adamw(), name)
+    assert not hasattr(fo.adamw(), "_private") and copy.copy(fo.adamw()).name == "adamw"
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("clip", "Did you mean 'clip_by_value'"),
+        ("multi_transform", "Did you mean 'partition'"),
+        ("set_to_zero", "Did you mean 'freeze'"),
+        ("adamm", "Did you mean 'adam'"),
+        ("AdamW", "Did you mean 'adapters.AdamW'"),
+        ("unroll", "Did you mean 'meta.unroll'"),
+        ("check_transform", "Did you mean 'testing.check_transform'"),
+        ("global_norm", "Did you mean 'numerics.global_norm'"),
+        ("qqq", r"'qqq'\.$"),
+    ],
+)
+def test_an_attribute_that_the_library_lacks(name, advice):
+    with pytest.raises(AttributeError, match=rf"module 'functional_optim' has no attribute '{name}'.*{advice}|{advice}"):
+        getattr(fo, name)
+
+
+# What people take for a number.
+
+
+@pytest.mark.parametrize("make", [fo.adamw, fo.scale_by_adam, functools.partial(fo.set_defaults, fo.adamw())])
+def test_a_pair_that_is_one_number_is_refused_at_once(make):
+    with pytest.raises(TypeError, match=r"betas = 0.9: expected 2 values, as in \(0.9, 0.999\)"):
+        make(betas=0.9)
+
+
+class OtherSequence(collections.UserList):
+    """Such as the lists of configuration libraries, which are no lists."""
+
+
+@pytest.mark.parametrize("kind", [list, tuple, OtherSequence, collections.deque], ids=lambda kind: kind.__name__)
+def test_any_sequence_of_two_numbers_is_a_pair(kind):
+    betas = kind([0.5, 0.25])
+    expected = fo.adamw().update(GRADS, fo.adamw().init_state(PARAMS), PARAMS, {"betas": (0.5, 0.25)})
+    for tx, hparams in ((fo.adamw(betas=betas), None), (fo.adamw(), {"betas": betas})):
+        assert same(tx.update(GRADS, tx.init_state(PARAMS), PARAMS, hparams), expected)
+    per_leaf = {"betas": fo.PerLeaf({"net": [betas, {"w": betas}], "b": betas})}
+    assert same(fo.adamw().update(GRADS, fo.adamw().init_state(PARAMS), PARAMS, per_leaf), expected)
+
+
+def test_a_sequence_in_a_group_may_be_changed_in_place():
+    p, betas = torch.nn.Parameter(torch.ones(2)), OtherSequence([0.5, 0.25])
+    optimizer = OptimizerAdapter([{"params": [p], "betas": betas}], fo.adamw())
+    p.grad = torch.ones(2)
+    optimizer.step()
+    betas[0] = 1.5
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: betas\[0\] = 1.5 is outside"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("schedule", [fo.constant(0.1), lambda step: 0.1], ids=["schedule", "function"])
+def test_a_schedule_in_the_place_of_a_number(refused, schedule):
+    message = r"lr = .*: expected a number or a \(\) tensor. A function of the step .*fo.scheduled\(transform, lr=...\)"
+    refused(TypeError, message, hparams={"lr": schedule})
+    with pytest.raises(TypeError, match=message):
+        fo.adamw(lr=schedule)
+
+
+def test_a_number_that_a_schedule_gives(refused):
+    tx = fo.chain(fo.clip_by_global_norm(), fo.scheduled(fo.adamw(), lr=fo.constant(0.1)))
+    message = r"'lr' of (chain|adamw) is given by a schedule, so it can't be given here. .*scheduled\(transform, lr=...\)"
+    refused(ValueError, message, tx=tx, hparams={"lr": 0.1})
+    for give in (
+        lambda: OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], tx, lr=0.1),
+        lambda: fo.scheduled(tx, lr=fo.constant(0.2)),
+        lambda: fo.set_defaults(tx, lr=0.2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            give()
+
+
+def test_text_where_a_number_belongs(refused):
+    refused(TypeError, r"lr = '1e-3' is a str: .* Write lr=float\('1e-3'\); YAML takes 1e-3 for text", hparams={"lr": "1e-3"})
+
+
+@pytest.mark.parametrize("params", [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).parameters()], ids=["module", "parameters"])
+def test_parameters_where_a_number_belongs(params):
+    advice = r"If these are parameters: .*fo.adapters.OptimizerAdapter\(params, transform\)"
+    with pytest.raises(TypeError, match=rf"lr = .*{advice}"):
+        fo.adam(params)
+    with pytest.raises(TypeError, match=rf"adam: multiple values for argument 'lr'; it is adam\(lr=0.001, .*{advice}"):
+        fo.adam(params, lr=0.1)
+
+
+def test_values_per_element_have_a_way_of_their_own(refused):
+    rates = {"net": [torch.ones(2), {"w": torch.ones(2, 2)}], "b": torch.tensor(0.1)}
+    message = (
+        r"lr\['net'\]\[0\] is a tensor of shape \(2,\).*Values per element want a rule .*leaf_extra=\('rates',\).*rates=tree"
+    )
+    refused(TypeError, message, hparams={"lr": fo.PerLeaf(rates)})
+
+    @fo.elementwise(leaf_extra=("rates",))
+    def by_rates(hp):
+        return lambda u, p, rates: -rates * u
+
+    updates, _ = by_rates().update(GRADS, {}, PARAMS, rates=rates)
+    assert same(updates["net"][0], -GRADS["net"][0])
+
+
+# What people take for gradients, updates and states.
+
+
+@pytest.mark.parametrize(
+    "make", [fo.adamw, fo.sgd, fo.scale_by_adam, lambda: fo.sam(fo.sgd()), lambda: fo.accumulate(fo.sgd(), 2)]
+)
+def test_gradients_and_state_in_the_wrong_order(make):
+    tx = make()
+    with pytest.raises(TypeError, match=r"grads is a state: the order is update\(grads, state, params, hparams\)"):
+        tx.update(tx.init_state(PARAMS), GRADS, PARAMS)
+
+
+def test_the_pair_that_update_returns():
+    tx = fo.adamw()
+    pair = tx.update(GRADS, tx.init_state(PARAMS), PARAMS)
+    unpack = r"If this is the pair that update returned, unpack it: updates, state = "
+    with pytest.raises((TypeError, ValueError), match=unpack):
+        fo.apply_updates(PARAMS, pair)
+    with pytest.raises(ValueError, match=rf"but got a tuple: .*{unpack}"):
+        tx.update(GRADS, pair, PARAMS)
+    with pytest.raises((TypeError, ValueError), match=unpack):
+        tx.update(pair, tx.init_state(PARAMS), PARAMS)
+
+
+def test_parameters_of_whole_numbers_that_are_trained(refused):
+    params = {"w": torch.ones(2), "n": torch.tensor([1, 2])}
+    tx = fo.adamw()
+    state = tx.init_state(params)
+    message = r"params\['n'\] is torch.int64, but grads has a tensor for it: what is trained is floating point or complex"
+    with pytest.raises(TypeError, match=message):
+        tx.update({"w": torch.ones(2), "n": torch.ones(2)}, state, params)
+    with pytest.raises(TypeError, match=r"params\['n'\] is torch.int64, but updates has a tensor for it"):
+        fo.apply_updates(params, {"w": torch.ones(2), "n": torch.ones(2)})
+    assert params["n"].tolist() == [1, 2]
+    updates, _ = tx.update({"w": torch.ones(2), "n": None}, state, params)
+    assert fo.apply_updates(params, updates)["n"] is params["n"]
+
+
+def test_another_device_names_the_leaf(refused):
+    there = {**GRADS, "b": GRADS["b"].to("meta")}
+    refused(ValueError, r"grads\['b'\] is on meta, its parameter on cpu: they must agree. .*\.to\('cpu'\)", grads=there)
+    tx = fo.adamw()
+    state = tx.init_state({**PARAMS, "b": PARAMS["b"].to("meta")})
+    refused(ValueError, r"state\['exp_avg'\]\['b'\] is on meta, its gradient on cpu: they must agree", tx=tx, state=state)
+
+
+def test_the_loss_that_a_rule_asks_for_behind_an_optimizer():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = OptimizerAdapter([p], fo.chain(fo.adam(), fo.reduce_on_plateau()))
+    p.grad = torch.ones(2)
+    message = r"reduce_on_plateau needs 'value': .*behind an optimizer, step\(value=...\), or step\(closure\)"
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    with pytest.raises(TypeError, match=r"closure is a Tensor, no function. To give the loss itself, step\(value=loss\)"):
+        optimizer.step(torch.tensor(1.0))
+    assert torch.equal(p, torch.ones(2)) and not optimizer.state[p]
+
+
+# A graph that nobody asked for.
+
+
+def test_a_loop_over_a_modules_own_parameters_is_warned_of():
+    model, tx = torch.nn.Linear(2, 1), fo.sgd()
+
+    def step(params):
+        grads = torch.func.grad(lambda p: torch.func.functional_call(model, p, torch.ones(1, 2)).sum())(params)
+        return fo.apply_updates(params, tx.update(grads, tx.init_state(params), params)[0])
+
+    with pytest.warns(UserWarning, match=r"params\['\w+'\] is an nn.Parameter, so autograd records .*p.detach\(\)") as caught:
+        step(dict(model.named_parameters()))
+    assert [warning.filename for warning in caught] == [__file__]
+    for meant in (
+        {name: p.detach() for name, p in model.named_parameters()},
+        {name: p.clone() for name, p in model.named_parameters()},
+        {name: p.requires_grad_(False) for name, p in copy.deepcopy(model).named_parameters()},
+    ):
+        step(meant)
+    with torch.no_grad():
+        step(dict(model.named_parameters()))
+    unrolled = fo.meta.unroll(lambda p: sum((x**2).sum() for x in p.values()), tx, steps=2)(dict(model.named_parameters()))
+    assert all(p.requires_grad for p in unrolled.params.values())
+
+
+# Loops.
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0.1,), r"hparams is a float: expected a mapping of names to numbers, .* \(params, hparams, batch\)"),
+        (((torch.ones(2),),), r"hparams is a tuple: expected a mapping .* Data come after them"),
+        (({"lr": 0.1}, torch.ones(2)), r"batch is a Tensor: expected a tuple .* such as \(x, y\)"),
+    ],
+)
+def test_the_arguments_of_an_unrolled_loop(arguments, message):
+    inner = fo.meta.unroll(lambda p, x: ((p - x) ** 2).sum(), fo.sgd(), steps=2)
+    with pytest.raises(TypeError, match=message):
+        inner(torch.zeros(2), *arguments)
+
+
+# Optimizers.
+
+
+@pytest.mark.parametrize(
+    "make", [lambda params: OptimizerAdapter(params, fo.adam()), fo.adapters.AdamW], ids=["adapter", "drop-in"]
+)
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        (torch.nn.Linear(2, 1), r"params is a module, a Linear: pass model.named_parameters\(\)"),
+        (dict(torch.nn.Linear(2, 1).named_parameters()), r"params is a mapping, a dict: pass its items\(\)"),
+        (torch.nn.Linear(2, 1).parameters, r"params is a function, 'parameters': call it"),
+        (fo.adam(), r"params is a Transform: parameters come first"),
+    ],
+    ids=["module", "dict", "method", "transform"],
+)
+def test_what_people_give_for_parameters(make, params, message):
+    with pytest.raises(TypeError, match=message):
+        make(params)
+
+
+def test_a_transform_before_the_parameters():
+    with pytest.raises(TypeError, match=r"params is a Transform: parameters come first"):
+        OptimizerAdapter(fo.adam(), torch.nn.Linear(2, 1).parameters())
+
+
+def test_labels_are_checked_when_the_optimizer_is_made():
+    model, branches = torch.nn.Linear(2, 1), {"decay": fo.adamw(), "plain": fo.adam()}
+    with pytest.raises(ValueError, match=r"no parameter is labelled 'decay'; there are: 'weight', 'bias'\.$"):
+        OptimizerAdapter(model.named_parameters(), fo.partition(branches, fo.by_name({"wieght": "decay", ".*": "plain"})))
+    tx = fo.partition(branches, fo.by_name({"weight": "decay", "bias": "plain"}))
+    with pytest.raises(
+        ValueError, match=r"'group 0, parameter 0' got no label.*have no names here: pass model.named_parameters\(\)"
+    ):
+        OptimizerAdapter(model.parameters(), tx)
+    optimizer = OptimizerAdapter(model.named_parameters(), tx)
+    with pytest.raises(ValueError, match=r"the parameter 'scale' got no label"):
+        optimizer.add_param_group({"params": [("scale", torch.nn.Parameter(torch.ones(1)))]})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [("other.bias", torch.nn.Parameter(torch.ones(1)))]})
+
+
+# Labels.
+
+
+@pytest.mark.parametrize(
+    "patterns, message",
+    [
+        (
+            {r".*": "a", r"w": "b"},
+            r"the pattern 'w' of by_name, for 'b', is left nothing .*'\.\*', for 'a', comes before it, as for 'net.1.w'",
+        ),
+        (
+            {r"net": "a", r"w": "b", r".*": "a"},
+            r"the pattern 'w' of by_name, for 'b', is left nothing .*'net', for 'a', comes before",
+        ),
+        ({r".": "a", r".*": "b"}, r"the pattern '\.\*' of by_name, for 'b', is left nothing .*'\.', for 'a', comes before"),
+        ({r"net\.0": "a", r"net": "a", r"w": "b", r".*": "b"}, r"the pattern 'w' of by_name, for 'b', is left nothing"),
+    ],
+)
+def test_a_pattern_that_is_left_nothing(patterns, message):
+    with pytest.raises(ValueError, match=message):
+        fo.partition({"a": fo.sgd(), "b": fo.adam()}, fo.by_name(patterns)).init_state(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {r"net": "a", r"w": "a", r".*": "b"},  # Nothing would change if it came first.
+        {r"net|b": "a", r".*": "b"},
+        {r"net": "a", r"no such": "b", r".*": "b"},
+        {r"net\.1": "a", r"net": "b", r"b": "b"},
+    ],
+)
+def test_patterns_that_may_be_left_nothing(patterns):
+    state = fo.partition({"a": fo.sgd(), "b": fo.adam()}, fo.by_name(patterns)).init_state(PARAMS)
+    assert set(state) == {"a", "b"}
+
+
+def test_a_pattern_that_is_none():
+    with pytest.raises(
+        ValueError, match=r"'\*\.weight' is no regular expression: nothing to repeat .* r'\\\.weight\$' for '\*\.weight'"
+    ):
+        fo.by_name({"*.weight": "a"})
+    with pytest.raises(TypeError, match=r"patterns is a list: expected a mapping"):
+        fo.by_name(["weight", "bias"])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda f: fo.partition({"a": fo.sgd()}, f), lambda f: fo.masked(fo.sgd(), f)], ids=["labels", "mask"]
+)
+def test_a_function_of_the_whole_tree_is_no_label(make):
+    with pytest.raises(
+        TypeError, match=r"lambda name, leaf: .*this one takes \(params\): too many positional arguments. .*optax's"
+    ):
+        make(lambda params: dict.fromkeys(params, "a"))
+
+
+def test_a_label_that_is_no_label():
+    with pytest.raises(ValueError, match=r"'b' got the label \{'b': 'a'\}: expected one of 'a'"):
+        fo.partition({"a": fo.sgd()}, lambda name, leaf: {name: "a"}).init_state(PARAMS)

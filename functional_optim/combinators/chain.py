@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from functional_optim.checks import pair_advice
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
@@ -45,7 +46,8 @@ class Chained(Combined):
             found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
             raise ValueError(
                 f"the state of this chain holds one entry per link, {list(self.links)}, but got {found}: "
-                "pass what init_state or the last update of this very chain returned."
+                "pass what init_state or the last update of this very chain returned, as in update(grads, state, params)."
+                f"{pair_advice(state)}"
             )
         new_state = {}
         for name, link in self.links.items():
@@ -77,6 +79,8 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
     """
     links: dict[str, Transform] = {}
     for i, transform in enumerate(transforms):
+        if isinstance(transform, list | tuple):
+            raise TypeError(f"link {i} of {name} is a {type(transform).__name__}: give the links one by one, chain(*links).")
         require_transform(transform, f"link {i} of {name}")
         links[_free_name(transform.name, links)] = transform
     form = Chained(links)

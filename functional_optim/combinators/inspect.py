@@ -1,12 +1,12 @@
 """Looking into a state by name, and at the hyper-parameters in force."""
 
-import difflib
 import functools
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from functional_optim.hparams import HParams, complete
+from functional_optim.hints import hint
+from functional_optim.hparams import HParams
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
@@ -64,7 +64,7 @@ def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None
     >>> hparams_at(tx, tx.init_state(torch.zeros(2)))
     {'lr': tensor(0.5000, dtype=torch.float64)}
     """
-    return _in_force(transform, state, transform.select(complete(transform.declared, hparams, transform.name)))
+    return _in_force(transform, state, transform.select(transform.complete(hparams)))
 
 
 def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:
@@ -86,10 +86,7 @@ def _path_of(state: Tree, name: str) -> tuple[str, ...]:
     if found:
         raise KeyError(f"several entries are called {name!r}: {', '.join(map('.'.join, found))}. Give more of the path.")
     names = list(dict.fromkeys(path[-1] for path in every))
-    close = difflib.get_close_matches(name, names, n=1)
-    raise KeyError(
-        f"the state has no entry {name!r}; it has: {', '.join(names)}.{f' Did you mean {close[0]!r}?' if close else ''}"
-    )
+    raise KeyError(f"the state has no entry {name!r}; it has: {', '.join(names)}.{hint(name, names)}")
 
 
 def _paths(state: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

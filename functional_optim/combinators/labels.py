@@ -4,6 +4,7 @@ A parameter's name is the path to it, joined by dots: `layers.0.weight` for `par
 parameter. Behind the adapter it is the name that the optimizer was given, as in `OptimizerAdapter(model.named_parameters(), tx)`.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,33 @@ class ByName:
 
     def __call__(self, name: str, leaf: Tensor) -> str | None:
         """The label of the first pattern found in the name; None where there is none."""
-        return next((label for pattern, label in self.patterns.items() if re.search(pattern, name)), None)
+        first = self._first(name)
+        return None if first is None else self.patterns[first]
 
     def is_reserve(self, label: str, names: Sequence[str]) -> bool:
-        """Whether a pattern of this label fits some name, though others may come before it: `r".*"` for what is left."""
-        patterns = [pattern for pattern, own in self.patterns.items() if own == label]
-        return any(re.search(pattern, name) for pattern in patterns for name in names)
+        """Whether a pattern of this label catches whatever is left, such as `r".*"`."""
+        return any(own == label and self._catches_all(pattern, names) for pattern, own in self.patterns.items())
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ValueError for a pattern that fits some names, of which others before it leave it none."""
+        rest = next((pattern for pattern in self.patterns if self._catches_all(pattern, names)), None)
+        for pattern, label in self.patterns.items():
+            winners = {name: first for name in names if re.search(pattern, name) and (first := self._first(name)) is not None}
+            if pattern == rest or not winners or any(self.patterns[first] == label for first in winners.values()):
+                continue
+            name, winner = next(iter(winners.items()))
+            raise ValueError(
+                f"the pattern {pattern!r} of by_name, for {label!r}, is left nothing to catch: the first pattern found in a name "
+                f"wins, and {winner!r}, for {self.patterns[winner]!r}, comes before it, as for {name!r}. "
+                "Put special patterns first, and what catches the rest last."
+            )
+
+    def _first(self, name: str) -> str | None:
+        return next((pattern for pattern in self.patterns if re.search(pattern, name)), None)
+
+    def _catches_all(self, pattern: str, names: Sequence[str]) -> bool:
+        """Whether a pattern is found in all of these names, and in one that no parameter has."""
+        return all(re.search(pattern, name) for name in (*names, "\0"))
 
 
 @dataclass(frozen=True)
@@ -61,11 +83,24 @@ def by_name(patterns: Mapping[str, str]) -> ByName:
     Args:
         patterns: expression to label, tried in order: `{r"\.weight$": "decay", r".*": "plain"}`.
 
+    Raises:
+        TypeError: `patterns` is no mapping.
+        ValueError: a pattern is no regular expression; or, from the `init_state` of what is labelled so, it fits some names, but
+            patterns before it catch all of these. A last pattern for the rest may find nothing.
+
     >>> by_name({r"norm": "plain", r"\.weight$": "decay"})("layers.0.norm.weight", None)
     'plain'
     """
+    if not isinstance(patterns, Mapping):
+        raise TypeError(f"patterns is a {type(patterns).__name__}: expected a mapping of regular expressions to labels.")
     for pattern in patterns:
-        re.compile(pattern)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{pattern!r} is no regular expression: {error}. It is searched for anywhere in a name, and '.*' is what '*' is "
+                r"to a shell: r'\.weight$' for '*.weight'; re.escape(text) finds a text as it stands."
+            ) from None
     return ByName(dict(patterns))
 
 
@@ -103,6 +138,24 @@ def by_module(model: nn.Module, labels: Mapping[type[nn.Module], str], otherwise
         if label is not None:
             found[name] = label
     return found
+
+
+def require_labels(labels: Any, where: str, returns: str) -> None:
+    """Raise TypeError for a function that does not take what a function of labels gets."""
+    if not callable(labels):
+        return
+    try:
+        signature = inspect.signature(labels)
+    except ValueError:  # Of some that are written in C nothing is known.
+        return
+    try:
+        signature.bind("", None)
+    except TypeError as error:
+        raise TypeError(
+            f"{where}, a function, is called with the name and the tensor of one parameter, lambda name, leaf: ..., and returns "
+            f"{returns}; but this one takes {signature}: {error}. Where it takes the whole tree of parameters, as optax's does, "
+            "call it and give what it returns."
+        ) from None
 
 
 def labels_of(labels: Labels, tree: Tree) -> list[Any]:

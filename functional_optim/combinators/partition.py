@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.checks import pair_advice
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined
-from functional_optim.combinators.labels import Labels, labels_of
+from functional_optim.combinators.labels import ByName, Labels, labels_of, require_labels
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path, nested
 from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
@@ -54,9 +55,10 @@ class Partitioned(Combined):
 
     def check(self, params: Tree) -> None:
         """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
-        if isinstance(self.labels, _Mask):
-            self.labels.check(trees.names(params))
-        names, is_reserve = trees.names(params), getattr(self.labels, "is_reserve", lambda label, names: False)
+        names = trees.names(params)
+        if isinstance(self.labels, _Mask | ByName):
+            self.labels.check(names)
+        is_reserve = getattr(self.labels, "is_reserve", lambda label, names: False)
         for label, share in self._shares(params).items():
             if self.all_used and not share.places and not is_reserve(label, names):
                 raise ValueError(f"no parameter is labelled {label!r}; there are: {_listed(names)}.")
@@ -76,7 +78,8 @@ class Partitioned(Combined):
             found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
             raise ValueError(
                 f"the state of this partition holds one entry per branch, {list(self.branches)}, but got {found}: "
-                "pass what init_state or the last update of this very partition returned."
+                "pass what init_state or the last update of this very partition returned, as in update(grads, state, params)."
+                f"{pair_advice(state)}"
             )
         leaves, spec = trees.flatten(updates)
         new_state = {}
@@ -105,7 +108,7 @@ class Partitioned(Combined):
         labels = labels_of(self.labels, params)
         places: dict[str, dict[Any, int]] = {label: {} for label in self.branches}
         for i, (label, key) in enumerate(zip(labels, trees.keys(params), strict=True)):
-            if label not in self.branches:
+            if label not in [*self.branches]:  # A dict would ask for a label that has a hash.
                 found = "no label" if label is None else f"the label {label!r}"
                 raise ValueError(
                     f"the parameter {str(key)!r} got {found}: expected one of {_listed(self.branches)}. "
@@ -180,6 +183,7 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
         raise TypeError(f"branches is a {type(branches).__name__}: expected a mapping of labels to transforms.")
     for label, branch in branches.items():
         require_transform(branch, f"branch {label!r} of partition")
+    require_labels(labels, "labels of partition", "a label")
     return _routed(branches, labels, all_used=True, name="partition")
 
 
@@ -206,6 +210,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     [tensor([0.5000, 0.5000]), tensor(0.)]
     """
     require_transform(transform, "masked")
+    require_labels(mask, "mask of masked", "whether it is chosen")
     by_name: Any = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
     return _routed({"masked": transform, "rest": chain()}, _Mask(by_name), all_used=False, name="masked")
 

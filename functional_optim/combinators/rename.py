@@ -8,7 +8,7 @@ from typing import Any
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
-from functional_optim.hparams import Hparam, HParams, unknown
+from functional_optim.hparams import Hparam, HParams, validate
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -74,7 +74,7 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
     require_transform(transform, "rename_hparams")
     for name in names:
         if name not in transform.declared:
-            raise ValueError(unknown(name, transform.declared, transform.name))
+            raise ValueError(transform.refusal(name))
     declared = {names.get(name, name): hparam for name, hparam in transform.declared.items()}
     if len(declared) != len(transform.declared):
         raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")
@@ -96,7 +96,8 @@ def set_defaults(transform: Transform, **defaults: Any) -> Transform:
     require_transform(transform, "set_defaults")
     for name in defaults:
         if name not in transform.declared:
-            raise ValueError(unknown(name, transform.declared, transform.name))
+            raise ValueError(transform.refusal(name))
+        validate(name, defaults[name], transform.declared[name])
     declared = {
         name: Hparam(defaults[name], hparam.range) if name in defaults else hparam for name, hparam in transform.declared.items()
     }

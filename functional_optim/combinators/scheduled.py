@@ -8,7 +8,7 @@ from functional_optim import trees
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
-from functional_optim.hparams import HParams, unknown
+from functional_optim.hparams import HParams
 from functional_optim.lifting import advanced, new_count
 from functional_optim.numerics import double
 from functional_optim.recipe import recorded
@@ -101,7 +101,7 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     require_transform(transform, "scheduled")
     for name in schedules:
         if name not in transform.declared:
-            raise ValueError(unknown(name, transform.declared, transform.name))
+            raise ValueError(transform.refusal(name))
         if not callable(schedules[name]):
             raise TypeError(f"the schedule of {name!r} is {schedules[name]!r}: expected a function of the step.")
     form = Scheduled(transform, schedules)

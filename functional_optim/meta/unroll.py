@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.apply import apply_updates
-from functional_optim.hparams import HParams
+from functional_optim.apply import applied
+from functional_optim.hparams import HParams, require_mapping
 from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
@@ -90,12 +90,15 @@ class Unroll:
             state: where to go on from, as a former call returned it; by default the transform's first state.
 
         Raises:
-            TypeError: `batch` or `batches` is not a tuple.
+            TypeError: `batch` or `batches` is not a tuple, or `hparams` no mapping.
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
         """
+        require_mapping(hparams or {}, advice=" Data come after them: (params, hparams, batch), batch being a tuple.")
         for name, given in (("batch", batch), ("batches", batches)):
             if not isinstance(given, tuple):
-                raise TypeError(f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params.")
+                raise TypeError(
+                    f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params, such as (x, y)."
+                )
         # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
         self._require_an_entry_per_step(batches, "batches")
@@ -197,7 +200,7 @@ class Unroll:
             extra |= self.extra_fn(detached(tree) if self.first_order else tree, *batch)
         grads = flat.join(grads) if flat else grads
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
-        return apply_updates(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
+        return applied(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
 
     def _gradients(self, params: Tree, batch: tuple[Any, ...]) -> tuple[Tree, Tensor, Tree]:
         """As `gradients`; if first order, with gradients that are constants, and the derivatives of the value."""

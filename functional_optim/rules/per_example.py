@@ -44,7 +44,7 @@ def per_example_global_norm_clip(grads: Tree, max_norm: Scalar) -> tuple[Tree, T
     >>> per_example_global_norm_clip([torch.tensor([[0.0, 0.5], [3.0, 4.0]])], max_norm=1.0)
     ([tensor([0.6000, 1.3000])], tensor(1))
     """
-    c = complete(DECLARED, {"max_norm": max_norm}, "per_example_global_norm_clip")["max_norm"]
+    c = complete(DECLARED, {"max_norm": max_norm}, str)["max_norm"]
     _require_examples(grads)
     wide = trees.map_leaves(widened, grads)
     squares = [torch.einsum("i...,i...->i", g, g) for g in trees.leaves(wide) if g is not None]

@@ -1,0 +1,189 @@
+"""Which way the updates of a transform point: against the gradient, as they must to descend, or uphill by a mistake.
+
+Updates are added to the parameters, so one link of a chain, or an odd number, turns the sign, and weight decay comes before it.
+Nobody declares that of a rule, since people write rules of their own, with a minus or without. So each rule is run on a small
+tensor. Where its update points against what it got, it turns the sign; where it moves a parameter although it got zeros, it
+pulls. Whatever can't be told so (a zero update, an error, noise, what only a run has) is taken to be right.
+"""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from functional_optim.combinators.chain import Chained
+from functional_optim.combinators.conditionally import Conditional
+from functional_optim.combinators.partition import Partitioned
+from functional_optim.combinators.rename import Renamed
+from functional_optim.combinators.scheduled import Scheduled
+from functional_optim.hparams import HParams, contains
+from functional_optim.transform import Transform
+from functional_optim.trees import Tree
+from functional_optim.trials import Trial
+
+
+class UphillWarning(UserWarning):
+    """An optimizer was made of a transform whose updates point uphill, or whose weight decay makes weights grow."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a rule does to a gradient that goes through it.
+
+    Attributes:
+        name: the names of the links that lead to it, joined by dots.
+        turn: −1 if it turns the sign, 1 if it keeps it, 0 if that can't be told.
+        pull: 1 if it adds to the parameters something along themselves, −1 if against, 0 if nothing, or if that can't be told.
+        only_turns: whether the sign is all that it is there for.
+    """
+
+    name: str
+    turn: int
+    pull: int
+    only_turns: bool = False
+
+
+@dataclass(frozen=True)
+class Way:
+    """The links that a gradient goes through, and a parameter that goes this way where not all do."""
+
+    links: tuple[Link, ...]
+    example: str | None = None
+
+
+def warn_if_uphill(transform: Transform, params: Tree, hparams: HParams, *, stacklevel: int) -> None:
+    """Warn, once, where the updates of some parameters point uphill, or their weight decay does."""
+    if torch.compiler.is_compiling():
+        return
+    for way in ways(transform, params, hparams):
+        complaint = _of_the_sign(way) or _of_the_decay(way)
+        if complaint:
+            some = f" (for {way.example!r} and whatever is routed like it)" if way.example else ""
+            warnings.warn(f"{transform.name}{some}: {complaint}", UphillWarning, stacklevel=stacklevel + 1)
+            return
+
+
+def ways(transform: Transform, params: Tree, hparams: HParams) -> list[Way]:
+    """The ways that gradients of these parameters go."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        return list(dict.fromkeys(_ways(transform, params, transform.complete(hparams), ())))
+
+
+def _ways(transform: Transform, params: Tree, hp: HParams, path: tuple[str, ...]) -> Iterator[Way]:
+    match transform.form:
+        case Chained(links=links):
+            parts = [list(_ways(link, params, link.select(hp), (*path, name))) for name, link in links.items()]
+            yield from (_joined(ways) for ways in itertools.product(*parts))
+        case Partitioned() as form:
+            for (label,), share in form.shares(params).items():
+                example = next((str(key) for key, p in share.items() if p is not None), None)
+                if example is not None:
+                    branch = form.branches[label]
+                    inside = _ways(branch, share, form.branch_hparams(label, hp), (*path, label))
+                    yield from (Way(way.links, way.example or example) for way in inside)
+        case Conditional() as form:
+            for part in (form.inner, form.otherwise):
+                yield from _ways(part, params, part.select(hp), path)
+        case Renamed() as form:
+            yield from _ways(form.inner, params, form.inner_hparams(hp), path)
+        case Scheduled() as form:
+            given = {name: hp[name] for name in form.inner.declared if name in hp}
+            unseen = {name: 0.0 for name in form.schedules if _may_turn(form.inner, name)}
+            yield from _ways(form.inner, params, form.inner.complete({**given, **unseen}), path)
+        case form if len(form.parts) == 1:  # Of other wrappers the updates point where those inside do.
+            (part,) = form.parts.values()
+            yield from _ways(part, params, part.select(hp), path)
+        case _:
+            yield Way((_link(transform, hp, ".".join(path) or transform.name),))
+
+
+def _joined(parts: tuple[Way, ...]) -> Way:
+    example = next((way.example for way in reversed(parts) if way.example), None)
+    return Way(tuple(link for way in parts for link in way.links), example)
+
+
+def _link(transform: Transform, hp: HParams, name: str) -> Link:
+    # Tensors are not read. A number of 0 hides where things point; but what may be negative is not to be guessed.
+    numbers = {key: 0.0 if isinstance(value, Tensor) else value for key, value in hp.items()}
+    seen = {key: value for key, value in numbers.items() if value != 0 or _may_turn(transform, key)}
+
+    def turned(sign: int) -> Tensor:
+        return _update(transform, seen, sign * GRADIENT, PARAMETER)
+
+    def pulled(sign: int) -> Tensor:
+        return _update(transform, numbers, torch.zeros_like(GRADIENT), sign * PARAMETER)
+
+    return Link(name, _sign(turned, GRADIENT), _sign(pulled, PARAMETER), only_turns=transform.name in ("negate", "scale"))
+
+
+def _may_turn(transform: Transform, name: str) -> bool:
+    return any(contains(interval, -1.0) for interval in transform.declared[name].ranges)
+
+
+# Neither alike, nor near 0; and a matrix, for the rules that ask for one.
+GRADIENT = torch.tensor([[1.5, -0.7, 0.9], [-1.1, 0.6, 1.3], [0.8, -1.4, -1.0]], dtype=torch.float64, device="cpu")
+PARAMETER = torch.tensor([[2.0, 3.0, 2.5], [3.5, 2.2, 2.8], [3.1, 2.6, 3.3]], dtype=torch.float64, device="cpu")
+
+# A schedule may begin at 0.
+AGES = (0, 10, 1000)
+
+
+def _update(transform: Transform, hp: HParams, gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The first update that is not 0, or 0."""
+    trial = Trial(transform, {"probe": parameter})
+    state, update = transform.init_state(trial.params, hp), torch.zeros_like(gradient)
+    for age in AGES:
+        aged = {**state, "step": state["step"] + age} if "step" in state else state
+        update = trial.update({"probe": gradient}, aged, trial.params, hp)[0]["probe"]
+        if update.any():
+            break
+    return update
+
+
+def _sign(update: Callable[[int], Tensor], along: Tensor) -> int:
+    """Whether an update points along a tensor, 1, or against it, −1, and turns when that does; 0 where it is not so clear."""
+    try:
+        cosines = [float(torch.cosine_similarity(update(sign).flatten(), along.flatten(), dim=0)) for sign in (1, -1)]
+    except Exception:  # It may be anybody's code, and made for tensors of another kind.
+        return 0
+    clear = min(map(abs, cosines)) > 0.5 and cosines[0] * cosines[1] < 0
+    return 0 if not clear else 1 if cosines[0] > 0 else -1
+
+
+def _of_the_sign(way: Way) -> str:
+    turning = [link.name for link in way.links if link.turn < 0]
+    if not all(link.turn for link in way.links) or len(turning) % 2:
+        return ""
+    if not way.links:
+        return (
+            "gradients pass unchanged, as do those that masked leaves out, and are added to the parameters, which climb. "
+            "To keep these as they are, take partition, with freeze() for them."
+        )
+    if not turning:
+        return (
+            "no link turns the sign, so that updates, which are added to the parameters, climb. "
+            "End with scale_by_learning_rate(), which multiplies them by −lr."
+        )
+    if way.links[0].turn < 0 and way.links[0].only_turns:
+        return ""  # Whoever begins with negate() wants to climb.
+    return (
+        f"{' and '.join(turning)} turn the sign one after another, so that updates, which are added to the parameters, climb. "
+        "Keep one of them: a whole optimizer such as adamw() has its learning rate already, and scale_by_adam() has none."
+    )
+
+
+def _of_the_decay(way: Way) -> str:
+    for i, link in enumerate(way.links):
+        behind = [other.turn for other in way.links[i + 1 :]]
+        if link.pull and all(behind) and link.pull * (-1) ** behind.count(-1) > 0:
+            return (
+                f"{link.name} makes weights grow, since what it adds is not turned any more. Put it before the learning rate, as "
+                "in chain(scale_by_adam(), add_decayed_weights(), scale_by_learning_rate()), or take subtract_decayed_weights()."
+                if link.pull > 0
+                else f"{link.name} makes weights grow, since what it takes from them is turned into its opposite. Put it behind "
+                "the learning rate."
+            )
+    return ""

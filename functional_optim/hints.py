@@ -1,0 +1,132 @@
+"""What other libraries call things, and what they are called here: for the errors that meet those who come from there."""
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+# A word of optax's, torch's or Keras's, and what may be meant by it here, likeliest first: the first that is accepted where the
+# word was given is the advice.
+MEANT: dict[str, tuple[str, ...]] = {
+    # Hyper-parameters and options.
+    "learning_rate": ("lr",),
+    "rate": ("lr",),
+    "step_size": ("lr", "factor"),
+    "eta": ("lr",),
+    "b1": ("betas", "momentum"),
+    "b2": ("betas", "alpha", "rho", "beta2"),
+    "b3": ("betas",),
+    "beta": ("betas", "momentum"),
+    "beta1": ("betas", "momentum"),
+    "beta2": ("betas", "alpha", "rho"),
+    "beta_1": ("betas", "momentum"),
+    "beta_2": ("betas", "alpha", "rho"),
+    "decay": ("alpha", "rho", "momentum", "ema_decay", "lr_decay", "weight_decay"),
+    "decay_rate": ("beta2_decay", "rate", "alpha", "momentum"),
+    "epsilon": ("eps",),
+    "wd": ("weight_decay",),
+    "l2": ("weight_decay",),
+    "weight_decay_rate": ("weight_decay",),
+    "max_delta": ("clip_value",),
+    "max_grad_norm": ("max_norm",),
+    "clip_norm": ("max_norm",),
+    "clipnorm": ("max_norm",),
+    "clipvalue": ("clip_value",),
+    "mu_dtype": ("state_dtype",),
+    "accumulator_dtype": ("state_dtype",),
+    "initial_scale": ("initial_accumulator_value",),
+    "initial_accumulator": ("initial_accumulator_value",),
+    "every_k_schedule": ("every",),
+    "every_k": ("every",),
+    "steps": ("every",),
+    "transforms": ("branches",),
+    "param_labels": ("labels",),
+    "init_value": ("start", "value"),
+    "end_value": ("end",),
+    "final_lr": ("end",),
+    "peak_value": ("peak",),
+    "max_lr": ("peak",),
+    "base_lr": ("peak", "lr"),
+    "transition_steps": ("steps",),
+    "decay_steps": ("total_steps", "steps"),
+    "num_warmup_steps": ("warmup_steps",),
+    "num_training_steps": ("total_steps",),
+    # Methods.
+    "init": ("init_state",),
+    "init_fn": ("init_state",),
+    "apply": ("update",),
+    # Functions and classes.
+    "GradientTransformation": ("Transform",),
+    "GradientTransformationExtraArgs": ("Transform",),
+    "MultiSteps": ("accumulate",),
+    "apply_every": ("accumulate",),
+    "clip": ("clip_by_value",),
+    "clip_grad_norm_": ("clip_by_global_norm",),
+    "clip_grad_value_": ("clip_by_value",),
+    "conditionally_mask": ("conditionally",),
+    "conditionally_transform": ("conditionally",),
+    "constant_schedule": ("constant",),
+    "cosine_decay_schedule": ("cosine",),
+    "cosine_onecycle_schedule": ("one_cycle",),
+    "exponential_decay": ("exponential",),
+    "get_cosine_schedule_with_warmup": ("warmup_cosine",),
+    "incremental_update": ("ema_params",),
+    "inject_hyperparams": ("scheduled",),
+    "inject_stateful_hyperparams": ("scheduled",),
+    "join_schedules": ("join",),
+    "linear_onecycle_schedule": ("one_cycle",),
+    "linear_schedule": ("linear",),
+    "multi_transform": ("partition",),
+    "named_chain": ("chain",),
+    "Optimizer": ("adapters.OptimizerAdapter",),
+    "piecewise_constant_schedule": ("piecewise_constant",),
+    "piecewise_interpolate_schedule": ("piecewise_interpolate",),
+    "polynomial_schedule": ("polynomial",),
+    "scale_by_amsgrad": ("scale_by_adam",),
+    "scale_by_distance_over_gradients": ("scale_by_dog",),
+    "selective_transform": ("masked",),
+    "set_to_zero": ("freeze",),
+    "sgdr_schedule": ("cosine_restarts",),
+    "skip_not_finite": ("apply_if_finite",),
+    "add_weight_decay": ("add_decayed_weights",),
+    "scale_by_momentum": ("trace",),
+    "warmup_constant_schedule": ("linear",),
+    "warmup_cosine_decay_schedule": ("warmup_cosine",),
+}
+
+# Where nothing has another name, but another way.
+ADVICE: dict[str, str] = {
+    "eps_root": "Roots have slope 0 at 0 here, so that derivatives are finite without it.",
+    "mask": "What is for some parameters only is wrapped: masked(add_decayed_weights(), mask).",
+    "maximize": "To climb, begin with negate(): chain(negate(), ...).",
+    "fused": "How to execute is the optimizer's choice: fo.adapters.OptimizerAdapter(params, transform, fused=True).",
+    "foreach": "How to execute is the optimizer's choice: fo.adapters.OptimizerAdapter steps in lists by itself.",
+    "params": "A transform gets parameters in init_state and update; the optimizers that hold them are in fo.adapters.",
+    "step": (
+        "A transform only computes: updates, state = transform.update(grads, state, params). "
+        "For step() and zero_grad(), put it behind an optimizer: fo.adapters.OptimizerAdapter(params, transform)."
+    ),
+    **dict.fromkeys(
+        ("zero_grad", "param_groups", "state_dict", "load_state_dict", "add_param_group", "state"),
+        "A transform only computes; an optimizer holds parameters and state: fo.adapters.OptimizerAdapter(params, transform).",
+    ),
+}
+
+
+def hint(name: str, accepted: Collection[str]) -> str:
+    """Advice for one who gave a name that is not among the accepted: a sentence after a space, or nothing."""
+    if name in ADVICE:
+        return f" {ADVICE[name]}"
+    meant = [known for known in MEANT.get(name, ()) if known in accepted]
+    found = meant or difflib.get_close_matches(name, accepted, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def parameters_advice(given: Any) -> str:
+    """What to say where something refused may be a model or its parameters: a sentence after a space, or nothing."""
+    for each in given if isinstance(given, list | tuple) else [given]:
+        if isinstance(each, Iterator) or hasattr(each, "parameters"):
+            return (
+                " If these are parameters: a transform gets them in init_state and update. An optimizer that holds them is "
+                "fo.adapters.OptimizerAdapter(params, transform), or fo.adapters.Adam(params, lr=...)."
+            )
+    return ""
