@@ -3,7 +3,8 @@
 Updates are added to the parameters, so one link of a chain, or an odd number, turns the sign, and weight decay comes before it.
 Nobody declares that of a rule, since people write rules of their own, with a minus or without. So each rule is run on a small
 tensor. Where its update points against what it got, it turns the sign; where it moves a parameter although it got zeros, it
-pulls. Whatever can't be told so (a zero update, an error, noise, what only a run has) is taken to be right.
+pulls. Whatever can't be told so (a zero update, an error, noise, what only a run has) is taken to be right, and so are
+transforms written by hand, which are not called: they may write a log, or count.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from functional_optim.combinators.conditionally import Conditional
 from functional_optim.combinators.partition import Partitioned
 from functional_optim.combinators.rename import Renamed
 from functional_optim.combinators.scheduled import Scheduled
+from functional_optim.form import ByHand
 from functional_optim.hparams import HParams, contains
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
@@ -96,6 +98,8 @@ def _ways(transform: Transform, params: Tree, hp: HParams, path: tuple[str, ...]
         case form if len(form.parts) == 1:  # Of other wrappers the updates point where those inside do.
             (part,) = form.parts.values()
             yield from _ways(part, params, part.select(hp), path)
+        case ByHand():
+            yield Way((Link(".".join(path) or transform.name, 0, 0),))
         case _:
             yield Way((_link(transform, hp, ".".join(path) or transform.name),))
 

@@ -702,7 +702,7 @@ def test_parameters_where_a_number_belongs(params):
     advice = r"If these are parameters: .*fo.adapters.OptimizerAdapter\(params, transform\)"
     with pytest.raises(TypeError, match=rf"lr = .*{advice}"):
         fo.adam(params)
-    with pytest.raises(TypeError, match=rf"adam: multiple values for argument 'lr'; it is adam\(lr=0.001, .*{advice}"):
+    with pytest.raises(TypeError, match=rf"adam: multiple values for argument 'lr'; it is adam\(lr: float = 0.001, .*{advice}"):
         fo.adam(params, lr=0.1)
 
 

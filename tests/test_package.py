@@ -12,7 +12,8 @@ from torch.utils._device import _device_constructors
 
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
-    {"trees", "sharded", "inductor", "recipe"},
+    {"trees", "sharded", "inductor", "hints"},
+    {"recipe"},
     {"numerics"},
     {"philox"},
     {"hparams", "checks", "reductions"},
@@ -23,6 +24,7 @@ LAYERS = [
     {"combinators", "schedules"},
     {"optimizers"},
     {"trials"},
+    {"direction"},
     {"adapters", "meta", "testing"},
 ]
 
