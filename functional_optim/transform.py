@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -175,9 +175,10 @@ class Transform:
         names = {keys[0] for keys in parts} or set(getattr(self.form, "state_names", ()))
         return bool(names) and isinstance(tree, Mapping) and names <= set(tree)
 
-    def __getattr__(self, name: str) -> Any:
-        # What is here is found before this is called: it is a word of another library, or a slip.
-        raise AttributeError(f"a Transform has no attribute {name!r}.{hint(name, PUBLIC)}")
+    if not TYPE_CHECKING:  # Type checkers tell what a class has not, and would take this for a promise that it has everything.
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"a Transform has no attribute {name!r}.{hint(name, PUBLIC)}")
 
     def __repr__(self) -> str:
         if self.recipe is not None:
