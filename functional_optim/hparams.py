@@ -8,7 +8,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -150,18 +150,27 @@ def shared_names(named: Mapping[str, Mapping[str, Hparam]]) -> dict[str, Hparam]
     return union
 
 
-def spread(hp: HParams, t: Any, spec: Spec) -> list[tuple[HParams, Any]]:
-    """The hyper-parameters and the step that hold for each leaf; leaves with the same values share one pair."""
+class Scalars(NamedTuple):
+    """The hyper-parameters and the step that hold for some leaves, and the number of this set of values among all."""
+
+    hp: HParams
+    t: Any
+    number: int
+
+
+def spread(hp: HParams, t: Any, spec: Spec) -> list[Scalars]:
+    """The hyper-parameters and the step that hold for each leaf; leaves with the same values share them."""
     scalars = {"step": t, **hp}
     per_leaf = {name: value.values(spec, name) for name, value in scalars.items() if isinstance(value, PerLeaf)}
     if not per_leaf:
-        return [(hp, t)] * spec.num_leaves
-    distinct: dict[tuple[Any, ...], tuple[HParams, Any]] = {}
-    pairs = []
+        return [Scalars(hp, t, 0)] * spec.num_leaves
+    distinct: dict[tuple[Any, ...], Scalars] = {}
+    found = []
     for values in zip(*per_leaf.values(), strict=True):
         own = {**scalars, **dict(zip(per_leaf, values, strict=True))}
-        pairs.append(distinct.setdefault(tuple(map(_identity, values)), ({name: own[name] for name in hp}, own["step"])))
-    return pairs
+        new = Scalars({name: own[name] for name in hp}, own["step"], len(distinct))
+        found.append(distinct.setdefault(tuple(map(_identity, values)), new))
+    return found
 
 
 def one_or_each(values: Mapping[Any, Any]) -> Any:

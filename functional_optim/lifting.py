@@ -15,7 +15,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.checks import pair_advice
 from functional_optim.form import Form, Needs
-from functional_optim.hparams import HParams, spread
+from functional_optim.hparams import HParams, Scalars, spread
 from functional_optim.numerics import double
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
@@ -131,7 +131,7 @@ class Lifted(Form):
         for name, start in self.slots.items():
             state[name] = trees.unflatten(
                 spec,
-                [None if p is None else self._started(start, p, hp) for p, (hp, _) in zip(leaves, scalars, strict=True)],
+                [None if p is None else self._started(start, p, own.hp) for p, own in zip(leaves, scalars, strict=True)],
             )
         return state
 
@@ -262,10 +262,10 @@ class Leafwise(Lifted):
         scalars = spread({**hp, **self._numbers(extra)}, t, spec)
         rules: dict[int, Rule] = {}
         for members in self._batches(work, scalars):
-            key = id(scalars[members[0]])
-            if key not in rules:
-                rules[key] = self.rule(*scalars[members[0]], reduced)
-            for i, outputs in zip(members, self._outputs(rules[key], [work[i] for i in members]), strict=True):
+            own = scalars[members[0]]
+            if own.number not in rules:
+                rules[own.number] = self.rule(own.hp, own.t, reduced)
+            for i, outputs in zip(members, self._outputs(rules[own.number], [work[i] for i in members]), strict=True):
                 for name, column, new in zip(("update", *self.slots), (u, *slots), outputs, strict=True):
                     column[i] = self._closed(name, new, column[i])
 
@@ -285,7 +285,7 @@ class Leafwise(Lifted):
         reduced = self.reduce(columns[0], columns[1], **dict(zip(self.slots, columns[2:], strict=False)))
         return trees.map_leaves(whole, reduced)
 
-    def _batches(self, work: Mapping[int, Sequence[Any]], scalars: Sequence[Any]) -> list[list[int]]:
+    def _batches(self, work: Mapping[int, Sequence[Any]], scalars: Sequence[Scalars]) -> list[list[int]]:
         """The leaves that the rule gets together: those alike if it is batched, else each by itself.
 
         Sharded leaves stay by themselves: gathered together, those of a large model may not fit on one device.
@@ -295,7 +295,7 @@ class Leafwise(Lifted):
         batches: dict[Any, list[int]] = {}
         for i, arguments in work.items():
             kinds = [None if x is None else (x.shape, x.dtype, x.device) for x in arguments]
-            batches.setdefault((i if is_sharded(arguments[0]) else None, id(scalars[i]), *kinds), []).append(i)
+            batches.setdefault((i if is_sharded(arguments[0]) else None, scalars[i].number, *kinds), []).append(i)
         return list(batches.values())
 
     def _outputs(self, rule: Rule, leaves: Sequence[Sequence[Any]]) -> list[Sequence[Tensor]]:

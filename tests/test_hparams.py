@@ -158,10 +158,11 @@ def test_values_per_leaf_may_be_differentiated():
 
 def test_spread_shares_one_mapping_between_equal_leaves():
     spec = flatten({"a": 0, "b": 0, "c": 0})[1]
-    pairs = spread({"lr": fo.PerLeaf({"a": 1.0, "b": 2.0, "c": 1.0}), "eps": 0.5}, 7, spec)
-    assert pairs[0] is pairs[2]
-    assert [hp for hp, _ in pairs] == [{"lr": 1.0, "eps": 0.5}, {"lr": 2.0, "eps": 0.5}, {"lr": 1.0, "eps": 0.5}]
-    assert [t for _, t in pairs] == [7, 7, 7]
+    found = spread({"lr": fo.PerLeaf({"a": 1.0, "b": 2.0, "c": 1.0}), "eps": 0.5}, 7, spec)
+    assert found[0] is found[2]
+    assert [own.number for own in found] == [0, 1, 0]
+    assert [own.hp for own in found] == [{"lr": 1.0, "eps": 0.5}, {"lr": 2.0, "eps": 0.5}, {"lr": 1.0, "eps": 0.5}]
+    assert [own.t for own in found] == [7, 7, 7]
 
 
 def test_one_or_each():

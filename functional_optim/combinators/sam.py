@@ -57,7 +57,7 @@ class SharpnessAware(Combined):
         scale = [None if g is None else w.abs() if self.adaptive else torch.ones_like(w) for g, w in zip(u, p, strict=True)]
         ascent = [None if g is None else g * s for g, s in zip(u, scale, strict=True)]
         norm = global_norm([torch.view_as_real(a) if a is not None and a.is_complex() else a for a in ascent]) + TINY
-        rho = [own["rho"] for own, _ in spread({"rho": hp["rho"]}, None, spec)]
+        rho = [own.hp["rho"] for own in spread({"rho": hp["rho"]}, None, spec)]
         uphill = [w if a is None else w + r * s * a / norm for w, a, s, r in zip(p, ascent, scale, rho, strict=True)]
         there = _gradients(trees.unflatten(spec, uphill), updates, extra)
         return self.inner.update_fn(there, state, params, self.inner.select(hp), **extra)
