@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from functional_optim import hints
 from functional_optim.apply import apply_updates
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
@@ -20,7 +21,6 @@ from functional_optim.combinators.schedule_free import eval_params, schedule_fre
 from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.signed import cautious, with_gradient_signs
 from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
-from functional_optim.hints import hint
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
@@ -348,7 +348,7 @@ def _advice(name: str) -> str:
         found = getattr(importlib.import_module(f"functional_optim.{part}"), name, None)
         if getattr(found, "__module__", "").startswith("functional_optim"):
             return f" Did you mean {f'{part}.{name}'!r}?"
-    return hint(name, [*__all__, "adapters.OptimizerAdapter"])
+    return hints.hint(name, [*__all__, "adapters.OptimizerAdapter"])
 
 
 def __dir__() -> list[str]:
