@@ -19,17 +19,20 @@ from functional_optim.rules.muon import COEFFICIENTS, scale_by_muon
 from functional_optim.rules.scale import negate, scale_by_learning_rate
 from functional_optim.transform import Transform
 
-from .torch_optimizer import TransformOptimizer
+from .torch_class import TorchClass, is_on
 
 
-class SGD(TransformOptimizer):
+class SGD(TorchClass):
     """`functional_optim.sgd` with the signature, the parameter groups and the state of `torch.optim.SGD`.
 
     Every option may differ between groups. A parameter gets a momentum buffer when its group first has a momentum.
 
     Raises:
-        ValueError: a number out of range, Nesterov without momentum or with dampening, or `differentiable=True`.
+        ValueError: a number out of range, Nesterov without momentum or with dampening.
     """
+
+    counts = False
+    takes_sparse = True
 
     def __init__(
         self,
@@ -60,19 +63,18 @@ class SGD(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`sgd` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
         if group["nesterov"] and group["dampening"] != 0:
             raise ValueError(f"nesterov=True needs dampening=0, but got dampening={group['dampening']}.")
-        return _sgd(_is_on(group["momentum"]), _is_on(group["weight_decay"]), group["nesterov"], group["maximize"])
+        return _sgd(is_on(group["momentum"]), is_on(group["weight_decay"]), group["nesterov"], group["maximize"])
 
 
-class Adam(TransformOptimizer):
+class Adam(TorchClass):
     """`functional_optim.adam` with the signature, the parameter groups and the state of `torch.optim.Adam`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -108,8 +110,7 @@ class Adam(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adam` or `adamw` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _adam(group["decoupled_weight_decay"], _is_on(group["weight_decay"]), group["amsgrad"], group["maximize"])
+        return _adam(group["decoupled_weight_decay"], is_on(group["weight_decay"]), group["amsgrad"], group["maximize"])
 
 
 class AdamW(Adam):
@@ -118,7 +119,7 @@ class AdamW(Adam):
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -158,13 +159,13 @@ class AdamW(Adam):
             group["decoupled_weight_decay"] = True
 
 
-class NAdam(TransformOptimizer):
+class NAdam(TorchClass):
     """`functional_optim.nadam` with the signature, the parameter groups and the state of `torch.optim.NAdam`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -198,17 +199,16 @@ class NAdam(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`nadam` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _nadam(_is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+        return _nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
 
 
-class RAdam(TransformOptimizer):
+class RAdam(TorchClass):
     """`functional_optim.radam` with the signature, the parameter groups and the state of `torch.optim.RAdam`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -240,17 +240,16 @@ class RAdam(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`radam` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _radam(_is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+        return _radam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
 
 
-class Adamax(TransformOptimizer):
+class Adamax(TorchClass):
     """`functional_optim.adamax` with the signature, the parameter groups and the state of `torch.optim.Adamax`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -280,18 +279,19 @@ class Adamax(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adamax` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _adamax(_is_on(group["weight_decay"]), group["maximize"])
+        return _adamax(is_on(group["weight_decay"]), group["maximize"])
 
 
-class Adagrad(TransformOptimizer):
+class Adagrad(TorchClass):
     """`functional_optim.adagrad` with the signature, the parameter groups and the state of `torch.optim.Adagrad`.
 
     Every option may differ between groups. A parameter gets its state at its first step, not at once.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
+
+    takes_sparse = True
 
     def __init__(
         self,
@@ -322,17 +322,22 @@ class Adagrad(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adagrad` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _adagrad(_is_on(group["weight_decay"]), group["maximize"])
+        return _adagrad(is_on(group["weight_decay"]), group["maximize"])
+
+    def share_memory(self) -> None:
+        """Put every parameter's `sum` into memory that processes share, as torch does: for Hogwild's training."""
+        self.init_state()
+        for slots in self.state.values():
+            slots["sum"].share_memory_()
 
 
-class Adadelta(TransformOptimizer):
+class Adadelta(TorchClass):
     """`functional_optim.adadelta` with the signature, the parameter groups and the state of `torch.optim.Adadelta`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -362,18 +367,17 @@ class Adadelta(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adadelta` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _adadelta(_is_on(group["weight_decay"]), group["maximize"])
+        return _adadelta(is_on(group["weight_decay"]), group["maximize"])
 
 
-class RMSprop(TransformOptimizer):
+class RMSprop(TorchClass):
     """`functional_optim.rmsprop` with the signature, the parameter groups and the state of `torch.optim.RMSprop`.
 
     Every option may differ between groups. A parameter gets a
     momentum buffer or an average gradient when its group first asks for one.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -406,17 +410,16 @@ class RMSprop(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`rmsprop` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _rmsprop(_is_on(group["momentum"]), _is_on(group["weight_decay"]), group["centered"], group["maximize"])
+        return _rmsprop(is_on(group["momentum"]), is_on(group["weight_decay"]), group["centered"], group["maximize"])
 
 
-class Rprop(TransformOptimizer):
+class Rprop(TorchClass):
     """`functional_optim.rprop` with the signature, the parameter groups and the state of `torch.optim.Rprop`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -444,17 +447,16 @@ class Rprop(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`rprop` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
         return _rprop(group["maximize"])
 
 
-class ASGD(TransformOptimizer):
+class ASGD(TorchClass):
     """`functional_optim.asgd` with the signature, the parameter groups and the state of `torch.optim.ASGD`.
 
     Every option may differ between groups.
 
     Raises:
-        ValueError: a number out of range, or `differentiable=True`.
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -485,19 +487,21 @@ class ASGD(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`asgd` with the links that this group's numbers call for."""
-        _refuse_differentiable(group)
-        return _asgd(_is_on(group["weight_decay"]), group["maximize"])
+        return _asgd(is_on(group["weight_decay"]), group["maximize"])
 
 
-class Adafactor(TransformOptimizer):
+class Adafactor(TorchClass):
     """`functional_optim.adafactor` with the signature, the parameter groups and the state of `torch.optim.Adafactor`.
 
     Every option may differ between groups. `eps[0] = None` is the machine epsilon of the parameter's dtype, of at least float32.
-    The slots that a parameter does without are there, and empty.
+    The slots that a parameter does without are there, and empty; a checkpoint lacks them.
 
     Raises:
         ValueError: a number out of range.
+        RuntimeError: at a step, for a complex parameter.
     """
+
+    takes_complex = False
 
     def __init__(
         self,
@@ -527,10 +531,15 @@ class Adafactor(TransformOptimizer):
         if group["d"] < 1:
             raise ValueError(f"d = {group['d']} is outside [1, inf).")
         eps1, eps2 = group["eps"]
-        return _adafactor(eps1, eps2, _is_on(group["weight_decay"]), group["maximize"])
+        return _adafactor(eps1, eps2, is_on(group["weight_decay"]), group["maximize"])
+
+    def has_slot(self, name: str, p: Tensor) -> bool:
+        """Whether torch's class keeps this slot: those of the factors of a matrix, or that of a vector."""
+        unused = ("variance",) if p.ndim > 1 else ("row_var", "col_var")
+        return super().has_slot(name, p) and name not in unused
 
 
-class Muon(TransformOptimizer):
+class Muon(TorchClass):
     """`scale_by_muon` with AdamW's decay, and the signature, the parameter groups and the state of `torch.optim.Muon`.
 
     For matrices only; `functional_optim.muon` gives the other parameters to AdamW, and takes those of more dimensions. As torch,
@@ -538,7 +547,10 @@ class Muon(TransformOptimizer):
 
     Raises:
         ValueError: a parameter that is not 2D, a number out of range, or an unknown `adjust_lr_fn`.
+        RuntimeError: at a step, for a complex parameter.
     """
+
+    takes_complex = False
 
     def __init__(
         self,
@@ -577,20 +589,7 @@ class Muon(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """Muon, decay and learning rate; the decay is left out where it is 0."""
-        return _muon(_is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"])
-
-
-def _is_on(number: Any) -> bool:
-    """Whether a number does anything; a tensor always might."""
-    return isinstance(number, Tensor) or number != 0
-
-
-def _refuse_differentiable(group: Mapping[str, Any]) -> None:
-    if group["differentiable"]:
-        raise ValueError(
-            "differentiable=True: to differentiate through steps, use the transform itself (functional_optim.sgd, adam, adamw, "
-            "...); an optimizer object writes its parameters in place."
-        )
+        return _muon(is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"])
 
 
 @functools.cache

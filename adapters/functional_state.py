@@ -138,10 +138,7 @@ class _Run:
         self.names = {key: names[p] for key, p in self.params.items()}
         self.states: dict[Key, Flat] = {key: dict(optimizer.state.get(p, {})) for key, p in self.params.items()}
         self.others: list[Flat] = [optimizer.state[p] for _, p in everyone if not p.requires_grad and p in optimizer.state]
-        groups = [
-            self.transform.complete({name: group[name] for name in self.transform.declared if name in group})
-            for group in optimizer.param_groups
-        ]
+        groups = [optimizer.hparams_of(self.transform, index, group) for index, group in enumerate(optimizer.param_groups)]
         self.hparams = _spread(groups, self.params)
         self.layout = Layout(self.transform, dict(everyone), _spread(groups, dict(everyone)))
         held = [*self.others, *map(dict, self.states.values())]

@@ -14,6 +14,7 @@ from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor, require_transform
 
 from .generic_adaptive import GenericAdaptiveOptimizer
+from .groups import defaults_of, hparams_of
 from .layout import Key, Layout, detached_from
 
 RANGES = {"lr": NON_NEGATIVE, "betas": FRACTION, "eps": NON_NEGATIVE, "weight_decay": NON_NEGATIVE}
@@ -55,7 +56,7 @@ class TransformSteps(GenericAdaptiveOptimizer):
     def __init__(self, params: Any, **hparams: Any) -> None:
         self._layout: Layout | None = None
         # The template's constructor asks for numbers that a transform may not have.
-        torch.optim.Optimizer.__init__(self, params, self.transform.complete(hparams))
+        torch.optim.Optimizer.__init__(self, params, defaults_of(self.transform, hparams))
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless the hyper-parameters of a group are of the right type and in their ranges."""
@@ -82,8 +83,7 @@ class TransformSteps(GenericAdaptiveOptimizer):
         return *blank, self.__getstate__()
 
     def _hparams(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        given = {name: group[name] for name in self.transform.declared if name in group}
-        return self.transform.complete(given)
+        return hparams_of(self.transform, group)
 
     def _layout_for(self, group: dict[str, Any], param: Tensor) -> Layout:
         if self._layout is None:

@@ -18,10 +18,12 @@ from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hparams import one_or_each
+from functional_optim.sharded import local
 from functional_optim.transform import Transform, require_transform
 
 from .eager import EagerStep, has_programs
 from .formula import NotElementwise
+from .groups import defaults_of, hparams_of
 from .layout import Flat, Key, Layout, detached_from
 from .loading import check_checkpoint, keys_of
 
@@ -42,12 +44,13 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_engines", "_lists", "_validated")
+    _CACHES = ("_layouts", "_engines", "_lists", "_validated", "_shown")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _engines: "dict[Transform, FusedStep | None]"
     _lists: dict[Transform, EagerStep | None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
+    _shown: dict[Tensor, list[tuple[Tensor, int]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         _require_iterable(params)
@@ -57,6 +60,19 @@ class TransformOptimizer(torch.optim.Optimizer):
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The transform that steps the parameters of this group; the same object for groups that share one."""
         raise NotImplementedError
+
+    def hparams_of(self, transform: Transform, index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete hyper-parameters of a group, validated."""
+        del index
+        return hparams_of(transform, group)
+
+    def computed(
+        self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """The step of one transform, computed; what is returned writes it down."""
+        return (
+            self._fused(transform, groups) or self._in_lists(transform, groups) or self._eager(transform, groups, closure, extra)
+        )
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
@@ -116,14 +132,15 @@ class TransformOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             extra = {"value": loss, **extra}
-        parts: dict[Transform, list[Numbered]] = {}
-        for index, group in enumerate(self.param_groups):
-            parts.setdefault(self._checked_transform(index, group), []).append((index, group))
+        if closure is None and self._is_asked_for_state():
+            self.init_state()
+            self._shown = {p: [(x, x._version) for x in slots.values()] for p, slots in self.state.items()}
+            return None
+        self._forget_shown()
+        parts = self._parts()
         with _without_autocast():
             computed = [
-                self._fused(transform, groups)
-                or self._in_lists(transform, groups)
-                or self._eager(transform, groups, closure, extra)
+                self.computed(transform, groups, closure, extra)
                 for transform, groups in parts.items()
                 if any(p.grad is not None for _, group in groups for p in group["params"])
             ]
@@ -133,6 +150,32 @@ class TransformOptimizer(torch.optim.Optimizer):
             for transform in engines.keys() - parts.keys():
                 del engines[transform]
         return loss
+
+    def init_state(self) -> None:
+        """Give every parameter that requires gradients the state that its first step would find; what is there already stays.
+
+        Without it a parameter gets its state at its first step with a gradient, so that processes whose gradients differ in being
+        None hold different keys. Call it before `torch.distributed.checkpoint` saves an optimizer or loads one; it is also what
+        its own `get_optimizer_state_dict` ends in, with an optimizer that has not stepped.
+
+        >>> from functional_optim.adapters import AdamW
+        >>> optimizer = AdamW([torch.nn.Parameter(torch.ones(2))])
+        >>> optimizer.init_state()
+        >>> optimizer.state_dict()["state"][0]["exp_avg"]
+        tensor([0., 0.])
+        """
+        self.start(p for group in self.param_groups for p in group["params"] if p.requires_grad)
+
+    @torch.no_grad()
+    def start(self, params: Iterable[Tensor]) -> None:
+        """Give these parameters the slots that they lack."""
+        wanted = set(params)
+        for transform, groups in self._parts().items():
+            everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
+            leaves = [leaf for leaf in everyone if leaf.param in wanted]
+            _, states, _ = self.started(transform, groups, leaves, not any(group.get("capturable") for _, group in groups))
+            for leaf in leaves:
+                self.state[leaf.param].update(states[leaf.key])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
@@ -197,6 +240,31 @@ class TransformOptimizer(torch.optim.Optimizer):
         for name in self._CACHES:
             setattr(self, name, {})
 
+    def _parts(self) -> dict[Transform, list[Numbered]]:
+        """The groups, whose numbers are in order, by the transform that steps them."""
+        parts: dict[Transform, list[Numbered]] = {}
+        for index, group in enumerate(self.param_groups):
+            parts.setdefault(self._checked_transform(index, group), []).append((index, group))
+        return parts
+
+    def _is_asked_for_state(self) -> bool:
+        """Whether a step is the one by which `torch.distributed.checkpoint` makes an optimizer show its state.
+
+        That is a first step, with a learning rate of 0 and gradients of zeros. It is meant to move nothing.
+        """
+        if self.state or any(float(group.get("lr", 0)) != 0 for group in self.param_groups):
+            return False
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return all(g.layout == torch.strided and g.device.type != "meta" and not local(g).any() for g in grads)
+
+    def _forget_shown(self) -> None:
+        """Let parameters start anew whose state has been made to be shown, under a learning rate of 0, and is as it was."""
+        for p, seen in self._shown.items():
+            found = [(x, x._version) for x in self.state.get(p, {}).values()]
+            if len(found) == len(seen) and all(a is b and v == w for (a, v), (b, w) in zip(found, seen, strict=True)):
+                del self.state[p]
+        self._shown = {}
+
     def _checked_transform(self, index: int, group: Group) -> Transform:
         """The transform of a group whose numbers are in order."""
         try:
@@ -211,11 +279,22 @@ class TransformOptimizer(torch.optim.Optimizer):
         values = [group.get(name) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
         if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
-            hparams = _hparams_of(transform, group)
+            hparams = self.hparams_of(transform, index, group)
             # What can be changed in place is looked at anew at every step.
-            lasting = () if any(isinstance(value, MutableSequence) for value in values) else values
+            lasting = () if any(_may_change(value) for value in values) else values
             self._validated[transform, index] = lasting, hparams
         return hparams
+
+    def hparams_of_leaves(self, transform: Transform, leaves: "list[Leaf]") -> dict[str, Any]:
+        """The complete hyper-parameters of these leaves, a `PerLeaf` where their groups differ."""
+        groups = {leaf.key.group: leaf.group for leaf in leaves}
+        _require_agreement(transform, groups.values())
+        each = {index: self._hparams_of_group(transform, index, group) for index, group in groups.items()}
+        return {
+            name: one_or_each({leaf.key: each[leaf.key.group][name] for leaf in leaves})
+            for name in transform.declared
+            if any(name in hparams for hparams in each.values())
+        }
 
     def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
         """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
@@ -239,13 +318,13 @@ class TransformOptimizer(torch.optim.Optimizer):
             return None
 
         # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
-        everyone = _leaves(enumerate(self.param_groups))
+        everyone = leaves_of(enumerate(self.param_groups))
         check_gradients({leaf.key: leaf.param.grad for leaf in everyone}, {leaf.key: leaf.param for leaf in everyone})
-        leaves = _leaves(groups)
+        leaves = leaves_of(groups)
         try:
             if any(group.get("capturable") for _, group in groups):
                 raise Unsupported("capturable=True keeps the step counts on the device")
-            layout, states, _ = self._started(transform, groups, on_host=True)
+            layout, states, _ = self.started(transform, groups, leaves, on_host=True)
             engine = self._engines.get(transform) or FusedStep(transform, layout)
             for leaf in leaves:
                 self.state[leaf.param].update(states[leaf.key])
@@ -275,7 +354,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                 return None
             hparams = self._hparams_of_groups(transform, groups)
             if not engine.fits(params, grads, owners, self.state):
-                layout, complete, _ = self._started(transform, groups, on_host=True)
+                layout, complete, _ = self.started(transform, groups, leaves_of(groups), on_host=True)
                 new = list(complete.values())
                 engine.prepare(layout, dict(zip(complete, params, strict=True)), grads, owners, new)
             write = engine.computed(grads, hparams, self.state)
@@ -296,16 +375,16 @@ class TransformOptimizer(torch.optim.Optimizer):
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
         """The step of one transform, computed by itself; what is returned writes it down."""
-        leaves = _leaves(groups)
+        leaves = leaves_of(groups)
         extra = {name: _by_key(leaves, value) for name, value in extra.items()}
         if closure is not None:
             extra["grad_fn"] = functools.partial(_gradients_at, leaves, closure)
         params = {leaf.key: leaf.param for leaf in leaves}
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
-        hparams = _hparams_of_leaves(transform, leaves)
+        hparams = self.hparams_of_leaves(transform, leaves)
 
-        layout, states, others = self._started(transform, groups, on_host)
-        grads = {leaf.key: _full_gradient(leaf.param) for leaf in leaves}
+        layout, states, others = self.started(transform, groups, leaves, on_host)
+        grads = {leaf.key: full_gradient(leaf.param) for leaf in leaves}
         old = layout.read(states, on_host)
         owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         updates, nested = detached_from(owned, transform.update(grads, old, params, hparams, **extra))
@@ -318,23 +397,25 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         return write
 
-    def _started(self, transform: Transform, groups: list[Numbered], on_host: bool) -> tuple[Layout, dict[Key, Flat], list[Flat]]:
+    def started(
+        self, transform: Transform, groups: list[Numbered], leaves: "list[Leaf]", on_host: bool
+    ) -> tuple[Layout, dict[Key, Flat], list[Flat]]:
         """The layout of the state; the states of the leaves, complete, though what was missing is not in `self.state` yet;
         and those of the parameters that sit out this step."""
-        leaves = _leaves(groups)
         states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
-        others = [self.state[p] for _, group in groups for p in group["params"] if p.grad is None and p in self.state]
+        present = {leaf.param for leaf in leaves}
+        others = [self.state[p] for _, group in groups for p in group["params"] if p not in present and p in self.state]
         if transform not in self._layouts:
             everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
             every_param = {leaf.key: leaf.param for leaf in everyone}
             transform.form.check(every_param)
-            self._layouts[transform] = Layout(transform, every_param, _hparams_of_leaves(transform, everyone))
+            self._layouts[transform] = Layout(transform, every_param, self.hparams_of_leaves(transform, everyone))
         layout = self._layouts[transform]
         lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
             incomplete = {key: states[key] for key in new}
-            layout.start(new, _hparams_of_leaves(transform, lacking), incomplete, [*others, *states.values()], on_host)
+            layout.start(new, self.hparams_of_leaves(transform, lacking), incomplete, [*others, *states.values()], on_host)
         return layout, states, others
 
 
@@ -389,11 +470,11 @@ class OptimizerAdapter(TransformOptimizer):
         _require_work(transform)
         self.transform = transform
         self.fused = fused
-        super().__init__(params, transform.complete(hparams))
+        super().__init__(params, defaults_of(transform, hparams))
         everyone = self._checked_parameters()
         self._is_made = True
         if everyone is not None:
-            warn_if_uphill(transform, everyone, transform.complete(hparams), stacklevel=2)
+            warn_if_uphill(transform, everyone, hparams_of(transform, self.defaults), stacklevel=2)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; see `TransformOptimizer`.
@@ -457,16 +538,25 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
     """
     check_checkpoint(optimizer, state_dict)
     state = {
-        p: {
-            name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu"))
-            if isinstance(value, Tensor | int | float)
-            else value
-            for name, value in slots.items()
-            if value is not None
-        }
+        p: {name: _boxed(name, value) for name, value in slots.items() if value is not None and not _is_blank(value)}
         for p, slots in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def _boxed(name: str, value: Any) -> Any:
+    """A tensor or number in a form that torch does not look into: dense, and a count of one element as a () tensor."""
+    if isinstance(value, int | float):
+        return Boxed(torch.tensor(float(value), device="cpu"))
+    if not isinstance(value, Tensor):
+        return value
+    is_count = name.split(".")[-1] == "step" and value.numel() == 1
+    return Boxed(value.reshape(()) if is_count else value.to_dense() if value.layout == torch.sparse_coo else value)
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether this is what `torch.distributed.checkpoint` makes of a slot that a flat checkpoint lacks."""
+    return isinstance(value, Mapping) and not value
 
 
 def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
@@ -489,7 +579,7 @@ def _without_autocast() -> contextlib.ExitStack:
     return stack
 
 
-def _leaves(groups: Iterable[Numbered]) -> list[Leaf]:
+def leaves_of(groups: Iterable[Numbered]) -> list[Leaf]:
     return [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None]
 
 
@@ -505,7 +595,7 @@ def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tens
     return params, grads, owners
 
 
-def _full_gradient(p: Tensor) -> Tensor | None:
+def full_gradient(p: Tensor) -> Tensor | None:
     """The gradient in at least the parameter's precision: a transform returns updates in the precision of the gradients."""
     g = p.grad
     if g is None or g.dtype == p.dtype or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
@@ -536,9 +626,9 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
             p.grad = grad
 
 
-def _hparams_of(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: group[name] for name in transform.declared if name in group}
-    return transform.complete(given)
+def _may_change(value: Any) -> bool:
+    """Whether a value of a group may be another the next time, though it is the same object."""
+    return isinstance(value, MutableSequence) or (isinstance(value, Tensor) and value.ndim > 0)
 
 
 def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
@@ -546,15 +636,6 @@ def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
     for name, hparam in transform.declared.items() if len(groups) > 1 else ():
         if hparam.optional and len({name in group for group in groups}) == 2:
             raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
-
-
-def _hparams_of_leaves(transform: Transform, leaves: list[Leaf]) -> dict[str, Any]:
-    _require_agreement(transform, [leaf.group for leaf in leaves])
-    return {
-        name: one_or_each({leaf.key: leaf.group.get(name, hparam.default) for leaf in leaves})
-        for name, hparam in transform.declared.items()
-        if not hparam.optional or any(name in leaf.group for leaf in leaves)
-    }
 
 
 def _require_iterable(params: Any) -> None:

@@ -32,6 +32,34 @@ MUTANTS = [
         "test_adam.py::test_scale_by_adam_is_the_papers_loop",
     ),
     Mutant(
+        "an optimizer that shows its state to a checkpoint goes on with what it made at a rate of 0",
+        "adapters/torch_optimizer.py",
+        "                del self.state[p]\n",
+        "                pass\n",
+        "test_distributed_checkpoint.py -k ask_for_a_state_of_a_class",
+    ),
+    Mutant(
+        "a checkpoint of SGD holds a count that torch's has not",
+        "adapters/torch_class.py",
+        '(self.counts or name != "step")',
+        "True",
+        "test_distributed_checkpoint.py -k SGD",
+    ),
+    Mutant(
+        "a sparse gradient moves the rows that it names, and their momentum alone",
+        "adapters/torch_class.py",
+        'touched = [leaf for leaf in sparse if not is_on(leaf.group.get("momentum", 0))]',
+        "touched = sparse",
+        "test_drop_in.py -k sparse",
+    ),
+    Mutant(
+        "a differentiable step hands the rule a parameter that it goes on to overwrite",
+        "adapters/torch_class.py",
+        "leaf.key: leaf.param.clone()",
+        "leaf.key: leaf.param",
+        "test_drop_in.py -k leaves_alone",
+    ),
+    Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",
         "functional_optim/rules/adam.py",
         "sqrt(w / c2)",
@@ -124,9 +152,9 @@ MUTANTS = [
     ),
     Mutant(
         "the learning rate of a group is not read",
-        "adapters/torch_optimizer.py",
-        "leaf.group.get(name, hparam.default)",
-        'leaf.group.get(name if name != "lr" else "", hparam.default)',
+        "adapters/groups.py",
+        "for name in transform.declared if name in group}",
+        'for name in transform.declared if name in group and name != "lr"}',
         "test_drop_in.py -k scheduler",
     ),
     Mutant(
@@ -146,8 +174,8 @@ MUTANTS = [
     Mutant(
         "a loaded slot is cast to the parameter's dtype",
         "adapters/torch_optimizer.py",
-        "name: Boxed(value if isinstance(value, Tensor) else torch.tensor(float(value)))",
-        "name: (value if isinstance(value, Tensor) else torch.tensor(float(value)))",
+        "return Boxed(value.reshape(()) if",
+        "return (value.reshape(()) if",
         "test_adapter.py -k bfloat16",
     ),
     Mutant(
@@ -328,8 +356,8 @@ MUTANTS = [
     Mutant(
         "None is kept in the state",
         "adapters/torch_optimizer.py",
-        "            if value is not None\n",
-        "",
+        "if value is not None and not _is_blank(value)",
+        "if not _is_blank(value)",
         "test_contract_state.py -k is_no_slot",
     ),
     Mutant(

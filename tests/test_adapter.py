@@ -398,10 +398,10 @@ def test_a_failed_step_changes_nothing(make, steps):
             optimizer.param_groups[1]["weight_decay"] = float("nan")
         return optimizer
 
-    for number, message in enumerate(("is sparse", r"lr.* = -1.0 is outside", "lr.* = 'fast' is a str", "weight_decay.* = nan")):
+    for number, message in enumerate(("sparse", r"lr.* = -1.0 is outside", "lr.* = 'fast' is a str", "weight_decay.* = nan")):
         optimizer = broken(number)
         before = snapshot(optimizer)
-        with pytest.raises((TypeError, ValueError), match=message):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
             optimizer.step()
         assert_unchanged(optimizer, before)
         # Mended, it goes on as if nothing had been.

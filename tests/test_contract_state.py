@@ -150,10 +150,15 @@ def test_slots_keep_their_dtype_when_they_are_loaded(subject):
     target = subject.make([torch.nn.Parameter(p.detach().bfloat16()) for p in params_in(source)])
     target.load_state_dict(through_a_file(source.state_dict()))
     assert_same_bits(target.state_dict()["state"], source.state_dict()["state"])
-    dtypes = [{name: value.dtype for name, value in target.state[p].items()} for p in params_in(target)]
+
+    # A slot that a parameter does without is empty.
+    def dtypes_of_slots():
+        return [{name: value.dtype for name, value in target.state[p].items() if value.numel()} for p in params_in(target)]
+
+    dtypes = dtypes_of_slots()
     assert torch.bfloat16 not in {dtype for each in dtypes for dtype in each.values()}
     advance(target, 1, first=3)
-    assert dtypes == [{name: value.dtype for name, value in target.state[p].items()} for p in params_in(target)]
+    assert dtypes_of_slots() == dtypes
 
 
 @every_one
@@ -448,7 +453,7 @@ def test_a_transform_by_hand_that_reads_values_is_loaded_unseen():
 
 def test_none_in_a_checkpoint_is_no_slot():
     """As older versions of torch.optim.SGD saved a momentum that there was not yet."""
-    optimizer = SGD(start_params(), lr=0.1, momentum=0.9)
+    optimizer = SGD(start_params(), lr=0.1)
     saved = optimizer.state_dict()
     optimizer.load_state_dict({**saved, "state": {0: {"momentum_buffer": None}}})
     assert all(value is not None for slots in optimizer.state.values() for value in slots.values())

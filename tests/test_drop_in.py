@@ -8,6 +8,7 @@ import pytest
 import torch
 from trajectories import assert_params_close, set_gradients, start_params, walk_together
 
+import functional_optim as fo
 from functional_optim import adapters
 
 # Equal formulas, each operation rounding at 1.1e-16, over 50 steps of a contraction.
@@ -437,12 +438,226 @@ def test_numbers_out_of_range(name, options, message):
     assert len(optimizer.param_groups) == 1
 
 
+# Steps that are part of a graph.
+
+ALL = {**EXAMPLES, "Adafactor": {}, "Muon": {}}
+
+
+def steps_of(cls, options, start, grads):
+    """The parameter after steps with these gradients, and its slots."""
+    p = start.clone()
+    optimizer = cls([p], differentiable=True, **options)
+    for g in grads:
+        p.grad = g
+        optimizer.step()
+    return p, optimizer.state[p]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_differentiable_is_refused_with_a_way_out(name):
-    with pytest.raises(
-        ValueError, match=r"differentiable=True: .*use the transform itself \(functional_optim.sgd, adam, adamw, ...\)"
+def test_differentiable_steps_retrace_torch_and_their_slopes_are_right(name):
+    start = double([0.5, -1.5, 2.0]).requires_grad_()
+    grads = [double([0.3, -0.4, 0.1 * t + 0.2]).requires_grad_() for t in range(3)]
+    options = {"weight_decay": 0.1} if name in DECAYING else {}
+    found = [steps_of(cls, {**EXAMPLES[name], **options}, start, grads)[0] for cls in pair(name)]
+    # torch corrects Adam's bias in float32 then.
+    assert_params_close(*([p] for p in found), 1e-7 if name in ("Adam", "AdamW") else FLOAT64)
+
+    # torch's slopes won't do: it cuts SGD's first buffer out of the graph, and of others it overwrites what backward needs.
+    def last(p, *grads):
+        end, slots = steps_of(pair(name)[0], {**EXAMPLES[name], **options}, p, grads)
+        return end, *(x for x in slots.values() if x.requires_grad)
+
+    assert torch.autograd.gradcheck(last, (start, *grads))
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_slopes_in_the_learning_rate_and_in_slots(name):
+    def loss(lr, g):
+        p, slots = steps_of(getattr(adapters, name), {**EXAMPLES[name], "lr": lr, "weight_decay": lr * 0.1}, start, [g, 2 * g])
+        return (p * p).sum() + sum((x * x).sum() for key, x in slots.items() if key != "step")
+
+    start = double([0.5, -1.5, 2.0])
+    assert torch.autograd.gradcheck(loss, (double(0.1).requires_grad_(), double([0.3, -0.4, 0.2]).requires_grad_()))
+
+
+def test_a_differentiable_step_leaves_alone_what_the_graph_has_seen():
+    p, decay = double([1.0, 2.0]).requires_grad_(), double(0.1).requires_grad_()
+    q = p.clone()
+    optimizer = adapters.Adam([q], lr=0.1, weight_decay=decay, differentiable=True)
+    q.grad = p * 3
+    optimizer.step()
+    exp_avg = optimizer.state[q]["exp_avg"]
+    seen, kept = exp_avg * exp_avg, exp_avg.detach().clone()
+    q.grad = p * 2
+    optimizer.step()
+    assert torch.equal(exp_avg, kept)
+    torch.autograd.grad(seen.sum() + q.sum(), [p, decay])  # would raise, had something been written to
+
+
+def test_a_leaf_and_a_kernel_are_refused_in_a_differentiable_step():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = adapters.SGD([("w", p)], differentiable=True)
+    p.grad = torch.ones(2)
+    with pytest.raises(RuntimeError, match=r"differentiable=True, but w is a leaf of the graph.*p.clone\(\)"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2)) and not optimizer.state
+    with pytest.raises(RuntimeError, match=r"param_groups\[0\]: a differentiable step can't be fused"):
+        adapters.Adam([p], differentiable=True, fused=True)
+
+
+# Sparse gradients.
+
+SPARSE = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "maximize": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "maximize": True}),
+    ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "maximize": True, "initial_accumulator_value": 0.1}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of what torch's Adagrad makes
+@pytest.mark.parametrize("name, options", SPARSE, ids=str)
+def test_sparse_gradients_retrace_torch(name, options):
+    def make(cls):
+        torch.manual_seed(0)
+        embedding, linear = torch.nn.Embedding(10, 3, sparse=True), torch.nn.Linear(3, 1)
+        model = torch.nn.Sequential(embedding, linear).double()
+        return model, cls(model.parameters(), **options)
+
+    (ours, optimizer), (theirs, other) = (make(cls) for cls in pair(name))
+    for words in ([1, 4, 1], [4, 7], [], [9, 1, 1, 1], [2]):
+        for model, each in ((ours, optimizer), (theirs, other)):
+            each.zero_grad()
+            (model(torch.tensor(words, dtype=torch.int64)) ** 2).sum().backward()
+            assert model[0].weight.grad.is_sparse
+            each.step()
+            assert model[0].weight.grad.is_sparse
+        assert_params_close(list(ours.parameters()), list(theirs.parameters()), FLOAT64)
+    fresh = getattr(adapters, name)(ours.parameters())
+    fresh.load_state_dict(saved(other))
+    for slots, expected in zip(fresh.state.values(), other.state.values(), strict=bool(other.state)):
+        for slot in set(expected) - {"step"}:
+            torch.testing.assert_close(slots[slot], expected[slot].to_dense(), rtol=FLOAT64, atol=FLOAT64)
+
+
+def test_elements_without_a_sparse_gradient_are_not_computed():
+    # An infinite element, times 0, would be NaN.
+    p = torch.nn.Parameter(torch.tensor([[1.0, 2.0], [float("inf"), 3.0]]))
+    p.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (2, 2), check_invariants=True)
+    adapters.SGD([p], lr=0.5).step()
+    assert p.tolist() == [[0.5, 1.5], [float("inf"), 3.0]]
+
+
+def test_sparse_gradients_are_refused_as_torch_refuses_them():
+    for name, options, message in (
+        ("SGD", {"weight_decay": 0.1}, "w has a sparse gradient, and a weight_decay would make it dense"),
+        ("Adagrad", {"weight_decay": 0.1}, "w has a sparse gradient, and a weight_decay would make it dense"),
+        ("Adam", {}, "sparse"),
     ):
-        getattr(adapters, name)(start_params(), differentiable=True)
+        for cls in pair(name):
+            p, q = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(1))
+            p.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (4,), check_invariants=True)
+            q.grad = torch.ones(1)
+            ours = cls is not getattr(torch.optim, name)
+            optimizer = cls([("v", q), ("w", p)] if ours else [p], **options)
+            with pytest.raises((RuntimeError, TypeError), match=message if ours else None):
+                optimizer.step()
+            assert not ours or (torch.equal(p, torch.ones(4)) and torch.equal(q, torch.ones(1)))
+
+
+# What is written into a group.
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_learning_rate_of_one_element_is_a_number(name):
+    cls = getattr(adapters, name)
+    rates = [torch.full(shape, 0.1) for shape in ((), (1,), (1, 1))]
+    params = [torch.nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]])) for _ in rates]
+    optimizers = [cls([p], lr=lr, **ALL[name]) for p, lr in zip(params, rates, strict=True)]
+    for t in range(4):
+        if t == 2:
+            for lr in rates:
+                lr.fill_(0.02)  # as torch's schedulers do
+        for p, optimizer in zip(params, optimizers, strict=True):
+            p.grad = torch.tensor([[1.0, 2.0], [3.0, -1.0]]) * (t + 1)
+            optimizer.step()
+        assert_params_close([params[0]] * 2, params[1:], 0)
+    assert optimizers[1].param_groups[0]["lr"] is rates[1]
+    fresh = cls([torch.nn.Parameter(params[1].detach().clone())])
+    fresh.load_state_dict(saved(optimizers[1]))
+    for optimizer in (fresh, optimizers[0]):
+        (p,) = optimizer.param_groups[0]["params"]
+        p.grad = torch.ones(2, 2)
+        optimizer.step()
+    assert_params_close(fresh.param_groups[0]["params"], [params[0]], 0)
+
+
+def test_a_chain_takes_one_element_too_and_the_pure_form_does_not():
+    p = torch.nn.Parameter(torch.ones(2))
+    lr, betas = torch.full((1,), 0.5), (torch.tensor([0.5]), 0.9)
+    for fused in (False, True):
+        optimizer = adapters.OptimizerAdapter([p], fo.adam(), lr=lr, betas=betas, fused=fused)
+        twin = adapters.OptimizerAdapter([torch.nn.Parameter(p.detach().clone())], fo.adam(), lr=0.5, betas=(0.5, 0.9))
+        for one in (optimizer, twin):
+            one.param_groups[0]["params"][0].grad = torch.tensor([1.0, -3.0])
+            one.step()
+        assert_params_close([p], twin.param_groups[0]["params"], FLOAT32)
+    assert adapters.functional_state(optimizer).hparams["lr"].shape == ()
+    with pytest.raises(ValueError, match=r"lr is a tensor of shape \(2,\): expected one element"):
+        adapters.OptimizerAdapter([p], fo.adam(), lr=torch.ones(2))
+    with pytest.raises(TypeError, match=r"lr is a tensor of shape \(1,\)"):
+        fo.adam().init_state(torch.ones(2), {"lr": lr})
+
+
+def test_a_count_of_one_element_in_a_checkpoint():
+    ours, theirs = twins("Adam", lr=0.1)
+    walk_together(ours, theirs, steps=3, tolerance=FLOAT64)
+    old = saved(theirs)
+    for slots in old["state"].values():
+        slots["step"] = slots["step"].reshape(1)
+    ours.load_state_dict(old)
+    walk_together(ours, theirs, steps=3, tolerance=FLOAT64, first=3)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "betas" in inspect.signature(getattr(adapters, name)).parameters])
+def test_betas_that_a_scheduler_wrote_are_taken_with_one_warning(name):
+    ours, theirs = twins(name, lr=1e-3)
+    schedulers = [
+        torch.optim.lr_scheduler.OneCycleLR(o, 1e-3, total_steps=9, base_momentum=0.5, max_momentum=22.0) for o in (ours, theirs)
+    ]
+    assert ours.param_groups[0]["betas"][0] == 22.0
+    with pytest.warns(UserWarning, match=r"param_groups\[0\]: betas = \(22.0, 0.999\) is out of range") as record:
+        # 22⁴ is 2·10⁵, which the rounding errors of 1e-16 grow by; the numbers themselves stay below 100.
+        walk_together(ours, theirs, steps=4, tolerance=1e-9, schedulers=schedulers)
+    assert len(record) == 1
+    for bad in ((float("nan"), 0.9), (0.9,), "ab"):
+        ours.param_groups[0]["betas"] = bad
+        with pytest.raises((TypeError, ValueError), match=r"param_groups\[0\]: betas"):
+            ours.step()
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_complex_parameters_are_refused_as_torch_refuses_them(name):
+    for cls in pair(name):
+        p = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+        optimizer = cls([p])
+        p.grad = torch.ones_like(p)
+        with pytest.raises(RuntimeError, match=f"{name} does not support complex parameters"):
+            optimizer.step()
+
+
+def test_adagrad_shares_its_memory():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = adapters.Adagrad([p], lr=0.1, initial_accumulator_value=0.5)
+    optimizer.share_memory()
+    total = optimizer.state[p]["sum"]
+    assert total.is_shared() and total.tolist() == [0.5] * 3
+    p.grad = torch.full_like(p, 2.0)
+    optimizer.step()
+    assert optimizer.state[p]["sum"] is total and total.tolist() == [4.5] * 3
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])

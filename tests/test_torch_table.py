@@ -1,0 +1,96 @@
+"""Our classes on the inputs of torch's own tests of its optimizers: the table that comes with the installed torch."""
+
+import copy
+
+import pytest
+import torch
+from trajectories import assert_params_close
+
+from functional_optim import adapters
+
+pytest.importorskip("expecttest", reason="torch's table needs it (pip install expecttest)")
+table = pytest.importorskip("torch.testing._internal.common_optimizers", reason="private to torch, and may move")
+
+INFOS = {info.optim_cls.__name__: info for info in table.optim_db if hasattr(adapters, info.optim_cls.__name__)}
+# Ways to run the same arithmetic, and `differentiable`, in which torch corrects Adam's bias in float32.
+WAYS = ({}, {"foreach": True}, {"differentiable": True})
+
+# What torch refuses for the sake of its foreach path, or of its compiler; here these are numbers like others.
+TAKEN = ("lr as a Tensor is not supported", "betas must be either both floats", r"betas\[0\] as a Tensor is not supported")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters:UserWarning"),
+]
+
+
+def test_the_table_has_all_our_classes():
+    assert len(INFOS) == 13
+
+
+def start(differentiable):
+    values = (torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2), torch.linspace(1, 2, 4, dtype=torch.float64).view(2, 2))
+    return [value.clone() if differentiable else torch.nn.Parameter(value.clone()) for value in values]
+
+
+def walked(cls, kwargs, schedules=(), steps=5):
+    params = start(kwargs.get("differentiable"))
+    optimizer = cls(params, **copy.deepcopy(kwargs))
+    schedulers = [schedule(optimizer) for schedule in schedules]
+    for t in range(steps):
+        for i, p in enumerate(params):
+            p.grad = torch.sin(torch.arange(p.numel(), dtype=p.dtype) + t + i).view(p.shape)
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step(1.0) if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else scheduler.step()
+    return params
+
+
+def inputs_of(name):
+    info = INFOS[name]
+    for given in info.optim_inputs_func(device="cpu"):
+        for way in WAYS:
+            # Counts on the device are another matter.
+            if (not way or set(way) <= set(info.supported_impls)) and not given.kwargs.get("capturable"):
+                yield {**given.kwargs, **way}
+
+
+# float64 but for NAdam's and ASGD's numbers, Adam's differentiable bias correction and tensors of float32 among the options,
+# which are 6e-8 off at each of five steps; Muon iterates in bfloat16, to which both round the same numbers.
+TOLERANCE = 1e-6
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_torchs_inputs_retrace_torch(name):
+    inputs = list(inputs_of(name))
+    assert len(inputs) >= 5
+    for kwargs in inputs:
+        ours, theirs = walked(getattr(adapters, name), kwargs), walked(INFOS[name].optim_cls, kwargs)
+        try:
+            assert_params_close(ours, theirs, TOLERANCE)
+        except AssertionError as error:
+            raise AssertionError(f"{kwargs}: {error}") from None
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_torchs_schedules_retrace_torch(name):
+    for schedules in INFOS[name].scheduler_inputs:
+        ours, theirs = (walked(cls, {"lr": 0.01}, schedules) for cls in (getattr(adapters, name), INFOS[name].optim_cls))
+        assert_params_close(ours, theirs, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_what_torch_refuses_is_refused(name):
+    for case in INFOS[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        given, at_step = case.optimizer_error_input, case.error_on == table.OptimizerErrorEnum.STEP_ERROR
+        if case.error_type is UserWarning:  # duplicates: torch's own warning
+            continue
+        params = [torch.nn.Parameter(torch.zeros(2, 2))] if given.params is None else given.params
+        if case.error_regex.startswith(TAKEN):
+            getattr(adapters, name)(params, **given.kwargs)
+            continue
+        with pytest.raises(case.error_type):
+            optimizer = getattr(adapters, name)(params, **given.kwargs)
+            assert at_step, given.desc
+            for p in params:
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
