@@ -17,6 +17,7 @@ from functional_optim import trees
 from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
+from functional_optim.hints import MEANT
 from functional_optim.hparams import one_or_each
 from functional_optim.sharded import local
 from functional_optim.transform import Transform, require_transform
@@ -109,8 +110,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             index = len(self.param_groups)
-            self._checked_transform(index, {**self.defaults, **param_group})
-            _warn_of_misspellings(index, param_group, self.defaults)
+            transform = self._checked_transform(index, {**self.defaults, **param_group})
+            _warn_of_misspellings(index, param_group, {**transform.declared, **self.defaults})
         super().add_param_group(param_group)
 
     @torch.no_grad()
@@ -561,7 +562,8 @@ def _is_blank(value: Any) -> bool:
 
 def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
     for name in group.keys() - known.keys() - {"params", "param_names"}:
-        close = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
+        meant = [word for word in MEANT.get(name, ()) if word in known and isinstance(group[name], int | float)]
+        close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
             warnings.warn(
                 f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "

@@ -1,6 +1,6 @@
 """What every gradient tree must satisfy before a transform sees it: checked on structure, shape and dtype, never on values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
 
 def pair_advice(given: Any) -> str:
     """What to say of something refused that may be all that `update` returned: a sentence after a space, or nothing."""
-    if isinstance(given, tuple) and len(given) == 2:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         return " If this is the pair that update returned, unpack it: updates, state = transform.update(grads, state, params)."
     return ""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.conditionally import Conditional
 from functional_optim.combinators.partition import Partitioned
@@ -111,7 +112,8 @@ def _joined(parts: tuple[Way, ...]) -> Way:
 
 def _link(transform: Transform, hp: HParams, name: str) -> Link:
     # Tensors are not read. A number of 0 hides where things point; but what may be negative is not to be guessed.
-    numbers = {key: 0.0 if isinstance(value, Tensor) else value for key, value in hp.items()}
+    plain = {key: 0.0 if isinstance(value, Tensor) and value.ndim == 0 else value for key, value in hp.items()}
+    numbers = {key: value for key, value in plain.items() if not any(isinstance(x, Tensor) for x in trees.leaves(value))}
     seen = {key: value for key, value in numbers.items() if value != 0 or _may_turn(transform, key)}
 
     def turned(sign: int) -> Tensor:
@@ -138,23 +140,25 @@ AGES = (0, 10, 1000)
 def _update(transform: Transform, hp: HParams, gradient: Tensor, parameter: Tensor) -> Tensor:
     """The first update that is not 0, or 0."""
     trial = Trial(transform, {"probe": parameter})
-    state, update = transform.init_state(trial.params, hp), torch.zeros_like(gradient)
-    for age in AGES:
-        aged = {**state, "step": state["step"] + age} if "step" in state else state
-        update = trial.update({"probe": gradient}, aged, trial.params, hp)[0]["probe"]
-        if update.any():
-            break
-    return update
+    state = transform.init_state(trial.params, hp)
+    ages = AGES if "step" in state else AGES[:1]
+    states = ({**state, "step": state["step"] + age} if age else state for age in ages)
+    updates = (trial.update({"probe": gradient}, aged, trial.params, hp)[0]["probe"] for aged in states)
+    return next((update for update in updates if update.any()), torch.zeros_like(gradient))
 
 
 def _sign(update: Callable[[int], Tensor], along: Tensor) -> int:
     """Whether an update points along a tensor, 1, or against it, −1, and turns when that does; 0 where it is not so clear."""
+
+    def side(sign: int) -> int:
+        cosine = float(torch.cosine_similarity(update(sign).flatten(), along.flatten(), dim=0))
+        return 1 if cosine > 0.5 else -1 if cosine < -0.5 else 0
+
     try:
-        cosines = [float(torch.cosine_similarity(update(sign).flatten(), along.flatten(), dim=0)) for sign in (1, -1)]
+        found = side(1)
+        return found if found and side(-1) == -found else 0
     except Exception:  # It may be anybody's code, and made for tensors of another kind.
         return 0
-    clear = min(map(abs, cosines)) > 0.5 and cosines[0] * cosines[1] < 0
-    return 0 if not clear else 1 if cosines[0] > 0 else -1
 
 
 def _of_the_sign(way: Way) -> str:

@@ -79,6 +79,7 @@ trees.register_box(PerLeaf, "tree")
 
 def declare(hparams: HParams) -> dict[str, Hparam]:
     """Declared hyper-parameters from a mapping whose values are `Hparam`s or bare defaults."""
+    require_mapping(hparams)
     declared = {name: value if isinstance(value, Hparam) else Hparam(value) for name, value in hparams.items()}
     for name, hparam in declared.items():
         if name == "step":
@@ -254,10 +255,14 @@ def _advice(where: str, value: Any) -> str:
     """Advice for one who took something else for a number: a sentence after a space, or nothing."""
     if parameters_advice(value):
         return parameters_advice(value)
+    if isinstance(value, Mapping):
+        return " For one value per parameter, wrap the tree of them, fo.PerLeaf({...})."
+    if _is_sequence(value) or getattr(value, "ndim", 0):
+        return f" {SEVERAL}"
     if callable(value):
         return f" A function of the step goes around a transform: fo.scheduled(transform, {where}=...)."
     if isinstance(value, str) and _is_number(value):
-        return f" Write {where}=float({value!r}); YAML takes 1e-3 for text, and 1.0e-3 for a number."
+        return f" Write float({value!r}); YAML takes 1e-3 for text, and 1.0e-3 for a number."
     return ""
 
 

@@ -4,6 +4,7 @@ This alone holds the dtype policy, the `None` leaves, complex numbers as pairs o
 rules know nothing of them.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -197,11 +198,30 @@ class Lifted(Form):
         try:
             return rule(*arguments)
         except (TypeError, AttributeError) as error:
+            self._require_rule(rule, arguments)
             if has_params:
                 raise
             raise ValueError(
                 f"{self.name} failed without the parameters. If its rule reads them, pass them: update(grads, state, params)."
             ) from error
+
+    def _require_rule(self, rule: Any, arguments: Sequence[Any]) -> None:
+        """Raise TypeError unless this can be called with so many arguments."""
+        if not callable(rule):
+            raise TypeError(
+                f"the function of {self.name} takes scalars and returns the rule, a function rule(g, p, *slots) for one tensor, "
+                f"but it returned {rule!r}."
+            ) from None
+        try:
+            inspect.signature(rule).bind(*arguments)
+        except ValueError:  # Of some that are written in C nothing is known.
+            return
+        except TypeError as error:
+            first = ("gs", "ps", "shared") if isinstance(self, WholeTree) else ("g", "p")
+            given = ", ".join((*first, *self.slots, *self.leaf_extra))
+            raise TypeError(
+                f"the rule of {self.name} takes {inspect.signature(rule)}, but it is called with {given}: {error}."
+            ) from None
 
     def _closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
         """An output of the rule in the form that its input was stored in."""

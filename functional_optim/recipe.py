@@ -74,6 +74,24 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
     return construct
 
 
+def explained(cls: type[Made]) -> type[Made]:
+    """Let a class say, of arguments that it does not take, what it takes, as what is `recorded` does."""
+    init, signature = cls.__init__, inspect.signature(cls)
+
+    @functools.wraps(init)
+    def construct(self: Made, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError:
+            problem = _misfit(cls.__name__, signature, args, kwargs)
+            if problem:
+                raise TypeError(problem) from None
+            raise
+
+    cls.__init__ = construct
+    return cls
+
+
 def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """What is wrong with arguments that a constructor does not take; nothing if it takes them."""
     try:
@@ -84,7 +102,8 @@ def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs
             if given not in names:
                 accepted = ", ".join(map(repr, names)) or "none"
                 return f"{name} has no argument {given!r}; it accepts: {accepted}.{hint(given, names)}"
-        return f"{name}: {error}; it is {name}{signature.replace(return_annotation=signature.empty)}.{parameters_advice(args)}"
+        bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+        return f"{name}: {error}; it is {name}{inspect.Signature(bare)}.{parameters_advice(args)}"
     return ""
 
 

@@ -202,8 +202,17 @@ def _scheduled(transform: Transform) -> set[str]:
 def require_transform(transform: Any, where: str) -> None:
     """Raise TypeError, with advice, unless this is a `Transform`."""
     if not isinstance(transform, Transform):
-        advice = f" Did you mean to call it, {transform.__name__}()?" if inspect.isfunction(transform) else ""
-        raise TypeError(f"{where}: {transform!r} is not a Transform.{advice}")
+        found, advice = f"{transform!r}", ""
+        if inspect.isfunction(transform) and transform.__name__.isidentifier():
+            advice = f" Did you mean to call it, {transform.__name__}()?"
+        elif isinstance(transform, torch.optim.Optimizer):
+            found = f"an optimizer, {type(transform).__name__},"
+            advice = " fo.adapters.transform_of(optimizer) is what one of this library steps with."
+        elif isinstance(transform, type | str):
+            advice = " The optimizers of this library are functions: fo.adamw(), fo.sgd(momentum=0.9), ..."
+        elif isinstance(transform, Mapping | list | tuple):
+            found = f"a {type(transform).__name__}"
+        raise TypeError(f"{where}: {found} is not a Transform.{advice}")
 
 
 def elementwise(

@@ -694,7 +694,7 @@ def test_a_number_that_a_schedule_gives(refused):
 
 
 def test_text_where_a_number_belongs(refused):
-    refused(TypeError, r"lr = '1e-3' is a str: .* Write lr=float\('1e-3'\); YAML takes 1e-3 for text", hparams={"lr": "1e-3"})
+    refused(TypeError, r"lr = '1e-3' is a str: .* Write float\('1e-3'\); YAML takes 1e-3 for text", hparams={"lr": "1e-3"})
 
 
 @pytest.mark.parametrize("params", [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).parameters()], ids=["module", "parameters"])
@@ -702,7 +702,7 @@ def test_parameters_where_a_number_belongs(params):
     advice = r"If these are parameters: .*fo.adapters.OptimizerAdapter\(params, transform\)"
     with pytest.raises(TypeError, match=rf"lr = .*{advice}"):
         fo.adam(params)
-    with pytest.raises(TypeError, match=rf"adam: multiple values for argument 'lr'; it is adam\(lr: float = 0.001, .*{advice}"):
+    with pytest.raises(TypeError, match=rf"adam: multiple values for argument 'lr'; it is adam\(lr=0.001, .*{advice}"):
         fo.adam(params, lr=0.1)
 
 
@@ -922,3 +922,140 @@ def test_a_function_of_the_whole_tree_is_no_label(make):
 def test_a_label_that_is_no_label():
     with pytest.raises(ValueError, match=r"'b' got the label \{'b': 'a'\}: expected one of 'a'"):
         fo.partition({"a": fo.sgd()}, lambda name, leaf: {name: "a"}).init_state(PARAMS)
+
+
+# What is given to the wrong function, in the wrong place, or in the wrong form.
+
+
+@fo.elementwise(hparams={"lr": 0.1})
+def no_rule(hp):
+    return -hp["lr"]
+
+
+@fo.elementwise(slots=("m",))
+def rule_without_parameter(hp):
+    return lambda g, m: (g, m)
+
+
+@fo.whole_tree()
+def rule_without_shared(hp):
+    return lambda gs, ps: (gs, {})
+
+
+SLIPS = {
+    "a name": (lambda: fo.chain("adamw"), TypeError, r"'adamw' is not a Transform. .* are functions: fo.adamw\(\)"),
+    "torch's class": (
+        lambda: fo.chain(torch.optim.AdamW),
+        TypeError,
+        r"AdamW'> is not a Transform. .* are functions: fo.adamw\(\)",
+    ),
+    "torch's optimizer": (
+        lambda: fo.chain(torch.optim.SGD([torch.ones(1)])),
+        TypeError,
+        r"link 0 of chain: an optimizer, SGD, is not a Transform. fo.adapters.transform_of",
+    ),
+    "a loss for a transform": (
+        lambda: fo.meta.unroll(fo.adam(), lambda p: p.sum(), 5),
+        TypeError,
+        r"unroll\(loss_fn, transform, steps\): ",
+    ),
+    "a state for a transform": (
+        lambda: fo.hparams_at({}, fo.adam()),
+        TypeError,
+        r"hparams_at\(transform, state\): a dict is not",
+    ),
+    "an optimizer for a state": (
+        lambda: fo.state_get(OptimizerAdapter([torch.ones(1)], fo.adam()), "exp_avg"),
+        TypeError,
+        r"state is a OptimizerAdapter: .*optimizer.state\[parameter\] has the slots, 'exp_avg'",
+    ),
+    "a number for a schedule": (
+        lambda: fo.scheduled(fo.adam(), lr=0.1),
+        TypeError,
+        r"For a value that stays, set_defaults\(transform, lr=",
+    ),
+    "a schedule in its place": (
+        lambda: fo.scheduled(fo.adam(), fo.constant(0.1)),
+        TypeError,
+        r"scheduled: too many positional arguments; it is scheduled\(transform, \*\*schedules\)",
+    ),
+    "an argument left out": (
+        lambda: fo.accumulate(fo.adam()),
+        TypeError,
+        r"missing a required argument: 'every'; it is accumulate\(transform, every\)",
+    ),
+    "optax's word for a schedule": (
+        lambda: fo.cosine(init_value=1.0, decay_steps=10),
+        TypeError,
+        r"cosine has no argument 'init_value'; it accepts: 'start', 'end', 'steps', 'exponent'. Did you mean 'start'",
+    ),
+    "a misspelt word of a schedule": (lambda: fo.warmup_cosine(0.1, warmup=1), TypeError, r"Did you mean 'warmup_steps'"),
+    "names for a mask": (lambda: fo.masked(fo.adam(), ["w"]), TypeError, r"the mask has the text 'w' .*\{'w': True\}"),
+    "a label for a table": (lambda: fo.by_ndim("a"), TypeError, r"labels is a str: expected a mapping of numbers of dimensions"),
+    "labels before the model": (
+        lambda: fo.by_module({torch.nn.Linear: "a"}, torch.nn.Linear(1, 1)),
+        TypeError,
+        r"by_module\(model, labels\) got a dict and a Linear",
+    ),
+    "labels that leave some out": (
+        lambda: fo.partition({"a": fo.sgd()}, {"b": "a"}).init_state(PARAMS),
+        ValueError,
+        r"'net.0' got no label: expected one of 'a'. The tree of labels has to give",
+    ),
+    "dimensions that leave some out": (
+        lambda: fo.partition({"a": fo.sgd()}, fo.by_ndim({0: "a"})).init_state(PARAMS),
+        ValueError,
+        r"'net.0' got no label: .* Give otherwise=",
+    ),
+    "a function that leaves some out": (
+        lambda: fo.partition({"a": fo.sgd()}, lambda name, leaf: None).init_state(PARAMS),
+        ValueError,
+        r"got no label: .* The function of labels returns the name of a branch",
+    ),
+    "several numbers": (lambda: fo.adam(lr=[0.1, 0.2]), TypeError, r"lr = \[0.1, 0.2\] is a list: .* torch.vmap"),
+    "a number for each": (lambda: fo.adam(lr={"w": 0.1}), TypeError, r"lr = .* is a dict: .* wrap the tree of them, fo.PerLeaf"),
+    "names reversed": (
+        lambda: fo.rename_hparams(fo.adam(), mine="eps"),
+        ValueError,
+        r"has no .*'mine'; .* comes first: eps='mine'",
+    ),
+    "hyper-parameters as a list": (
+        lambda: fo.elementwise(hparams=["lr"])(lambda hp: None),
+        TypeError,
+        r"hparams is a list: expected a mapping",
+    ),
+    "no rule": (
+        lambda: no_rule().update(GRADS, {}, PARAMS),
+        TypeError,
+        r"the function of no_rule takes scalars and returns the rule, .* -0.1",
+    ),
+    "a rule with too few arguments": (
+        lambda: rule_without_parameter().update(GRADS, rule_without_parameter().init_state(PARAMS), PARAMS),
+        TypeError,
+        r"the rule of rule_without_parameter takes \(g, m\), but it is called with g, p, m: too many",
+    ),
+    "a rule for all with too few arguments": (
+        lambda: rule_without_shared().update(GRADS, {}, PARAMS),
+        TypeError,
+        r"the rule of rule_without_shared takes \(gs, ps\), but it is called with gs, ps, shared: too many",
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips(slip):
+    make, error, message = SLIPS[slip]
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("key, meant", [("learning_rate", "lr"), ("wd", "weight_decay"), ("b1", "betas")])
+def test_the_word_of_another_library_in_a_group(key, meant):
+    with pytest.warns(UserWarning, match=rf"param_groups\[0\] has a key '{key}', which .*Did you mean '{meant}'"):
+        OptimizerAdapter([{"params": [torch.nn.Parameter(torch.ones(1))], key: 0.1}], fo.adamw())
+
+
+def test_the_misspelt_label_of_a_groups_key():
+    tx = fo.partition({"matrix": fo.adamw(), "rest": fo.adam()}, fo.by_name({"w": "matrix", ".*": "rest"}))
+    with pytest.warns(UserWarning, match=r"has a key 'matrx.lr', .* Did you mean 'matrix.lr'"):
+        OptimizerAdapter([{"params": [("w", torch.nn.Parameter(torch.ones(1)))], "matrx.lr": 0.1}], tx)

@@ -182,6 +182,8 @@ def test_a_number_given_to_the_optimizer_counts():
         warnings.simplefilter("error")
         adapter(tx, factor=-0.1)
         adapter(tx, factor=torch.tensor(-0.1))  # Tensors are not read.
+        adapter(fo.sgd(), lr=torch.tensor(0.1))
+        adapter(fo.adam(), betas=(torch.tensor(0.9), torch.tensor(0.99)))
         with pytest.raises(UphillWarning):
             adapter(tx, factor=0.1)
 

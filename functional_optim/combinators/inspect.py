@@ -7,7 +7,7 @@ from typing import Any
 
 from functional_optim.hints import hint
 from functional_optim.hparams import HParams
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
@@ -29,6 +29,11 @@ def state_get(state: Tree, name: str) -> Any:
     >>> state_get(adamw().init_state(torch.zeros(2)), "exp_avg")
     tensor([0., 0.])
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state is a {type(state).__name__}: expected the state of a transform. "
+            f"Of an optimizer, optimizer.state[parameter] has the slots, {name!r} among them."
+        )
     entry = state
     for key in _path_of(state, name):
         entry = entry[key]
@@ -64,6 +69,7 @@ def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None
     >>> hparams_at(tx, tx.init_state(torch.zeros(2)))
     {'lr': tensor(0.5000, dtype=torch.float64)}
     """
+    require_transform(transform, "hparams_at(transform, state)")
     return _in_force(transform, state, transform.select(transform.complete(hparams)))
 
 

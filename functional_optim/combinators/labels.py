@@ -111,6 +111,8 @@ def by_ndim(labels: Mapping[int, str], otherwise: str | None = None) -> ByNdim:
         labels: number of dimensions to label.
         otherwise: the label of all other parameters; None for an error.
     """
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"labels is a {type(labels).__name__}: expected a mapping of numbers of dimensions to labels.")
     return ByNdim(dict(labels), otherwise)
 
 
@@ -130,6 +132,11 @@ def by_module(model: nn.Module, labels: Mapping[type[nn.Module], str], otherwise
     >>> by_module(model, {nn.Linear: "decay"}, otherwise="plain")
     {'0.weight': 'plain', '1.weight': 'decay', '1.bias': 'decay'}
     """
+    if not isinstance(model, nn.Module) or not isinstance(labels, Mapping):
+        raise TypeError(
+            f"by_module(model, labels) got a {type(model).__name__} and a {type(labels).__name__}: expected a module, "
+            "and a mapping of types of modules to labels."
+        )
     modules = dict(model.named_modules())
     found = {}
     for name, _ in model.named_parameters():

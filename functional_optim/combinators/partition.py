@@ -10,7 +10,7 @@ from functional_optim import trees
 from functional_optim.checks import pair_advice
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined
-from functional_optim.combinators.labels import ByName, Labels, labels_of, require_labels
+from functional_optim.combinators.labels import ByName, ByNdim, Labels, labels_of, require_labels
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path, nested
 from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
@@ -111,8 +111,7 @@ class Partitioned(Combined):
             if label not in [*self.branches]:  # A dict would ask for a label that has a hash.
                 found = "no label" if label is None else f"the label {label!r}"
                 raise ValueError(
-                    f"the parameter {str(key)!r} got {found}: expected one of {_listed(self.branches)}. "
-                    'Give a last pattern that catches the rest, such as r".*".'
+                    f"the parameter {str(key)!r} got {found}: expected one of {_listed(self.branches)}. {_way_out(self.labels)}"
                 )
             places[label][key] = i
         return {label: _Share(own) for label, own in places.items()}
@@ -138,6 +137,18 @@ class _Share:
     def _values(self, value: PerLeaf, spec: trees.Spec, name: str) -> dict[Any, Any]:
         values = value.values(spec, name)
         return {key: values[i] for key, i in self.places.items()}
+
+
+def _way_out(labels: Labels) -> str:
+    """What to do about a parameter that has no label of a branch."""
+    match labels:
+        case ByName():
+            return 'Give a last pattern that catches the rest, such as r".*".'
+        case ByNdim():
+            return "Give otherwise=..., the label of all other parameters."
+        case function if callable(function):
+            return "The function of labels returns the name of a branch for every parameter."
+    return "The tree of labels has to give the name of a branch for every parameter."
 
 
 def _default(hparam: Hparam) -> Origin:
@@ -211,6 +222,12 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     """
     require_transform(transform, "masked")
     require_labels(mask, "mask of masked", "whether it is chosen")
+    for leaf in () if callable(mask) else trees.leaves(mask):
+        if isinstance(leaf, str):
+            raise TypeError(
+                f"the mask has the text {leaf!r} where it should be true or false: {{{leaf!r}: True}}, or a function, "
+                "lambda name, leaf: ..."
+            )
     by_name: Any = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
     return _routed({"masked": transform, "rest": chain()}, _Mask(by_name), all_used=False, name="masked")
 

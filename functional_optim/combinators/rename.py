@@ -74,7 +74,8 @@ def rename_hparams(transform: Transform, **names: str) -> Transform:
     require_transform(transform, "rename_hparams")
     for name in names:
         if name not in transform.declared:
-            raise ValueError(transform.refusal(name))
+            order = f" The name it has comes first: {names[name]}={name!r}." if names[name] in transform.declared else ""
+            raise ValueError(f"{transform.refusal(name)}{order}")
     declared = {names.get(name, name): hparam for name, hparam in transform.declared.items()}
     if len(declared) != len(transform.declared):
         raise ValueError(f"renaming {names} gives two hyper-parameters of {transform.name} the same name.")

@@ -103,7 +103,10 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
         if name not in transform.declared:
             raise ValueError(transform.refusal(name))
         if not callable(schedules[name]):
-            raise TypeError(f"the schedule of {name!r} is {schedules[name]!r}: expected a function of the step.")
+            raise TypeError(
+                f"the schedule of {name!r} is {schedules[name]!r}: expected a function of the step. "
+                f"For a value that stays, set_defaults(transform, {name}=...)."
+            )
     form = Scheduled(transform, schedules)
     declared = {name: hparam for name, hparam in transform.declared.items() if name not in schedules}
     return Transform.of(form, declared, transform.name)

@@ -282,7 +282,7 @@ def unroll(
     >>> final(torch.tensor(0.25)), torch.func.grad(final)(torch.tensor(0.25))
     (tensor(2.2500), tensor(6.))
     """
-    require_transform(transform, "unroll")
+    require_transform(transform, "unroll(loss_fn, transform, steps)")
     for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
         if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")

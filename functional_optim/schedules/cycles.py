@@ -7,9 +7,11 @@ from torch import Tensor
 
 from functional_optim.hparams import ANY, NON_NEGATIVE
 from functional_optim.numerics import Scalar, double, floor, log, power, where
+from functional_optim.recipe import explained
 from functional_optim.schedules.parts import LENGTH, SHAPES, between, check, known, progress, require_shape, through
 
 
+@explained
 @dataclass(frozen=True)
 class inverse_sqrt:
     """From 0 in a straight line to `peak` at `warmup_steps` > 0, then `peak · √(warmup_steps/step)`, without an end.
@@ -33,6 +35,7 @@ class inverse_sqrt:
         return self.peak * where(rises, step / w, power(w / where(rises, w, step), 0.5))
 
 
+@explained
 @dataclass(frozen=True)
 class noam:
     """`factor · d_model^−½ · min(t^−½, t · warmup_steps^−3/2)` with t = step + 1, so that the first update is not lost.
@@ -59,6 +62,7 @@ class noam:
         return self.factor * self.d_model**-0.5 * where(t < w, t * w**-1.5, t**-0.5)
 
 
+@explained
 @dataclass(frozen=True)
 class warmup_cosine:
     """Rise linearly from 0 to `peak` in `warmup_steps`, then fall along half a cosine to `end` at `total_steps`, and stay there.
@@ -99,6 +103,7 @@ class warmup_cosine:
         return where(step < w, rising, falling)
 
 
+@explained
 @dataclass(frozen=True)
 class warmup_stable_decay:
     """Rise linearly from 0 to `peak`, stay there, and fall to `end` in the last `decay_steps` of `total_steps`; then hold.
@@ -149,6 +154,7 @@ class warmup_stable_decay:
         return where(step < self.warmup_steps, rising, between(self.peak, self.end, SHAPES[self.shape](x)))
 
 
+@explained
 @dataclass(frozen=True)
 class one_cycle:
     """From `peak/div_factor` up to `peak`, and down to `peak/(div_factor · final_div_factor)` at `total_steps`; then hold.
@@ -201,6 +207,7 @@ class one_cycle:
         return through(knots, double(step), self.shape)
 
 
+@explained
 @dataclass(frozen=True)
 class cosine_restarts:
     """`cosine` from `start` to `end` again and again: a first cycle of `steps` > 0, each further one `mult` ≥ 1 times as long.

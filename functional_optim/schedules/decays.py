@@ -4,9 +4,11 @@ from dataclasses import KW_ONLY, dataclass
 
 from functional_optim.hparams import ANY
 from functional_optim.numerics import Scalar, double, floor, power, where
+from functional_optim.recipe import explained
 from functional_optim.schedules.parts import LENGTH, SHAPES, between, check, like, progress
 
 
+@explained
 @dataclass(frozen=True)
 class constant:
     """The same `value` at every step. As `optax.constant_schedule`.
@@ -25,6 +27,7 @@ class constant:
         return like(double(step), self.value)
 
 
+@explained
 @dataclass(frozen=True)
 class linear:
     """From `start` in a straight line to `end`, reached after `steps` > 0, and held.
@@ -47,6 +50,7 @@ class linear:
         return between(self.start, self.end, 1 - progress(double(step), 0, self.steps))
 
 
+@explained
 @dataclass(frozen=True)
 class polynomial:
     """From `start` to `end` in `steps` > 0, as `end + (start − end) (1 − step/steps)^power`, and held; `power` > 0.
@@ -70,6 +74,7 @@ class polynomial:
         return between(self.start, self.end, power(1 - progress(double(step), 0, self.steps), self.power))
 
 
+@explained
 @dataclass(frozen=True)
 class cosine:
     """From `start` along half a cosine to `end`, reached after `steps` > 0, and held; `exponent` > 0.
@@ -98,6 +103,7 @@ class cosine:
         return between(self.start, self.end, power(left, self.exponent))
 
 
+@explained
 @dataclass(frozen=True)
 class exponential:
     """`start · rate^(step/steps)`: multiplied by `rate` > 0 every `steps` > 0 steps.

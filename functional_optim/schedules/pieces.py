@@ -5,9 +5,11 @@ from dataclasses import KW_ONLY, dataclass
 
 from functional_optim.hparams import ANY, validate_number
 from functional_optim.numerics import Scalar, double, where
+from functional_optim.recipe import explained
 from functional_optim.schedules.parts import Schedule, check_pieces, like, require_shape, through
 
 
+@explained
 @dataclass(frozen=True)
 class piecewise_constant:
     """`values[0]` before step `boundaries[0]`, `values[1]` from there on, and so on.
@@ -39,6 +41,7 @@ class piecewise_constant:
         return value
 
 
+@explained
 @dataclass(frozen=True)
 class piecewise_interpolate:
     """Through `values[0]` at step 0, `values[1]` at step `boundaries[0]`, and so on; the last value is held.
@@ -70,6 +73,7 @@ class piecewise_interpolate:
         return through(list(zip((0, *self.boundaries), self.values, strict=True)), double(step), self.shape)
 
 
+@explained
 @dataclass(frozen=True)
 class join:
     """One schedule after another: each is asked for its own steps only, counted from the boundary where it begins.
