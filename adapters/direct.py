@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What the wrapper of a single kernel does besides calling it: take its arguments, read the length, make room for sums.
-WRAPPING = {"clear", "size", "empty_strided_cpu", "torch", "float64"}
+from functional_optim.torch_internals import WRAPPING, is_kernel, wrapper_of
 
 # Up to this many elements, a second thread is of no use.
 SMALL = 1 << 15
@@ -66,8 +65,8 @@ class Direct:
 def direct(compiled: Any, inputs: int) -> Direct | None:
     """The one function that a compiled graph of a length and so many tensors consists of; None where it is anything else."""
     try:
-        call = compiled.current_callable.__func__
-        names = [name for name in call.__code__.co_names if name.startswith("cpp_fused")]
+        call = wrapper_of(compiled)
+        names = [name for name in call.__code__.co_names if is_kernel(name)]
         if len(names) != 1 or not WRAPPING.issuperset({*call.__code__.co_names} - {*names}):
             return None
         calls: list[tuple[Any, ...]] = []

@@ -7,17 +7,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim import torch_internals
+
 from .layout import Flat
 from .memory import are_same
 
-try:
-    from torch._C._dynamo import guards  # Private to torch, and may move.
-except ImportError:
-    guards = None
-
 States: TypeAlias = Mapping[Tensor, Flat]
 
-TensorGuards: Any = getattr(guards, "TensorGuards", None)
+TensorGuards: Any = torch_internals.get("TensorGuards")
 
 
 class Held:

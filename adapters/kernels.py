@@ -5,7 +5,6 @@
 On the host it usually returns a single function, which is called `direct`ly.
 """
 
-import warnings
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from functional_optim import inductor, trees
+from functional_optim import inductor, torch_internals, trees
 
 from .direct import Direct, Lengths, direct
 from .links import Link
@@ -87,9 +83,6 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
 
 def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
     """Compile the body of a traced run, with its writes in place."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
-        from torch._inductor.decomposition import select_decomp_table
     count = 2 + len(dtypes.slots)
 
     def run(length: Any, vector: Tensor, *tensors: Tensor) -> list[Tensor]:
@@ -107,14 +100,15 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
         return []
 
     def traced_writes() -> inductor.Traced:
-        mode = FakeTensorMode(shape_env=ShapeEnv())
+        mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
         tensors = fake_tensors(mode, dtypes, device)
         with mode:
             if ending in TARGETED:
                 tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
             vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
             inputs = [tensors[0].shape[0], vector, *tensors]
-            graph = make_fx(run, decomposition_table=select_decomp_table())(*inputs)
+            decompositions = torch_internals.select_decomp_table()
+            graph = torch_internals.make_fx(run, decomposition_table=decompositions)(*inputs)
         return graph, inputs, mode
 
     return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)

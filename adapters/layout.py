@@ -10,6 +10,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.sharded import local
+from functional_optim.torch_internals import memory_of
 from functional_optim.transform import Transform
 
 Flat: TypeAlias = dict[str, Any]
@@ -147,7 +148,7 @@ def _count_holders(transform: Transform, params: Params, path: tuple[str, ...] =
 
 
 def _owner(x: Tensor) -> int:
-    return local(x).untyped_storage()._cdata
+    return memory_of(local(x))
 
 
 def _names(paths: Sequence[tuple[str, ...]], counts: Collection[tuple[str, ...]]) -> list[str]:

@@ -7,14 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim import torch_internals
+
 # Tensors of other types may not keep their elements in memory of their own.
 PLAIN = (Tensor, torch.nn.Parameter)
 
-# By their names without `_foreach_`; those that end with an underscore write to their first list. Called through `torch`, not
-# `torch.ops`, whose Python wrapper costs as much as a small copy.
-foreach: Mapping[str, Callable[..., Any]] = {
-    name.removeprefix("_foreach_"): function for name, function in vars(torch).items() if name.startswith("_foreach_")
+
+def _each(write: Callable[[Tensor, Tensor], Any]) -> Callable[..., None]:
+    def over_lists(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+        for target, other in zip(targets, others, strict=True):
+            write(target, other)
+
+    return over_lists
+
+
+# What a program can't do without, tensor by tensor; and torch's functions on lists.
+LOOPS: Mapping[str, Callable[..., Any]] = {
+    "add_": _each(Tensor.add_),
+    "mul_": _each(Tensor.mul_),
+    "copy_": _each(Tensor.copy_),
 }
+foreach: Mapping[str, Callable[..., Any]] = {**LOOPS, **torch_internals.foreach_functions()}
 
 
 def flat(x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from functional_optim.torch_internals import schema_of
+
 aten = torch.ops.aten
 
 
@@ -100,7 +102,7 @@ class Operation:
         kwargs = {name: _filled(value, values) for name, value in self.kwargs.items()}
         if "device" in kwargs:
             kwargs["device"] = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-        declared = [schema.type for schema in self.target._schema.arguments]
+        declared = [schema.type for schema in schema_of(self.target)]
         return _on_host(self.target(*map(_as_tensor, args, declared), **kwargs))
 
 

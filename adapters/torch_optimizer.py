@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 
-from functional_optim import trees
+from functional_optim import torch_internals, trees
 from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
@@ -87,7 +86,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         """
         hooked = torch.optim.Optimizer.profile_hook_step(func)
 
-        @_disable_dynamo
+        @(torch_internals.get("disable_dynamo") or torch.compiler.disable)
         @functools.wraps(func)
         def step(self: "TransformOptimizer", *args: Any, **kwargs: Any) -> Any:
             if self._is_stepping:

@@ -12,12 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.node import map_aggregate
 
-from functional_optim import trees
+from functional_optim import torch_internals, trees
 from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 
@@ -76,16 +73,16 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
     def run(scalars: list[Tensor], u: Tensor, p: Tensor, *slots: Tensor) -> list[Tensor]:
         return _outputs(links, ending, trees.unflatten(spec, scalars), u, p, slots)
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
     with mode, torch.no_grad():
         scalars = [torch.empty((), dtype=torch.float64, device="cpu") for _ in range(spec.num_leaves)]
-        graph = make_fx(run)(scalars, *fake_tensors(mode, dtypes, torch.device("cpu"))).graph
+        graph = torch_internals.make_fx(run)(scalars, *fake_tensors(mode, dtypes, torch.device("cpu"))).graph
     return _split(graph, spec.num_leaves)
 
 
 def reduced_like(link: Link, dtypes: Dtypes) -> Any:
     """A stand-in for what a link reduces to: a tree of the same structure."""
-    with FakeTensorMode():
+    with torch_internals.FakeTensorMode():
         tensors = [torch.empty(2, dtype=dtype, device="cpu") for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
         u, p, *slots = [[widened(x)] for x in tensors]
         assert link.form.reduce is not None
@@ -100,9 +97,10 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def fake_tensors(mode: FakeTensorMode, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+def fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
     """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
-    symbolic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    dynamic = torch_internals.DimDynamic.DYNAMIC
+    symbolic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[dynamic])
     meta = torch.empty(TYPICAL_LENGTH, device="meta")
     length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
     with mode:

@@ -11,18 +11,17 @@ import itertools
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch._guards import TracingContext, tracing
-from torch._subclasses import FakeTensorMode
+
+from functional_optim import torch_internals
 
 # A graph, its inputs or some like them, and the mode that these were made in.
-Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor | torch.SymInt], FakeTensorMode]
+Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor | torch.SymInt], Any]
 
 # How many kernels of a process are compiled without the precompiled header: as many as take the time that it takes.
 FEW = 4
@@ -40,14 +39,11 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel:
         is_kernel: whether it becomes a single kernel, rather than a dozen.
         is_backward: whether it is a transpose.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
-        from torch._inductor import config
-        from torch._inductor.compile_fx import compile_fx_inner
+    config, compile_fx_inner = torch_internals.inductor_config, torch_internals.compile_fx_inner
 
     def compiled() -> Any:
         graph, inputs, mode = trace()
-        with tracing(TracingContext(mode)), config.patch(settings):
+        with torch_internals.tracing(torch_internals.TracingContext(mode)), torch_internals.patched(config, settings):
             return compile_fx_inner(graph, inputs, is_backward=is_backward)
 
     with lock:
@@ -62,17 +58,16 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel:
 def quick_start(with_header: bool) -> Iterator[None]:
     """Settings of the compiler, in this thread, where preparations don't pay.
 
-    What is compiled under them may fail where it would not without; these are settings and insides of torch 2.13.
+    What is compiled under them may fail where it would not without; these are settings and insides of the compiler.
     """
-    from torch._inductor import config, cpp_builder, cpu_vec_isa
-
-    cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
+    config = torch_internals.inductor_config
+    torch_internals.cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
     settings: dict[str, Any] = {} if with_header else {"cpp_cache_precompile_headers": False}
     isa = _reported_isa()
     if isa is not None:
         # Part of the key of the compiler's cache. What a failed quick start has left there, for narrower vectors, is not taken.
         settings["cpp.simdlen"] = isa.bit_width()
-    thread, module = threading.get_ident(), cast("Any", cpu_vec_isa)
+    thread, module = threading.get_ident(), torch_internals.cpu_vec_isa
     try_all = module.valid_vec_isa_list
     module.valid_vec_isa_list = lambda: try_all() if isa is None or threading.get_ident() != thread else [isa]
     try:
@@ -84,8 +79,7 @@ def quick_start(with_header: bool) -> Iterator[None]:
 
 def _reported_isa() -> Any:
     """The widest vector instructions that this x86 processor reports; None for others, or where a user has chosen."""
-    from torch._inductor import config, cpu_vec_isa
-
+    config, cpu_vec_isa = torch_internals.inductor_config, torch_internals.cpu_vec_isa
     chosen = config.cpp.simdlen is not None or config.cpp.vec_isa_ok is not None or "ATEN_CPU_CAPABILITY" in os.environ
     if chosen or sys.platform != "linux":
         return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.sharded import total
+from functional_optim.torch_internals import in_forward_mode
 
 Scalar: TypeAlias = float | Tensor
 
@@ -168,4 +169,4 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
 
 def _differentiating() -> bool:
     """Whether a derivative may be taken of what is computed now: in reverse mode, or in forward mode, which no_grad allows."""
-    return torch.is_grad_enabled() or getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
+    return torch.is_grad_enabled() or in_forward_mode()

@@ -18,6 +18,7 @@ from functional_optim.combinators.chain import Chained
 from functional_optim.direction import UphillWarning, warn_if_uphill
 from functional_optim.form import nested
 from functional_optim.hparams import PerLeaf
+from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 from functional_optim.trials import (
@@ -106,11 +107,11 @@ def inputs_are_not_written_to(trial: Trial) -> None:
     """`init_state` and `update` leave gradients, state, parameters and hyper-parameters as they are."""
     params, state = trial.run(2)
     inputs = {"grads": trial.sample(9), "state": state, "params": params, "hparams": trial.hparams(1)}
-    before = [(path, x, x._version, x.clone()) for name in inputs for path, x in tensors(inputs[name], name)]
+    before = [(path, x, version_of(x), x.clone()) for name in inputs for path, x in tensors(inputs[name], name)]
     trial.transform.init_state(inputs["params"], inputs["hparams"])
     trial.update(inputs["grads"], inputs["state"], inputs["params"], inputs["hparams"])
     for path, x, version, old in before:
-        require(x._version == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
+        require(version_of(x) == version and torch.equal(x, old), f"{path} was written to; build a new tensor instead")
 
 
 def structure_shape_and_dtype_are_kept(trial: Trial) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import optree
+import optree.dataclasses
 import optree.registry
 import torch
-from torch.utils._pytree import register_pytree_node
+
+from functional_optim import torch_internals
 
 Tree: TypeAlias = Any
 Spec: TypeAlias = optree.PyTreeSpec
@@ -113,6 +115,10 @@ def register_box(box: Any, attribute: str) -> None:
         (tree,) = children
         return box(tree)
 
-    everywhere = vars(optree.registry)["__GLOBAL_NAMESPACE"]
-    optree.register_pytree_node(box, content, lambda context, children: rebuilt(children, context), namespace=everywhere)
-    register_pytree_node(box, content, rebuilt)
+    if hasattr(optree.dataclasses, "register_node"):
+        optree.dataclasses.register_node(box, namespace="")
+    else:  # Before optree 0.20 only a private name stands for everywhere.
+        everywhere = vars(optree.registry)["__GLOBAL_NAMESPACE"]
+        optree.register_pytree_node(box, content, lambda context, children: rebuilt(children, context), namespace=everywhere)
+    if torch_internals.get("register_pytree_node"):
+        torch_internals.register_pytree_node(box, content, rebuilt)

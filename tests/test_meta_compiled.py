@@ -12,7 +12,7 @@ import torch
 from meta_helpers import close
 
 import functional_optim as fo
-from functional_optim import inductor, trees
+from functional_optim import inductor, torch_internals, trees
 
 DOUBLE = {"dtype": torch.float64}
 # float64; the compiler contracts multiplications and additions and sums in another order
@@ -85,15 +85,13 @@ def test_a_compiled_loop_is_the_loop(both, way):
 @pytest.fixture
 def made(monkeypatch):
     """The graphs that reach the compiler, counted at its door."""
-    import torch._inductor.compile_fx as compiler
-
-    graphs, original = [], compiler.compile_fx_inner
+    graphs, original = [], torch_internals.compile_fx_inner
 
     def counting(graph, *args, **kwargs):
         graphs.append(graph)
         return original(graph, *args, **kwargs)
 
-    monkeypatch.setattr(compiler, "compile_fx_inner", counting)
+    monkeypatch.setitem(vars(torch_internals), "compile_fx_inner", counting)
     return graphs
 
 

@@ -12,6 +12,7 @@ from torch.utils._device import _device_constructors
 
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
+    {"torch_internals"},
     {"trees", "sharded", "inductor", "hints"},
     {"recipe"},
     {"numerics"},

@@ -17,16 +17,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim import inductor, trees
-from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, is_traced, shapes_of
+from functional_optim import inductor, torch_internals, trees
+from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import along, in_some, require_constant_closure
+from functional_optim.torch_internals import is_traced, memory_of
 from functional_optim.trees import Tree, distinct
 
 Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
-
-_functorch: Any = vars(torch._C)["_functorch"]
 
 
 def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -133,8 +132,8 @@ def structure_key(tree: Tree) -> Any:
 
 def _is_tracked(x: Tensor) -> bool:
     """Whether a derivative is being taken of this tensor, by any of the transforms that are under way."""
-    while not x.requires_grad and _functorch.is_functorch_wrapped_tensor(x):
-        x = _functorch.get_unwrapped(x)
+    while not x.requires_grad and torch_internals.is_functorch_wrapped_tensor(x):
+        x = torch_internals.get_unwrapped(x)
     return x.requires_grad
 
 
@@ -193,7 +192,7 @@ class _Plan:
     def batched(self, axes: tuple[int | None, ...]) -> "_Plan":
         """The plan whose step takes the batch, of the `vmap` that calls this, at these axes."""
         given = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
-        batches, within = (*self.batches, axes), (*self.within, _functorch.maybe_current_level())
+        batches, within = (*self.batches, axes), (*self.within, torch_internals.maybe_current_level())
         return replace(self, step=torch.vmap(self.step, given), batches=batches, within=within)
 
     def run(self, *tensors: Tensor) -> Tensors:
@@ -236,8 +235,8 @@ class _Loop(torch.autograd.Function):
         outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
         if not is_traced():  # a program writes to nothing that somebody still reads
             # what is returned may be written to, and is not what the transpose wants
-            kept = {x.untyped_storage()._cdata for x in tape.saved[-1]} - {x.untyped_storage()._cdata for x in tensors}
-            outputs = [x.clone() if x.untyped_storage()._cdata in kept else x for x in outputs]
+            kept = {memory_of(x) for x in tape.saved[-1]} - {memory_of(x) for x in tensors}
+            outputs = [x.clone() if memory_of(x) in kept else x for x in outputs]
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
@@ -293,7 +292,7 @@ class _Transpose(torch.autograd.Function):
         plan, tape, *inputs = args
         count, size, given = len(plan.moving), info.batch_size, in_dims[2:]
         done = len(plan.batches)
-        if tape.within[done : done + 1] != (_functorch.maybe_current_level(),):
+        if tape.within[done : done + 1] != (torch_internals.maybe_current_level(),):
             # more cotangents than the loop has run for, a Jacobian's say: one after another
             each = [
                 _Transpose.apply(plan, tape, *(x if d is None else x.select(d, i) for x, d in zip(inputs, given, strict=True)))

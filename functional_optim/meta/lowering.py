@@ -19,15 +19,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch._guards import TracingContext, active_fake_mode, tracing
-from torch._subclasses import DynamicOutputShapeException, FakeTensor, FakeTensorMode
-from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.checkpoint import CheckpointPolicy
 
-from functional_optim import inductor
+from functional_optim import inductor, torch_internals
 from functional_optim.meta.packing import is_smooth
+from functional_optim.torch_internals import is_traced, memory_of, schema_of
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
@@ -35,11 +30,6 @@ aten = torch.ops.aten
 
 # Trust the shapes and strides that the trace has seen.
 SETTINGS = {"size_asserts": False, "alignment_asserts": False}
-
-
-def is_traced() -> bool:
-    """Whether a graph is being made of what is called now, by `torch.compile` or by `make_fx`."""
-    return torch.compiler.is_compiling() or active_fake_mode() is not None or get_proxy_mode() is not None
 
 
 class Part:
@@ -51,7 +41,7 @@ class Part:
         within: the parts that the graph calls.
     """
 
-    def __init__(self, graph: fx.GraphModule, mode: FakeTensorMode, is_backward: bool = False) -> None:
+    def __init__(self, graph: fx.GraphModule, mode: Any, is_backward: bool = False) -> None:
         self.views = _take_views_outside(graph).forward
         self.graph, self.mode, self.is_backward = graph, mode, is_backward
         self.within = [_part_of(call) for call in _calls(graph)]
@@ -66,7 +56,7 @@ class Part:
             graph = _prepared(self)
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
-        with _disable_current_modes():
+        with torch_internals.disable_current_modes():
             return inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -85,22 +75,23 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         ValueError: it asks for their values.
     """
-    with _disable_current_modes():
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch_internals.disable_current_modes():
+        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
         try:
             with mode:
                 return list(function(*_like(like)))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        except torch_internals.asks_for_values() as error:
+            asked = getattr(error, "func", error)
             raise ValueError(
-                f"the function to compile asks for a value in a tensor ({error.func}), which has none while it is compiled. "
+                f"the function to compile asks for a value in a tensor ({asked}), which has none while it is compiled. "
                 "Choose with torch.where, weigh with a mask, and take x.index_select(0, i) for an index that is a tensor."
             ) from error
 
 
 def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
     """A function, for tensors like these."""
-    with _disable_current_modes():
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch_internals.disable_current_modes():
+        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
         with mode:
             inputs = _like(like)
         return Part(_traced(lambda *inputs: list(function(*inputs)), inputs, mode), mode)
@@ -126,8 +117,8 @@ def forward_and_transpose(
         (outputs,) = aux
         return list(outputs), list(pull(cotangents))
 
-    with _disable_current_modes():
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch_internals.disable_current_modes():
+        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
         with mode:
             given = _like([*like, *filter(is_smooth, outputs)])
         graph = _traced(joint, given, mode)  # which keeps what it calls, until the parts do
@@ -181,19 +172,18 @@ def _returned(graph: fx.GraphModule) -> list[fx.Node]:
     return [node for node in nodes if isinstance(node, fx.Node)]
 
 
-def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTensorMode) -> fx.GraphModule:
+def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: Any) -> fx.GraphModule:
     """The function as a graph of operations without writes."""
+    make_fx, decompositions = torch_internals.make_fx, torch_internals.select_decomp_table()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
-        from torch._inductor.decomposition import select_decomp_table
-
         _kept.append([])
         try:
             with mode:
                 graph = make_fx(function)(*inputs)
                 _require_pure(graph)
                 # apart, because `functionalize` takes no `autograd.Function`
-                graph = make_fx(torch.func.functionalize(graph), decomposition_table=select_decomp_table())(*inputs)
+                graph = make_fx(torch.func.functionalize(graph), decomposition_table=decompositions)(*inputs)
         finally:
             kept = _kept.pop()
     graph.graph.eliminate_dead_code()
@@ -204,7 +194,7 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: FakeTe
 def _require_pure(graph: fx.GraphModule) -> None:
     """Raise ValueError where the graph holds what is no constant, writes to what it holds, or draws random numbers."""
     for node in graph.graph.find_nodes(op="get_attr"):
-        if isinstance(getattr(graph, str(node.target)), FakeTensor):
+        if isinstance(getattr(graph, str(node.target)), torch_internals.FakeTensor):
             raise ValueError(
                 "the function to compile closes over a tensor that the function around it computes. Pass it as an argument (of "
                 "`unroll`, in `batch`)."
@@ -224,31 +214,26 @@ def _require_pure(graph: fx.GraphModule) -> None:
 
 def _written(node: fx.Node) -> list[fx.Node]:
     """What an operation writes to."""
-    arguments = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
-    declared = zip(arguments, node.args, strict=False)
+    declared = zip(schema_of(node.target), node.args, strict=False)
     written = [x for argument, x in declared if argument.alias_info and argument.alias_info.is_write]
     return [x for x in written if isinstance(x, fx.Node)]
 
 
-def _split(graph: fx.GraphModule, count: int, outputs: int, mode: FakeTensorMode) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _split(graph: fx.GraphModule, count: int, outputs: int, mode: Any) -> tuple[fx.GraphModule, fx.GraphModule]:
     """A joint graph as a forward graph, which also returns what the backward graph wants, and that one."""
-    from torch._functorch import config
-    from torch._inductor.compile_fx import partition_fn
-
     holders = graph.graph.find_nodes(op="placeholder")
-    for i, node in enumerate(holders):  # the partitioner tells them apart by their names
-        node.name = node.target = f"primals_{i + 1}" if i < count else f"tangents_{i + 1 - count}"
+    torch_internals.name_as_joint(holders, count)
     for node in graph.graph.nodes:
-        node.meta.pop("partitioner_tag", None)  # where the loss's own gradient was taken
-        node.meta.pop("autograd_backward", None)
+        torch_internals.forget_passes(node)  # The loss's own gradient was taken there.
         # Inductor stores booleans one by one: 90 µs for 13 thousand, 30 times the comparison. And what is kept is kept once,
         # not as a view too.
         if node.op == "call_function" and (_is_boolean(node) or _is_view(node)):
-            node.meta["recompute"], node.meta["ac_graph_id"] = CheckpointPolicy.MUST_RECOMPUTE, 0
+            torch_internals.compute_again(node)
     graph.recompile()
     # Of a loop, what is kept is kept for every step: better computed again, far apart as its uses may be.
-    with tracing(TracingContext(mode)), config.patch(ban_recompute_used_far_apart=False):
-        return partition_fn(graph, [node.meta["val"] for node in holders], num_fwd_outputs=outputs)
+    settings = torch_internals.patched(torch_internals.functorch_config, {"ban_recompute_used_far_apart": False})
+    with torch_internals.tracing(torch_internals.TracingContext(mode)), settings:
+        return torch_internals.partition(graph, [node.meta["val"] for node in holders], outputs)
 
 
 def _take_views_outside(graph: fx.GraphModule) -> fx.GraphModule:
@@ -282,7 +267,7 @@ def _take_views_outside(graph: fx.GraphModule) -> fx.GraphModule:
 def _memory(node: fx.Node) -> Any:
     value = node.meta.get("val")
     value = value[0] if isinstance(value, list | tuple) and value else value
-    return value.untyped_storage()._cdata if isinstance(value, Tensor) else node
+    return memory_of(value) if isinstance(value, Tensor) else node
 
 
 def _is_boolean(node: fx.Node) -> bool:
@@ -318,7 +303,7 @@ def _prepared(part: Part) -> fx.GraphModule:
     _transpose_factors(graph)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
-    graph.graph.output_node().meta["user_visible_output_idxs"] = list(range(len(_returned(graph))))  # keep their strides
+    torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))
     graph.recompile()
     return graph
 
@@ -367,7 +352,7 @@ def _keep_small_powers_apart(graph: fx.GraphModule) -> None:
                 few.add(node)
     for node in few:
         if any(_numel(user) > 8 * _numel(node) for user in node.users):
-            node.meta["inductor_realize_to_strides"] = True
+            torch_internals.store(node)
 
 
 def _numel(node: fx.Node) -> int:

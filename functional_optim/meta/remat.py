@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor
 from torch.autograd import forward_ad
 
-from functional_optim.meta.lowering import is_traced
+from functional_optim import torch_internals
 from functional_optim.meta.packing import is_smooth, pack
+from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
 
 Tensors: TypeAlias = tuple[Any, ...]
@@ -92,7 +92,7 @@ def require_constant_closure(function: Callable[..., Any], *, batched: bool = Tr
                     f"{function.__name__} closes over {name!r}, which is being differentiated: pass it as an argument, or detach "
                     "it."
                 )
-            if not batched and is_batchedtensor(x):
+            if not batched and torch_internals.is_batchedtensor(x):
                 raise ValueError(f"{function.__name__} closes over {name!r}, which is being batched: pass it as an argument.")
 
 
