@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import stubs
+import typed_project
 from builds import ROOT, built, copied_sources, environment, run
 
 import functional_optim as fo
@@ -30,6 +31,7 @@ PUBLIC = {name: list(inspect.signature(call).parameters.values()) for name, call
 # These take any keyword: names of hyper-parameters, most often.
 TAKE_ALL = {name for name, takes in PUBLIC.items() if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)}
 WRONG = [f"{name}(misspelt=1)" for name in PUBLIC if name not in TAKE_ALL]
+WRONG += ["fo.meta.compiled(fo.apply_updates)(misspelt=1)", "fo.meta.remat(fo.apply_updates)(misspelt=1)"]
 WRONG += ["fo.adamww()", "fo.adapters.Adamw", "fo.meta.unrol", "fo.adamw(betas=0.9)", 'fo.scale_by_adam(amsgrad="yes")']
 
 
@@ -47,6 +49,7 @@ def programs() -> str:
 
 
 FILES = {
+    "strict.py": f"# pyright: strict\n{Path(typed_project.__file__).read_text()}",
     "programs.py": programs(),
     "right.py": HEAD + "\n".join(with_their_defaults()),
     "wrong.py": HEAD + "\n".join(WRONG),
@@ -76,13 +79,17 @@ def test_right_calls_pass_misspelt_ones_do_not_and_every_signature_is_shown(kind
         pytest.skip("this checkout has no symbolic links, and without them an editable install is an import hook")
     (tmp_path / "user").mkdir()
     found = told(environment(tmp_path / "environment", built(kind, source)), tmp_path / "user")
-    assert [said for (name, _), said in found.items() if name in ("programs.py", "right.py")] == []
+    assert [said for (name, _), said in found.items() if name in ("strict.py", "programs.py", "right.py")] == []
     for line in WRONG:
         said = found.get(("wrong.py", line), [])
         assert any('No parameter named "misspelt"' in message or "misspelt" not in line for message in said), line
     for name in PUBLIC:
         (shown,) = found["shown.py", f"reveal_type({name})"]
         assert "Unknown" not in shown and '"(...)' not in shown and '"Any"' not in shown
+
+
+def test_the_strict_program_runs():
+    assert typed_project.main() == ["sgd"]
 
 
 def test_the_stub_is_what_the_code_makes():

@@ -20,7 +20,7 @@ from torch import Tensor
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
-from functional_optim.meta.remat import along, in_some, require_constant_closure
+from functional_optim.meta.remat import Arguments, Result, along, in_some, require_constant_closure
 from functional_optim.torch_internals import is_traced, memory_of
 from functional_optim.trees import Tree, distinct
 
@@ -28,7 +28,7 @@ Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
 
 
-def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The same function as machine code, made at its first call with tensors of such shapes.
 
     Put it around the outermost function: one program then does everything inside, derivatives and batches included.
@@ -61,11 +61,12 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
     >>> square = compiled(lambda x: x * x)  # compiles when called
     """
     cache: dict[Any, Any] = {}
+    called: Callable[..., Any] = function
 
     @functools.wraps(function)
-    def call(*args: Tree, **kwargs: Tree) -> Tree:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if is_traced():
-            return function(*args, **kwargs)
+            return called(*args, **kwargs)
         require_constant_closure(function, batched=False)
         given = args, kwargs
         tensors, rebuild = pack(given)
@@ -73,7 +74,7 @@ def compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
         def step(carry: Any, constants: Sequence[Tensor], entries: Any) -> tuple[Any, Sequence[Tensor]]:
             args, kwargs = rebuild(constants)
-            outputs, rebuild_outputs = pack(function(*args, **kwargs))
+            outputs, rebuild_outputs = pack(called(*args, **kwargs))
             structure.append(rebuild_outputs)
             return (), outputs
 

@@ -15,7 +15,7 @@ for both modes works there, under `vmap`, and differentiates again.
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
 
 Tensors: TypeAlias = tuple[Any, ...]
+# Of a function whose signature is kept.
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The same function, whose derivatives remember its arguments alone and run it again.
 
     Memory for what happens inside is taken for one call at a time, while that call is differentiated, at the price of a second
@@ -50,17 +53,18 @@ def remat(function: Callable[..., Tree]) -> Callable[..., Tree]:
     >>> torch.func.grad(cube)(torch.tensor(2.0))
     tensor(12.)
     """
+    called: Callable[..., Any] = function
 
     @functools.wraps(function)
-    def rematerialised(*args: Tree, **kwargs: Tree) -> Tree:
+    def rematerialised(*args: Any, **kwargs: Any) -> Any:
         if is_traced():
-            return function(*args, **kwargs)
+            return called(*args, **kwargs)
         tensors, rebuild = pack((args, kwargs))
         rebuild_outputs: list[Callable[[Sequence[Tensor]], Tree]] = []
 
         def run(*tensors: Tensor) -> Tensors:
             args, kwargs = rebuild(tensors)
-            outputs, rebuild_output = pack(function(*args, **kwargs))
+            outputs, rebuild_output = pack(called(*args, **kwargs))
             rebuild_outputs.append(rebuild_output)
             return tuple(outputs)
 
