@@ -1,6 +1,7 @@
 """Optimizers for PyTorch as pure functions: compose them, vmap them, differentiate through them, or train with them as usual."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from functional_optim import hints
@@ -342,7 +343,8 @@ def __getattr__(name: str) -> Any:
 
 def _advice(name: str) -> str:
     """What may be meant by a name that is not here: a sentence after a space, or nothing."""
-    if name.startswith("_"):
+    # `from functional_optim import trees` asks for an attribute before it imports a module.
+    if name.startswith("_") or importlib.util.find_spec(f"functional_optim.{name}"):
         return ""
     for part in (*_ON_FIRST_USE, *_LOADED):
         found = getattr(importlib.import_module(f"functional_optim.{part}"), name, None)
