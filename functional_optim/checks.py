@@ -14,6 +14,8 @@ def check_params(params: Tree) -> None:
     """Raise TypeError unless every leaf is a tensor or `None`."""
     for i, leaf in enumerate(trees.leaves(params)):
         if leaf is not None and not isinstance(leaf, Tensor):
+            if trees.adopt(params):
+                return check_params(params)
             where = trees.paths(params, "params")[i]
             raise TypeError(f"{where} is a {type(leaf).__name__}: parameters are tensors. {_module_advice(leaf)}".rstrip())
 
@@ -28,6 +30,8 @@ def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
     leaves, spec = trees.flatten(grads)
     for i, g in enumerate(leaves):
         problem = _problem(g)
+        if problem and trees.adopt(grads):
+            return check_gradients(grads, params, name)
         if problem:
             raise TypeError(f"{trees.paths(grads, name)[i]} {problem}")
     if params is None:

@@ -88,6 +88,7 @@ NAMES: dict[str, Name] = {
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
     **_names("another way: PerLeaf is no tree to torch.vmap", register_pytree_node="torch.utils._pytree.register_pytree_node"),
+    **_names("another way: what only torch's own pytrees know is no tree of parameters", torch_trees="torch.utils._pytree"),
 }
 
 

@@ -30,9 +30,10 @@ class Transform:
         updates, state = transform.update(grads, state, params, hparams)
         params         = apply_updates(params, updates)
 
-    `params`, `grads` and the slots of the state are trees of tensors; `None` stands for a missing gradient. Hyper-parameters
-    are an argument of every call, so they can be swept with `torch.vmap`, differentiated with `torch.func.grad` and
-    scheduled without recompiling. Nothing is written to: every call returns new tensors.
+    `params`, `grads` and the slots of the state are trees of tensors: dicts, lists, tuples, classes registered with torch's own
+    pytrees or optree, nested at will; `None` stands for a missing gradient. Hyper-parameters are an argument of every call, so
+    they can be swept with `torch.vmap`, differentiated with `torch.func.grad` and scheduled without recompiling. Nothing is
+    written to: every call returns new tensors.
 
     Most transforms are made by `elementwise`, `per_tensor`, `whole_tree` or `chain`. By hand, give
 

@@ -571,6 +571,20 @@ MUTANTS = [
         "test_parameter_free.py -k rate_of_0",
     ),
     Mutant(
+        "two leaves of one name pass for one",
+        "functional_optim/trees.py",
+        "if len(set(called)) < len(called):",
+        "if False:",
+        "test_trees.py -k one_name",
+    ),
+    Mutant(
+        "a class that only torch knows is a leaf",
+        "functional_optim/trees.py",
+        "if not torch_trees.tree_is_leaf(x)",
+        "if False",
+        "test_trees.py -k torch_knows",
+    ),
+    Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
         "functional_optim/meta/flat.py",
         "(form.reduce is None or isinstance(form.reduce, SumOver))",

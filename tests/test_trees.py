@@ -1,14 +1,16 @@
 """Trees: every container, `None` leaves, paths as Python source, and the first difference of two trees."""
 
+import dataclasses
 from collections import OrderedDict, defaultdict, namedtuple
 from typing import NamedTuple
 
 import optree
 import pytest
 import torch
+from torch.utils import _pytree
 
 import functional_optim as fo
-from functional_optim import trees
+from functional_optim import traced_trees, trees
 
 
 class Pair(NamedTuple):
@@ -59,6 +61,128 @@ def test_a_transform_gives_back_the_same_kind_of_tree(name):
     for tree in (u, new, state["adamw"]["scale_by_adam"]["exp_avg"]):
         assert type(tree) is type(params)
         assert trees.flatten(tree)[1] == trees.flatten(params)[1]
+
+
+@pytest.mark.parametrize("name", [*TREES, "no order", "nothing", "none"])
+def test_inside_the_compiler_trees_are_walked_alike(name):
+    tree = {**TREES, "no order": {"b": ONE, 2: TWO, 1: None}, "nothing": {}, "none": {"b": None, "a": {"c": None}}}[name]
+    leaves, spec = traced_trees.flatten(tree)
+    expected, structure = trees.flatten(tree)
+    assert all(a is b for a, b in zip(leaves, expected, strict=True)) and spec.num_leaves == len(leaves)
+    assert spec.paths() == structure.paths()
+    numbered = trees.unflatten(structure, range(len(leaves)))
+    again = trees.unflatten(spec, range(len(leaves)))
+    assert type(again) is type(numbered) and trees.leaves(again) == trees.leaves(numbered)
+    assert not isinstance(tree, dict) or list(again) == list(numbered)
+    assert spec == traced_trees.flatten(numbered)[1] != traced_trees.flatten([tree, tree])[1]
+    holders = trees.unflatten(structure, [[i] for i in range(len(leaves))])
+    assert spec.flatten_up_to(holders) == structure.flatten_up_to(holders)
+    if spec.kind:
+        with pytest.raises(ValueError, match="Expected"):
+            spec.flatten_up_to([1, 2, 3, 4])
+
+
+def test_one_graph_serves_trees_that_hold_no_tensor_at_some_place():
+    """An empty branch, one whose gradients are all missing, empty containers in the tree."""
+    matrices = {"a": torch.ones(3, 2), "b": torch.ones(2, 2)}
+    mixed = {"a": torch.ones(3, 2), "b": torch.ones(2), "e": {}, "l": [], "t": (), "n": None, "d": {"x": None}}
+    named = fo.partition({"x": fo.adam(), "rest": fo.sgd()}, fo.by_name({"a|b": "x", ".*": "rest"}))
+    for tx, params, grads in [
+        (fo.muon(), matrices, matrices),
+        (named, matrices, matrices),
+        (fo.muon(), {"a": matrices["a"], "b": ONE}, {"a": None, "b": ONE}),
+        (fo.adamw(), mixed, mixed),
+    ]:
+
+        def step(params, state, grads, tx=tx):
+            updates, state = tx.update(grads, state, params)
+            return fo.apply_updates(params, updates), state
+
+        state = tx.init_state(params)
+        torch._dynamo.reset()
+        found = torch.compile(step, fullgraph=True, backend="eager")(params, state, grads)
+        expected = step(params, state, grads)
+        assert trees.flatten(found)[1] == trees.flatten(expected)[1]
+        for x, y in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+            assert x is y is None or torch.allclose(x, y)
+
+
+class Bag:
+    """Registered below with torch's pytrees, without names for what it holds."""
+
+    def __init__(self, *items):
+        self.items = items
+
+
+@dataclasses.dataclass
+class Weights:
+    a: object
+    b: object
+
+
+_pytree.register_pytree_node(Bag, lambda bag: (list(bag.items), len(bag.items)), lambda items, n: Bag(*items))
+_pytree.register_dataclass(Weights)
+
+
+def test_classes_that_torch_knows_are_trees():
+    params = Weights(torch.ones(2), {"x": Bag(torch.ones(3), Weights(torch.ones(()), torch.ones(1)))})
+
+    def loss(p):
+        return (p.a**2).sum() + sum((x**3).sum() for x in p.b["x"].items[:1]) + p.b["x"].items[1].a
+
+    def plain(p):
+        return loss(Weights(p[0], {"x": Bag(p[1], Weights(p[2], p[3]))}))
+
+    leaves, tx = [torch.ones(2), torch.ones(3), torch.ones(()), torch.ones(1)], fo.adamw(lr=0.1)
+    u, state = tx.update(torch.func.grad(loss)(params), tx.init_state(params), params)
+    expected, _ = tx.update(torch.func.grad(plain)(leaves), tx.init_state(leaves), leaves)
+    new = fo.apply_updates(params, u)
+    assert isinstance(new, Weights) and isinstance(new.b["x"], Bag)
+    assert all(map(torch.equal, trees.leaves(new), trees.leaves(fo.apply_updates(leaves, expected))))
+    assert isinstance(state["scale_by_adam"]["exp_avg"], Weights)
+    assert trees.names(params) == ["a", "b.x.0", "b.x.1.a", "b.x.1.b"]
+    assert trees.paths(params, "p")[-1].startswith("p.b['x'][") and trees.paths(params, "p")[0] == "p.a"
+
+    trained = fo.meta.unroll(loss, tx, 2)(params)
+    again = fo.meta.unroll(loss, tx, 1)(new, state=state)
+    by_list = fo.meta.unroll(plain, tx, 2)(leaves)
+    for found in (trained, again):
+        assert isinstance(found.params, Weights)
+        assert all(map(torch.equal, trees.leaves(found.params), trees.leaves(by_list.params)))
+
+
+@pytest.mark.parametrize(
+    "halved",
+    [
+        lambda p: fo.meta.unroll(lambda p: p.w**2, fo.scale(-0.25), 1)(p, state={}).params.w,
+        lambda p: fo.meta.remat(lambda p: type(p)(p.w / 2))(p).w,
+        lambda p: p.w / 2 + 0 * fo.meta.zero_order_grad(lambda p: p.w, samples=1, sigma=0.1)(p, generator=torch.Generator()).w,
+    ],
+)
+def test_a_class_is_known_at_first_sight(halved):
+    @dataclasses.dataclass
+    class Fresh:
+        w: object
+
+    _pytree.register_dataclass(Fresh)
+    assert halved(Fresh(torch.tensor(1.0))) == 0.5
+
+
+def test_two_leaves_of_one_name_are_refused_where_names_count():
+    tree = {"enc.w": ONE, "enc": {"w": TWO}}
+    labels = fo.by_name({".*": "all"})
+    for call in (
+        lambda: fo.partition({"all": fo.sgd()}, labels).init_state(tree),
+        lambda: fo.partition({"all": fo.sgd()}, labels).update(tree, {"all": {}}, tree),
+        lambda: fo.masked(fo.sgd(), lambda name, leaf: True).init_state(tree),
+        lambda: fo.masked(fo.sgd(), {"enc.w": True, "enc": {"w": False}}),
+        lambda: fo.partition({"all": fo.sgd()}, {"enc.w": "all", "enc": {"w": "all"}}).init_state({"enc.w": ONE}),
+        lambda: fo.masked(fo.sgd(), lambda name, leaf: True).init_state({1: ONE, "1": TWO}),
+    ):
+        with pytest.raises(ValueError, match="both called '(enc.w|1)'.*rename one"):
+            call()
+    u, _ = fo.adamw().update(tree, fo.adamw().init_state(tree), tree)
+    assert u["enc.w"].shape == ONE.shape and u["enc"]["w"].shape == TWO.shape
 
 
 def test_the_order_of_a_dicts_keys_does_not_matter():

@@ -169,7 +169,7 @@ def labels_of(labels: Labels, tree: Tree) -> list[Any]:
     """The label of every leaf of a tree of parameters, in order."""
     names = trees.names(tree)
     if not callable(labels):
-        table = dict(zip(trees.names(labels), trees.leaves(labels), strict=True))
+        table = trees.by_name(labels)
         return [table.get(name) for name in names]
     return [_label(labels, name, leaf) for name, leaf in zip(names, trees.leaves(tree), strict=True)]
 

@@ -228,7 +228,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
                 f"the mask has the text {leaf!r} where it should be true or false: {{{leaf!r}: True}}, or a function, "
                 "lambda name, leaf: ..."
             )
-    by_name: Any = mask if callable(mask) else dict(zip(trees.names(mask), trees.leaves(mask), strict=True))
+    by_name: Any = mask if callable(mask) else trees.by_name(mask)
     return _routed({"masked": transform, "rest": chain()}, _Mask(by_name), all_used=False, name="masked")
 
 

@@ -14,7 +14,9 @@ Rebuild: TypeAlias = Callable[[Sequence[Tensor]], Tree]
 
 def pack(tree: Tree) -> tuple[list[Tensor], Rebuild]:
     """The tensors of a tree, and the function that puts others in their places; everything else in the tree stays."""
-    leaves, spec = trees.flatten(tree, _is_empty)
+    leaves, spec = trees.flatten(tree)
+    if not all(isinstance(leaf, Tensor) or leaf is None for leaf in leaves) and trees.adopt(tree):
+        leaves, spec = trees.flatten(tree)
     # without the tensors themselves, which would live as long as the function
     rest = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
@@ -51,8 +53,3 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         return rebuild([piece.reshape(shape).to(dtype) for piece, (shape, dtype) in zip(pieces, shapes, strict=True)])
 
     return torch.cat([x.reshape(-1) for x in tensors]), unravel
-
-
-def _is_empty(x: Any) -> bool:
-    # inside torch.compile, optree can't flatten an empty container
-    return isinstance(x, (dict, list, tuple)) and not x

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import applied
+from functional_optim.checks import check_params
 from functional_optim.hparams import HParams, require_mapping
 from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.flat import Flat, flattening
@@ -90,7 +91,7 @@ class Unroll:
             state: where to go on from, as a former call returned it; by default the transform's first state.
 
         Raises:
-            TypeError: `batch` or `batches` is not a tuple, or `hparams` no mapping.
+            TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, or a leaf of `params` is not a tensor.
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
         """
         require_mapping(hparams or {}, advice=" Data come after them: (params, hparams, batch), batch being a tuple.")
@@ -99,6 +100,7 @@ class Unroll:
                 raise TypeError(
                     f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params, such as (x, y)."
                 )
+        check_params(params)
         # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
         self._require_an_entry_per_step(batches, "batches")

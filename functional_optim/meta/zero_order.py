@@ -68,6 +68,7 @@ def zero_order_grad(
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}.")
 
     def gradient(params: Tree, *args: Tree, generator: torch.Generator) -> Tree:
+        trees.adopt(params)
         noise = trees.map_leaves(lambda p: _normal(p, samples, generator) if is_smooth(p) else None, params)
         if not pack(noise)[0]:
             raise ValueError("params hold no floating-point tensor: there is no gradient to estimate.")
