@@ -654,6 +654,48 @@ MUTANTS = [
         "default=hparam.default",
         "test_typing.py -k annotated",
     ),
+    Mutant(
+        "an even number of minus signs passes for a descent",
+        "functional_optim/direction.py",
+        "or len(turning) % 2:",
+        "or turning:",
+        "test_direction.py -k what_climbs",
+    ),
+    Mutant(
+        "noise passes for a direction",
+        "functional_optim/direction.py",
+        "found if found and side(-1) == -found else 0",
+        "found",
+        "test_direction.py -k no_optimizer_of_the_library",
+    ),
+    Mutant(
+        "looking where updates point draws from everybody's random numbers",
+        "functional_optim/direction.py",
+        "torch.no_grad(), torch.random.fork_rng(devices=[]), ",
+        "torch.no_grad(), ",
+        "test_direction.py -k leaves_no_trace",
+    ),
+    Mutant(
+        "whole numbers are trained, and cut off",
+        "functional_optim/checks.py",
+        "if not (p.is_floating_point() or p.is_complex()):",
+        "if False:",
+        "test_bad_input.py -k whole_numbers",
+    ),
+    Mutant(
+        "a pattern that is left nothing goes unnoticed",
+        "functional_optim/combinators/labels.py",
+        "if pattern == rest or not winners",
+        "if True or not winners",
+        "test_bad_input.py -k is_left_nothing",
+    ),
+    Mutant(
+        "a sequence in a group is looked at once",
+        "adapters/torch_optimizer.py",
+        "lasting = () if any(",
+        "lasting = values if any(",
+        "test_bad_input.py -k changed_in_place",
+    ),
 ]
 
 

@@ -102,6 +102,9 @@ def test_hyper_parameters(refused, where, hparams, error, message):
             fo.adamw().init_state(PARAMS, hparams)
     else:
         p = torch.nn.Parameter(torch.ones(2))
+        if isinstance(hparams.get("lr"), torch.Tensor):  # Of one element it is a number there, as to torch's optimizers.
+            error, message = ValueError, r"lr is a tensor of shape \(3,\): expected one element"
+            hparams = {"lr": torch.ones(3)}
         with pytest.raises(error, match=message):
             OptimizerAdapter([p], fo.adamw(), **hparams)
         assert p.grad is None and torch.equal(p, torch.ones(2))
