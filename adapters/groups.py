@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import ANY, Hparam, complete, contains
+from functional_optim.hparams import ANY, Hparam, PerLeaf, complete, contains
 from functional_optim.transform import Transform
 
 
@@ -49,6 +49,11 @@ def _given(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(transform: Transform, values: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: _number(value) for name, value in values.items()}
     for name, value in numbers.items():
+        if isinstance(value, PerLeaf):
+            raise TypeError(
+                f"{name} is a PerLeaf, but an optimizer has groups: parameters with a value of their own are one, "
+                f"{{'params': [...], {name!r}: ...}}."
+            )
         is_single = name in transform.declared and not isinstance(transform.declared[name].default, tuple)
         if is_single and isinstance(value, Tensor) and value.ndim:
             raise ValueError(f"{name} is a tensor of shape {tuple(value.shape)}: expected one element. Groups may differ in it.")

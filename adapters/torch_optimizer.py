@@ -376,7 +376,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     ) -> Callable[[], None]:
         """The step of one transform, computed by itself; what is returned writes it down."""
         leaves = leaves_of(groups)
-        extra = {name: _by_key(leaves, value) for name, value in extra.items()}
+        extra = {name: _by_key(leaves, name, value) for name, value in extra.items()}
         if closure is not None:
             extra["grad_fn"] = functools.partial(_gradients_at, leaves, closure)
         params = {leaf.key: leaf.param for leaf in leaves}
@@ -604,10 +604,15 @@ def full_gradient(p: Tensor) -> Tensor | None:
     return g.to(torch.promote_types(g.dtype, p.dtype))
 
 
-def _by_key(leaves: list[Leaf], value: Any) -> Any:
+def _by_key(leaves: list[Leaf], name: str, value: Any) -> Any:
     """A mapping from parameter to tensor as a tree like the leaves; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
+    for key in value:
+        if not isinstance(key, Tensor):
+            raise TypeError(
+                f"{name} has the key {key!r}: expected a mapping from parameters, the tensors themselves, to tensors."
+            )
     return {leaf.key: value.get(leaf.param) for leaf in leaves}
 
 

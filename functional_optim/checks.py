@@ -1,6 +1,7 @@
 """What every gradient tree must satisfy before a transform sees it: checked on structure, shape and dtype, never on values."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -62,9 +63,24 @@ def check_gradients(grads: Tree, params: Tree, name: str = "grads") -> None:
 
 
 def pair_advice(given: Any) -> str:
-    """What to say of something refused that may be all that `update` returned: a sentence after a space, or nothing."""
+    """What to say of something refused that may be all that a function returned: a sentence after a space, or nothing."""
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         return " If this is the pair that update returned, unpack it: updates, state = transform.update(grads, state, params)."
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
+        return " If this is the pair that grad_and_value returned, unpack it: grads, loss = ..."
+    return ""
+
+
+def misfit(function: Callable[..., Any], *arguments: Any) -> str:
+    """Why a function can't be called with so many arguments: what it takes, and the reason; nothing where it can."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # Of some that are written in C nothing is known.
+        return ""
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        return f"{signature}: {error}"
     return ""
 
 

@@ -4,7 +4,6 @@ This alone holds the dtype policy, the `None` leaves, complex numbers as pairs o
 rules know nothing of them.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.checks import pair_advice
+from functional_optim.checks import misfit, pair_advice
 from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, Scalars, spread
 from functional_optim.numerics import double
@@ -212,16 +211,11 @@ class Lifted(Form):
                 f"the function of {self.name} takes scalars and returns the rule, a function rule(g, p, *slots) for one tensor, "
                 f"but it returned {rule!r}."
             ) from None
-        try:
-            inspect.signature(rule).bind(*arguments)
-        except ValueError:  # Of some that are written in C nothing is known.
-            return
-        except TypeError as error:
+        problem = misfit(rule, *arguments)
+        if problem:
             first = ("gs", "ps", "shared") if isinstance(self, WholeTree) else ("g", "p")
             given = ", ".join((*first, *self.slots, *self.leaf_extra))
-            raise TypeError(
-                f"the rule of {self.name} takes {inspect.signature(rule)}, but it is called with {given}: {error}."
-            ) from None
+            raise TypeError(f"the rule of {self.name} is called with {given}, but takes {problem}.") from None
 
     def _closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
         """An output of the rule in the form that its input was stored in."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from functional_optim import trees
-from functional_optim.checks import check_gradients, check_params, pair_advice
+from functional_optim.checks import check_gradients, check_params, misfit, pair_advice
 from functional_optim.form import ByHand, Form, Path, nested
 from functional_optim.hints import MEANT, hint
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown, validate
@@ -123,6 +123,8 @@ class Transform:
         except (TypeError, ValueError) as error:
             if self._is_state(grads):
                 raise TypeError("grads is a state: the order is update(grads, state, params, hparams).") from error
+            if isinstance(params, Mapping) and params and set(params) <= set(self.declared):
+                raise TypeError("params has hyper-parameters: the order is update(grads, state, params, hparams).") from error
             raise type(error)(f"{error}{pair_advice(grads)}") from None
         hp = self.select(self.complete(hparams))
         for name in extra:
@@ -150,7 +152,10 @@ class Transform:
                 f"{name!r} of {self.name} is given by a schedule, so it can't be given here. Change the schedule instead: "
                 f"scheduled(transform, {name}=...)."
             )
-        return unknown(name, self.declared, self.name)
+        message, recipe = unknown(name, self.declared, self.name), self.recipe
+        if recipe and name in recipe.bound.signature.parameters:
+            message += f" It is an argument of the constructor, {recipe.constructor.__name__}({name}=...)."
+        return message
 
     def select(self, hparams: HParams) -> dict[str, Any]:
         """Of a complete mapping, the part that this transform takes.
@@ -179,7 +184,11 @@ class Transform:
     if not TYPE_CHECKING:  # Type checkers tell what a class has not, and would take this for a promise that it has everything.
 
         def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"a Transform has no attribute {name!r}.{hint(name, PUBLIC)}")
+            known = name in vars(self).get("declared", ())
+            advice = (
+                f" Its default is transform.hparams[{name!r}]; set_defaults gives it another." if known else hint(name, PUBLIC)
+            )
+            raise AttributeError(f"a Transform has no attribute {name!r}.{advice}")
 
     def __repr__(self) -> str:
         if self.recipe is not None:
@@ -389,6 +398,12 @@ def _require_names(name: str, slots: Any) -> None:
         raise TypeError(f"the decorator of {name} needs parentheses: @elementwise() or @elementwise(slots=..., hparams=...).")
     if isinstance(slots, str):
         raise TypeError(f"slots = {slots!r} of {name} is a string: expected a tuple of names, ({slots!r},).")
+    for slot, start in slots.items() if isinstance(slots, Mapping) else ():
+        problem = misfit(start, None, None) if callable(start) else f"{start!r}, no function"
+        if problem:
+            raise TypeError(
+                f"slots[{slot!r}] of {name} is called with a parameter and the hyper-parameters, (p, hp): it is {problem}."
+            )
     if "step" in slots or len(set(slots)) != len(slots):
         raise ValueError(f"slots = {tuple(slots)} of {name}: the names must differ, and `step` is the count of updates.")
 

@@ -945,7 +945,42 @@ def rule_without_shared(hp):
     return lambda gs, ps: (gs, {})
 
 
+def first_value_of(start):
+    return fo.elementwise(slots={"m": start})(lambda hp: lambda g, p, m: (g, m))
+
+
 SLIPS = {
+    "a first value of too few arguments": (
+        lambda: first_value_of(lambda p: p),
+        TypeError,
+        r"slots\['m'\] of <lambda> is called with a parameter and the hyper-parameters, \(p, hp\): it is \(p\): too many",
+    ),
+    "a first value that is a number": (lambda: first_value_of(0.0), TypeError, r"slots\['m'\] .*: it is 0.0, no function"),
+    "hyper-parameters in the place of parameters": (
+        lambda: fo.adam().update(GRADS, fo.adam().init_state(PARAMS), {"lr": 0.1}),
+        TypeError,
+        r"params has hyper-parameters: the order is update\(grads, state, params, hparams\)",
+    ),
+    "a gradient and the loss": (
+        lambda: fo.adam().update((GRADS, torch.tensor(1.0)), fo.adam().init_state(PARAMS), PARAMS),
+        ValueError,
+        r"If this is the pair that grad_and_value returned, unpack it",
+    ),
+    "a hyper-parameter as an attribute": (
+        lambda: fo.adam().lr,
+        AttributeError,
+        r"Its default is transform.hparams\['lr'\]; set_defaults",
+    ),
+    "a number that a constructor leaves out": (
+        lambda: fo.sgd().init_state(PARAMS, {"momentum": 0.9}),
+        ValueError,
+        r"sgd has no hyper-parameter 'momentum'; .* It is an argument of the constructor, sgd\(momentum=...\)",
+    ),
+    "values per leaf for groups": (
+        lambda: OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.adam(), lr=fo.PerLeaf([0.1])),
+        TypeError,
+        r"lr is a PerLeaf, but an optimizer has groups: .*\{'params': \[...\], 'lr': ...\}",
+    ),
     "a name": (lambda: fo.chain("adamw"), TypeError, r"'adamw' is not a Transform. .* are functions: fo.adamw\(\)"),
     "torch's class": (
         lambda: fo.chain(torch.optim.AdamW),
@@ -1035,12 +1070,12 @@ SLIPS = {
     "a rule with too few arguments": (
         lambda: rule_without_parameter().update(GRADS, rule_without_parameter().init_state(PARAMS), PARAMS),
         TypeError,
-        r"the rule of rule_without_parameter takes \(g, m\), but it is called with g, p, m: too many",
+        r"the rule of rule_without_parameter is called with g, p, m, but takes \(g, m\): too many",
     ),
     "a rule for all with too few arguments": (
         lambda: rule_without_shared().update(GRADS, {}, PARAMS),
         TypeError,
-        r"the rule of rule_without_shared takes \(gs, ps\), but it is called with gs, ps, shared: too many",
+        r"the rule of rule_without_shared is called with gs, ps, shared, but takes \(gs, ps\): too many",
     ),
 }
 
@@ -1062,3 +1097,14 @@ def test_the_misspelt_label_of_a_groups_key():
     tx = fo.partition({"matrix": fo.adamw(), "rest": fo.adam()}, fo.by_name({"w": "matrix", ".*": "rest"}))
     with pytest.warns(UserWarning, match=r"has a key 'matrx.lr', .* Did you mean 'matrix.lr'"):
         OptimizerAdapter([{"params": [("w", torch.nn.Parameter(torch.ones(1)))], "matrx.lr": 0.1}], tx)
+
+
+def test_what_a_rule_asks_for_by_name_behind_an_optimizer():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = OptimizerAdapter([("w", p)], fo.sophia())
+    p.grad = torch.ones(2)
+    with pytest.raises(
+        TypeError, match=r"hessian_diag has the key 'w': expected a mapping from parameters, the tensors themselves"
+    ):
+        optimizer.step(hessian_diag={"w": torch.ones(2)})
+    assert torch.equal(p, torch.ones(2)) and not optimizer.state[p]

@@ -4,7 +4,6 @@ A parameter's name is the path to it, joined by dots: `layers.0.weight` for `par
 parameter. Behind the adapter it is the name that the optimizer was given, as in `OptimizerAdapter(model.named_parameters(), tx)`.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from functional_optim import trees
+from functional_optim.checks import misfit
 from functional_optim.trees import Tree
 
 Labels: TypeAlias = Tree | Callable[[str, Tensor], Any]
@@ -149,20 +149,13 @@ def by_module(model: nn.Module, labels: Mapping[type[nn.Module], str], otherwise
 
 def require_labels(labels: Any, where: str, returns: str) -> None:
     """Raise TypeError for a function that does not take what a function of labels gets."""
-    if not callable(labels):
-        return
-    try:
-        signature = inspect.signature(labels)
-    except ValueError:  # Of some that are written in C nothing is known.
-        return
-    try:
-        signature.bind("", None)
-    except TypeError as error:
+    problem = misfit(labels, "", None) if callable(labels) else ""
+    if problem:
         raise TypeError(
             f"{where}, a function, is called with the name and the tensor of one parameter, lambda name, leaf: ..., and returns "
-            f"{returns}; but this one takes {signature}: {error}. Where it takes the whole tree of parameters, as optax's does, "
+            f"{returns}; but this one takes {problem}. Where it takes the whole tree of parameters, as optax's does, "
             "call it and give what it returns."
-        ) from None
+        )
 
 
 def labels_of(labels: Labels, tree: Tree) -> list[Any]:
