@@ -308,7 +308,13 @@ def scale_by_rss(
 def scale_by_schedule(schedule: collections.abc.Callable[[float | torch.Tensor], float | torch.Tensor]) -> Transform: ...
 def scale_by_sign() -> Transform: ...
 def scale_by_simplified_ademamix(
-    betas: tuple[float, float] = (0.99, 0.95), alpha: float = 0.0, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float] = (0.99, 0.95),
+    alpha: float = 0.0,
+    eps: float = 1e-08,
+    *,
+    beta1_warmup=None,
+    min_beta1=0.9,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def scale_by_sm3(momentum: float = 0.9, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_sophia(
@@ -329,7 +335,9 @@ def scale_by_stddev(
     bias_correction: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
-def scale_by_trust_ratio(min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0) -> Transform: ...
+def scale_by_trust_ratio(
+    min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip=False
+) -> Transform: ...
 def scale_by_yogi(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 0.001,

@@ -571,6 +571,20 @@ MUTANTS = [
         "test_parameter_free.py -k rate_of_0",
     ),
     Mutant(
+        "SAM has a slope of 10¹² at a gradient of 0",
+        "functional_optim/combinators/sam.py",
+        "share = torch.where(norm == 0, 0.0, 1 / torch.where(norm == 0, 1.0, norm + TINY))",
+        "share = 1 / (norm + TINY)",
+        "test_wrappers.py -k no_slope",
+    ),
+    Mutant(
+        "an infinite example makes the sum NaN",
+        "functional_optim/rules/per_example.py",
+        "torch.where((above & norm.isinf())",
+        "torch.where((above & norm.isnan())",
+        "test_adaptive_clip.py -k without_bounds",
+    ),
+    Mutant(
         "two leaves of one name pass for one",
         "functional_optim/trees.py",
         "if len(set(called)) < len(called):",
@@ -580,7 +594,7 @@ MUTANTS = [
     Mutant(
         "a class that only torch knows is a leaf",
         "functional_optim/trees.py",
-        "if not torch_trees.tree_is_leaf(x)",
+        "if torch_trees and not torch_trees.tree_is_leaf(x)",
         "if False",
         "test_trees.py -k torch_knows",
     ),

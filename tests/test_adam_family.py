@@ -118,6 +118,27 @@ def test_simplified_ademamix_is_optax(alpha):
     assert_same_trajectory(found, theirs, FLOAT64)
 
 
+def test_simplified_ademamix_warms_up_as_the_authors_program():
+    """Its half-life, of which theirs is one less, grows linearly; they add 1e-8 to every β₁, of which 1e-7 is left in a row."""
+
+    def half_life(beta):
+        return math.log(0.5) / math.log(beta + 1e-8) - 1
+
+    expected = []
+    for gs in columns(ROWS):
+        m, v, column = 0.0, 0.0, []
+        for t, g in enumerate(gs, 1):
+            a = min(t / 20, 1.0)
+            b1 = 0.5 ** (1 / ((1 - a) * half_life(0.8) + a * half_life(0.99) + 1)) if t < 20 else 0.99
+            m, v = b1 * m + g, 0.95 * v + 0.05 * g * g
+            column.append((m + 0.5 * g) / (math.sqrt(v / (1 - 0.95**t)) + 1e-8))
+        expected.append(column)
+    tx = fo.scale_by_simplified_ademamix(alpha=0.5, beta1_warmup=20, min_beta1=0.8)
+    assert_same_trajectory(updates_of(tx, ROWS), transposed(expected), 3e-6)
+    plain = updates_of(fo.scale_by_simplified_ademamix(alpha=0.5), ROWS)
+    assert not torch.allclose(plain[1:], updates_of(tx, ROWS)[1:], rtol=1e-2)
+
+
 def test_simplified_ademamix_without_alpha_is_adam_at_a_larger_rate():
     # m ← β₁ m + g is Adam's m over (1 − β₁); Adam's correction of it is put back by hand.
     found = updates_of(fo.scale_by_simplified_ademamix((0.9, 0.99)), ROWS)

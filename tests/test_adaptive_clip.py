@@ -127,3 +127,24 @@ def test_unfit_gradients_are_errors(grads, error, message):
 def test_a_negative_bound_is_an_error():
     with pytest.raises(ValueError, match="max_norm = -1.0 is outside"):
         fo.per_example_global_norm_clip(torch.zeros(2), -1.0)
+
+
+def test_an_example_without_bounds_has_no_part_in_the_sum():
+    """Infinite elements leave no direction; large ones, whose squares exceed float32, do; a NaN is not hidden."""
+    g = {
+        "w": torch.tensor([[3.0, 4.0], [math.inf, 1.0], [3e30, 4e30], [0.0, 0.0]]),
+        "b": torch.tensor([0.0, 1.0, 0.0, -math.inf]),
+    }
+    total, count = fo.per_example_global_norm_clip(g, 1.0)
+    torch.testing.assert_close(total, {"w": torch.tensor([1.2, 1.6]), "b": torch.tensor(0.0)})
+    assert count == 3 + 1
+    total, count = fo.per_example_global_norm_clip(g, math.inf)
+    assert total["w"][0] == math.inf and total["b"] == -math.inf and count == 0
+    total, _ = fo.per_example_global_norm_clip({"w": torch.tensor([[1.0], [math.nan]])}, 1.0)
+    assert total["w"].isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0,), (2,)])
+def test_examples_may_be_empty_or_single_numbers(shape):
+    total, count = fo.per_example_global_norm_clip([torch.zeros(shape)], 1.0)
+    assert total[0].shape == shape[1:] and not total[0].any() and count == 0

@@ -104,6 +104,15 @@ def test_where_a_norm_is_zero_the_update_stays():
     assert torch.equal(by_u, torch.ones(2, dtype=torch.float64)) and torch.equal(by_p, zero)
 
 
+def test_a_clipped_ratio_lets_no_update_grow():
+    p, u = [torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0])], [torch.tensor([0.0, 2.0]), torch.tensor([0.0, 20.0])]
+    for tx in (fo.scale_by_trust_ratio(trust_clip=True), fo.scale_by_trust_ratio()):
+        short, long = tx.update(u, {}, p)[0]
+        assert long.tolist() == [0.0, 5.0] and short.tolist() == [0.0, 2.0 if tx.form.options["trust_clip"] else 5.0]
+    updates, _ = fo.lamb(trust_clip=True, lr=1.0).update(p, fo.lamb().init_state(p), p)
+    assert all(torch.allclose(update, -torch.ones(2)) for update in updates)  # Adam's first step, shorter than the parameter
+
+
 @pytest.mark.parametrize("wd", [0.0, 0.1])
 def test_lamb_with_a_trust_ratio_of_one_is_adamw(wd):
     """Both norms count as 1e12, so their ratio is 1."""

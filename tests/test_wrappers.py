@@ -227,6 +227,19 @@ def test_sam_behind_the_adapter_takes_a_closure():
     assert returned.item() == losses[-2], "the closure runs twice a step, and the first value is returned"
 
 
+@pytest.mark.parametrize("wrap", [fo.sam, fo.asam])
+def test_sam_has_no_slope_where_the_gradient_is_0(wrap):
+    """That of g/‖g‖ has no bound there; ε is 0, and stays 0 to first order."""
+    tx, w = wrap(fo.sgd(lr=0.5), rho=0.1), torch.tensor([1.0, 2.0])
+
+    def stepped(g):
+        return tx.update(g, tx.init_state(w), w, value_fn=lambda w: (w**3).sum() / 3)[0]
+
+    assert torch.equal(stepped(torch.zeros(2)), -0.5 * w**2)
+    for slope in (torch.func.jacrev(stepped), torch.func.jacfwd(stepped), torch.func.jacrev(torch.func.jacrev(stepped))):
+        assert not slope(torch.zeros(2)).any()
+
+
 def test_sam_says_what_it_needs():
     tx, w = fo.sam(fo.sgd()), torch.tensor(1.0)
     with pytest.raises(ValueError, match="value_fn=loss_of_params.*closure"):

@@ -106,7 +106,9 @@ def mechanize(
     State: `scales`, `largest`, `variance`, `reward`, (n,) float64; `start`, like the parameters; the base's under `"inner"`.
 
     Source: Cutkosky, Defazio & Mehta 2023, https://arxiv.org/abs/2306.00144. As `optax.contrib.mechanize`; it starts from the
-    parameters given to `init_state`, not from those of the first update.
+    parameters given to `init_state`, not from those of the first update. The authors' program differs, and visibly so: it does
+    not clip h, keeps max(0, r) in place of r, adds no ε to |h|, starts at s = 0 and m = 10⁻⁶ with s₀ = ε = 10⁻⁸, and takes the x
+    of the decay after the base's step.
 
     Raises:
         TypeError: from `init_state`, for a complex parameter: the tuner's products are real.

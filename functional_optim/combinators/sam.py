@@ -1,7 +1,7 @@
 """Sharpness-aware minimisation: step with the gradient of the worst point nearby.
 
-    ε ← ρ g / ‖g‖                       SAM        ‖·‖ over all parameters
-    ε ← ρ w² g / ‖w g‖                  ASAM       elementwise products
+    ε ← ρ g / (‖g‖ + 10⁻¹²)             SAM        ‖·‖ over all parameters; 0 where all gradients are
+    ε ← ρ w² g / (‖w g‖ + 10⁻¹²)        ASAM       elementwise products
     u ← base(∇L(w + ε))
 
 Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Generalization, https://arxiv.org/abs/2010.01412
@@ -24,7 +24,7 @@ from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
-# Where all gradients are 0, so is ε.
+# The authors' program's, in units of the gradient.
 TINY = 1e-12
 
 
@@ -56,9 +56,11 @@ class SharpnessAware(Combined):
         p = trees.leaves(params)
         scale = [None if g is None else w.abs() if self.adaptive else torch.ones_like(w) for g, w in zip(u, p, strict=True)]
         ascent = [None if g is None else g * s for g, s in zip(u, scale, strict=True)]
-        norm = global_norm([torch.view_as_real(a) if a is not None and a.is_complex() else a for a in ascent]) + TINY
+        norm = global_norm([torch.view_as_real(a) if a is not None and a.is_complex() else a for a in ascent])
         rho = [own.hp["rho"] for own in spread({"rho": hp["rho"]}, None, spec)]
-        uphill = [w if a is None else w + r * s * a / norm for w, a, s, r in zip(p, ascent, scale, rho, strict=True)]
+        # The slope of g/‖g‖ at 0 has no bound: it is 0 there, as ε is.
+        share = torch.where(norm == 0, 0.0, 1 / torch.where(norm == 0, 1.0, norm + TINY))
+        uphill = [w if a is None else w + r * s * a * share for w, a, s, r in zip(p, ascent, scale, rho, strict=True)]
         there = _gradients(trees.unflatten(spec, uphill), updates, extra)
         return self.inner.update_fn(there, state, params, self.inner.select(hp), **extra)
 

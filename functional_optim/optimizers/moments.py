@@ -199,6 +199,8 @@ def simplified_ademamix(
     eps: float = 1e-8,
     weight_decay: float | None = None,
     *,
+    beta1_warmup: int | None = None,
+    min_beta1: float = 0.9,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Simplified AdEMAMix: `p ← p − η ((m + α g) / (√v̂ + ε) + λ p)` with `m ← β₁ m + g`; see `scale_by_simplified_ademamix`.
@@ -209,11 +211,14 @@ def simplified_ademamix(
         alpha: α, the weight of the present gradient, at least 0.
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
+        beta1_warmup, min_beta1: let β₁ rise over so many steps, see `scale_by_simplified_ademamix`.
         state_dtype: dtype of the slots; the parameter's by default.
 
-    Source: Morwani et al. 2025, https://arxiv.org/abs/2502.02431. `optax.contrib.simplified_ademamix` is this.
+    Source: Morwani et al. 2025, https://arxiv.org/abs/2502.02431. `optax.contrib.simplified_ademamix` is this without a warm-up.
     """
-    scaled = scale_by_simplified_ademamix(betas, alpha, eps, state_dtype=state_dtype)
+    scaled = scale_by_simplified_ademamix(
+        betas, alpha, eps, beta1_warmup=beta1_warmup, min_beta1=min_beta1, state_dtype=state_dtype
+    )
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="simplified_ademamix")
 
 
@@ -264,7 +269,8 @@ def laprop(
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         state_dtype: dtype of the slots; the parameter's by default.
 
-    Source: Ziyin et al. 2020, https://arxiv.org/abs/2002.04839.
+    Source: Ziyin et al. 2020, https://arxiv.org/abs/2002.04839. The authors' program takes λ p away after the step, whatever the
+    learning rate: `chain(laprop(), subtract_decayed_weights(λ))` does so but for a term λ u.
     """
     scaled = scale_by_laprop(betas, eps, state_dtype=state_dtype)
     return chain(scaled, *decay(weight_decay), scale_by_learning_rate(lr), name="laprop")

@@ -22,6 +22,7 @@ def lamb(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     *,
+    trust_clip: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """LAMB: AdamW whose update of each tensor has the length of the parameter, times the learning rate.
@@ -31,16 +32,19 @@ def lamb(
         betas: decay of the two moments, each in [0, 1).
         eps: at least 0, in units of |g|.
         weight_decay: λ, at least 0; its part of the update is scaled too.
+        trust_clip: let no update grow, see `scale_by_trust_ratio`.
         state_dtype: dtype of the slots; the parameter's by default.
 
     The ε of `scale_by_trust_ratio` is the hyper-parameter `trust_eps`.
 
-    Source: You et al. 2020, https://arxiv.org/abs/1904.00962, with φ the identity. As `optax.lamb`.
+    Source: You et al. 2020, https://arxiv.org/abs/1904.00962, with φ the identity. As `optax.lamb`. timm's, as NVIDIA's, first
+    clips the norm of all gradients at 1: `chain(clip_by_global_norm(), lamb())`; and it leaves parameters without a decay
+    unscaled, unless told to `always_adapt`: give them a branch of `adam` in a `partition`.
     """
     return chain(
         scale_by_adam(betas, eps, state_dtype=state_dtype),
         add_decayed_weights(weight_decay),
-        rename_hparams(scale_by_trust_ratio(), eps="trust_eps"),
+        rename_hparams(scale_by_trust_ratio(trust_clip=trust_clip), eps="trust_eps"),
         scale_by_learning_rate(lr),
         name="lamb",
     )
@@ -68,7 +72,9 @@ def lars(
         nesterov: look ahead, see `trace`.
         state_dtype: dtype of the slot; the parameter's by default.
 
-    Source: You et al. 2017, https://arxiv.org/abs/1708.03888, who divide by `‖g‖ + λ ‖p‖`. As `optax.lars`.
+    Source: You et al. 2017, https://arxiv.org/abs/1708.03888, who divide by `‖g‖ + λ ‖p‖`. As `optax.lars`. timm's, which divides
+    as they do, has the rate after the momentum, leaves parameters without a decay unscaled unless told to `always_adapt` (here,
+    a branch of `sgd` in a `partition`), and with `trust_clip` steps by at most η.
     """
     return chain(
         add_decayed_weights(weight_decay),

@@ -53,7 +53,9 @@ def scale_by_adam_mini(hp, t, *, blocks: int | None = 1):
 
     State: `step` () int64; `exp_avg` (m), like the parameters; `exp_avg_sq` (v), a number per row, () for a vector.
 
-    Source: Zhang et al. 2024, https://arxiv.org/abs/2406.16793. Neither torch nor optax has a counterpart.
+    Source: Zhang et al. 2024, https://arxiv.org/abs/2406.16793. The authors' program knows parameters by their names: there
+    embeddings and the output layer have a moment per element, as in `adamw`, and what is called a norm has no decay. Neither
+    torch nor optax has a counterpart.
     """
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)

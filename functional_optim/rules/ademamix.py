@@ -48,8 +48,7 @@ def scale_by_ademamix(hp, t, *, alpha_warmup: int | None = None, beta3_warmup: i
     if alpha_warmup is not None:
         alpha = alpha * _share(t, alpha_warmup)
     if beta3_warmup is not None:
-        a = _share(t, beta3_warmup)
-        b3 = math.e ** (1 / ((1 - a) / log(double(b1)) + a / log(double(b3))))
+        b3 = _lengthened(b1, b3, _share(t, beta3_warmup))
 
     def rule(g, p, m1, m2, v):
         m1 = b1 * m1 + (1 - b1) * g
@@ -66,6 +65,11 @@ def _share(t, steps):
     return where(t < steps, double(t) / max(steps, 1), 1.0)
 
 
+def _lengthened(start, end, a):
+    """The decay per step whose half-life is so far on the way from that of one to that of another."""
+    return math.e ** (1 / ((1 - a) / log(double(start)) + a / log(double(end))))
+
+
 @elementwise(
     slots=("exp_avg", "exp_avg_sq"),
     hparams={
@@ -74,7 +78,7 @@ def _share(t, steps):
         "eps": Hparam(1e-8, NON_NEGATIVE),
     },
 )
-def scale_by_simplified_ademamix(hp, t):
+def scale_by_simplified_ademamix(hp, t, *, beta1_warmup=None, min_beta1=0.9):
     """One long accumulation of gradients, and the present one beside it: `m ← β₁ m + g`, `u = (m + α g) / (√v̂ + ε)`.
 
     The sum m grows to 1 / (1 − β₁) times a steady gradient: take a learning rate as many times smaller than Adam's.
@@ -83,14 +87,20 @@ def scale_by_simplified_ademamix(hp, t):
         betas: decay of m and of v per step, each in [0, 1).
         alpha: α, the weight of the present gradient, at least 0.
         eps: at least 0, in units of |g|.
+        beta1_warmup: in how many steps β₁ rises from `min_beta1`, its half-life linearly; None for at once. The authors take the
+            length of the run.
+        min_beta1: where that begins, in (0, 1).
         state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 
     Source: Morwani et al. 2025, Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants,
-    https://arxiv.org/abs/2502.02431. As `optax.contrib.scale_by_simplified_ademamix`; torch has no counterpart.
+    https://arxiv.org/abs/2502.02431, and the authors' program for the warm-up, where 10⁻⁸ is added to each β₁.
+    `optax.contrib.scale_by_simplified_ademamix` has none; torch has no counterpart.
     """
     b1, b2 = hp["betas"]
+    if beta1_warmup is not None:
+        b1 = _lengthened(min_beta1, b1, _share(t, beta1_warmup))
     c2 = bias_correction(b2, t)
 
     def rule(g, p, m, v):

@@ -46,8 +46,9 @@ def subtract_decayed_weights(hp):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: the decay of Loshchilov & Hutter 2019, section 3, which follows the schedule but not the learning rate itself.
-    In torch and optax, `add_decayed_weights` divided by the learning rate.
+    Source: Loshchilov & Hutter 2019, section 3, where the decay follows the schedule, though not the learning rate η₀ itself, as
+    in Composer's `DecoupledAdamW` and optimi's `decouple_lr`: that is `add_decayed_weights(λ / η₀)`. In torch and optax,
+    `add_decayed_weights` divided by the learning rate.
     """
 
     def rule(u, p):

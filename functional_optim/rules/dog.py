@@ -45,8 +45,9 @@ def scale_by_dog(hp):
     Raises:
         ValueError: `update` was called without params.
 
-    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. As in `optax.contrib.dog(1.0, ("heuristic", reps_rel))`; torch
-    has no counterpart.
+    Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. As in `optax.contrib.dog(1.0, ("heuristic", reps_rel))`; the
+    authors' program has norms, and so a step size, for each parameter group: here, a branch each in a `partition`. torch has no
+    counterpart.
     """
 
     def rule(gs, ps, shared, x0s):

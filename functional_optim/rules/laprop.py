@@ -26,7 +26,7 @@ def scale_by_laprop(hp, t):
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 
     Source: Ziyin et al. 2020, https://arxiv.org/abs/2002.04839. The authors' program keeps the learning rate inside m, which
-    differs where the rate changes; this is the paper's. Neither torch nor optax has a counterpart.
+    differs where the rate changes; this is the paper's. For its decay, see `laprop`. Neither torch nor optax has a counterpart.
     """
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)

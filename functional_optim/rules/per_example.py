@@ -33,7 +33,8 @@ def per_example_global_norm_clip(grads: Tree, max_norm: Scalar) -> tuple[Tree, T
 
     Returns:
         The sum of the clipped gradients, each tensor without its first axis and in the dtype that it came in, computed in at
-        least float32; and how many examples were clipped, () int64.
+        least float32; and how many examples were clipped, () int64. An example with an infinite element has no direction, and is
+        left out: it counts as clipped. One with a NaN makes the sum NaN.
 
     Raises:
         TypeError: a leaf is no dense tensor of real numbers.
@@ -47,12 +48,25 @@ def per_example_global_norm_clip(grads: Tree, max_norm: Scalar) -> tuple[Tree, T
     c = complete(DECLARED, {"max_norm": max_norm}, str)["max_norm"]
     _require_examples(grads)
     wide = trees.map_leaves(widened, grads)
-    squares = [torch.einsum("i...,i...->i", g, g) for g in trees.leaves(wide) if g is not None]
-    norm = sqrt(torch.stack(squares).sum(0))
+    present = [g[:, None].flatten(1) for g in trees.leaves(wide) if g is not None]
+    unit = _largest(present)
+    squares = [torch.einsum("ij,ij->i", g / unit[:, None], g / unit[:, None]) for g in present]
+    norm = unit * sqrt(torch.stack(squares).sum(0))
     above = norm > c
     factor = torch.where(above, c / torch.where(above, norm, 1.0), 1.0)
-    clipped = trees.map_leaves(lambda w, g: torch.einsum("i,i...->...", factor.to(w.dtype), w).to(g.dtype), wide, grads)
-    return clipped, above.sum()
+
+    def clipped(w: Tensor, g: Tensor) -> Tensor:
+        kept = torch.where((above & norm.isinf()).reshape(-1, *[1] * (w.ndim - 1)), 0.0, w)
+        return torch.einsum("i,i...->...", factor.to(w.dtype), kept).to(g.dtype)
+
+    return trees.map_leaves(clipped, wide, grads), above.sum()
+
+
+def _largest(present: list[Tensor]) -> Tensor:
+    """The largest element of each example, a unit in which no square overflows; 1 where that is 0 or not finite."""
+    none = present[0].new_zeros(len(present[0]))
+    largest = torch.stack([none, *(g.detach().abs().amax(1) for g in present if g.shape[1])]).amax(0)
+    return torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
 
 
 def _require_examples(grads: Tree) -> None:

@@ -1,6 +1,6 @@
 """The trust ratio of LARS and LAMB: each tensor moves in proportion to its own norm.
 
-    u ← u · c ‖p‖ / (‖u‖ + ε)        u where ‖p‖ or ‖u‖ is 0
+    u ← u · c ‖p‖ / (‖u‖ + ε)        u where ‖p‖ or ‖u‖ is 0; clipped: at most u
 
 You, Gitman & Ginsburg 2017, Large Batch Training of Convolutional Networks, https://arxiv.org/abs/1708.03888
 You et al. 2020, Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, https://arxiv.org/abs/1904.00962
@@ -20,7 +20,7 @@ from functional_optim.transform import per_tensor
         "eps": Hparam(0.0, NON_NEGATIVE),
     }
 )
-def scale_by_trust_ratio(hp):
+def scale_by_trust_ratio(hp, *, trust_clip=False):
     """Give each tensor's update the length of its parameter: `u · c ‖p‖ / (‖u‖ + ε)`; unscaled where a norm is 0.
 
     A () parameter is a tensor too: its update becomes ±c |p|. Biases and gains are usually spared.
@@ -29,6 +29,7 @@ def scale_by_trust_ratio(hp):
         min_norm: the least that either norm counts as, at least 0.
         trust_coefficient: c, at least 0.
         eps: ε, at least 0, in units of ‖u‖.
+        trust_clip: let no update grow: a ratio above 1 counts as 1.
 
     Raises:
         ValueError: `update` was called without params.
@@ -42,6 +43,7 @@ def scale_by_trust_ratio(hp):
         zero = (p_norm == 0) | (u_norm == 0)
         # The division is made safe before the choice: a derivative takes both branches.
         ratio = hp["trust_coefficient"] * p_norm / torch.where(zero, 1.0, u_norm + hp["eps"])
-        return torch.where(zero, 1.0, ratio) * u
+        ratio = torch.where(zero, 1.0, ratio)
+        return (ratio.clamp(max=1.0) if trust_clip else ratio) * u
 
     return rule
