@@ -168,6 +168,6 @@ def test_an_sdist_tests_itself(tmp_path):
     missing = {path for path in kept if not (unpacked / path).exists()}
     assert missing <= {Path(".gitignore")}
     python = environment(tmp_path / "environment", built("editable", unpacked))
-    tests = ["tests/test_lion.py", "tests/test_catalogue.py", "adapters/step_param.py"]
+    tests = ["tests/test_trees.py", "tests/test_catalogue.py", "adapters/step_param.py"]
     tested = run(python, "-m", "pytest", "-q", *tests, cwd=unpacked)
     assert tested.returncode == 0, tested.stdout

@@ -63,9 +63,10 @@ def told(python: Path, folder: Path) -> dict[tuple[str, str], list[str]]:
         (folder / name).write_text(text)
     # The README names values to be looked at, which do nothing.
     (folder / "pyrightconfig.json").write_text('{"reportUnusedExpression": false}')
-    report = run(sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", str(python), cwd=folder).stdout
+    report = run(sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", str(python), cwd=folder)
+    assert report.stdout, report.stderr
     found: dict[tuple[str, str], list[str]] = {}
-    for entry in json.loads(report)["generalDiagnostics"]:
+    for entry in json.loads(report.stdout)["generalDiagnostics"]:
         name = Path(entry["file"]).name
         line = FILES[name].splitlines()[entry["range"]["start"]["line"]]
         found.setdefault((name, line), []).append(entry["message"])
