@@ -38,7 +38,7 @@ def composed() -> fo.Transform:
 def trained(tx: fo.Transform, params: Params, x: Tensor, y: Tensor) -> tuple[Params, float]:
     state = tx.init_state(params)
     for _ in range(3):
-        grads = torch.func.grad(loss_of)(params, x, y)
+        grads = fo.meta.forward_grad(loss_of)(params, x, y)
         updates, state = tx.update(grads, state, params, {"weight_decay": torch.tensor(0.2), "plain.beta": 0.8})
         params = fo.apply_updates(params, updates)
     return params, float(fo.state_get(state, "grad_norm") + fo.hparams_at(tx, state)["lr"])
@@ -51,7 +51,7 @@ def meta_gradient(x: Tensor, y: Tensor) -> Callable[[Params, float], Params]:
         result = inner(params, {"lr": lr}, (x, y))
         return fo.meta.remat(loss_of)(result.params, x, y) + result.logs["loss"].sum()
 
-    return fo.meta.compiled(torch.func.grad(after))
+    return fo.meta.compiled(fo.meta.forward_grad(after))
 
 
 @fo.meta.custom_root(loss_of, solve=fo.meta.cg)
