@@ -373,8 +373,8 @@ class Adadelta(TorchClass):
 class RMSprop(TorchClass):
     """`functional_optim.rmsprop` with the signature, the parameter groups and the state of `torch.optim.RMSprop`.
 
-    Every option may differ between groups. A parameter gets a
-    momentum buffer or an average gradient when its group first asks for one.
+    Every option may differ between groups. A parameter gets a momentum buffer when its group first asks for one; where `centered`
+    is switched on in mid-training, its averages start afresh, with a warning.
 
     Raises:
         ValueError: a number out of range.

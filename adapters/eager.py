@@ -126,21 +126,22 @@ class EagerStep:
         params: Mapping[Key, Tensor],
         grads: Sequence[Tensor],
         groups: Sequence[int],
-        states: Sequence[Flat],
+        states: Mapping[Key, Flat],
     ) -> None:
-        """Make a plan for these tensors, whose states are complete.
+        """Make a plan for these tensors, whose states are complete; other states are those of parameters that sit out.
 
         Raises:
             Unfit: a tensor is of a kind that a program does not take.
         """
         self.plan = None  # It may hold the last reference to tensors that were replaced.
         links, tensors = links_of(self.transform, params) or [], list(params.values())
-        routes = routes_of(links, list(params))
+        routes, own = routes_of(links, list(params)), [states[key] for key in params]
         leaves = [
-            _leaf(i, p, g, state, group, route, layout)
-            for i, (p, g, state, group, route) in enumerate(zip(tensors, grads, states, groups, routes, strict=True))
+            _leaf(i, key, p, g, state, group, route, layout)
+            for i, (key, p, g, state, group, route) in enumerate(zip(params, tensors, grads, own, groups, routes, strict=True))
         ]
-        held = Held(tensors, grads, groups, states, [leaf.names for leaf in leaves], layout.counts)
+        waiting = {key: state for key, state in states.items() if key not in params}
+        held = Held(tensors, grads, groups, own, [leaf.names for leaf in leaves], layout, list(params), waiting)
         walking, kinds = [leaf for leaf in leaves if leaf.kind.walks], {leaf.kind for leaf in leaves}
         self.plan = Plan(held, _batches(leaves), walking, kinds, links)
 
@@ -316,13 +317,13 @@ def _batches(leaves: Sequence[Leaf]) -> list[Batch]:
     return batches
 
 
-def _leaf(index: int, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
-    names = [layout.slots_of(link.path, link.form.slots) for link in route]
+def _leaf(index: int, key: Key, p: Tensor, g: Tensor, state: Flat, group: int, route: Route, layout: Layout) -> Leaf:
+    names = [layout.slots_of(key, link.path, link.form.slots) for link in route]
     slots = {
         link: {slot: state[name] for slot, name in zip(link.form.slots, own, strict=True)}
         for link, own in zip(route, names, strict=True)
     }
-    counts = [state.get(name, torch.zeros((), device="cpu")) for name in layout.counts.values()]
+    counts = layout.counts_in(key, state)
     kind = _kind(g, p, [state[name] for own in names for name in own], counts, group, route)
     return Leaf(index, p, slots, [name for own in names for name in own], kind)
 
@@ -331,7 +332,7 @@ def _kind(g: Tensor, p: Tensor, slots: Sequence[Tensor], counts: Sequence[Tensor
     tensors = [g, p, *slots]
     if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
         raise Unfit
-    if any(x.device.type != "cpu" for x in counts):
+    if any(isinstance(x, Tensor) and x.device.type != "cpu" for x in counts):
         raise Unfit
     stored = {x.dtype.to_real() for x in tensors}
     computed = {torch.float32 if dtype in LOW else dtype for dtype in stored}

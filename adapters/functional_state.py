@@ -69,12 +69,15 @@ def functional_state(optimizer: TransformOptimizer, model: torch.nn.Module | Non
         ValueError: several transforms; or a parameter without a name in `model`, or names that are not unique.
     """
     run = _Run(optimizer, model)
-    values = zip(run.layout.kinds, run.layout.spec.flatten_up_to(run.layout.read(run.states, counts_on_host=True)), strict=True)
+    values = run.layout.flattened(run.layout.read(list(run.params), run.states, counts_on_host=True))
     device = next(iter(run.params.values())).device
-    state = [_functional(kind, _rekeyed(value, run.names), device) for kind, value in values]
+    state = [
+        _functional(_rekeyed(value, run.names), device if known.kind in ("count", "clock") else None)
+        for known, value in zip(run.layout.values, values, strict=True)
+    ]
     return FunctionalState(
         {run.names[key]: p.detach().clone() for key, p in run.params.items()},
-        trees.unflatten(run.layout.spec, state),
+        run.layout.rebuilt(state),
         {name: _rekeyed(value, run.names) for name, value in run.hparams.items()},
     )
 
@@ -103,23 +106,24 @@ def load_functional_state(
     keys = {name: key for key, name in run.names.items()}
     _require_like("params", {keys.get(name, name): value for name, value in params.items()}, run.params, run.names)
     try:
-        values = [_rekeyed(value, keys) for value in run.layout.spec.flatten_up_to(state)]
+        values = [_rekeyed(value, keys) for value in run.layout.flattened(state)]
     except ValueError as error:
         raise ValueError(f"the state is not one of {transform_of(optimizer)}: {error}") from None
-    for name, kind, value in zip(run.layout.names, run.layout.kinds, values, strict=True):
-        if kind == "leaf":
-            kept = {key: slots[name] for key, slots in run.states.items() if name in slots}
-            _require_like(f"the slot {name!r}", value, kept, run.names)
+    for known, value in zip(run.layout.values, values, strict=True):
+        if known.kind == "slot":
+            names = {key: run.layout.names(key).get(known.path) for key in run.params}
+            kept = {key: run.states[key][name] for key, name in names.items() if name}
+            _require_like(f"the slot {known.short!r}", value, kept, run.names)
     run.transform.complete(hparams)
     settings = _settings(optimizer, run, {name: _rekeyed(value, keys) for name, value in (hparams or {}).items()})
 
     with torch.no_grad():
-        blank = {key: _copied(run.states[key]) for key, p in run.params.items() if not optimizer.state.get(p)}
-        run.layout.write(trees.unflatten(run.layout.spec, values), run.states, run.others)
+        blank = {key: run.own(key) for key, p in run.params.items() if not optimizer.state.get(p)}
+        run.layout.write(run.layout.rebuilt(values), list(run.params), run.states)
         for key, p in run.params.items():
             p.copy_(params[run.names[key]])
             # A parameter that has had no step keeps its state blank, as the optimizer does.
-            if key not in blank or not _are_equal(run.states[key], blank[key]):
+            if key not in blank or not _are_equal(run.own(key), blank[key]):
                 optimizer.state[p].update(run.states[key])
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
@@ -137,12 +141,22 @@ class _Run:
             raise ValueError("no parameter of the optimizer requires a gradient: there is nothing to differentiate.")
         self.names = {key: names[p] for key, p in self.params.items()}
         self.states: dict[Key, Flat] = {key: dict(optimizer.state.get(p, {})) for key, p in self.params.items()}
-        self.others: list[Flat] = [optimizer.state[p] for _, p in everyone if not p.requires_grad and p in optimizer.state]
+        others = {key: p for key, p in everyone if not p.requires_grad and optimizer.state.get(p)}
         groups = [optimizer.hparams_of(self.transform, index, group) for index, group in enumerate(optimizer.param_groups)]
         self.hparams = _spread(groups, self.params)
-        self.layout = Layout(self.transform, dict(everyone), _spread(groups, dict(everyone)))
-        held = [*self.others, *map(dict, self.states.values())]
-        self.layout.start(self.params, self.hparams, self.states, held, counts_on_host=True)
+        self.layout = Layout(self.transform)
+        for index, hparams in enumerate(groups):
+            here = {key: p for key, p in {**self.params, **others}.items() if key.group == index}
+            if here:
+                self.layout.admit(here, hparams)
+        self.states |= {key: optimizer.state[p] for key, p in others.items()}
+        self.layout.start(self.params, self.hparams, self.states, counts_on_host=True)
+
+    def own(self, key: Key) -> Flat:
+        """Copies of what a parameter keeps for itself alone."""
+        names = self.layout.names(key)
+        own = [names[value.path] for value in self.layout.values if value.path in names and not value.is_common]
+        return {name: self.states[key][name].clone() for name in own}
 
 
 def _spread(groups: Sequence[Mapping[str, Any]], params: Iterable[Key]) -> dict[str, Any]:
@@ -152,10 +166,6 @@ def _spread(groups: Sequence[Mapping[str, Any]], params: Iterable[Key]) -> dict[
         for name in groups[0]
         if all(name in group for group in groups)
     }
-
-
-def _copied(slots: Flat) -> Flat:
-    return {name: value.clone() for name, value in slots.items()}
 
 
 def _are_equal(slots: Flat, others: Flat) -> bool:
@@ -176,12 +186,12 @@ def _rekeyed(value: Any, names: Mapping[Any, Any]) -> Any:
     return {names.get(key, key): leaf for key, leaf in value.items()} if isinstance(value, Mapping) else value
 
 
-def _functional(kind: str, value: Any, device: torch.device) -> Any:
-    """A value of the state as the functional form has it: copies, and counts as () int64 tensors."""
+def _functional(value: Any, device: torch.device | None) -> Any:
+    """A value of the state as the functional form has it: a copy; and a count, of which the device is given, () int64 tensors."""
     if isinstance(value, PerLeaf):
-        return PerLeaf(_functional(kind, value.tree, device))
-    if kind == "count":
-        return trees.map_leaves(lambda count: torch.tensor(count, dtype=torch.int64, device=device), value)
+        return PerLeaf(_functional(value.tree, device))
+    if device:
+        return trees.map_leaves(lambda count: torch.tensor(int(count), dtype=torch.int64, device=device), value)
     return trees.map_leaves(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, value)
 
 

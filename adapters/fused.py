@@ -22,7 +22,7 @@ from functional_optim.transform import Transform
 
 from .held import Held, States
 from .kernels import Kernel
-from .layout import Key, Layout
+from .layout import Flat, Key, Layout
 from .lifted import lifted
 from .links import Link, links_of, routes_of, scalars_of, values_of
 from .memory import PLAIN, real
@@ -103,8 +103,15 @@ class FusedStep:
         groups: Sequence[int],
         states: States,
         hparams: Mapping[int, HParams],
+        waiting: Mapping[Key, Flat],
     ) -> None:
         """Make a plan for these tensors, whose states are complete; compile what is not compiled yet.
+
+        Args:
+            params, grads, groups: of the parameters that have gradients.
+            states: of the optimizer.
+            hparams: those of each group, by its number.
+            waiting: the states of parameters that sit out.
 
         Raises:
             Unsupported: some tensor can't be fused, or the compiler failed. The state has its old values.
@@ -112,16 +119,16 @@ class FusedStep:
         self.plan = None  # It may hold the last reference to tensors that were replaced.
         links, tensors = links_of(self.transform, params) or [], list(params.values())
         routes = routes_of(links, list(params))
-        passages = {route: passage_of(route, self.layout) for route in dict.fromkeys(routes)}
-        names = self.layout.counts.values()
+        passages = {route: passage_of(route, self.layout, key) for route, key in zip(routes, params, strict=True)}
         leaves = []
-        for i, (p, g, group, route) in enumerate(zip(tensors, grads, groups, routes, strict=True)):
-            kind = Kind(passages[route], group, tuple(int(states[p].get(name, 0)) for name in names))
+        for i, (key, p, g, group, route) in enumerate(zip(params, tensors, grads, groups, routes, strict=True)):
+            kind = Kind(passages[route], group, tuple(map(int, self.layout.counts_in(key, states[p]))))
             leaves.append(Leaf(i, kind, p, g, states[p]))
             _require_plain(leaves[-1])
         kernels = self._compiled(leaves, hparams)
         parts = parts_of(leaves)
-        held = Held(tensors, grads, groups, [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves], self.layout.counts)
+        own, slots = [leaf.state for leaf in leaves], [leaf.slots for leaf in leaves]
+        held = Held(tensors, grads, groups, own, slots, self.layout, list(params), waiting)
         held.settle(states)
         joints = [link for link in links if link.form.reduce or link.form.batched]
         self.plan = Plan(held, parts, joints, kernels)
@@ -137,7 +144,7 @@ class FusedStep:
 
     def _compiled(self, leaves: Sequence[Leaf], hparams: Mapping[int, HParams]) -> dict[tuple[Stage, Signature], Kernels]:
         kinds = {(leaf.kind.passage, leaf.signature()): leaf.kind.group for leaf in leaves}
-        counts = dict.fromkeys(self.layout.counts, 0)
+        counts = dict.fromkeys((value.path for value in self.layout.counts), 0)
         try:
             return {
                 (stage, signature): kernels_of(stage, at_stage(signature, i, stage), hparams[group], counts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_optim import torch_internals
 
-from .layout import Flat
+from .layout import Flat, Key, Layout
 from .memory import are_same
 
 States: TypeAlias = Mapping[Tensor, Flat]
@@ -23,8 +23,8 @@ class Held:
     Attributes:
         params, groups: the parameters, and the number of the group of each.
         slots: theirs, one parameter after another.
-        counts: the step counts, one row for each parameter, in which those that it lacks are of no consequence; `optimizer.state`
-            holds views of it.
+        counts: the step counts, one row for each parameter, and for each that sits out but has a clock to keep; those that a
+            parameter lacks are of no consequence. `optimizer.state` holds views of it.
         seen: `counts` as lists, as the last step left them.
         steps: how many there have been.
     """
@@ -36,21 +36,30 @@ class Held:
         groups: Sequence[int],
         states: Sequence[Flat],
         slots: Sequence[Sequence[str]],
-        counts: Mapping[tuple[str, ...], str],
+        layout: Layout,
+        keys: Sequence[Key],
+        waiting: Mapping[Key, Flat],
     ) -> None:
         """Put the counts of these states, which are complete, into one tensor.
 
         Args:
-            params, grads, groups, states: of each parameter.
+            params, grads, groups, states, keys: of each parameter.
             slots: the names of each parameter's slots.
-            counts: the names of all counts by their paths; a parameter may lack some.
+            layout: knows the names of the counts.
+            waiting: the states of parameters that sit out.
         """
         self.params, self.groups = list(params), list(groups)
-        self.steps, self._paths, names = 0, list(counts), list(counts.values())
-        self.seen = [[float(state.get(name, 0)) for name in names] for state in states]
-        self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(states), len(names))
-        for state, row in zip(states, self.counts, strict=True):
-            state.update((name, count) for name, count in zip(names, row.unbind(), strict=True) if name in state)
+        self.steps, self._paths = 0, [value.path for value in layout.counts]
+        counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
+        names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
+        rows = list(zip(names, (state for _, state in counting), strict=True))
+        self.seen = [[float(state.get(name, 0)) for name in own] for own, state in rows]
+        self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
+        for (own, state), row in zip(rows, self.counts, strict=True):
+            state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
+        # Who sits out a step has its clocks advance.
+        self._one = torch.ones_like(self.counts)
+        self._one[len(states) :] = torch.tensor([float(value.kind == "clock") for value in layout.counts], device="cpu")
         self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
         self._are_alike = _likeness((*params, *grads, *self.slots))
         self._states: list[Flat] = []
@@ -76,7 +85,7 @@ class Held:
 
     def advance(self) -> None:
         """Count a step of every parameter."""
-        self.seen = self.counts.add_(1).tolist()
+        self.seen = self.counts.add_(self._one).tolist()
         self.steps += 1
 
     def counts_now(self, first: Sequence[int]) -> dict[tuple[str, ...], int]:

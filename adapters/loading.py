@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from functional_optim.combinators.innermost import innermost
 from functional_optim.transform import Transform
 
+from .adopting import Adopted, adopted
 from .layout import Key, Layout
 
 if TYPE_CHECKING:
@@ -120,52 +122,108 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = N
     return names
 
 
-def check_checkpoint(optimizer: "TransformOptimizer", state_dict: StateDict) -> None:
-    """Refuse a checkpoint that another kind of optimizer saved, or whose slots have other shapes; warn of small differences.
+def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dict[Any, dict[str, Any]]:
+    """The state of a checkpoint under the names of this optimizer, of each rule all or nothing; with a warning of what is lost.
 
     Raises:
         ValueError: nothing in the checkpoint is of use to this optimizer, or a slot has the wrong shape.
     """
     groups = state_dict["param_groups"]
-    slots_of = expected_slots(optimizer, groups)
-    remarks: dict[str, None] = {}
+    expected = expected_slots(optimizer, groups)
+    state = {
+        number: {name: value for name, value in slots.items() if value is not None and not _is_blank(value)}
+        for number, slots in state_dict["state"].items()
+    }
+    remarks = _Remarks()
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if optimizer.is_chain:
-            remarks.update(dict.fromkeys(_other_choices(optimizer, saved)))
+            remarks.others.update(dict.fromkeys(_other_choices(optimizer, saved)))
         else:
             _check_group(optimizer, index, saved)
         for (key, _), number in zip(keys_of(index, group), saved["params"], strict=False):
-            slots, expected = state_dict["state"].get(number, {}), slots_of.get(key)
-            problem = _misfit(expected, slots)
+            slots, known = state.get(number, {}), expected.get(key)
+            problem = _misfit(known, slots)
             if problem:
                 raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
-            if optimizer.is_chain:
-                remarks.update(dict.fromkeys(_differences(expected, slots)))
+            if known and _present(slots):
+                taken = known.adopted(slots)
+                remarks.note(known, taken, slots, optimizer.is_chain)
+                left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
+                state[number] = {**left, **{name: slots[old] for name, old in taken.names.items()}}
     if remarks:
-        warnings.warn(f"a checkpoint of a somewhat different optimizer: {'; '.join(remarks)}.", stacklevel=5)
+        warnings.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.", stacklevel=5)
+    return state
 
 
-def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Slots]:
-    """Name and shape of the slots that each parameter gets under these groups, counts left out.
+@dataclass(frozen=True)
+class Expected:
+    """What a parameter will keep.
+
+    Attributes:
+        layout, key: by which the names are known.
+        shapes: of the slots that are of use to it, counts left out.
+    """
+
+    layout: Layout
+    key: Key
+    shapes: Slots
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that it will keep."""
+        return set(self.layout.names(self.key).values())
+
+    def adopted(self, slots: StateDict) -> Adopted:
+        """What it takes over of these."""
+        unused = {name for name in self.names if name not in self.shapes and not _is_count(name)}
+        return adopted(self.layout, self.key, list(slots), unused)
+
+
+class _Remarks:
+    """What to tell of a checkpoint that fits in part."""
+
+    def __init__(self) -> None:
+        self.going_on: dict[str, None] = {}
+        self.others: dict[str, None] = {}
+
+    def note(self, expected: Expected, taken: Adopted, slots: StateDict, is_chain: bool) -> None:
+        """One parameter; of classes that choose their rules by the options of a group, only what is broken."""
+        self.going_on.update(dict.fromkeys(taken.going_on))
+        for rule, lacking in taken.afresh.items():
+            if lacking or is_chain:
+                self.others[f"{rule} starts afresh{f', for {_listed(lacking)} is missing' if lacking else ''}"] = None
+        strange = set(taken.strange) & _present(slots)
+        if strange and is_chain:
+            self.others[f"{_listed(strange)} belongs to none of its links"] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.others)
+
+    def __str__(self) -> str:
+        return "; ".join([*(f"{rule} goes on" for rule in self.going_on), *self.others])
+
+
+def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Expected]:
+    """What each parameter will keep under these groups.
 
     Parameters of which that can't be told without their values are not in it.
     """
-    parts: dict[Transform, dict[Key, Tensor]] = {}
+    layouts: dict[Transform, Layout] = {}
+    found: dict[Key, Expected] = {}
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
-        for key, p in keys_of(index, group):
-            like = torch.empty(p.shape, dtype=p.dtype, device="meta")
-            parts.setdefault(optimizer.transform_for({**optimizer.defaults, **saved}), {})[key] = like
-    found: dict[Key, Slots] = {}
-    for transform, params in parts.items():
+        transform = optimizer.transform_for({**optimizer.defaults, **saved})
+        layout = layouts.setdefault(transform, Layout(transform))
+        params = {key: torch.empty(p.shape, dtype=p.dtype, device="meta") for key, p in keys_of(index, group) if not is_lazy(p)}
         states: dict[Key, dict[str, Any]] = {key: {} for key in params}
         try:
-            layout = Layout(transform, params, transform.hparams)
-            layout.start(params, transform.hparams, states, [], counts_on_host=True)
+            layout.admit(params, transform.hparams)
+            layout.start(params, transform.hparams, states, counts_on_host=False)
         except Exception:  # Whatever a transform by hand makes of tensors without values.
             continue
         for key, state in states.items():
-            found[key] = {name: tuple(state[name].shape) for name in _present(state)}
+            shapes = {name: tuple(state[name].shape) for name in _present(state)}
+            found[key] = Expected(layout, key, shapes)
     return found
 
 
@@ -187,27 +245,18 @@ def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> N
         )
 
 
-def _misfit(expected: Slots | None, slots: StateDict) -> str:
+def _misfit(expected: Expected | None, slots: StateDict) -> str:
     """Why these slots can't be those of the parameter; or nothing."""
     found = _present(slots)
-    if not expected or not found:
+    if not expected or not expected.shapes or not found:
         return ""
-    if not {name.split(".")[-1] for name in found} & {name.split(".")[-1] for name in expected}:
-        return f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected)}: another kind saved it."
-    for name in sorted(found & expected.keys()):
-        shape = tuple(slots[name].shape) if isinstance(slots[name], Tensor) else ()
-        if shape != expected[name]:
-            return f"{name!r} has shape {shape}, expected {expected[name]}: it belongs to another parameter."
+    if not {name.split(".")[-1] for name in found} & {name.split(".")[-1] for name in expected.shapes}:
+        return f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected.shapes)}: another kind saved it."
+    for name, old in sorted(expected.adopted(slots).names.items()):
+        shape = tuple(slots[old].shape) if isinstance(slots[old], Tensor) else ()
+        if old in found and shape != expected.shapes.get(name, shape):
+            return f"{old!r} has shape {shape}, expected {expected.shapes[name]}: it belongs to another parameter."
     return ""
-
-
-def _differences(expected: Slots | None, slots: StateDict) -> Iterator[str]:
-    found = _present(slots)
-    if expected is not None and found:
-        if found - expected.keys():
-            yield f"{_listed(found - expected.keys())} belongs to none of its links"
-        if expected.keys() - found:
-            yield f"{_listed(expected.keys() - found)} is missing and starts afresh"
 
 
 def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
@@ -228,6 +277,11 @@ def _present(slots: StateDict) -> set[str]:
         for name, value in slots.items()
         if value is not None and not _is_count(name) and not (isinstance(value, Tensor) and not value.numel())
     }
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether this is what `torch.distributed.checkpoint` makes of a slot that a flat checkpoint lacks."""
+    return isinstance(value, Mapping) and not value
 
 
 def _is_count(name: str) -> bool:

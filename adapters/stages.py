@@ -14,7 +14,7 @@ from functional_optim.hparams import HParams
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
-from .layout import Layout
+from .layout import Key, Layout
 from .links import Link, Route, scalars_of, values_of
 from .tracing import Dtypes, Ending, reduced_like, wide
 
@@ -77,12 +77,12 @@ class Kernels:
     step: Kernel
 
 
-def passage_of(route: Route, layout: Layout) -> Passage:
-    """The links of a route in runs of elementwise ones, each as long as can be."""
+def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
+    """The links of a route in runs of elementwise ones, each as long as can be; `key` is one of the parameters that take it."""
     runs = groupby(enumerate(route), lambda item: -1 if item[1].form.packs else item[0])
     stages, slots = [], []
     for run in [[link for _, link in run] for _, run in runs] or [[]]:
-        names = [name for link in run for name in layout.slots_of(link.path, link.form.slots)]
+        names = [name for link in run for name in layout.slots_of(key, link.path, link.form.slots)]
         first = len(slots)
         slots += names if all(link.form.packs for link in run) else []
         stages.append(Stage(run, names, slice(first, len(slots)), last=run[-1:] == list(route[-1:])))

@@ -64,16 +64,16 @@ class TransformSteps(GenericAdaptiveOptimizer):
 
     def init_state(self, state: dict[str, Any], group: dict[str, Any], param: Tensor) -> None:
         """The transform's first state for this parameter, flat, under torch's names."""
-        self._layout_for(group, param).start({KEY: param}, self._hparams(group), {KEY: state}, [], True)
+        self._layout_for(group, param).start({KEY: param}, self._hparams(group), {KEY: state}, counts_on_host=True)
 
     def step_param(self, state: dict[str, Any], group: dict[str, Any], grad: Tensor, param: Tensor) -> None:
         """One update of the transform for this parameter."""
         layout = self._layout_for(group, param)
-        old = layout.read({KEY: state}, True)
+        old = layout.read([KEY], {KEY: state}, counts_on_host=True)
         owned = [param, *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         new = self.transform.update({KEY: grad}, old, {KEY: param}, self._hparams(group))
         updates, after = detached_from(owned, new)
-        layout.write(after, {KEY: state}, [])
+        layout.write(after, [KEY], {KEY: state})
         param.add_(updates[KEY])
 
     def __reduce__(self) -> Any:
@@ -87,7 +87,9 @@ class TransformSteps(GenericAdaptiveOptimizer):
 
     def _layout_for(self, group: dict[str, Any], param: Tensor) -> Layout:
         if self._layout is None:
-            self._layout = Layout(self.transform, {KEY: param}, self._hparams(group))
+            self._layout = Layout(self.transform)
+            # What it keeps is the same for every parameter.
+            self._layout.admit({KEY: param}, self._hparams(group))
         return self._layout
 
 

@@ -131,13 +131,13 @@ class TorchClass(TransformOptimizer):
                 )
         on_host = not any(leaf.group.get("capturable") for leaf in leaves)
         with torch.enable_grad():
-            layout, states, _ = self.started(transform, groups, leaves, on_host)
+            layout, states = self.started(transform, groups, leaves, on_host)
             params = {leaf.key: leaf.param.clone() for leaf in leaves}  # What a graph has seen must not be written to.
             grads = {leaf.key: full_gradient(leaf.param) for leaf in leaves}
             hparams = self.hparams_of_leaves(transform, leaves)
-            updates, nested = transform.update(grads, layout.read(states, on_host), params, hparams)
+            updates, nested = transform.update(grads, layout.read(list(params), states, on_host), params, hparams)
             new = {key: {name: x.detach().clone() for name, x in slots.items()} for key, slots in states.items()}
-            layout.write(nested, new, [])
+            layout.write(nested, list(params), new)
 
         def write() -> None:
             for leaf in leaves:
@@ -152,15 +152,15 @@ class TorchClass(TransformOptimizer):
         gradient = _gradient(leaf).coalesce()
         where = gradient.indices().unbind()
         on_host = not leaf.group.get("capturable")
-        layout, states, _ = self.started(transform, groups, [leaf], on_host)
+        layout, states = self.started(transform, groups, [leaf], on_host)
         slots, p = states[leaf.key], leaf.param
         hparams = self.hparams_of_leaves(transform, [leaf])
         own: Flat = {name: x[where] if x.shape == p.shape else x for name, x in slots.items()}
-        old = layout.read({leaf.key: own}, on_host)
+        old = layout.read([leaf.key], {leaf.key: own}, on_host)
         updates, nested = transform.update({leaf.key: gradient.values().to(p.dtype)}, old, {leaf.key: p[where]}, hparams)
 
         def write() -> None:
-            layout.write(nested, {leaf.key: own}, [])
+            layout.write(nested, [leaf.key], {leaf.key: own})
             for name, x in slots.items():
                 if x.shape == p.shape:
                     x[where] = own[name]

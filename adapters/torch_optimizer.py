@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from functional_optim import torch_internals, trees
+from functional_optim import torch_internals
 from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
-from functional_optim.hparams import one_or_each
+from functional_optim.hparams import PerLeaf, one_or_each
 from functional_optim.sharded import local
 from functional_optim.transform import Transform, require_transform
 
@@ -25,7 +25,7 @@ from .eager import EagerStep, has_programs
 from .formula import NotElementwise
 from .groups import defaults_of, hparams_of
 from .layout import Flat, Key, Layout, detached_from
-from .loading import check_checkpoint, keys_of
+from .loading import adopted_state, keys_of
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -44,9 +44,10 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_engines", "_lists", "_validated", "_shown")
+    _CACHES = ("_layouts", "_checked", "_engines", "_lists", "_validated", "_shown")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
+    _checked: dict[Transform, int]
     _engines: "dict[Transform, FusedStep | None]"
     _lists: dict[Transform, EagerStep | None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
@@ -172,17 +173,17 @@ class TransformOptimizer(torch.optim.Optimizer):
         wanted = set(params)
         for transform, groups in self._parts().items():
             everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
-            leaves = [leaf for leaf in everyone if leaf.param in wanted]
-            _, states, _ = self.started(transform, groups, leaves, not any(group.get("capturable") for _, group in groups))
-            for leaf in leaves:
-                self.state[leaf.param].update(states[leaf.key])
+            leaves = [leaf for leaf in everyone if leaf.param in wanted and not is_lazy(leaf.param)]
+            _, states = self.started(transform, groups, leaves, not any(group.get("capturable") for _, group in groups))
+            self._store(groups, states)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
 
         Parameters are matched by position, as in torch; `load_by_name` matches them by their names. Hooks are called as in torch.
         Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and in that
-        a checkpoint has to fit. A chain loads what it can of one whose slots or options differ in part, and warns.
+        a checkpoint has to fit. A chain loads what it can of one whose rules or options differ in part: a rule goes on with all
+        its slots and its count, or starts afresh with none of them. A warning says which.
 
         Raises:
             ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
@@ -324,11 +325,16 @@ class TransformOptimizer(torch.optim.Optimizer):
         try:
             if any(group.get("capturable") for _, group in groups):
                 raise Unsupported("capturable=True keeps the step counts on the device")
-            layout, states, _ = self.started(transform, groups, leaves, on_host=True)
+            layout, states = self.started(transform, groups, leaves, on_host=True)
             engine = self._engines.get(transform) or FusedStep(transform, layout)
-            for leaf in leaves:
-                self.state[leaf.param].update(states[leaf.key])
-            engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams)
+            self._store(groups, states)
+            waiting = {
+                key: self.state[p]
+                for index, group in groups
+                for key, p in keys_of(index, group)
+                if p.grad is None and key in states
+            }
+            engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams, waiting)
             return engine
         except Unsupported as problem:
             warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
@@ -344,19 +350,19 @@ class TransformOptimizer(torch.optim.Optimizer):
         if self._lists.get(transform, transform) is None:
             return None
         params, grads, owners = _with_gradients(groups)
-        new: list[Flat] = []
+        new: dict[Key, Flat] = {}
         try:
             if transform not in self._lists:
-                everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
+                everyone = {key: p for index, group in groups for key, p in keys_of(index, group) if not is_lazy(p)}
                 self._lists[transform] = EagerStep(transform) if has_programs(transform, everyone) else None
             engine = self._lists[transform]
             if engine is None:
                 return None
             hparams = self._hparams_of_groups(transform, groups)
             if not engine.fits(params, grads, owners, self.state):
-                layout, complete, _ = self.started(transform, groups, leaves_of(groups), on_host=True)
-                new = list(complete.values())
-                engine.prepare(layout, dict(zip(complete, params, strict=True)), grads, owners, new)
+                leaves = leaves_of(groups)
+                layout, new = self.started(transform, groups, leaves, on_host=True)
+                engine.prepare(layout, {leaf.key: leaf.param for leaf in leaves}, grads, owners, new)
             write = engine.computed(grads, hparams, self.state)
         except NotElementwise:
             self._lists[transform] = None
@@ -365,8 +371,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             return None
 
         def write_all() -> None:
-            for p, state in zip(params, new, strict=bool(new)):
-                self.state[p].update(state)
+            self._store(groups, new)
             write()
 
         return write_all
@@ -374,49 +379,71 @@ class TransformOptimizer(torch.optim.Optimizer):
     def _eager(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
-        """The step of one transform, computed by itself; what is returned writes it down."""
+        """The step of one transform, computed by itself; what is returned writes it down.
+
+        It sees all parameters that have a state, for a wrapper may have something to do for those without a gradient, too.
+        """
         leaves = leaves_of(groups)
-        extra = {name: _by_key(leaves, name, value) for name, value in extra.items()}
-        if closure is not None:
-            extra["grad_fn"] = functools.partial(_gradients_at, leaves, closure)
-        params = {leaf.key: leaf.param for leaf in leaves}
         on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
         hparams = self.hparams_of_leaves(transform, leaves)
+        layout, states = self.started(transform, groups, leaves, on_host)
+        involved = [leaf for leaf in leaves_of(groups, states) if layout.is_complete(leaf.key, states[leaf.key])]
+        keys, apart = [leaf.key for leaf in involved], len(involved) > len(leaves)
 
-        layout, states, others = self.started(transform, groups, leaves, on_host)
-        grads = {leaf.key: full_gradient(leaf.param) for leaf in leaves}
-        old = layout.read(states, on_host)
-        owned = [*params.values(), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
-        updates, nested = detached_from(owned, transform.update(grads, old, params, hparams, **extra))
+        extra = {name: _by_key(involved, name, value) for name, value in extra.items()}
+        if closure is not None:
+            extra["grad_fn"] = functools.partial(_gradients_at, involved, closure)
+        params = {leaf.key: leaf.param for leaf in involved}
+        grads = {leaf.key: full_gradient(leaf.param) for leaf in involved}
+        old = layout.read(keys, states, on_host, apart)
+        # Nothing is written to what has no gradient, unless a wrapper has made something new of it.
+        written = [leaf.key for leaf in leaves]
+        owned = [*(params[key] for key in written), *(x for key in written for x in states[key].values())]
+        computed = transform.update(grads, old, params, _for_all(hparams, keys), **extra)
+        updates, nested = detached_from(owned, computed)
 
         def write() -> None:
-            layout.write(nested, states, others)
-            for key, p in params.items():
-                self.state[p].update(states[key])
-                p.add_(updates[key])
+            layout.write(nested, keys, states)
+            for leaf in leaves:
+                leaf.param.add_(updates[leaf.key])
+            self._store(groups, states)
 
         return write
 
     def started(
         self, transform: Transform, groups: list[Numbered], leaves: "list[Leaf]", on_host: bool
-    ) -> tuple[Layout, dict[Key, Flat], list[Flat]]:
-        """The layout of the state; the states of the leaves, complete, though what was missing is not in `self.state` yet;
-        and those of the parameters that sit out this step."""
-        states: dict[Key, Flat] = {leaf.key: dict(self.state.get(leaf.param, {})) for leaf in leaves}
-        present = {leaf.param for leaf in leaves}
-        others = [self.state[p] for _, group in groups for p in group["params"] if p not in present and p in self.state]
-        if transform not in self._layouts:
-            everyone = [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group)]
-            every_param = {leaf.key: leaf.param for leaf in everyone}
-            transform.form.check(every_param)
-            self._layouts[transform] = Layout(transform, every_param, self.hparams_of_leaves(transform, everyone))
-        layout = self._layouts[transform]
+    ) -> tuple[Layout, dict[Key, Flat]]:
+        """The layout of the state, and the states of these leaves, complete, and of all other parameters that have one.
+
+        What was missing is not in `self.state` yet.
+        """
+        layout = self._layouts.setdefault(transform, Layout(transform))
+        everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
+        if self._checked.get(transform) != len(everyone) and not any(map(is_lazy, everyone.values())):
+            transform.form.check(everyone)  # Once, and again when there are more.
+            self._checked[transform] = len(everyone)
+        wanted = {leaf.key for leaf in leaves}
+        states = {key: dict(self.state.get(p, {})) for key, p in everyone.items() if key in wanted or self.state.get(p)}
+        unknown = layout.unknown({key: everyone[key] for key in states})
+        for index, group in groups if unknown else ():
+            here = {key: everyone[key] for key in unknown if key.group == index}
+            if here:
+                layout.admit(here, self._hparams_of_group(transform, index, group))
+        if on_host:
+            layout.agree(states)
         lacking = [leaf for leaf in leaves if not layout.is_complete(leaf.key, states[leaf.key])]
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
-            incomplete = {key: states[key] for key in new}
-            layout.start(new, self.hparams_of_leaves(transform, lacking), incomplete, [*others, *states.values()], on_host)
-        return layout, states, others
+            for remark in layout.start(new, self.hparams_of_leaves(transform, lacking), states, on_host):
+                warnings.warn(f"{remark}.", stacklevel=5)
+        return layout, states
+
+    def _store(self, groups: list[Numbered], states: Mapping[Key, Flat]) -> None:
+        """Keep these states."""
+        for index, group in groups:
+            for key, p in keys_of(index, group):
+                if key in states:
+                    self.state[p].update(states[key])
 
 
 class OptimizerAdapter(TransformOptimizer):
@@ -431,7 +458,8 @@ class OptimizerAdapter(TransformOptimizer):
     rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
     called itself. The numbers agree to rounding.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
-    skipped, gets no state, and its count stands still.
+    skipped, gets no state, and its count stands still. What a wrapper keeps for all, such as the clock of a schedule, is one
+    value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy.
 
     Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
     norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
@@ -536,10 +564,9 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
 
     torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
     """
-    check_checkpoint(optimizer, state_dict)
     state = {
-        p: {name: _boxed(name, value) for name, value in slots.items() if value is not None and not _is_blank(value)}
-        for p, slots in state_dict["state"].items()
+        p: {name: _boxed(name, value) for name, value in slots.items()}
+        for p, slots in adopted_state(optimizer, state_dict).items()
     }
     return {**state_dict, "state": state}
 
@@ -552,11 +579,6 @@ def _boxed(name: str, value: Any) -> Any:
         return value
     is_count = name.split(".")[-1] == "step" and value.numel() == 1
     return Boxed(value.reshape(()) if is_count else value.to_dense() if value.layout == torch.sparse_coo else value)
-
-
-def _is_blank(value: Any) -> bool:
-    """Whether this is what `torch.distributed.checkpoint` makes of a slot that a flat checkpoint lacks."""
-    return isinstance(value, Mapping) and not value
 
 
 def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
@@ -580,8 +602,11 @@ def _without_autocast() -> contextlib.ExitStack:
     return stack
 
 
-def leaves_of(groups: Iterable[Numbered]) -> list[Leaf]:
-    return [Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None]
+def leaves_of(groups: Iterable[Numbered], others: Collection[Key] = ()) -> list[Leaf]:
+    """The parameters that have a gradient, and those called `others`."""
+    return [
+        Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None or key in others
+    ]
 
 
 def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tensor], list[int]]:
@@ -658,6 +683,17 @@ def _require_iterable(params: Any) -> None:
         raise TypeError(
             "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
         )
+
+
+def _for_all(hparams: Mapping[str, Any], keys: Sequence[Key]) -> dict[str, Any]:
+    """Hyper-parameters of some of these leaves, with values for the others too, which have no gradient and so no use for them."""
+    return {name: _for_each(value.tree, keys) if isinstance(value, PerLeaf) else value for name, value in hparams.items()}
+
+
+def _for_each(values: Mapping[Key, Any], keys: Sequence[Key]) -> PerLeaf:
+    of_group = {key.group: value for key, value in values.items()}
+    any_value = next(iter(values.values()))
+    return PerLeaf({key: values.get(key, of_group.get(key.group, any_value)) for key in keys})
 
 
 def _require_work(transform: Any) -> None:

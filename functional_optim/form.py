@@ -57,7 +57,12 @@ class Form(ABC):
 
     @property
     def own_counts(self) -> tuple[str, ...]:
-        """The keys of its state that hold a count which may differ between leaves."""
+        """The keys of its state that hold a count which may differ between leaves: of a leaf's own updates."""
+        return ()
+
+    @property
+    def clocks(self) -> tuple[str, ...]:
+        """The keys of its state that hold a count which is one for all leaves: of all updates, whoever had a gradient."""
         return ()
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.checks import misfit, pair_advice
 from functional_optim.form import Form, Needs
-from functional_optim.hparams import HParams, Scalars, spread
+from functional_optim.hparams import HParams, PerLeaf, Scalars, spread
 from functional_optim.numerics import double
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
@@ -268,7 +268,7 @@ class Leafwise(Lifted):
         p = [None] * len(u) if params is None else trees.leaves(params)
         slots = self._slot_leaves(state, updates, spec)
         given = self._leaf_extras(extra, updates, spec)
-        t = advanced(state["step"]) if self.counts else None
+        t = _advanced(state["step"], u, spec) if self.counts else None
 
         columns = (u, p, *slots, *given)
         work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
@@ -416,6 +416,9 @@ def new_count(params: Tree) -> Tensor:
     return torch.zeros((), dtype=torch.int64, device=device_of(params))
 
 
-def advanced(count: Any) -> Any:
-    """A count, or one for each leaf, after another update."""
-    return trees.map_leaves(lambda n: n + 1, count)
+def _advanced(count: Any, updates: Sequence[Tensor | None], spec: Spec) -> Any:
+    """A count after another update; of counts that leaves have for themselves, those of leaves with a gradient."""
+    if not isinstance(count, PerLeaf):
+        return count + 1
+    counts = zip(count.values(spec, "step"), updates, strict=True)
+    return PerLeaf(trees.unflatten(spec, [n if u is None else n + 1 for n, u in counts]))

@@ -229,6 +229,24 @@ def the_adapter_computes_the_same(trial: Trial) -> None:
             require_close(values, params, f"{len(groups)} groups, step {step + 1}: parameters", root="")
 
 
+def the_adapter_passes_over_missing_gradients(trial: Trial) -> None:
+    """Behind the adapter, a parameter may have no gradient at its first step, or later: as in the pure transform, of whose state
+    what a rule counts is a `PerLeaf`."""
+    names, params = list(trial.params), trial.params
+    state = _counted_apart(trial.transform, trial.transform.init_state(params), params)
+    optimizer, leaves = _adapter(trial, [{"params": names}])
+    for step in range(6):
+        present = [i for i in range(len(names)) if (step + i) % 3 or step == 4] or [step % len(names)]
+        grads = {name: g if i in present else None for i, (name, g) in enumerate(trial.sample(step).items())}
+        updates, state = trial.update(grads, state, params)
+        params = apply_updates(params, updates)
+        _step(trial, optimizer, leaves, grads)
+        values = {name: leaf.detach() for name, leaf in leaves.items()}
+        require_close(
+            values, params, f"{', '.join(names[i] for i in present)} having gradients in step {step + 1}: parameters", root=""
+        )
+
+
 def state_survives_a_checkpoint(trial: Trial) -> None:
     """Saved, loaded with `weights_only=True` and continued, pure and behind the adapter, nothing differs by a bit."""
     params, state = trial.run(2)
@@ -341,6 +359,7 @@ LAWS: list[Law] = [
     derivatives_at_zero_are_finite,
     forward_and_reverse_mode_agree,
     the_adapter_computes_the_same,
+    the_adapter_passes_over_missing_gradients,
     state_survives_a_checkpoint,
     tensors_are_made_where_the_parameters_are,
     any_tree_will_do,
@@ -423,15 +442,32 @@ def _adapter(trial: Trial, groups: Sequence[Mapping[str, Any]]) -> tuple[torch.o
         return functional_optim.adapters.OptimizerAdapter(named, trial.transform), leaves
 
 
-def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
+def _counted_apart(transform: Transform, state: Tree, params: Tree) -> Tree:
+    """The state with a count of its own for each leaf, where a rule counts."""
+    found = state if not transform.form.own_counts else dict(state)
+    for name in transform.form.own_counts:
+        found[name] = PerLeaf(trees.map_leaves(lambda p, count=state[name]: count, params))
+    for keys, share in transform.form.shares(params).items():
+        found = _with_part(
+            found, keys, lambda part, keys=keys, share=share: _counted_apart(transform.form.parts[keys], part, share)
+        )
+    return found
+
+
+def _with_part(state: Tree, keys: Sequence[str], change: Callable[[Tree], Tree]) -> Tree:
+    return {**state, keys[0]: _with_part(state[keys[0]], keys[1:], change)} if keys else change(state)
+
+
+def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor | None]) -> None:
     """Step with these gradients; a rule that asks for the loss elsewhere gets it from a closure."""
     extra = trial.extra(lambda tree: {leaves[name]: x for name, x in tree.items()})
     value_fn = extra.pop("value_fn", None)
     for name, leaf in leaves.items():
-        leaf.grad = grads[name].clone()
+        g = grads[name]
+        leaf.grad = None if g is None else g.clone()
 
     def closure() -> None:
-        if any(leaf.grad is None for leaf in leaves.values()):
+        if all(leaf.grad is None for leaf in leaves.values()):
             value_fn(leaves).backward()
 
     optimizer.step(closure if value_fn else None, **extra)

@@ -104,7 +104,8 @@ class Transform:
         """One step: what to add to `params`, and the next state.
 
         Args:
-            grads: a tree of dense tensors, real or complex; None for "no gradient": its update is None, its slots stay.
+            grads: a tree of dense tensors, real or complex; None for "no gradient": its update is None, its slots stay,
+                and so does its count, where a rule's `step` is a `PerLeaf` of counts.
             state: what `init_state` or the previous `update` returned.
             params: needed by rules that read the parameter, such as weight decay.
             hparams: some or all of `self.hparams`, as Python numbers or () tensors; the rest keep their defaults.

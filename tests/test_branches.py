@@ -166,7 +166,7 @@ def test_names_of_the_parameters_choose(make, without_the_transform):
 
 @pytest.mark.parametrize("make", [Plain, OptimizerAdapter, Fused])
 def test_a_clock_around_a_branch_with_a_clock(make):
-    """Each parameter has both, or the outer one alone; it counts the parameter's own steps."""
+    """Each runs for all parameters alike, also for those that sit out, or don't go through it but keep it for others."""
     branches = matrices(fo.sgd(), fo.scheduled(fo.sgd(), lr=lambda step: 0.1 * step))
     transform = fo.scheduled(branches, **{"matrix.lr": lambda step: 1.0 + step})
     matrix, vector = parameters([(2, 2), (3,)], torch.float64)
@@ -175,9 +175,10 @@ def test_a_clock_around_a_branch_with_a_clock(make):
     for step in range(6):
         matrix.grad, vector.grad = torch.ones_like(matrix) if step % 3 else None, torch.ones_like(vector)
         optimizer.step()
-    torch.testing.assert_close(matrix.detach(), start[0] - (1 + 2 + 3 + 4))
+    torch.testing.assert_close(matrix.detach(), start[0] - (2 + 3 + 5 + 6))
     torch.testing.assert_close(vector.detach(), start[1] - 0.1 * (1 + 2 + 3 + 4 + 5))
-    assert set(optimizer.state[matrix]) == {"schedule_step"} and len(optimizer.state[vector]) == 2
+    clocks = [list(map(int, optimizer.state[p].values())) for p in (matrix, vector)]
+    assert clocks == [[6, 6], [6, 6]] and "schedule_step" in optimizer.state[matrix].keys() & optimizer.state[vector].keys()
 
 
 # Hyper-parameters: those of a branch, those that all share, defaults, groups.
@@ -228,7 +229,7 @@ def test_groups_that_disagree_on_what_is_given_are_refused(make):
 
 @pytest.mark.parametrize("name", ["scheduled branches", "branches with schedules", "clips", "clip, then muon"])
 @pytest.mark.parametrize("make", [OptimizerAdapter, Fused])
-def test_frozen_and_late_parameters_have_clocks_of_their_own(name, make):
+def test_frozen_and_late_parameters_have_counts_of_their_own_and_clocks_for_all(name, make):
     plain, other = made(Plain, name), made(make, name)
     for step in range(10):
         set_gradients(step, params_of(plain), params_of(other))
@@ -240,7 +241,8 @@ def test_frozen_and_late_parameters_have_clocks_of_their_own(name, make):
     assert_same_progress(plain, other, torch.float64)
     assert not other.state[params_of(other)[2]]
     if name == "scheduled branches":
-        assert [int(other.state[params_of(other)[i]]["schedule_step"]) for i in (0, 1, 4)] == [7, 6, 10]
+        assert [int(other.state[params_of(other)[i]]["schedule_step"]) for i in (0, 1, 4)] == [10, 10, 10]
+        assert [int(other.state[params_of(other)[i]]["step"]) for i in (0, 1, 4)] == [7, 6, 10]
 
 
 @pytest.mark.parametrize("make", [OptimizerAdapter, Fused])

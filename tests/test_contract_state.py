@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from trajectories import assert_params_close, drifting_gradient, snapshot, start
 
 import functional_optim as fo
 from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters.layout import Key
 
 FLOAT64 = 1e-12
 
@@ -250,16 +252,37 @@ def test_blank_and_missing_states_start_afresh_and_the_others_go_on(subject):
         assert {int(value) for name, value in optimizer.state[p].items() if name.endswith("step")} <= {steps}
 
 
+def rules_in(optimizer):
+    """What the first parameter calls the slots and the count of each rule."""
+    (layout,) = optimizer._layouts.values()
+    key = Key(0, 0)
+    return [[layout.names(key)[value.path] for value in rule] for rule in layout.rules_of(key)]
+
+
 @every_eager
-def test_a_state_that_lacks_a_slot_gets_it(subject):
+def test_a_rule_that_lacks_a_slot_starts_afresh_and_says_so(subject):
+    """With all its slots and its count, as those of a parameter that comes to its first step."""
     optimizer = subject.make(subject.params())
-    advance(optimizer, 2)
+    advance(optimizer, 1)
     p = params_in(optimizer)[0]
-    names = [name for name, value in optimizer.state[p].items() if value.shape == p.shape]
-    for name in names:
-        del optimizer.state[p][name]
-        advance(optimizer, 1)
-        assert optimizer.state[p][name].shape == p.shape and optimizer.state[p][name].isfinite().all()
+    for rule in rules_in(optimizer):
+        for name in [name for name in rule if not name.endswith("step") and optimizer.state[p][name].numel()]:
+            advance(optimizer, 2)
+            new = over_copies(subject.make, optimizer)
+            del optimizer.state[p][name]
+            with warned_of(name) if len(rule) > 1 else nullcontext():
+                advance(optimizer, 1, first=2)
+            advance(new, 1, first=2)
+            found, expected = (
+                {slot: state[slot] for slot in rule} for state in (optimizer.state[p], new.state[params_in(new)[0]])
+            )
+            assert all(int(count) == 1 for slot, count in found.items() if slot.endswith("step"))
+            if not subject.couples and len(rules_in(optimizer)) == 1:  # Else it may have got other updates to work on.
+                assert_same_bits(found, expected)
+
+
+def warned_of(name):
+    return pytest.warns(UserWarning, match=f"starts afresh, for '{name}' of 'group 0, parameter 0' is missing")
 
 
 @every_eager
@@ -403,7 +426,7 @@ def test_a_checkpoint_of_another_kind_is_refused(ours, theirs, message):
     "theirs, transform, message",
     [
         (lambda p: torch.optim.AdamW(p, amsgrad=True), fo.adamw(), "'max_exp_avg_sq' belongs to none of its links"),
-        (torch.optim.AdamW, fo.adamw(amsgrad=True), "'max_exp_avg_sq' is missing and starts afresh"),
+        (torch.optim.AdamW, fo.adamw(amsgrad=True), "optimizer: scale_by_adam starts afresh, for 'max_exp_avg_sq' is missing"),
         (
             lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True),
             fo.sgd(0.1, 0.9),

@@ -351,7 +351,7 @@ EDITS = {
     "slot replaced": lambda o, p: o.state[p].update(exp_avg=torch.ones_like(p)),
     "slot scaled": lambda o, p: o.state[p]["exp_avg"].mul_(3.0),
     "slot moved": lambda o, p: _move(o.state[p]["exp_avg"]),
-    "slot dropped": lambda o, p: o.state[p].pop("exp_avg"),
+    "slots dropped": lambda o, p: [o.state[p].pop(name) for name in ("exp_avg", "exp_avg_sq", "step")],
     "count replaced": lambda o, p: o.state[p].update(step=torch.tensor(50.0)),
     "count set": lambda o, p: o.state[p]["step"].fill_(50.0),
     "state replaced": lambda o, p: o.state.update({p: {name: value.clone() + 1 for name, value in o.state[p].items()}}),

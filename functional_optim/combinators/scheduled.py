@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim import trees
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
-from functional_optim.lifting import advanced, new_count
+from functional_optim.lifting import new_count
 from functional_optim.numerics import double
 from functional_optim.recipe import recorded
 from functional_optim.schedules import Schedule
@@ -29,8 +28,8 @@ class Scheduled(Combined):
         return {("inner",): self.inner}
 
     @property
-    def own_counts(self) -> tuple[str, ...]:
-        """The clock."""
+    def clocks(self) -> tuple[str, ...]:
+        """The clock of the schedules."""
         return ("schedule_step",)
 
     @property
@@ -47,12 +46,12 @@ class Scheduled(Combined):
 
     def inner_hparams(self, step: Any, hp: HParams) -> dict[str, Any]:
         """What the inner transform gets at this step, counted from 0."""
-        return self.inner.select({**hp, **{name: _at(schedule, step) for name, schedule in self.schedules.items()}})
+        return self.inner.select({**hp, **{name: schedule(double(step)) for name, schedule in self.schedules.items()}})
 
     def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Scheduled names come from the clock, the others are passed on."""
         clock = (*path, "schedule_step")
-        timed = {name: Origin((), lambda counts, s=schedule: _at(s, counts[clock])) for name, schedule in self.schedules.items()}
+        timed = {name: Origin((), lambda counts, at=at: at(double(counts[clock]))) for name, at in self.schedules.items()}
         return {("inner",): {name: timed[name] if name in timed else outer[name] for name in self.inner.declared}}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -64,7 +63,7 @@ class Scheduled(Combined):
         """The inner update under the values of this step."""
         step = state["schedule_step"]
         updates, inner = self.inner.update_fn(updates, state["inner"], params, self.inner_hparams(step, hp), **extra)
-        return updates, {"schedule_step": advanced(step), "inner": inner}
+        return updates, {"schedule_step": step + 1, "inner": inner}
 
 
 @recorded
@@ -110,8 +109,3 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     form = Scheduled(transform, schedules)
     declared = {name: hparam for name, hparam in transform.declared.items() if name not in schedules}
     return Transform.of(form, declared, transform.name)
-
-
-def _at(schedule: Schedule, step: Any) -> Any:
-    """The value at this step; one per leaf where leaves have counts of their own."""
-    return trees.map_leaves(lambda count: schedule(double(count)), step)
