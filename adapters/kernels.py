@@ -20,6 +20,7 @@ from .links import Link
 from .memory import flat
 from .prologue import Prologue
 from .tracing import TARGETED, Dtypes, Ending, Traced, fake_tensors, trace, wide
+from .trial import try_out
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
@@ -69,15 +70,21 @@ class Kernel:
         return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
 
 
-def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, spec: trees.Spec) -> Kernel:
-    """The kernel of this structure, compiled at its first use and shared by all optimizers."""
+def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, scalars: Sequence[Any]) -> Kernel:
+    """The kernel of this structure, compiled at its first use and shared by all optimizers.
+
+    `scalars` are such as it will get; it is tried with them.
+    """
+    spec = trees.flatten(list(scalars))[1]
     key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
     with inductor.lock:
         if key not in _kernels:
             traced = trace(links, ending, dtypes, spec)
             compiled = compile_body(traced, ending, dtypes, device)
             inputs = 3 + len(dtypes.slots) + (ending in TARGETED)
-            _kernels[key] = Kernel(traced.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
+            kernel = Kernel(traced.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
+            try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)
+            _kernels[key] = kernel
         return _kernels[key]
 
 

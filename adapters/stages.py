@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import torch
 
-from functional_optim import trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.hparams import HParams
 from functional_optim.reductions import SumOver
@@ -95,8 +94,8 @@ def kernels_of(stage: Stage, signature: Signature, hparams: HParams, counts: Cou
     values, reduced = values_of(stage.links, hparams, counts), {}
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
-        spec = trees.flatten(scalars_of(links, values, counts, reduced))[1]
-        return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, spec)
+        scalars = scalars_of(links, values, counts, reduced)
+        return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, scalars)
 
     quantities: dict[int, Kernel | None] = {}
     for i in stage.reduces:

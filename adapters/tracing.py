@@ -71,7 +71,7 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
     """Trace the links for one 1-D tensor; `spec` is the structure of their scalars, as `scalars_of` arranges them."""
 
     def run(scalars: list[Tensor], u: Tensor, p: Tensor, *slots: Tensor) -> list[Tensor]:
-        return _outputs(links, ending, trees.unflatten(spec, scalars), u, p, slots)
+        return outputs(links, ending, trees.unflatten(spec, scalars), u, p, slots)
 
     mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
     with mode, torch.no_grad():
@@ -81,7 +81,7 @@ def trace(links: Sequence[Link], ending: Ending, dtypes: Dtypes, spec: trees.Spe
 
 
 def reduced_like(link: Link, dtypes: Dtypes) -> Any:
-    """A stand-in for what a link reduces to: a tree of the same structure."""
+    """A stand-in for what a link reduces to: a tree of the same structure, of ones."""
     with torch_internals.FakeTensorMode():
         tensors = [torch.empty(2, dtype=dtype, device="cpu") for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
         u, p, *slots = [[widened(x)] for x in tensors]
@@ -89,7 +89,7 @@ def reduced_like(link: Link, dtypes: Dtypes) -> Any:
         like = link.form.reduce(u, p, **dict(zip(link.form.slots, slots, strict=True)))
     if any(not isinstance(x, Tensor) or x.ndim for x in trees.leaves(like)):
         raise TypeError(f"{link.form.name} reduces to something else than () tensors")
-    return like
+    return trees.map_leaves(lambda x: 1.0, like)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -107,7 +107,7 @@ def fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor
         return [torch.empty(length, dtype=dtype, device=device) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
 
 
-def _outputs(
+def outputs(
     links: Sequence[Link], ending: Ending, scalars: list[Any], u: Tensor, p: Tensor, slots: Sequence[Tensor]
 ) -> list[Tensor]:
     """The rules, one after another, under the dtype policy of `lifting`."""
