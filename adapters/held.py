@@ -14,8 +14,6 @@ from .memory import are_same
 
 States: TypeAlias = Mapping[Tensor, Flat]
 
-TensorGuards: Any = torch_internals.get("TensorGuards")
-
 
 class Held:
     """The parameters of a plan, their slots and counts; held, so that no other tensor can pass for one of them.
@@ -103,9 +101,10 @@ def _likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     The guards of `torch.compile` ask it in 10 µs of 200 tensors; Python takes ten times as long.
     """
     sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
+    guards = torch_internals.get("TensorGuards")
     try:
-        return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
-    except TypeError:  # There are none, or not of this form.
+        return guards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    except TypeError:  # There are none (None), or not of this form.
         traits = list(map(_traits, tensors))
         return lambda *others: list(map(_traits, others)) == traits
 

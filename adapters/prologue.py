@@ -82,6 +82,7 @@ class Operation:
     def __init__(self, target: Any, args: Any, kwargs: Any) -> None:
         self.target, self.args, self.kwargs = target, args, kwargs
         self.function = HOST.get(target) if not kwargs else None
+        self.declared = [schema.type for schema in schema_of(target)]
         if target is aten._to_copy.default and kwargs == {"dtype": torch.float64}:
             self.function = float
 
@@ -102,8 +103,7 @@ class Operation:
         kwargs = {name: _filled(value, values) for name, value in self.kwargs.items()}
         if "device" in kwargs:
             kwargs["device"] = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-        declared = [schema.type for schema in schema_of(self.target)]
-        return _on_host(self.target(*map(_as_tensor, args, declared), **kwargs))
+        return _on_host(self.target(*map(_as_tensor, args, self.declared), **kwargs))
 
 
 def _filled(argument: Any, values: list[Any]) -> Any:

@@ -19,8 +19,10 @@ from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
 from functional_optim.sharded import local
+from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
+from . import user
 from .eager import EagerStep, has_programs
 from .formula import NotElementwise
 from .groups import defaults_of, hparams_of
@@ -51,7 +53,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     _engines: "dict[Transform, FusedStep | None]"
     _lists: dict[Transform, EagerStep | None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
-    _shown: dict[Tensor, list[tuple[Tensor, int]]]
+    _shown: dict[Tensor, list[tuple[Tensor, float]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         _require_iterable(params)
@@ -135,7 +137,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             extra = {"value": loss, **extra}
         if closure is None and self._is_asked_for_state():
             self.init_state()
-            self._shown = {p: [(x, x._version) for x in slots.values()] for p, slots in self.state.items()}
+            self._shown = {p: [(x, version_of(x)) for x in slots.values()] for p, slots in self.state.items()}
             return None
         self._forget_shown()
         parts = self._parts()
@@ -261,7 +263,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def _forget_shown(self) -> None:
         """Let parameters start anew whose state has been made to be shown, under a learning rate of 0, and is as it was."""
         for p, seen in self._shown.items():
-            found = [(x, x._version) for x in self.state.get(p, {}).values()]
+            found = [(x, version_of(x)) for x in self.state.get(p, {}).values()]
             if len(found) == len(seen) and all(a is b and v == w for (a, v), (b, w) in zip(found, seen, strict=True)):
                 del self.state[p]
         self._shown = {}
@@ -312,11 +314,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         hparams: Mapping[int, Any],
     ) -> "FusedStep | None":
         """A fused step that is ready to run; None, after a warning, where it can't be."""
-        try:
-            from .fused import FusedStep, Unsupported  # Half a second of the compiler's modules, for those who ask for it.
-        except ImportError as problem:  # They are private to torch, and may move.
-            warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
-            return None
+        from .fused import FusedStep, Unsupported  # For those who ask for it.
 
         # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
         everyone = leaves_of(enumerate(self.param_groups))
@@ -337,7 +335,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams, waiting)
             return engine
         except Unsupported as problem:
-            warnings.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.", stacklevel=5)
+            user.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.")
             return None
 
     def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:

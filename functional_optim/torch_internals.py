@@ -10,6 +10,7 @@ What still is there may do something else than it did. So a kernel is tried befo
 """
 
 import functools
+import math
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,6 @@ NAMES: dict[str, Name] = {
     **_names(
         "fused, compiled",
         FakeTensorMode="torch._subclasses.FakeTensorMode",
-        ShapeEnv="torch.fx.experimental.symbolic_shapes.ShapeEnv",
         make_fx="torch.fx.experimental.proxy_tensor.make_fx",
         TracingContext="torch._guards.TracingContext",
         tracing="torch._guards.tracing",
@@ -52,6 +52,7 @@ NAMES: dict[str, Name] = {
     ),
     **_names(
         "fused",
+        ShapeEnv="torch.fx.experimental.symbolic_shapes.ShapeEnv",
         DimDynamic="torch.fx.experimental.symbolic_shapes.DimDynamic",
         StatelessSymbolicContext="torch.fx.experimental.symbolic_shapes.StatelessSymbolicContext",
     ),
@@ -59,7 +60,6 @@ NAMES: dict[str, Name] = {
         "compiled",
         FakeTensor="torch._subclasses.FakeTensor",
         active_fake_mode="torch._guards.active_fake_mode",
-        get_proxy_mode="torch.fx.experimental.proxy_tensor.get_proxy_mode",
         disable_current_modes="torch.utils._python_dispatch._disable_current_modes",
         functorch_config="torch._functorch.config",
         is_functorch_wrapped_tensor="torch._C._functorch.is_functorch_wrapped_tensor",
@@ -85,6 +85,10 @@ NAMES: dict[str, Name] = {
         cpp_builder="torch._inductor.cpp_builder",  # its get_cpp_compiler
         cpu_vec_isa="torch._inductor.cpu_vec_isa",  # its valid_vec_isa_list, x86_isa_checker, VecAVX512 and VecAVX2
     ),
+    **_names(
+        "another way: other people's `make_fx` is noticed by its fake tensors alone",
+        get_proxy_mode="torch.fx.experimental.proxy_tensor.get_proxy_mode",
+    ),
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
     **_names("another way: PerLeaf is no tree to torch.vmap", register_pytree_node="torch.utils._pytree.register_pytree_node"),
@@ -104,6 +108,11 @@ def get(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    """A private name of `NAMES`, as an attribute of this module.
+
+    Raises:
+        Gone: this torch does not have it.
+    """
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = get(name)
@@ -124,9 +133,9 @@ def memory_of(x: Tensor) -> int:
     return storage._cdata if hasattr(storage, "_cdata") else storage.data_ptr()
 
 
-def version_of(x: Tensor) -> int:
-    """How often a tensor was written to. Without `_version`: 0."""
-    return getattr(x, "_version", 0)
+def version_of(x: Tensor) -> float:
+    """How often a tensor was written to. Without `_version`: NaN, which is neither equal to another nor larger."""
+    return getattr(x, "_version", math.nan)
 
 
 def schema_of(operation: Any) -> Sequence[Any]:
@@ -141,10 +150,7 @@ def in_forward_mode() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether a graph is being made of what is called now, by `torch.compile` or by `make_fx`.
-
-    Without the two names: only `torch.compile` is noticed.
-    """
+    """Whether a graph is being made of what is called now, by `torch.compile` or by `make_fx`."""
     modes = map(get, ("active_fake_mode", "get_proxy_mode"))
     return torch.compiler.is_compiling() or any(mode is not None and mode() is not None for mode in modes)
 

@@ -228,6 +228,27 @@ MUTANTS = [
         "test_adapter.py -k return_their_inputs",
     ),
     Mutant(
+        "a kernel is used without a trial",
+        "adapters/kernels.py",
+        "            try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)\n",
+        "",
+        "test_torch_internals.py -k trial",
+    ),
+    Mutant(
+        "a trial looks at the parameter alone",
+        "adapters/trial.py",
+        "written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE) else ()",
+        "written += ()",
+        "test_torch_internals.py -k directly",
+    ),
+    Mutant(
+        "a length is no input of its graph",
+        "adapters/direct.py",
+        "[LENGTH, *tensors]",
+        "list(tensors)",
+        "test_torch_internals.py -k directly",
+    ),
+    Mutant(
         "the last of an odd number of elements is not in the norm",
         "adapters/kernels.py",
         "return halves + torch.where(is_odd, x[-1].double(), 0.0)",
@@ -384,7 +405,7 @@ MUTANTS = [
     Mutant(
         "the step is traced by the compiler",
         "adapters/torch_optimizer.py",
-        "        @_disable_dynamo\n",
+        '        @(torch_internals.get("disable_dynamo") or torch.compiler.disable)\n',
         "",
         "test_contract_compiled.py -k one_graph",
     ),
@@ -524,8 +545,8 @@ MUTANTS = [
     Mutant(
         "a slot is the memory of a sharded parameter",
         "adapters/layout.py",
-        "return local(x).untyped_storage()._cdata",
-        "return x.untyped_storage()._cdata",
+        "return memory_of(local(x))",
+        "return memory_of(x)",
         "test_distributed.py -k a_slot_that_starts",
     ),
     Mutant(
@@ -678,7 +699,7 @@ MUTANTS = [
     Mutant(
         "a batch of cotangents passes for the batch around it",
         "functional_optim/meta/compiled.py",
-        "if tape.within[done : done + 1] != (_functorch.maybe_current_level(),):",
+        "if tape.within[done : done + 1] != (torch_internals.maybe_current_level(),):",
         "if done == len(tape.batches):",
         "test_meta_compiled.py -k jacrev",
     ),

@@ -75,6 +75,7 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         ValueError: it asks for their values.
     """
+    assert torch_internals.active_fake_mode, "which `is_traced` asks for, or it raises"
     with torch_internals.disable_current_modes():
         mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
         try:
