@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.direction import warn_if_uphill
 from functional_optim.form import nested
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
@@ -16,6 +17,7 @@ from functional_optim.transform import Transform, per_tensor, require_transform
 from .generic_adaptive import GenericAdaptiveOptimizer
 from .groups import defaults_of, hparams_of
 from .layout import Key, Layout, detached_from
+from .loading import keys_of
 
 RANGES = {"lr": NON_NEGATIVE, "betas": FRACTION, "eps": NON_NEGATIVE, "weight_decay": NON_NEGATIVE}
 
@@ -57,6 +59,8 @@ class TransformSteps(GenericAdaptiveOptimizer):
         self._layout: Layout | None = None
         # The template's constructor asks for numbers that a transform may not have.
         torch.optim.Optimizer.__init__(self, params, defaults_of(self.transform, hparams))
+        everyone = {key: p for index, group in enumerate(self.param_groups) for key, p in keys_of(index, group)}
+        warn_if_uphill(self.transform, everyone, hparams_of(self.transform, self.defaults), stacklevel=2)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless the hyper-parameters of a group are of the right type and in their ranges."""

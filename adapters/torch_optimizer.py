@@ -475,8 +475,12 @@ class OptimizerAdapter(TransformOptimizer):
 
     Raises:
         TypeError: `transform` or a hyper-parameter is not of the right type.
-        ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; or the transform is an empty chain.
+        ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; the transform is an empty chain; or it
+            does not take these parameters, such as one that a partition has no label for.
             Keys of a group that are no hyper-parameters are kept and ignored, as in torch; of a misspelt one it warns.
+
+    It warns, `functional_optim.direction.UphillWarning`, of a transform whose updates point uphill: where no link turns the sign,
+    or two do, or weight decay stands behind the learning rate. A chain that begins with `negate()` climbs on purpose.
 
     >>> import functional_optim as fo
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))

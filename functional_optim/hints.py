@@ -38,6 +38,7 @@ MEANT: dict[str, tuple[str, ...]] = {
     "every_k_schedule": ("every",),
     "every_k": ("every",),
     "steps": ("every",),
+    "step_size_fn": ("schedule",),
     "transforms": ("branches",),
     "param_labels": ("labels",),
     "init_value": ("start", "value"),

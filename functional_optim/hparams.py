@@ -108,11 +108,11 @@ def complete(declared: Mapping[str, Hparam], given: HParams | None, refusal: Cal
     }
 
 
-def require_mapping(given: Any, advice: str = "") -> None:
+def require_mapping(given: Any, advice: str = "", name: str = "hparams") -> None:
     """Raise TypeError unless these are hyper-parameters by name."""
     if not isinstance(given, Mapping):
         expected = "expected a mapping of names to numbers, such as {'lr': 1e-3}"
-        raise TypeError(f"hparams is a {type(given).__name__}: {expected}.{advice}")
+        raise TypeError(f"{name} is a {type(given).__name__}: {expected}.{advice}")
 
 
 def unknown(name: str, accepted: Mapping[str, Any], owner: str) -> str:

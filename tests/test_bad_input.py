@@ -1012,6 +1012,61 @@ SLIPS = {
         TypeError,
         r"For a value that stays, set_defaults\(transform, lr=",
     ),
+    "torch's scheduler for a schedule": (
+        lambda: fo.scheduled(fo.adam(), lr=torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.ones(1)]), 1)),
+        TypeError,
+        r"torch's schedulers drive an optimizer: give one to OptimizerAdapter",
+    ),
+    "a schedule without a step": (
+        lambda: fo.scheduled(fo.adam(), lr=lambda: 0.1),
+        TypeError,
+        r"the schedule of 'lr' is called with the step, but takes \(\): too many",
+    ),
+    "a schedule that was not called": (
+        lambda: fo.scheduled(fo.adam(), lr=fo.warmup_cosine),
+        TypeError,
+        r"the schedule of 'lr' is a class: call it, lr=warmup_cosine\(...\)",
+    ),
+    "a schedule that returns nothing": (
+        lambda: fo.scheduled(fo.adam(), lr=lambda step: None).init_state(PARAMS),
+        TypeError,
+        r"the first value of the schedule of 'lr' = None is a NoneType: expected a number",
+    ),
+    "a schedule of one number for a pair": (
+        lambda: fo.scheduled(fo.adam(), betas=lambda step: 0.9).init_state(PARAMS),
+        TypeError,
+        r"the first value of the schedule of 'betas' = 0.9: expected 2 values",
+    ),
+    "a schedule below its range": (
+        lambda: fo.scheduled(fo.adam(), lr=lambda step: -0.1).init_state(PARAMS),
+        ValueError,
+        r"the first value of the schedule of 'lr' = -0.1 is outside \[0, inf\)",
+    ),
+    "a number for a factor's schedule": (
+        lambda: fo.scale_by_schedule(0.1).update(GRADS, {"step": torch.tensor(0)}, PARAMS),
+        TypeError,
+        r"schedule = 0.1 of scale_by_schedule: expected a function of the step; for a number, scale\(0.1\)",
+    ),
+    "a condition without a step": (
+        lambda: fo.conditionally(fo.adam(), lambda: True),
+        TypeError,
+        r"the condition is called with the step, .*takes \(\): too many",
+    ),
+    "a number of steps without steps": (
+        lambda: fo.accumulate(fo.adam(), lambda: 3),
+        TypeError,
+        r"every, a function, is called with the number of steps taken, but takes \(\): too many",
+    ),
+    "a number to differentiate in": (
+        lambda: fo.meta.forward_grad(lambda lr: lr**2)(2.0),
+        TypeError,
+        r"holds no tensor to differentiate in: 2.0. Numbers go in as torch.tensor",
+    ),
+    "a number for per-step numbers": (
+        lambda: fo.meta.unroll(lambda p: p.sum(), fo.adam(), 2)(torch.ones(2), schedule=0.1),
+        TypeError,
+        r"schedule is a float: expected a mapping",
+    ),
     "a schedule in its place": (
         lambda: fo.scheduled(fo.adam(), fo.constant(0.1)),
         TypeError,

@@ -9,7 +9,7 @@ from cases import CASES, sign_of_average
 
 import functional_optim as fo
 from functional_optim import optimizers, testing, trees
-from functional_optim.adapters import OptimizerAdapter
+from functional_optim.adapters import OptimizerAdapter, as_optimizer_class
 from functional_optim.direction import UphillWarning, ways
 from functional_optim.testing import check_transform
 
@@ -174,6 +174,16 @@ def test_what_is_warned_of_climbs(name):
             p.grad = torch.zeros_like(p) if decays else p.detach().clone()
         optimizer.step()
     assert max(p.abs().max() for p in params) > 1
+
+
+def test_an_optimizer_that_steps_one_parameter_at_a_time_is_looked_at_too():
+    made = as_optimizer_class(fo.chain(fo.scale_by_adam(), fo.scale()))
+    with pytest.warns(UphillWarning, match=NONE) as caught:
+        made([torch.nn.Parameter(torch.ones(2))])
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made([torch.nn.Parameter(torch.ones(2))], factor=-0.1)
 
 
 def test_a_number_given_to_the_optimizer_counts():

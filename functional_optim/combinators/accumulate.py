@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from functional_optim import trees
+from functional_optim.checks import misfit
 from functional_optim.combinators.combined import Combined, choose, zero_unless
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, require_count
@@ -79,5 +80,7 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     require_transform(transform, "accumulate")
     if not callable(every):
         require_count("every", every, 1)
+    elif problem := misfit(every, 0):
+        raise TypeError(f"every, a function, is called with the number of steps taken, but takes {problem}.")
     form = Accumulated(transform, every)
     return Transform.of(form, transform.declared, "accumulate")

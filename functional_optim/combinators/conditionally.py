@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.checks import misfit
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined, choose
 from functional_optim.form import Path
@@ -79,6 +80,9 @@ def conditionally(transform: Transform, condition: Callable[[Tensor], Any], othe
     require_transform(otherwise, "conditionally, otherwise")
     if not callable(condition):
         raise TypeError(f"condition = {condition!r}: expected a function of the step, such as lambda step: step < 1000.")
+    problem = misfit(condition, 0)
+    if problem:
+        raise TypeError(f"the condition is called with the step, as in lambda step: step < 1000, but takes {problem}.")
     form = Conditional(transform, otherwise, condition)
     declared = merge({transform.name: transform.declared, "otherwise": otherwise.declared})
     return Transform.of(form, declared, "conditionally")

@@ -177,8 +177,10 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
     (`clip_by_global_norm`) in a branch spans its leaves; in a chain around the partition, all.
 
     Raises:
-        ValueError: from `init_state`, for a label that no parameter has and no pattern of which fits any name; from it and from
-            `update`, for a parameter without a label of a branch. The message lists names.
+        TypeError: the branches are no mapping of transforms, or a function of labels does not take (name, leaf).
+        ValueError: from `init_state` and from the constructor of an optimizer, for a label that no parameter has, unless it is
+            that of whatever is left (`r".*"`); from these and from `update`, for a parameter without a label of a branch. The
+            message lists names.
 
     As `optax.partition`, whose branches close over their hyper-parameters.
 
@@ -207,7 +209,9 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
         mask: `(name, leaf) -> bool`, or a tree of bools by name; a parameter that it does not name is False.
 
     Raises:
-        ValueError: from `init_state`, where a tree of bools names none of the parameters.
+        TypeError: a function does not take (name, leaf), or a tree holds text.
+        ValueError: from `init_state` and from the constructor of an optimizer, where a tree of bools names none of the
+            parameters.
 
     Hyper-parameters are the transform's. State: the transform's under `"masked"`, over a flat dict of the parameters by name.
 

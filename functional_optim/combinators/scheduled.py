@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim.lr_scheduler import LRScheduler
+
+from functional_optim.checks import misfit
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
-from functional_optim.hparams import HParams
+from functional_optim.hparams import HParams, validate
 from functional_optim.lifting import new_count
 from functional_optim.numerics import double
 from functional_optim.recipe import recorded
@@ -57,7 +60,10 @@ class Scheduled(Combined):
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The clock at 0, and the inner state."""
         clock = new_count(params)
-        return {"schedule_step": clock, "inner": self.inner.init_fn(params, self.inner_hparams(clock, hp))}
+        inner = self.inner_hparams(clock, hp)
+        for name in self.schedules:
+            validate(f"the first value of the schedule of {name!r}", inner[name], self.inner.declared[name])
+        return {"schedule_step": clock, "inner": self.inner.init_fn(params, inner)}
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The inner update under the values of this step."""
@@ -83,7 +89,8 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     State: `schedule_step` () int64, and the transform's under `"inner"`. `hparams_at` tells the values in force.
 
     Raises:
-        ValueError: the transform has no such hyper-parameter.
+        TypeError: a schedule is no function of one number.
+        ValueError: the transform has no such hyper-parameter; or, from `init_state`, the first value does not lie in its range.
 
     Differs from `optax.inject_hyperparams` in taking a built transform. To drive a chain from a `torch.optim.lr_scheduler`
     object, put it behind the adapter.
@@ -101,11 +108,20 @@ def scheduled(transform: Transform, **schedules: Schedule) -> Transform:
     for name in schedules:
         if name not in transform.declared:
             raise ValueError(transform.refusal(name))
-        if not callable(schedules[name]):
-            raise TypeError(
-                f"the schedule of {name!r} is {schedules[name]!r}: expected a function of the step. "
-                f"For a value that stays, set_defaults(transform, {name}=...)."
-            )
+        _require_schedule(name, schedules[name])
     form = Scheduled(transform, schedules)
     declared = {name: hparam for name, hparam in transform.declared.items() if name not in schedules}
     return Transform.of(form, declared, transform.name)
+
+
+def _require_schedule(name: str, schedule: Any) -> None:
+    if not callable(schedule):
+        advice = f"For a value that stays, set_defaults(transform, {name}=...)."
+        if isinstance(schedule, LRScheduler):
+            advice = "torch's schedulers drive an optimizer: give one to OptimizerAdapter(params, transform)."
+        raise TypeError(f"the schedule of {name!r} is {schedule!r}: expected a function of the step. {advice}")
+    if isinstance(schedule, type):
+        raise TypeError(f"the schedule of {name!r} is a class: call it, {name}={schedule.__name__}(...).")
+    problem = misfit(schedule, 0)
+    if problem:
+        raise TypeError(f"the schedule of {name!r} is called with the step, but takes {problem}.")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.meta.packing import ravel
 from functional_optim.trees import Tree
 
@@ -25,6 +26,7 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
         chunk_size: tangents at a time; None for all.
 
     Raises:
+        TypeError: there is no tensor in the first argument.
         ValueError: the function's value is not a () tensor.
 
     Parameters that require a gradient would still keep everything for it: detach them first.
@@ -37,6 +39,10 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
     """
 
     def gradient(hparams: Tree, *args: Tree) -> Tree:
+        if not any(isinstance(x, Tensor) for x in trees.leaves(hparams)):
+            raise TypeError(
+                f"the first argument holds no tensor to differentiate in: {hparams!r}. Numbers go in as torch.tensor(...)."
+            )
         vector, unravel = ravel(hparams)
 
         def pushed(direction: Tensor) -> Tensor:

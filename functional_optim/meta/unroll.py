@@ -94,6 +94,7 @@ class Unroll:
             TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, or a leaf of `params` is not a tensor.
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
         """
+        require_mapping(schedule or {}, name="schedule")
         require_mapping(hparams or {}, advice=" Data come after them: (params, hparams, batch), batch being a tuple.")
         for name, given in (("batch", batch), ("batches", batches)):
             if not isinstance(given, tuple):

@@ -42,6 +42,10 @@ def scale_by_schedule(hp, t, *, schedule: Callable[[Scalar], Scalar]):
     >>> update
     tensor(0.5000)
     """
+    if not callable(schedule):
+        raise TypeError(
+            f"schedule = {schedule!r} of scale_by_schedule: expected a function of the step; for a number, scale({schedule!r})."
+        )
     factor = schedule(double(t - 1))
 
     def rule(u, p):
