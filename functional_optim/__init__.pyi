@@ -312,8 +312,8 @@ def scale_by_simplified_ademamix(
     alpha: float = 0.0,
     eps: float = 1e-08,
     *,
-    beta1_warmup=None,
-    min_beta1=0.9,
+    beta1_warmup: int | None = None,
+    min_beta1: float = 0.9,
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def scale_by_sm3(momentum: float = 0.9, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
@@ -336,7 +336,7 @@ def scale_by_stddev(
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def scale_by_trust_ratio(
-    min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip=False
+    min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip: bool = False
 ) -> Transform: ...
 def scale_by_yogi(
     betas: tuple[float, float] = (0.9, 0.999),

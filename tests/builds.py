@@ -9,12 +9,19 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info")
+KEPT = ["functional_optim", "adapters", "tests", "notebooks", ".editable", ".ci"]
+KEPT += ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE"]
 
 
 def copied_sources(folder: Path) -> Path:
     """The sources alone, as a clone has them."""
-    return Path(shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=LEFT_OUT))
+    source = folder / "source"
+    for kept in map(ROOT.joinpath, KEPT):
+        if kept.is_dir():
+            shutil.copytree(kept, source / kept.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        elif kept.exists():
+            shutil.copy(kept, source)
+    return source
 
 
 def built(kind: str, source: Path) -> Path:

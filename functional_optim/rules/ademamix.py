@@ -78,7 +78,7 @@ def _lengthened(start, end, a):
         "eps": Hparam(1e-8, NON_NEGATIVE),
     },
 )
-def scale_by_simplified_ademamix(hp, t, *, beta1_warmup=None, min_beta1=0.9):
+def scale_by_simplified_ademamix(hp, t, *, beta1_warmup: int | None = None, min_beta1: float = 0.9):
     """One long accumulation of gradients, and the present one beside it: `m ← β₁ m + g`, `u = (m + α g) / (√v̂ + ε)`.
 
     The sum m grows to 1 / (1 − β₁) times a steady gradient: take a learning rate as many times smaller than Adam's.

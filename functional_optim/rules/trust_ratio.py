@@ -20,7 +20,7 @@ from functional_optim.transform import per_tensor
         "eps": Hparam(0.0, NON_NEGATIVE),
     }
 )
-def scale_by_trust_ratio(hp, *, trust_clip=False):
+def scale_by_trust_ratio(hp, *, trust_clip: bool = False):
     """Give each tensor's update the length of its parameter: `u · c ‖p‖ / (‖u‖ + ε)`; unscaled where a norm is 0.
 
     A () parameter is a tensor too: its update becomes ±c |p|. Biases and gains are usually spared.
