@@ -12,6 +12,8 @@ from functional_optim import torch_internals
 from .layout import Flat, Key, Layout
 from .memory import are_same
 
+TensorGuards: Any = torch_internals.get("TensorGuards")
+
 States: TypeAlias = Mapping[Tensor, Flat]
 
 
@@ -101,9 +103,8 @@ def _likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     The guards of `torch.compile` ask it in 10 µs of 200 tensors; Python takes ten times as long.
     """
     sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
-    guards = torch_internals.get("TensorGuards")
     try:
-        return guards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+        return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
     except TypeError:  # There are none (None), or not of this form.
         traits = list(map(_traits, tensors))
         return lambda *others: list(map(_traits, others)) == traits

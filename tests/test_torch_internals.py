@@ -69,7 +69,7 @@ def test_without_what_fused_needs_it_warns_once_and_steps_eagerly(without, name)
     assert_eager_after_one_warning(f"torch._gone.{name}")
 
 
-@pytest.mark.parametrize("name", ["TensorGuards", "disable_dynamo", "DataDependentOutputException"])
+@pytest.mark.parametrize("name", ["disable_dynamo", "DataDependentOutputException", "is_batchedtensor"])
 def test_without_what_has_another_way_fused_steps_are_the_same(without, name):
     without(name)
     assert_like_eager(stepped(True))
