@@ -722,7 +722,7 @@ MUTANTS = [
         "functional_optim/transform.py",
         "default=hparam.default, annotation=_number_type(hparam.default)",
         "default=hparam.default",
-        "test_typing.py -k annotated",
+        "test_package.py -k arguments_have_types",
     ),
     Mutant(
         "an even number of minus signs passes for a descent",

@@ -1,14 +1,18 @@
 """The package: what it installs, what it imports, and which way its imports go."""
 
 import ast
+import inspect
 import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import stubs
 from builds import ROOT, built, copied_sources, environment, run
 from torch.utils._device import _device_constructors
+
+import functional_optim as fo
 
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
@@ -120,6 +124,17 @@ def test_the_arithmetic_of_a_rule_is_at_most_20_lines(path):
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     counts = {function.name: len(lines_of_arithmetic(function)) for function in functions}
     assert all(count <= 20 for count in counts.values()), counts
+
+
+def test_the_stub_is_what_the_code_makes():
+    assert stubs.parsed(stubs.FILE.read_text()) == stubs.parsed(stubs.stub()), "out of date: run `make catalogue`"
+
+
+@pytest.mark.parametrize("name", [name for name in fo.__all__ if inspect.isfunction(getattr(fo, name))])
+def test_arguments_have_types(name):
+    """A decorator gives types to numbers; options have those that are written."""
+    for parameter in inspect.signature(getattr(fo, name)).parameters.values():
+        assert parameter.annotation is not parameter.empty, f"{name}: annotate {parameter.name}"
 
 
 WHERE = "import functional_optim as fo; print(fo.adapters.AdamW.__module__, fo.__file__)"
