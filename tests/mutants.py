@@ -656,9 +656,9 @@ MUTANTS = [
     ),
     Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
-        "functional_optim/meta/flat.py",
-        "(form.reduce is None or isinstance(form.reduce, SumOver))",
-        "True",
+        "functional_optim/lifting.py",
+        "not self.elementwise or not isinstance(self.reduce, SumOver | None)",
+        "not self.elementwise",
         "test_meta_unroll.py -k sees_the_leaves",
     ),
     Mutant(
