@@ -190,7 +190,7 @@ MUTANTS = [
         "adapters/torch_optimizer.py",
         "leaves_of(groups, states) if layout",
         "leaves_of(groups) if layout",
-        "test_laws.py -k passes_over",
+        "test_late_parameters.py -k pure_function",
     ),
     Mutant(
         "all parameters have the step of the first",
