@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,16 +18,15 @@ from functional_optim.transform import Transform
 Flat: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What a parameter is called in the trees that a transform sees: its place, and in messages its name."""
 
     group: int
-    index: int
+    number: int
     name: str | None = None
 
     def __str__(self) -> str:
-        return self.name or f"group {self.group}, parameter {self.index}"
+        return self.name or f"group {self.group}, parameter {self.number}"
 
     def __repr__(self) -> str:
         return repr(str(self))
