@@ -60,6 +60,27 @@ MUTANTS = [
         "test_drop_in.py -k leaves_alone",
     ),
     Mutant(
+        "a factor of the learning rate multiplies a schedule's factor, too",
+        "functional_optim/combinators/lr_factor.py",
+        "        if _covers(transform, entry):\n            return _entered(transform, entry)\n",
+        "        if _covers(transform, entry):\n            transform = _entered(transform, entry)\n",
+        "test_lr_factor.py -k groups",
+    ),
+    Mutant(
+        "a rate that was saved is loaded as a factor",
+        "adapters/loading.py",
+        'if "lr" in group and ("lr" not in saved or is_factor != was_factor):',
+        'if "lr" in group and "lr" not in saved:',
+        "test_lr_factor.py -k loading",
+    ),
+    Mutant(
+        "engines don't see the factor of a learning rate",
+        "functional_optim/combinators/origin.py",
+        "return value if self.factor is None else times(value, self.factor.value(hp, counts))",
+        "return value",
+        "test_lr_factor.py -k groups",
+    ),
+    Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",
         "functional_optim/rules/adam.py",
         "sqrt(w / c2)",
@@ -153,8 +174,8 @@ MUTANTS = [
     Mutant(
         "the learning rate of a group is not read",
         "adapters/groups.py",
-        "for name in transform.declared if name in group}",
-        'for name in transform.declared if name in group and name != "lr"}',
+        "for name, entry in entries.items() if entry in group}",
+        'for name, entry in entries.items() if entry in group and entry != "lr"}',
         "test_drop_in.py -k scheduler",
     ),
     Mutant(
@@ -293,8 +314,8 @@ MUTANTS = [
     Mutant(
         "to an engine, a branch's own number comes after the one of all",
         "functional_optim/combinators/partition.py",
-        'outer[f"{label}.{name}"].or_else(outer[name])',
-        'outer[name].or_else(outer[f"{label}.{name}"])',
+        'outer.get(f"{label}.{name}", Origin()).or_else(outer[name])',
+        'outer[name].or_else(outer.get(f"{label}.{name}", Origin()))',
         "test_branches.py -k branch_has_its_own_value",
     ),
     Mutant(

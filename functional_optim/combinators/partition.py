@@ -39,7 +39,7 @@ class Partitioned(Combined):
         """As `branch_hparams`."""
         return {
             (label,): {
-                name: outer[f"{label}.{name}"].or_else(outer[name]).or_else(_default(hparam))
+                name: outer.get(f"{label}.{name}", Origin()).or_else(outer[name]).or_else(_default(hparam))
                 for name, hparam in branch.declared.items()
             }
             for label, branch in self.branches.items()
