@@ -94,6 +94,10 @@ class Layout:
         self._wrappers: set[Path] = set()
         self._distinct: dict[tuple[Path, ...], Mapping[Path, str]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, the parameters are others.
+        return {**vars(self), "_known": {}}
+
     def unknown(self, params: Params) -> list[Key]:
         """The parameters that `admit` has to see before anything is asked about them."""
         return [key for key, p in params.items() if key not in self._known or self._known[key]() is not p]
