@@ -15,6 +15,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import torch
@@ -178,6 +179,7 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: Any) -
     make_fx, decompositions = torch_internals.make_fx, torch_internals.select_decomp_table()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        torch_internals.get("inductor_lowering")  # which the decomposition of max-pooling takes for imported
         _kept.append([])
         try:
             with mode:
@@ -301,7 +303,6 @@ def _prepared(part: Part) -> fx.GraphModule:
         own.meta["val"] = call.meta["val"]
         call.replace_all_uses_with(own)
         graph.graph.erase_node(call)
-    _transpose_factors(graph)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
     torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from functional_optim.meta.layers import composing
+
 
 def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
     """A module and a criterion as a loss `(params, *inputs, target) -> criterion(module(*inputs), target)`, and its first params.
@@ -30,6 +32,7 @@ def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Ca
     Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat`.
     """
 
+    @composing
     def loss(params: dict[str, Tensor], *batch: Any, buffers: dict[str, Tensor] | None = None) -> Tensor:
         _require_no_running_statistics(module)
         own = {name: b.clone() for name, b in (dict(module.named_buffers()) if buffers is None else buffers).items()}
