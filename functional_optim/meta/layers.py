@@ -2,8 +2,8 @@
 
     normalisation   a(x) w + b, with a(x) from torch: of layer, batch and instance norm with weights, the derivatives of a
                     gradient are wrong where a `vmap` lies between the two (seen in torch 2.13 and 2.14)
-    attention       softmax(q kᵀ/√d) v, the formula, where a second derivative is taken, or one in forward mode: the kernels that
-                    keep no matrix of weights have a first one, in reverse mode
+    attention       softmax(q kᵀ/√d) v, by this formula where it is batched or differentiated more than once, in reverse mode:
+                    the kernels that keep no matrix of weights have neither rule
     recurrence      step by step, where torch would call a kernel for the whole sequence, which has no batching rule
 
 Every call of torch within `composing` is looked at: it is all the same who makes it, a module of torch's or a user's function.
@@ -69,12 +69,14 @@ def _levels() -> list[Any]:
     return [level.key() for level in get_interpreter_stack() or ()]
 
 
+def _is_batched() -> bool:
+    """Or differentiated in forward mode, or compiled."""
+    return is_traced() or not {TransformType.Vmap, TransformType.Jvp}.isdisjoint(_levels())
+
+
 def _is_differentiated_twice(given: Tree) -> bool:
-    """What is computed of these: twice, or once in forward mode."""
-    if is_traced():
-        return True
-    levels = _levels()
-    return TransformType.Jvp in levels or levels.count(TransformType.Grad) + any(map(_requires_grad, pack(given)[0])) > 1
+    """Whether second derivatives are taken of what is computed of this."""
+    return _levels().count(TransformType.Grad) + any(map(_requires_grad, pack(given)[0])) > 1
 
 
 def _requires_grad(x: Tensor) -> bool:
@@ -82,11 +84,6 @@ def _requires_grad(x: Tensor) -> bool:
     while is_functorch_wrapped_tensor(x):
         x = get_unwrapped(x)
     return x.requires_grad
-
-
-def _is_batched() -> bool:
-    """Or differentiated in forward mode."""
-    return is_traced() or not {TransformType.Vmap, TransformType.Jvp}.isdisjoint(_levels())
 
 
 # --- Normalisation -----------------------------------------------------------------------------------------------------------
@@ -122,7 +119,7 @@ def _taken(args: list[Any], place: int, kwargs: dict[str, Any], name: str) -> An
 
 def _by_formula(attend: Callable[..., Any]) -> Callable[..., Any]:
     def attention(given: Tree, *args: Any, **kwargs: Any) -> Any:
-        if not _is_differentiated_twice(given):
+        if not (_is_batched() or _is_differentiated_twice(given)):
             return attend(*args, **kwargs)
         with sdpa_kernel(SDPBackend.MATH):
             return attend(*args, **kwargs)
