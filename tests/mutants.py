@@ -711,6 +711,27 @@ MUTANTS = [
         "test_meta_compiled.py -k transposed",
     ),
     Mutant(
+        "who reads on what (A B)ᵀ was relies on how that lay in memory",
+        "functional_optim/meta/lowering.py",
+        "if _transpose_factors(graph):",
+        "if _transpose_factors(graph) and False:",
+        "test_meta_networks.py -k without_a_batch",
+    ),
+    Mutant(
+        "a layer norm keeps its weights where torch has their derivatives wrong",
+        "functional_optim/meta/layers.py",
+        "    F.layer_norm: _affine_apart(F.layer_norm, 2, channels=False),\n",
+        "",
+        "test_meta_networks.py -k derivatives -k layer",
+    ),
+    Mutant(
+        "what a recurrent layer returns backwards stays backwards",
+        "functional_optim/meta/recurrence.py",
+        "torch.stack(outputs[::-1] if backwards else outputs)",
+        "torch.stack(outputs)",
+        "test_meta_networks.py -k torchs_own",
+    ),
+    Mutant(
         "nobody keeps a loop that a compiled function makes for itself",
         "functional_optim/meta/lowering.py",
         "                _kept[-1].append(self)",

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from meta_helpers import close
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 import functional_optim as fo
+from functional_optim.meta.layers import composing
 
 # float64: what two orders of summation differ by, after two steps
 SAME = {"rtol": 1e-8, "atol": 1e-10}
@@ -201,3 +203,47 @@ def test_compiled_without_a_batch(network, transform):
     first = [data[0] for data in tasks]
     program = fo.meta.compiled(torch.func.grad(lambda params: after(compile=True)(params, *first)))
     close(program(params), torch.func.grad(after(compile=False))(params, *first), **SAME)
+
+
+RECURRENT = {
+    "lstm": lambda: nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2),
+    "gru": lambda: nn.GRU(3, 4, 2, bias=False, batch_first=True, bidirectional=True),
+    "rnn": lambda: nn.RNN(3, 4, nonlinearity="relu"),
+    "lstm cell": lambda: nn.LSTMCell(3, 4),
+    "gru cell": lambda: nn.GRUCell(3, 4, bias=False),
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_recurrent_layer_by_steps_is_torchs_own(kind):
+    """Of all that it returns, with states to start from; a batch of one runs by steps."""
+    layer = RECURRENT[kind]().double()
+    x = torch.randn(*([5] if "cell" in kind else [2, 5]), 3, dtype=torch.float64)
+    first = layer(x)
+    start = first if "cell" in kind else first[1]
+    expected = layer(x, start)
+    found = torch.vmap(composing(lambda x: layer(x, start)))(x.unsqueeze(0))
+    close(found, torch.utils._pytree.tree_map(lambda y: y.unsqueeze(0), expected), **SAME)
+
+
+def test_a_packed_sequence_is_refused_where_it_has_no_rule():
+    layer = nn.GRU(3, 4)
+
+    def run(x):
+        return layer(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([2, 1])))[1]
+
+    x = torch.randn(2, 2, 3)
+    close(composing(run)(x), run(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="pass the padded tensor to the recurrent layer, and weigh the loss"):
+        torch.func.jvp(composing(run), (x,), (x,))
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([2, 1]))
+    with pytest.raises(ValueError, match="pass the padded tensor"):
+        torch.vmap(composing(lambda h: layer(packed, h)[1]))(torch.zeros(3, 1, 2, 4))
+
+
+def test_attention_by_a_kernel_where_that_has_all_derivatives():
+    """No second derivative, no formula: nothing of the size of the matrix of weights is made."""
+    q = torch.randn(1, 1, 64, 4)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        torch.func.grad(composing(lambda q: F.scaled_dot_product_attention(q, q, q).sum()))(q)
+    assert any("flash" in event.name for event in seen.events())

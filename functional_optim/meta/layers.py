@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from functional_optim.meta.lowering import is_traced
 from functional_optim.meta.packing import pack
-from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, relu_cell, tanh_cell, whole_sequence
+from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, refuse_packed, relu_cell, tanh_cell, whole_sequence
 from functional_optim.trees import Tree
 
 _composing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
@@ -147,6 +147,10 @@ _OWN: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _by_formula(F.scaled_dot_product_attention),
     F.multi_head_attention_forward: _by_formula(F.multi_head_attention_forward),
 }
-for _name, _cell in {"lstm": lstm_cell, "gru": gru_cell, "rnn_tanh": tanh_cell, "rnn_relu": relu_cell}.items():
-    for _kernel, _steps in ((_name, whole_sequence(_cell)), (f"{_name}_cell", one_step(_cell))):
-        _OWN[getattr(torch, _kernel)] = _by_steps(getattr(torch, _kernel), _steps)
+_CELLS = {"lstm": lstm_cell, "gru": gru_cell, "rnn_tanh": tanh_cell, "rnn_relu": relu_cell}
+_RECURRENT = {
+    **{name: whole_sequence(cell) for name, cell in _CELLS.items()},
+    **{f"{name}_cell": one_step(cell) for name, cell in _CELLS.items()},
+    "_pack_padded_sequence": refuse_packed,
+}
+_OWN |= {getattr(torch, name): _by_steps(getattr(torch, name), own) for name, own in _RECURRENT.items()}

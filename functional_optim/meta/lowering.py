@@ -245,7 +245,7 @@ def _require_pure(graph: fx.GraphModule) -> None:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ValueError(
                 f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
-                "(of `unroll`, as `batches`)."
+                "(of `unroll`, as `batches`), the masks of a dropout too; or `module.eval()`, without dropout."
             )
 
 

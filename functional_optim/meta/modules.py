@@ -29,7 +29,11 @@ def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Ca
     Raises:
         ValueError: when the loss is called, and a normalisation layer of the module would update its running statistics.
 
-    Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat`.
+    Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat` or `compiled`.
+
+    Where torch has no rule for the derivative or the batch of a layer, or a wrong one, the layer is computed of others, here and
+    in every loss of `unroll`, to rounding the same: the affine part of layer, batch and instance norm by itself, attention by
+    its formula, which keeps the matrix of weights, LSTM, GRU and RNN step by step.
     """
 
     @composing

@@ -6,7 +6,7 @@ Cho et al. 2014, https://arxiv.org/abs/1406.1078: GRU, its reset gate where torc
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +60,7 @@ def whole_sequence(cell: Cell) -> Callable[..., Any]:
         x: Tensor, hx: Any, params: Any, biases: Any, layers: Any, dropout: Any, train: Any, bidirectional: Any, batch_first: Any
     ) -> tuple[Tensor, ...]:
         if not isinstance(biases, bool):
-            raise ValueError(
-                "a recurrent layer gets a packed sequence where it is batched, compiled or differentiated in forward mode: pass "
-                "the padded tensor, and weigh the loss with a mask."
-            )
+            refuse_packed()
         starts = list(zip(*(h.unbind() for h in ((hx,) if isinstance(hx, Tensor) else hx)), strict=True))
         weights, directions, ends = list(params), 1 + bidirectional, []
         per_layer = len(weights) // len(starts)
@@ -81,6 +78,13 @@ def whole_sequence(cell: Cell) -> Callable[..., Any]:
         return x.transpose(0, 1) if batch_first else x, *(torch.stack(column) for column in zip(*ends, strict=True))
 
     return run
+
+
+def refuse_packed(*args: Any) -> NoReturn:
+    raise ValueError(
+        "a packed sequence can't be batched, compiled or differentiated in forward mode: pass the padded tensor to the recurrent "
+        "layer, and weigh the loss with a mask."
+    )
 
 
 def _one_way(
