@@ -18,11 +18,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from functional_optim.meta.lowering import is_traced
+from functional_optim import torch_internals
 from functional_optim.meta.packing import pack
 from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, refuse_packed, relu_cell, tanh_cell, whole_sequence
 from functional_optim.trees import Tree
@@ -65,25 +64,14 @@ class _Composed(TorchFunctionMode):
 # --- Under which transforms of torch.func ----------------------------------------------------------------------------------
 
 
-def _levels() -> list[Any]:
-    return [level.key() for level in get_interpreter_stack() or ()]
-
-
 def _is_batched() -> bool:
     """Or differentiated in forward mode, or compiled."""
-    return is_traced() or not {TransformType.Vmap, TransformType.Jvp}.isdisjoint(_levels())
+    return torch_internals.is_traced() or not {"Vmap", "Jvp"}.isdisjoint(torch_internals.transforms())
 
 
 def _is_differentiated_twice(given: Tree) -> bool:
     """Whether second derivatives are taken of what is computed of this."""
-    return _levels().count(TransformType.Grad) + any(map(_requires_grad, pack(given)[0])) > 1
-
-
-def _requires_grad(x: Tensor) -> bool:
-    """Whether `backward`, outside of all transforms, takes a derivative of this tensor."""
-    while is_functorch_wrapped_tensor(x):
-        x = get_unwrapped(x)
-    return x.requires_grad
+    return torch_internals.transforms().count("Grad") + any(map(torch_internals.is_of_backward, pack(given)[0])) > 1
 
 
 # --- Normalisation -----------------------------------------------------------------------------------------------------------
