@@ -31,7 +31,8 @@ _composing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 def composing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, within which layers are what the module's docstring says."""
-    if inspect.isfunction(function) and function in _composing:
+    is_inlined = torch.compiler.is_compiling()
+    if not is_inlined and inspect.isfunction(function) and function in _composing:
         return function
 
     @functools.wraps(function)
@@ -39,7 +40,8 @@ def composing(function: Callable[..., Any]) -> Callable[..., Any]:
         with _Composed((args, kwargs)):
             return function(*args, **kwargs)
 
-    _composing.add(composes)
+    if not is_inlined:
+        _composing.add(composes)
     return composes
 
 
