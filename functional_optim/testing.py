@@ -359,10 +359,10 @@ LAWS: list[Law] = [
     derivatives_at_zero_are_finite,
     forward_and_reverse_mode_agree,
     the_adapter_computes_the_same,
-    the_adapter_passes_over_missing_gradients,
     state_survives_a_checkpoint,
     tensors_are_made_where_the_parameters_are,
     any_tree_will_do,
+    the_adapter_passes_over_missing_gradients,
     elementwise_rules_see_no_shapes,
     bad_input_is_an_error,
 ]
