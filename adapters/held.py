@@ -1,6 +1,7 @@
 """What a plan was made for: parameters, gradients and state; and whether they still are what they were."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import torch_internals
+from functional_optim.form import Path
 
 from .layout import Flat, Key, Layout
 from .memory import are_same
@@ -15,6 +17,23 @@ from .memory import are_same
 TensorGuards: Any = torch_internals.get("TensorGuards")
 
 States: TypeAlias = Mapping[Tensor, Flat]
+
+
+@dataclass(frozen=True)
+class Present:
+    """The parameters that have a gradient in this step.
+
+    Attributes:
+        keys: what they are called.
+        params: the tensors.
+        grads: their gradients.
+        groups: the number of the group of each.
+    """
+
+    keys: list[Key]
+    params: list[Tensor]
+    grads: list[Tensor]
+    groups: list[int]
 
 
 class Held:
@@ -26,30 +45,27 @@ class Held:
         counts: the step counts, one row for each parameter, and for each that sits out but has a clock to keep; those that a
             parameter lacks are of no consequence. `optimizer.state` holds views of it.
         seen: `counts` as lists, as the last step left them.
-        steps: how many there have been.
     """
 
     def __init__(
         self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        groups: Sequence[int],
+        present: Present,
         states: Sequence[Flat],
         slots: Sequence[Sequence[str]],
         layout: Layout,
-        keys: Sequence[Key],
         waiting: Mapping[Key, Flat],
     ) -> None:
         """Put the counts of these states, which are complete, into one tensor.
 
         Args:
-            params, grads, groups, states, keys: of each parameter.
+            present: the parameters and their gradients.
+            states: of each.
             slots: the names of each parameter's slots.
             layout: knows the names of the counts.
             waiting: the states of parameters that sit out.
         """
-        self.params, self.groups = list(params), list(groups)
-        self.steps, self._paths = 0, [value.path for value in layout.counts]
+        self.params, self.groups, keys = list(present.params), list(present.groups), present.keys
+        self._paths = [value.path for value in layout.counts]
         counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
         names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
         rows = list(zip(names, (state for _, state in counting), strict=True))
@@ -57,11 +73,10 @@ class Held:
         self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
         for (own, state), row in zip(rows, self.counts, strict=True):
             state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
-        # Who sits out a step has its clocks advance.
-        self._one = torch.ones_like(self.counts)
-        self._one[len(states) :] = torch.tensor([float(value.kind == "clock") for value in layout.counts], device="cpu")
+        self._clocks = [value.kind == "clock" for value in layout.counts]
+        self._waiting = len(rows) - len(states)
         self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
-        self._are_alike = _likeness((*params, *grads, *self.slots))
+        self._are_alike = likeness((*present.params, *present.grads, *self.slots))
         self._states: list[Flat] = []
         self._own: list[Flat] = []
         self._values: list[Any] = []
@@ -72,32 +87,41 @@ class Held:
         self._own = [states[p] for p in self.params]
         self._values = _values_of(self._own)
 
-    def fits(self, params: Sequence[Tensor], grads: Sequence[Tensor], groups: Sequence[int], states: States) -> bool:
+    def fits(self, present: Present, states: States) -> bool:
         """Whether nobody added, replaced or reshaped a tensor, or set a count."""
         return (
-            groups == self.groups
-            and are_same(params, self.params)
+            present.groups == self.groups
+            and are_same(present.params, self.params)
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
-            and self._are_alike(*params, *grads, *self.slots)
+            and self._are_alike(*present.params, *present.grads, *self.slots)
             and self.counts.tolist() == self.seen
         )
 
-    def advance(self) -> None:
-        """Count a step of every parameter."""
-        self.seen = self.counts.add_(self._one).tolist()
-        self.steps += 1
+    def moving(self, paths: Collection[Path]) -> Tensor:
+        """What a step adds in which the counts at these paths advance; of parameters that sit out, the clocks among them do."""
+        moves = [path in paths for path in self._paths]
+        clocks = [moving and is_clock for moving, is_clock in zip(moves, self._clocks, strict=True)]
+        ones = [*[moves] * len(self.params), *[clocks] * self._waiting]
+        return torch.tensor(ones, dtype=torch.float32, device="cpu").view(self.counts.shape)
 
-    def counts_now(self, first: Sequence[int]) -> dict[tuple[str, ...], int]:
-        """The counts by their paths, of a parameter that had these when the plan was made."""
-        return {path: count + self.steps for path, count in zip(self._paths, first, strict=True)}
+    def advance(self, ones: Tensor, clocks: Mapping[Path, float]) -> None:
+        """Count a step: add this, and set these clocks."""
+        self.counts.add_(ones)
+        for path, value in clocks.items():
+            self.counts[:, self._paths.index(path)] = value
+        self.seen = self.counts.tolist()
+
+    def counts_of(self, row: int) -> dict[Path, int]:
+        """The counts of a parameter by their paths."""
+        return {path: int(count) for path, count in zip(self._paths, self.seen[row], strict=True)}
 
 
 def _values_of(states: Sequence[Flat]) -> list[Any]:
     return list(chain.from_iterable(map(dict.values, states)))
 
 
-def _likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+def likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     """Whether tensors have the types, shapes, strides, dtypes and devices of these, all of which `p.data = ...` may change.
 
     The guards of `torch.compile` ask it in 10 µs of 200 tensors; Python takes ten times as long.

@@ -19,7 +19,8 @@ from .direct import Direct, Lengths, direct
 from .links import Link
 from .memory import flat
 from .prologue import Prologue
-from .tracing import TARGETED, Dtypes, Ending, Traced, fake_tensors, trace, wide
+from .stages import Dtypes, wide
+from .tracing import TARGETED, Ending, Traced, fake_tensors, trace
 from .trial import try_out
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
@@ -101,8 +102,8 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
         # can change. (The compiler would drop a `clone`.)
         results = [result * 1 for result in results]
         u, p, *slots = tensors[:count]
-        first = p if ending is Ending.STEP else tensors[count]
-        for target, result in zip([first, *slots], results, strict=ending is not Ending.PEEK):
+        first = [] if ending is Ending.STORE else [p if ending is Ending.STEP else tensors[count]]
+        for target, result in zip([*first, *slots], results, strict=ending is not Ending.PEEK):
             target.copy_(result)
         return []
 

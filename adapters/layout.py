@@ -1,9 +1,11 @@
 """The state of a transform as `optimizer.state` holds it: a flat dict of tensors per parameter, under torch's names."""
 
+import functools
+import operator
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,15 +20,16 @@ from functional_optim.transform import Transform
 Flat: TypeAlias = dict[str, Any]
 
 
-class Key(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Key:
     """What a parameter is called in the trees that a transform sees: its place, and in messages its name."""
 
     group: int
-    number: int
+    index: int
     name: str | None = None
 
     def __str__(self) -> str:
-        return self.name or f"group {self.group}, parameter {self.number}"
+        return self.name or f"group {self.group}, parameter {self.index}"
 
     def __repr__(self) -> str:
         return repr(str(self))
@@ -93,10 +96,7 @@ class Layout:
         self._parts: dict[Path, str] = {}
         self._wrappers: set[Path] = set()
         self._distinct: dict[tuple[Path, ...], Mapping[Path, str]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Of a copy, the parameters are others.
-        return {**vars(self), "_known": {}}
+        self._inside: dict[Path, tuple[list[Value], Any]] = {}
 
     def unknown(self, params: Params) -> list[Key]:
         """The parameters that `admit` has to see before anything is asked about them."""
@@ -228,7 +228,9 @@ class Layout:
                         state[name] = present.to(device, torch.float32, copy=True) if is_clock else present.clone()
         return list(remarks)
 
-    def read(self, keys: Sequence[Key], states: Mapping[Key, Flat], counts_on_host: bool, apart: bool = False) -> Any:
+    def read(
+        self, keys: Sequence[Key], states: Mapping[Key, Flat], counts_on_host: bool, apart: bool = False, under: Path = ()
+    ) -> Any:
         """The nested state of these parameters. On the host, a count is a Python number: exact, and free of small kernels.
 
         Args:
@@ -236,9 +238,11 @@ class Layout:
             states: theirs, and those of all others that have any.
             counts_on_host: whether counts lie there.
             apart: give each parameter a count of its own in any case, for they are not all about to count.
+            under: the keys to a part of the state; that is what is returned, and taken of the states.
         """
+        known, spec = self._part(under)
         values = []
-        for value in self.values:
+        for value in known:
             if value.is_common:
                 found = self._common(value, states)
                 values.append(int(found) if value.kind == "clock" and counts_on_host else found)
@@ -249,7 +253,15 @@ class Layout:
                 values.append(PerLeaf(each) if apart else one_or_each(each) if each else 0)
             else:
                 values.append(each)
-        return trees.unflatten(self._spec, values)
+        return trees.unflatten(spec, values)
+
+    def _part(self, under: Path) -> tuple[list[Value], Any]:
+        """The values of a part of the state, and its structure."""
+        if under not in self._inside:
+            numbers = trees.unflatten(self._spec, list(range(len(self.values))))
+            found, spec = trees.flatten(functools.reduce(operator.getitem, under, numbers))
+            self._inside[under] = [self.values[i] for i in found], spec
+        return self._inside[under]
 
     def flattened(self, nested: Any) -> list[Any]:
         """The values of a nested state, in the order of `values`."""
@@ -259,9 +271,13 @@ class Layout:
         """The reverse of `flattened`."""
         return trees.unflatten(self._spec, values)
 
-    def write(self, nested: Any, keys: Sequence[Key], states: Mapping[Key, Flat]) -> None:
-        """Write a nested state of these parameters into the tensors of the flat ones; what all share, into all states."""
-        for value, new in zip(self.values, self.flattened(nested), strict=True):
+    def write(self, nested: Any, keys: Sequence[Key], states: Mapping[Key, Flat], under: Path = ()) -> None:
+        """Write a nested state of these parameters, or a part of it, into the tensors of the flat ones, in place.
+
+        What all share is written into all states.
+        """
+        known, spec = self._part(under)
+        for value, new in zip(known, spec.flatten_up_to(nested), strict=True):
             tree = new.tree if isinstance(new, PerLeaf) else new
             for key in states if value.is_common else keys:
                 name = self._names[key].get(value.path)

@@ -1,13 +1,15 @@
-"""The rules that a transform is made of, in order; which of them each parameter goes through; and the numbers that each takes."""
+"""What a transform is made of, in order; which of it each parameter goes through; and the numbers that each link takes."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.innermost import Asked, innermost
 from functional_optim.combinators.origin import Counts, Origin
+from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform
@@ -18,15 +20,53 @@ from .layout import Key, Params
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A rule in a transform: its form, the path of its state, where its hyper-parameters come from, and whom it sees."""
+    """A place in a transform where something happens to updates: a rule, or what can only be called itself.
 
-    form: Leafwise
-    path: tuple[str, ...]
+    Attributes:
+        transform: what stands there.
+        path: the keys to its state.
+        hparams: where its hyper-parameters come from.
+        members: the parameters that it sees.
+        asks: the gate that wants to know what it has reduced.
+        is_still: whether its updates are 0.
+    """
+
+    transform: Transform
+    path: Path
     hparams: Mapping[str, Origin]
     members: Container[Key]
+    asks: Asked | None = None
+    is_still: bool = False
+
+    @cached_property
+    def rule(self) -> Leafwise | None:
+        """Its form, where it is a rule of gradient, parameter and slots."""
+        form = self.transform.form
+        return form if isinstance(form, Leafwise) and not form.extra and not form.leaf_extra else None
 
     @property
-    def step(self) -> tuple[str, ...]:
+    def form(self) -> Leafwise:
+        """Its rule, which it has."""
+        assert self.rule is not None
+        return self.rule
+
+    @property
+    def packs(self) -> bool:
+        """Whether it is a rule that treats every element alike."""
+        return self.rule is not None and self.rule.packs
+
+    @property
+    def joins(self) -> bool:
+        """Whether all leaves that it sees have to be there before it does anything with one of them."""
+        return self.rule is None or self.rule.reduce is not None or self.rule.batched
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """What its rule calls its slots."""
+        return tuple(self.rule.slots) if self.rule else ()
+
+    @property
+    def step(self) -> Path:
         """The path of its count of updates, where it has one."""
         return (*self.path, "step")
 
@@ -37,20 +77,18 @@ class Link:
         options = tuple((name, _known_by(value)) for name, value in sorted(form.options.items()))
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
+    def __str__(self) -> str:
+        return ".".join(self.path) or self.transform.name
+
 
 # What a parameter goes through.
 Route: TypeAlias = tuple[Link, ...]
 
 
-def links_of(transform: Transform, params: Params | None = None) -> list[Link] | None:
-    """The rules that a transform is made of, in order; None where something in it is no rule of gradient, parameter and slots."""
-    links = []
-    for placed in innermost(transform, params):
-        form = placed.transform.form
-        if not isinstance(form, Leafwise) or form.extra or form.leaf_extra:
-            return None
-        links.append(Link(form, placed.path, placed.hparams, placed.params or {}))
-    return links
+def links_of(transform: Transform, params: Params | None = None, gates: Mapping[Path, bool] | None = None) -> list[Link]:
+    """What a transform is made of, in order, where these gates are open or closed."""
+    placed = innermost(transform, params, gates)
+    return [Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still) for each in placed]
 
 
 def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
@@ -60,7 +98,7 @@ def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
 
 def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[Link, HParams]:
     """The hyper-parameters of every link, of a group's and of the counts before the step."""
-    return {link: {name: origin.value(hparams, counts) for name, origin in link.hparams.items()} for link in links}
+    return {link: _given(link, hparams, counts) for link in links}
 
 
 def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
@@ -76,6 +114,11 @@ def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Co
         )
         for link in links
     ]
+
+
+def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:
+    origins = link.hparams.items()
+    return {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
 
 
 def _separate(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How the tensors of parameters reach a kernel, which takes columns of tensors: updates, parameters, and each slot.
+"""How the tensors of parameters reach what steps them, which takes columns of tensors: updates, parameters, and each slot.
 
 On the host a kernel goes down the columns, and works in place. On another device, where a call takes longer than a small tensor,
 small ones share one: their slots are moved into packed buffers once (`optimizer.state` then holds views of these), gradients and
@@ -7,24 +7,35 @@ parameters are gathered each step.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .direct import SMALL, Lengths
-from .layout import Flat
+from .layout import Flat, Key
 from .memory import foreach, is_dense, is_lazy, reals
-from .stages import Passage, Signature
-from .tracing import Dtypes
+from .stages import Dtypes, Passage
 
 Column: TypeAlias = list[Tensor]
+
+# What tells apart the kernels of a stage: the device and the dtypes.
+Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 # Devices on which a call costs less than gathering a small tensor.
 IN_PLACE = ("cpu",)
 
 # Elsewhere, up to this many elements, it costs more.
 PACKED = 13_000
+
+
+class Way(Enum):
+    """How the elementwise stages of a parameter are run: the strategy, in one word."""
+
+    COMPILED = "a kernel"
+    LISTED = "torch's in-place operations, over lists and blocks"
+    CALLED = "the rules themselves"
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Kind:
 
 
 class Leaf:
-    """One parameter of a plan: its place among all, its kind, the tensor, its state, and the names of its slots in there.
+    """One parameter of a plan: its place among all, its kind, the tensor, its state, and how it is run.
 
     Attributes:
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
@@ -51,12 +62,19 @@ class Leaf:
         is_packed: whether it is copied to its like and back.
     """
 
-    def __init__(self, index: int, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
-        self.index, self.kind, self.param, self.grad_dtype = index, kind, param, grad.dtype
-        self.state, self.slots = state, kind.passage.slots
-        self.strides = param.stride() if is_dense(param) else torch.empty_like(param, device="meta").contiguous().stride()
-        self.in_place = self.fits(param) and self.fits(grad)
-        self.is_packed = param.device.type not in IN_PLACE and reals(param) <= PACKED and not is_lazy(param)
+    def __init__(self, index: int, key: Key, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
+        self.index, self.key, self.kind, self.param, self.grad, self.state = index, key, kind, param, grad, state
+        self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, param.dtype)
+        self.slots = kind.passage.slots
+        self.go(Way.CALLED)
+
+    def go(self, way: Way) -> None:
+        """Be run in this way."""
+        self.way, compiled = way, way is Way.COMPILED
+        p = self.param
+        self.strides = p.stride() if compiled and is_dense(p) else _contiguous(p) if compiled else ()
+        self.in_place = not compiled or (self.fits(p) and self.fits(self.grad))
+        self.is_packed = compiled and p.device.type not in IN_PLACE and reals(p) <= PACKED and not is_lazy(p)
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
@@ -73,18 +91,22 @@ class Leaf:
 
     def laid_out(self, x: Tensor) -> Tensor:
         """A tensor shaped like the parameter, or a copy of it that fits."""
-        return x if self.fits(x) else torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
+        if self.way is not Way.COMPILED or self.fits(x):
+            return x
+        return torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
 
 
 class Batch:
-    """Parameters of one kind and set of dtypes, each by itself, in place where parameter and gradient fit."""
+    """Parameters of one kind, way and set of dtypes, each by itself, in place where a kernel fits."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
-        self.leaves, self.signature = list(leaves), leaves[0].signature()
+        self.leaves, self.signature, self.way = list(leaves), leaves[0].signature(), leaves[0].way
+        self.kind = leaves[0].kind
         self.lengths = Lengths(reals(leaf.param) for leaf in leaves)
         self.in_place = all(leaf.in_place for leaf in leaves)
         for leaf in leaves:
-            leaf.state.update((name, leaf.laid_out(slot)) for name, slot in zip(leaf.slots, leaf.values(), strict=True))
+            names = [leaf.slots[i] for i in self.kind.passage.elementwise]
+            leaf.state.update((name, leaf.laid_out(leaf.state[name])) for name in names)
         self.slots: list[Column] = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
 
     def fits(self) -> bool:
@@ -92,7 +114,7 @@ class Batch:
         return True
 
     def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
-        """The gradients and the parameters, as a kernel takes them."""
+        """The gradients and the parameters, as they are taken."""
         u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
         if self.in_place:
             return u, p
@@ -116,7 +138,7 @@ class Pack:
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
         first = self.leaves[0]
-        self.signature = first.signature()
+        self.signature, self.kind, self.way = first.signature(), first.kind, first.way
         self.grad = [self._buffer(first.grad_dtype.to_real())]
         self.param = [self._buffer(first.param.dtype.to_real())]
         self.lengths = Lengths([self.grad[0].numel()])
@@ -166,12 +188,24 @@ Part: TypeAlias = Batch | Pack
 
 
 def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
-    """The leaves that have elements, each in a part; those that can share kernel calls share a part."""
+    """The leaves that have elements, each in a part; those that can share calls share a part.
+
+    What has several stages ahead, and is large, goes alone, so that its updates are gone before those of the next are made.
+    """
     members: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
-        shares = leaf.kind.passage.is_one_kernel and (leaf.is_packed or leaf.in_place)
+        shares = leaf.kind.passage.is_one_run and (leaf.is_packed or leaf.in_place)
         small = leaf.is_packed, reals(leaf.param) <= SMALL
-        key = (leaf.kind, leaf.signature(), small) if shares else leaf.index
-        if leaf.param.numel():
-            members.setdefault(key, []).append(leaf)
-    return [Pack(own) if len(own) > 1 and own[0].is_packed else Batch(own) for own in members.values()]
+        alone = not (shares or small[1])
+        # Kernels and their like see complex numbers as pairs of reals; lists of the two are kept apart.
+        of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()
+        members.setdefault(leaf.index if alone else (leaf.kind, leaf.way, leaf.signature(), small, of_pairs), []).append(leaf)
+    return [Pack(own) if _is_packed(own) else Batch(own) for own in members.values()]
+
+
+def _is_packed(leaves: Sequence[Leaf]) -> bool:
+    return len(leaves) > 1 and leaves[0].is_packed and leaves[0].kind.passage.is_one_run
+
+
+def _contiguous(x: Tensor) -> tuple[int, ...]:
+    return torch.empty_like(x, device="meta").contiguous().stride()

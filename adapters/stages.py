@@ -1,51 +1,68 @@
-"""What a parameter goes through, cut into stages that run together, and the kernels of each."""
+"""What a parameter goes through, cut into stages that run together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TypeAlias
 
 import torch
 
-from functional_optim.combinators.origin import Counts
-from functional_optim.hparams import HParams
-from functional_optim.reductions import SumOver
-
-from .kernels import Kernel, kernel_for
 from .layout import Key, Layout
-from .links import Link, Route, scalars_of, values_of
-from .tracing import Dtypes, Ending, reduced_like, wide
+from .links import Link, Route
 
-# What tells apart the kernels of a stage: the device and the dtypes.
-Signature: TypeAlias = tuple[torch.device, Dtypes]
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of one leaf's tensors, complex ones as reals."""
+
+    update: torch.dtype
+    param: torch.dtype
+    slots: tuple[torch.dtype, ...]
+
+    @property
+    def scalars(self) -> torch.dtype:
+        """What the kernel computes in: the widest of its tensors, at least float32."""
+        wide = torch.float64 in (self.update, self.param, *self.slots)
+        return torch.float64 if wide else torch.float32
+
+    def restricted(self, slots: int) -> "Dtypes":
+        """With the first few slots only."""
+        return Dtypes(self.update, self.param, self.slots[:slots])
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Links that run together: elementwise ones in one kernel, or a single other one.
+    """Links that run together: elementwise ones, or a single other one.
 
     Attributes:
         links: in order.
-        names: what `optimizer.state` calls their slots.
-        slots: where theirs are among the slots of all elementwise links of the passage.
-        last: whether the parameter is updated here.
+        slots: where the slots of theirs are among those of the passage.
+        last: whether it is the last one.
     """
 
     links: list[Link]
-    names: list[str]
     slots: slice
     last: bool
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the parameter stays as it is."""
+        return self.last and bool(self.links) and self.links[-1].is_still
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is to be done at all."""
+        return self.is_still and self.slots.start == self.slots.stop
 
     @cached_property
     def fuses(self) -> bool:
         """Whether this is a run of elementwise links; no link at all is one, too."""
-        return all(link.form.packs for link in self.links)
+        return all(link.packs for link in self.links)
 
-    @property
-    def reduces(self) -> list[int]:
-        """The links that need a whole-tree quantity."""
-        return [i for i, link in enumerate(self.links) if link.form.reduce]
+    def slots_of(self, link: Link) -> slice:
+        """Where the slots of one link are among those of the stage."""
+        first = slot_count(self.links[: self.links.index(link)])
+        return slice(first, first + len(link.slots))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +71,7 @@ class Passage:
 
     Attributes:
         stages: in order; at least one.
-        slots: what `optimizer.state` calls the slots of all elementwise links.
+        slots: what `optimizer.state` calls the slots of all rules.
         place: the number of each link's stage.
     """
 
@@ -63,58 +80,37 @@ class Passage:
     place: Mapping[Link, int]
 
     @property
-    def is_one_kernel(self) -> bool:
-        """Whether all of it runs at once."""
+    def is_one_run(self) -> bool:
+        """Whether all of it is elementwise."""
         return len(self.stages) == 1 and self.stages[0].fuses
 
-
-@dataclass(frozen=True, eq=False)
-class Kernels:
-    """The kernels of a stage for one signature: those that its quantities are computed with, by link, and the one that steps."""
-
-    quantities: Mapping[int, Kernel | None]
-    step: Kernel
+    @cached_property
+    def elementwise(self) -> list[int]:
+        """The places of the slots of elementwise links."""
+        return [i for stage in self.stages if stage.fuses for i in range(stage.slots.start, stage.slots.stop)]
 
 
 def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
-    """The links of a route in runs of elementwise ones, each as long as can be; `key` is one of the parameters that take it."""
-    runs = groupby(enumerate(route), lambda item: -1 if item[1].form.packs else item[0])
-    stages, slots = [], []
-    for run in [[link for _, link in run] for _, run in runs] or [[]]:
-        names = [name for link in run for name in layout.slots_of(key, link.path, link.form.slots)]
+    """The links of a route, which a parameter goes through, in runs of elementwise ones, each as long as can be."""
+    stages: list[Stage] = []
+    slots: list[str] = []
+    for run in list(_runs(route)) or [[]]:
         first = len(slots)
-        slots += names if all(link.form.packs for link in run) else []
-        stages.append(Stage(run, names, slice(first, len(slots)), last=run[-1:] == list(route[-1:])))
+        slots += [name for link in run for name in layout.slots_of(key, link.path, link.slots)]
+        stages.append(Stage(run, slice(first, len(slots)), last=run[-1:] == list(route[-1:])))
     return Passage(stages, slots, {link: i for i, stage in enumerate(stages) for link in stage.links})
 
 
-def kernels_of(stage: Stage, signature: Signature, hparams: HParams, counts: Counts) -> Kernels:
-    """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
-    device, dtypes = signature
-    values, reduced = values_of(stage.links, hparams, counts), {}
-
-    def compiled(links: list[Link], ending: Ending) -> Kernel:
-        scalars = scalars_of(links, values, counts, reduced)
-        return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, scalars)
-
-    quantities: dict[int, Kernel | None] = {}
-    for i in stage.reduces:
-        link, before = stage.links[i], slot_count(stage.links[:i])
-        if isinstance(link.form.reduce, SumOver):
-            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL)
-        else:
-            quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
-        own = dtypes.slots[before : before + len(link.form.slots)]
-        reduced[link] = reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
-    return Kernels(quantities, compiled(stage.links, Ending.STEP if stage.last else Ending.UPDATE))
-
-
-def at_stage(signature: Signature, number: int, stage: Stage) -> Signature:
-    """What reaches a stage: its own slots, and after the first one an update in at least float32."""
-    device, dtypes = signature
-    return device, Dtypes(wide(dtypes.update) if number else dtypes.update, dtypes.param, dtypes.slots[stage.slots])
+def _runs(route: Route) -> Iterator[list[Link]]:
+    for _, run in groupby(enumerate(route), lambda item: -1 if item[1].packs else item[0]):
+        yield [link for _, link in run]
 
 
 def slot_count(links: Sequence[Link]) -> int:
     """How many slots these links have together."""
-    return sum(len(link.form.slots) for link in links)
+    return sum(len(link.slots) for link in links)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the update of a gradient of this (real) dtype is computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

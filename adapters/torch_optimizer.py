@@ -3,18 +3,17 @@
 import contextlib
 import difflib
 import functools
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_optim import torch_internals
-from functional_optim.checks import check_gradients
 from functional_optim.combinators.innermost import innermost
-from functional_optim.combinators.lr_factor import LR_FACTOR, has_own_schedule, has_rates, with_lr_factor
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
@@ -23,14 +22,12 @@ from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
 from . import user
-from .eager import EagerStep, has_programs
-from .formula import NotElementwise
-from .groups import defaults_of, entry_of, hparams_of
+from .groups import defaults_of, hparams_of
+from .held import Present
 from .layout import Flat, Key, Layout, detached_from
-from .loading import adopted_state, keys_of, with_own_meaning_of_lr
-
-if TYPE_CHECKING:
-    from .fused import FusedStep
+from .loading import adopted_state, keys_of
+from .run import Refused
+from .step import PlannedStep, Request, Step, WholeStep
 
 Group: TypeAlias = dict[str, Any]
 Numbered: TypeAlias = tuple[int, Group]
@@ -46,12 +43,12 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_checked", "_engines", "_lists", "_validated", "_shown")
+    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_validated", "_shown")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _checked: dict[Transform, int]
-    _engines: "dict[Transform, FusedStep | None]"
-    _lists: dict[Transform, EagerStep | None]
+    _steps: dict[Transform, Step]
+    _told: dict[str, None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
     _shown: dict[Tensor, list[tuple[Tensor, float]]]
 
@@ -73,9 +70,25 @@ class TransformOptimizer(torch.optim.Optimizer):
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
         """The step of one transform, computed; what is returned writes it down."""
-        return (
-            self._fused(transform, groups) or self._in_lists(transform, groups) or self._eager(transform, groups, closure, extra)
-        )
+        whole = functools.partial(self._eager, transform, groups, closure, extra)
+        if torch.compiler.is_compiling():
+            return whole()
+        present, hparams = _present(groups), self._hparams_of_groups(transform, groups)
+        fused = any(self.is_fused(group) for _, group in groups)
+        step, new = self._steps.get(transform), {}
+        if step is None or step.fused != fused or not step.fits(present, self.state):
+            self._steps.pop(transform, None)  # It may hold the last reference to tensors that were replaced.
+            step, new = self._planned(transform, groups, present, hparams, fused)
+            self._steps[transform] = step
+        write = step.compute(Request(present, hparams, functools.partial(self._given, groups, closure, extra), whole))
+
+        def write_all() -> None:
+            self._store(groups, new)
+            write()
+            if new:
+                step.settle(self.state)
+
+        return write_all
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
@@ -149,9 +162,8 @@ class TransformOptimizer(torch.optim.Optimizer):
             ]
             for write in computed:
                 write()
-        for engines in (self._engines, self._lists):
-            for transform in engines.keys() - parts.keys():
-                del engines[transform]
+        for transform in self._steps.keys() - parts.keys():
+            del self._steps[transform]
         return loss
 
     def init_state(self) -> None:
@@ -226,17 +238,33 @@ class TransformOptimizer(torch.optim.Optimizer):
                         on_host = name.split(".")[-1] == "step" and not group.get("capturable")
                         slots[name] = value.opened(torch.device("cpu") if on_host else p.device)
 
-    def _fused(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
-        """The step of one transform, checked and planned; what is returned runs it. None where it has to be eager."""
-        wanted = any(self.is_fused(group) for _, group in groups) and not torch.compiler.is_compiling()
-        if not wanted or self._engines.get(transform, wanted) is None:
-            return None
-        params, grads, owners = _with_gradients(groups)
-        hparams = self._hparams_of_groups(transform, groups)
-        engine = self._engines.get(transform)
-        if engine is None or not engine.fits(params, grads, owners, self.state):
-            self._engines[transform] = engine = self._planned(transform, groups, grads, owners, hparams)
-        return None if engine is None else engine.planned(grads, hparams)
+    def _planned(
+        self,
+        transform: Transform,
+        groups: list[Numbered],
+        present: Present,
+        hparams: Mapping[int, Mapping[str, Any]],
+        fused: bool,
+    ) -> tuple[Step, dict[Key, Flat]]:
+        """How to step from now on, and the states that this takes, some of which may not be in `self.state` yet."""
+        try:
+            if any(group.get("capturable") for _, group in groups):
+                raise Refused("capturable=True keeps the step counts on the device")
+            layout, states = self.started(transform, groups, leaves_of(groups), on_host=True)
+            step = PlannedStep(transform, layout, present, states, hparams, fused=fused)
+        except Refused as reason:
+            step, states = WholeStep(present, str(reason), fused=fused), {}
+        for reason in step.reasons if fused else ():
+            if reason not in self._told:
+                self._told[reason] = None
+                user.warn(f"fused=True, but {reason}.")
+        return step, states
+
+    def _given(self, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """What a transform is given beside the gradients."""
+        leaves = leaves_of(groups)
+        given = {name: _by_key(leaves, name, value) for name, value in extra.items()}
+        return given if closure is None else {**given, "grad_fn": functools.partial(_gradients_at, leaves, closure)}
 
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
@@ -279,7 +307,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
-        values = [group.get(entry_of(transform, name)) for name in transform.declared]
+        values = [group.get(name) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
         if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
             hparams = self.hparams_of(transform, index, group)
@@ -304,75 +332,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         present = [(index, group) for index, group in groups if any(p.grad is not None for p in group["params"])]
         _require_agreement(transform, [group for _, group in present])
         return {index: self._hparams_of_group(transform, index, group) for index, group in present}
-
-    def _planned(
-        self,
-        transform: Transform,
-        groups: list[Numbered],
-        grads: Sequence[Tensor],
-        owners: Sequence[int],
-        hparams: Mapping[int, Any],
-    ) -> "FusedStep | None":
-        """A fused step that is ready to run; None, after a warning, where it can't be."""
-        from .fused import FusedStep, Unsupported  # For those who ask for it.
-
-        # The plan stores the state that new parameters get; so everything that may be refused is looked at before.
-        everyone = leaves_of(enumerate(self.param_groups))
-        check_gradients({leaf.key: leaf.param.grad for leaf in everyone}, {leaf.key: leaf.param for leaf in everyone})
-        leaves = leaves_of(groups)
-        try:
-            if any(group.get("capturable") for _, group in groups):
-                raise Unsupported("capturable=True keeps the step counts on the device")
-            layout, states = self.started(transform, groups, leaves, on_host=True)
-            engine = self._engines.get(transform) or FusedStep(transform, layout)
-            self._store(groups, states)
-            waiting = {
-                key: self.state[p]
-                for index, group in groups
-                for key, p in keys_of(index, group)
-                if p.grad is None and key in states
-            }
-            engine.prepare({leaf.key: leaf.param for leaf in leaves}, grads, owners, self.state, hparams, waiting)
-            return engine
-        except Unsupported as problem:
-            user.warn(f"fused=True, but {problem}. This optimizer steps eagerly instead.")
-            return None
-
-    def _in_lists(self, transform: Transform, groups: list[Numbered]) -> Callable[[], None] | None:
-        """The step of one transform made of rules, of which some are elementwise, computed; what is returned writes it down.
-
-        None where the transform has to be called itself: something is unusual, or wrong, and then it says so best.
-        """
-        if torch.compiler.is_compiling() or any(group.get("capturable") for _, group in groups):
-            return None
-        if self._lists.get(transform, transform) is None:
-            return None
-        params, grads, owners = _with_gradients(groups)
-        new: dict[Key, Flat] = {}
-        try:
-            if transform not in self._lists:
-                everyone = {key: p for index, group in groups for key, p in keys_of(index, group) if not is_lazy(p)}
-                self._lists[transform] = EagerStep(transform) if has_programs(transform, everyone) else None
-            engine = self._lists[transform]
-            if engine is None:
-                return None
-            hparams = self._hparams_of_groups(transform, groups)
-            if not engine.fits(params, grads, owners, self.state):
-                leaves = leaves_of(groups)
-                layout, new = self.started(transform, groups, leaves, on_host=True)
-                engine.prepare(layout, {leaf.key: leaf.param for leaf in leaves}, grads, owners, new)
-            write = engine.computed(grads, hparams, self.state)
-        except NotElementwise:
-            self._lists[transform] = None
-            return None
-        except Exception:  # Whatever is wrong with a number, a tensor or a rule.
-            return None
-
-        def write_all() -> None:
-            self._store(groups, new)
-            write()
-
-        return write_all
 
     def _eager(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
@@ -433,7 +392,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
             for remark in layout.start(new, self.hparams_of_leaves(transform, lacking), states, on_host):
-                user.warn(f"{remark}.")
+                warnings.warn(f"{remark}.", stacklevel=5)
         return layout, states
 
     def _store(self, groups: list[Numbered], states: Mapping[Key, Flat]) -> None:
@@ -448,11 +407,9 @@ class OptimizerAdapter(TransformOptimizer):
     """A `torch.optim.Optimizer` that steps with a transform.
 
     A parameter group is a mapping of hyper-parameters: whatever a scheduler or a person writes there is what the next step uses.
-    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all.
-    Every group has an `lr`, which torch's schedulers and other people's programs drive. It is the learning rate where the
-    transform has one, or where you give one for all its branches. Else, where schedules give the rate or branches have rates of
-    their own, it is a factor of them all, 1 at first: then `group["lr_is_factor"]` is True. See `with_lr_factor`. A checkpoint
-    that means the other by `lr` leaves it alone, with a warning.
+    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
+    transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
+    schedulers, raises KeyError.
     On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
     they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
     rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
@@ -495,27 +452,18 @@ class OptimizerAdapter(TransformOptimizer):
     """
 
     is_chain = True
-    _is_made = _is_driven = False
-    _factored: Transform | None
-    _factors: list[Any]
+    _is_made = False
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_iterable(params)
         _require_work(transform)
-        params = params if isinstance(params, Tensor) else list(params)
         self.transform = transform
         self.fused = fused
-        defaults = defaults_of(transform, hparams)
-        self._factored, self._factors = None, []
-        if not _has_rate(transform, hparams, params):
-            self._factored = with_lr_factor(transform) if has_rates(transform) else transform
-            defaults |= {"lr": 1.0, "lr_is_factor": True}
-        super().__init__(params, defaults)
+        super().__init__(params, defaults_of(transform, hparams))
         everyone = self._checked_parameters()
         self._is_made = True
         if everyone is not None:
-            stepped = self.transform_for(self.defaults)
-            warn_if_uphill(stepped, everyone, hparams_of(stepped, self.defaults), stacklevel=2)
+            warn_if_uphill(transform, everyone, hparams_of(transform, self.defaults), stacklevel=2)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; see `TransformOptimizer`.
@@ -524,14 +472,7 @@ class OptimizerAdapter(TransformOptimizer):
             TypeError, ValueError: also where the transform does not take these parameters, such as one that has no label.
         """
         super().add_param_group(param_group)
-        if self._factored is not None:
-            self._factors.append(self.param_groups[-1]["lr"])
         if self._is_made:
-            if self._factored is not None and "lr" in self.transform.declared and "lr" in param_group:
-                user.warn(
-                    f"param_groups[{len(self.param_groups) - 1}]: lr = {param_group['lr']} is a factor of the branches' own "
-                    "rates, as in the groups before, which gave none. For a rate, give one when the optimizer is made."
-                )
             try:
                 self._checked_parameters()
             except Exception:
@@ -551,34 +492,8 @@ class OptimizerAdapter(TransformOptimizer):
         return everyone
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
-        """The one transform, for every group: as given, or with a factor of its learning rates."""
-        return self.transform if self._factored is None else self._factored
-
-    def computed(
-        self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
-    ) -> Callable[[], None]:
-        """The step, computed; what is returned writes it down. Of a factor that something drives it warns, once."""
-        for index, factor in enumerate(self._factors) if not self._is_driven else ():
-            if _differ(self.param_groups[index]["lr"], factor):
-                self._is_driven = True
-                self._warn_of_driver(index)
-                break
-        return super().computed(transform, groups, closure, extra)
-
-    def _warn_of_driver(self, index: int) -> None:
-        if LR_FACTOR not in self.transform_for({}).declared:
-            problem = "the chain has no learning rate that it could be a factor of, so that it changes nothing."
-        elif has_own_schedule(self.transform):
-            problem = (
-                "it is a factor of a learning rate that follows a schedule of its own, so that the two multiply. For the chain's "
-                "schedule alone, let the factor be 1: take no scheduler, or one that is constant, lr_scheduler_type='constant' "
-                "for Hugging Face's Trainer, LambdaLR(optimizer, lambda step: 1.0) elsewhere. For the scheduler alone, take a "
-                "chain without scheduled() and scale_by_schedule()."
-            )
-        else:
-            return
-        lr = self.param_groups[index]["lr"]
-        user.warn(f"param_groups[{index}]: something drives lr, which is {lr} now; {problem}")
+        """The one transform, for every group."""
+        return self.transform
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
@@ -610,7 +525,6 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
 
     torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
     """
-    state_dict = with_own_meaning_of_lr(optimizer, state_dict)
     state = {
         p: {name: _boxed(name, value) for name, value in slots.items()}
         for p, slots in adopted_state(optimizer, state_dict).items()
@@ -633,9 +547,10 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
         meant = [word for word in MEANT.get(name, ()) if word in known and isinstance(group[name], int | float)]
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
-            user.warn(
+            warnings.warn(
                 f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
-                f"Did you mean {close[0]!r}?"
+                f"Did you mean {close[0]!r}?",
+                stacklevel=3,
             )
 
 
@@ -655,16 +570,13 @@ def leaves_of(groups: Iterable[Numbered], others: Collection[Key] = ()) -> list[
     ]
 
 
-def _with_gradients(groups: Iterable[Numbered]) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """The parameters that have a gradient, the gradients, and the number of each one's group."""
-    params: list[Tensor] = []
-    grads, owners = [], []
+def _present(groups: Iterable[Numbered]) -> Present:
+    keys, params = [], []
     for index, group in groups:
-        present = [p for p in group["params"] if p.grad is not None]
-        params += present
-        grads += [p.grad for p in present]
-        owners += [index] * len(present)
-    return params, grads, owners
+        own = [(key, p) for key, p in keys_of(index, group) if p.grad is not None]
+        keys += [key for key, _ in own]
+        params += [p for _, p in own]
+    return Present(keys, params, [p.grad for p in params], [key.group for key in keys])
 
 
 def full_gradient(p: Tensor) -> Tensor | None:
@@ -711,20 +623,8 @@ def _may_change(value: Any) -> bool:
 def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
     """Raise ValueError where groups differ in which hyper-parameters they give at all."""
     for name, hparam in transform.declared.items() if len(groups) > 1 else ():
-        if hparam.optional and len({entry_of(transform, name) in group for group in groups}) == 2:
+        if hparam.optional and len({name in group for group in groups}) == 2:
             raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
-
-
-def _has_rate(transform: Transform, hparams: Mapping[str, Any], params: Any) -> bool:
-    """Whether `lr` is a learning rate: one that the transform needs, or one that is given, here or in a group."""
-    given = [hparams, *(group for group in params if isinstance(group, Mapping))]
-    hparam = transform.declared.get("lr")
-    return hparam is not None and (not hparam.optional or any("lr" in group for group in given))
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether these are different numbers; a tensor is not read."""
-    return a is not b and not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b
 
 
 def _require_iterable(params: Any) -> None:

@@ -20,6 +20,7 @@ from functional_optim.reductions import SumOver
 
 from .links import Link
 from .prologue import Prologue
+from .stages import Dtypes
 
 aten = torch.ops.aten
 
@@ -34,29 +35,11 @@ class Ending(Enum):
     STEP = "add it to the parameter, and store the slots"
     UPDATE = "write it into a tensor of its own, and store the slots"
     PEEK = "write it into a tensor of its own, and leave the slots"
+    STORE = "store the slots"
     TOTAL = "return the sums over what the last link reduces, and write nothing"
 
 
 TARGETED = (Ending.UPDATE, Ending.PEEK)
-
-
-@dataclass(frozen=True)
-class Dtypes:
-    """The dtypes of one leaf's tensors, complex ones as reals."""
-
-    update: torch.dtype
-    param: torch.dtype
-    slots: tuple[torch.dtype, ...]
-
-    @property
-    def scalars(self) -> torch.dtype:
-        """What the kernel computes in: the widest of its tensors, at least float32."""
-        wide = torch.float64 in (self.update, self.param, *self.slots)
-        return torch.float64 if wide else torch.float32
-
-    def restricted(self, slots: int) -> "Dtypes":
-        """With the first few slots only."""
-        return Dtypes(self.update, self.param, self.slots[:slots])
 
 
 @dataclass(frozen=True)
@@ -92,11 +75,6 @@ def reduced_like(link: Link, dtypes: Dtypes) -> Any:
     return trees.map_leaves(lambda x: 1.0, like)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the update of a gradient of this (real) dtype is computed."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
     """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
     dynamic = torch_internals.DimDynamic.DYNAMIC
@@ -125,6 +103,8 @@ def outputs(
         new += [value.to(slot.dtype) for value, slot in zip(slots_new, own, strict=True)]
     if ending is Ending.PEEK:
         return [u]
+    if ending is Ending.STORE:
+        return new
     return [(wide + u).to(p.dtype) if ending is Ending.STEP else u, *new]
 
 

@@ -13,7 +13,8 @@ from functional_optim import trees
 
 from .direct import Lengths
 from .links import Link
-from .tracing import TARGETED, Dtypes, Ending, outputs, wide
+from .stages import Dtypes, wide
+from .tracing import TARGETED, Ending, outputs
 
 # What a tensor was, what it should become, and what became of it.
 Compared: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -58,8 +59,8 @@ def try_out(
     with torch.no_grad():
         sums = kernel(vector, columns, Lengths(LENGTHS))
         computed = [outputs(links, ending, numbers, row[0], row[1], row[2:end]) for row in rows]
-    written = {Ending.STEP: [1], Ending.UPDATE: [end], Ending.PEEK: [end], Ending.TOTAL: []}[ending]
-    written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE) else ()
+    written = {Ending.STEP: [1], Ending.UPDATE: [end], Ending.PEEK: [end], Ending.STORE: [], Ending.TOTAL: []}[ending]
+    written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()
     compared: list[Compared] = []
     for i, (row, results) in enumerate(zip(rows, computed, strict=True)):
         after = {**dict(enumerate(row)), **dict(zip(written, results, strict=False))}

@@ -60,27 +60,6 @@ MUTANTS = [
         "test_drop_in.py -k leaves_alone",
     ),
     Mutant(
-        "a factor of the learning rate multiplies a schedule's factor, too",
-        "functional_optim/combinators/lr_factor.py",
-        "        if _covers(transform, entry):\n            return _entered(transform, entry)\n",
-        "        if _covers(transform, entry):\n            transform = _entered(transform, entry)\n",
-        "test_lr_factor.py -k groups",
-    ),
-    Mutant(
-        "a rate that was saved is loaded as a factor",
-        "adapters/loading.py",
-        'if "lr" in group and ("lr" not in saved or is_factor != was_factor):',
-        'if "lr" in group and "lr" not in saved:',
-        "test_lr_factor.py -k loading",
-    ),
-    Mutant(
-        "engines don't see the factor of a learning rate",
-        "functional_optim/combinators/origin.py",
-        "return value if self.factor is None else times(value, self.factor.value(hp, counts))",
-        "return value",
-        "test_lr_factor.py -k groups",
-    ),
-    Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",
         "functional_optim/rules/adam.py",
         "sqrt(w / c2)",
@@ -174,8 +153,8 @@ MUTANTS = [
     Mutant(
         "the learning rate of a group is not read",
         "adapters/groups.py",
-        "for name, entry in entries.items() if entry in group}",
-        'for name, entry in entries.items() if entry in group and entry != "lr"}',
+        "for name in transform.declared if name in group}",
+        'for name in transform.declared if name in group and name != "lr"}',
         "test_drop_in.py -k scheduler",
     ),
     Mutant(
@@ -195,8 +174,8 @@ MUTANTS = [
     Mutant(
         "the clock of a parameter that sits out stands still",
         "adapters/held.py",
-        'float(value.kind == "clock")',
-        "0.0",
+        "[moving and is_clock for moving, is_clock in",
+        "[False for moving, is_clock in",
         "test_branches.py -k late_parameters",
     ),
     Mutant(
@@ -211,7 +190,7 @@ MUTANTS = [
         "adapters/torch_optimizer.py",
         "leaves_of(groups, states) if layout",
         "leaves_of(groups) if layout",
-        "test_late_parameters.py -k pure_function",
+        "test_laws.py -k passes_over",
     ),
     Mutant(
         "all parameters have the step of the first",
@@ -258,7 +237,7 @@ MUTANTS = [
     Mutant(
         "a trial looks at the parameter alone",
         "adapters/trial.py",
-        "written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE) else ()",
+        "written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()",
         "written += ()",
         "test_torch_internals.py -k directly",
     ),
@@ -286,7 +265,7 @@ MUTANTS = [
     Mutant(
         "a plan outlives a parameter that was turned",
         "adapters/held.py",
-        "            and self._are_alike(*params, *grads, *self.slots)\n",
+        "            and self._are_alike(*present.params, *present.grads, *self.slots)\n",
         "",
         "test_fused.py -k what_people_do",
     ),
@@ -314,16 +293,37 @@ MUTANTS = [
     Mutant(
         "to an engine, a branch's own number comes after the one of all",
         "functional_optim/combinators/partition.py",
-        'outer.get(f"{label}.{name}", Origin()).or_else(outer[name])',
-        'outer[name].or_else(outer.get(f"{label}.{name}", Origin()))',
+        'outer[f"{label}.{name}"].or_else(outer[name])',
+        'outer[name].or_else(outer[f"{label}.{name}"])',
         "test_branches.py -k branch_has_its_own_value",
     ),
     Mutant(
-        "a whole-tree quantity leaves out parameters that some rule needs in their shapes",
-        "adapters/eager.py",
-        "for u, p, *slots in self.walk.rows(link).values():",
-        "for u, p, *slots in ():",
+        "a whole-tree quantity is that of one part of the parameters",
+        "adapters/run.py",
+        "for work in works]\n        device",
+        "for work in works[:1]]\n        device",
         "test_branches.py -k test_eager",
+    ),
+    Mutant(
+        "slots are written while a step may still fail",
+        "adapters/run.py",
+        "        if self._writes:\n            return work.slots\n",
+        "        return work.slots\n",
+        "test_stages.py -k raises",
+    ),
+    Mutant(
+        "the inner step is run though its gate is closed",
+        "functional_optim/combinators/gate.py",
+        "return then() if condition else otherwise()",
+        "return choose(condition, then(), otherwise())",
+        "test_stages.py -k really_left_out",
+    ),
+    Mutant(
+        "a count advances behind a closed gate",
+        "adapters/step.py",
+        "return any(link.step == value.path for link in links)",
+        "return True",
+        "test_stages.py -k gates",
     ),
     Mutant(
         "a program outlives a step that its rules wait for",
@@ -677,9 +677,9 @@ MUTANTS = [
     ),
     Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
-        "functional_optim/lifting.py",
-        "not self.elementwise or not isinstance(self.reduce, SumOver | None)",
-        "not self.elementwise",
+        "functional_optim/meta/flat.py",
+        "(form.reduce is None or isinstance(form.reduce, SumOver))",
+        "True",
         "test_meta_unroll.py -k sees_the_leaves",
     ),
     Mutant(
@@ -711,27 +711,6 @@ MUTANTS = [
         "test_meta_compiled.py -k transposed",
     ),
     Mutant(
-        "who reads on what (A B)ᵀ was relies on how that lay in memory",
-        "functional_optim/meta/lowering.py",
-        "if _transpose_factors(graph):",
-        "if _transpose_factors(graph) and False:",
-        "test_meta_networks.py -k without_a_batch",
-    ),
-    Mutant(
-        "a layer norm keeps its weights where torch has their derivatives wrong",
-        "functional_optim/meta/layers.py",
-        "    F.layer_norm: _affine_apart(F.layer_norm, 2, channels=False),\n",
-        "",
-        "test_meta_networks.py -k derivatives -k layer",
-    ),
-    Mutant(
-        "what a recurrent layer returns backwards stays backwards",
-        "functional_optim/meta/recurrence.py",
-        "torch.stack(outputs[::-1] if backwards else outputs)",
-        "torch.stack(outputs)",
-        "test_meta_networks.py -k torchs_own",
-    ),
-    Mutant(
         "nobody keeps a loop that a compiled function makes for itself",
         "functional_optim/meta/lowering.py",
         "                _kept[-1].append(self)",
@@ -747,9 +726,9 @@ MUTANTS = [
     ),
     Mutant(
         "a program outlives what a schedule returned",
-        "adapters/eager.py",
-        "values_of(kind.route, self.hparams[kind], {})",
-        "self._numbers(kind)[0]",
+        "adapters/lists.py",
+        "values_of(work.stage.links, run.hparams[work.kind.group], {})",
+        "run.numbers[work.kind][0]",
         "test_host_overhead.py -k what_a_schedule",
     ),
     Mutant(

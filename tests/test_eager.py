@@ -20,14 +20,15 @@ from test_fused import (
     run,
     scale_rows,
     set_gradients,
+    ways,
 )
 
 import functional_optim as fo
-from functional_optim.adapters import AdamW, OptimizerAdapter, RMSprop
-from functional_optim.adapters import eager as engine
-from functional_optim.adapters.eager import Formula
+from functional_optim.adapters import AdamW, OptimizerAdapter
+from functional_optim.adapters import lists as engine
 from functional_optim.adapters.formula import apply
 from functional_optim.adapters.links import links_of, scalars_of, values_of
+from functional_optim.adapters.lists import Formula
 from functional_optim.adapters.program import Program
 
 # With the blocks below: lists of several and of one, a tensor taken whole, one in blocks of which the last is shorter.
@@ -48,7 +49,7 @@ def pair(transform, shapes=SHAPES, dtype=torch.float64, **hparams):
 
 def in_lists(optimizer):
     """Whether the last step went through lists."""
-    return bool(optimizer._lists) and all(step and step.plan and step.plan.held.steps for step in optimizer._lists.values())
+    return ways(optimizer) == {"LISTED"}
 
 
 # Numbers: in float64, where a wrong formula can't hide behind rounding, then what depends on the dtype.
@@ -63,7 +64,7 @@ def test_it_is_the_transform(name):
 
 
 ELEMENTWISE = [
-    pytest.param(tx, id=case.id) for case in TABLE for tx in case.values[:1] if all(x.form.packs for x in links_of(tx))
+    pytest.param(tx, id=case.id) for case in TABLE for tx in case.values[:1] if all(link.packs for link in links_of(tx))
 ]
 
 
@@ -301,14 +302,23 @@ def with_random_numbers(hp):
     return lambda u, p: u + 0 * torch.rand_like(u)
 
 
-@pytest.mark.parametrize(
-    "link", [divided_by_the_largest, branching_on_a_tensor, with_random_numbers, by_hand, scale_rows], ids=lambda x: x.__name__
-)
-def test_what_cannot_be_written_down_is_called(link):
+@pytest.mark.parametrize("link", [divided_by_the_largest, branching_on_a_tensor, with_random_numbers], ids=lambda x: x.__name__)
+def test_rules_that_cannot_be_written_down_are_called(link):
     plain, eager = pair(fo.chain(link(), fo.sgd(momentum=0.9)), [(3, 4), (7,), (2, 3)])
     run(plain, eager, steps=3)
-    assert not in_lists(eager)
+    assert ways(eager) == {"CALLED"}
     assert all(torch.equal(p, q) for p, q in zip(params_of(plain), params_of(eager), strict=True))
+
+
+@pytest.mark.parametrize("link", [by_hand, scale_rows, fo.monitor, fo.centralize], ids=lambda x: x.__name__)
+def test_a_link_that_is_no_elementwise_rule_costs_itself(link):
+    """First, last and between, with slots before and behind it."""
+    first, second = fo.trace(0.5), fo.scale_by_adam(eps=0.1)
+    for links in ([link(), first, second], [first, link(), second], [first, second, link()]):
+        plain, eager = pair(fo.chain(*links, fo.scale_by_learning_rate()), [(3, 4), (150, 100), (7,), (2, 3)], lr=0.1)
+        run(plain, eager, steps=3)
+        assert in_lists(eager)
+        assert_same_progress(plain, eager, torch.float64)
 
 
 @fo.elementwise(slots=("m",))
@@ -332,7 +342,7 @@ def test_what_a_rule_raises_comes_through_and_nothing_has_changed():
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_bad_gradient_in_another_group_changes_nothing(steps):
     p, q = parameters([(3,), (4, 4)])
-    optimizer = RMSprop([{"params": [p], "momentum": 0.9}, {"params": [q]}], lr=0.1)
+    optimizer = AdamW([{"params": [p], "amsgrad": True}, {"params": [q]}], lr=0.1)
     run(optimizer, steps=steps)
     before = copy.deepcopy([p, q, *optimizer.state[p].values()])
     p.grad, q.grad = torch.ones_like(p), torch.ones(4, 4).to_sparse()

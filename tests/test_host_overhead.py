@@ -8,7 +8,7 @@ import torch
 from test_fused import EDITS, TRANSFORMS, assert_same_progress, pair, parameters, params_of, run
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, OptimizerAdapter, direct, eager, held, kernels, parts
+from functional_optim.adapters import SGD, OptimizerAdapter, direct, held, kernels, lists, parts
 from functional_optim.adapters.formula import Later, NotElementwise
 from functional_optim.numerics import where
 
@@ -106,7 +106,7 @@ def as_if_elsewhere(monkeypatch):
 def test_packed_is_eager(name):
     plain, packed = pair(TRANSFORMS[name](), SHAPES)
     run(plain, packed, steps=5)
-    (step,) = packed._engines.values()
+    (step,) = packed._steps.values()
     assert any(isinstance(part, parts.Pack) for part in step.plan.parts)
     assert_same_progress(plain, packed)
 
@@ -144,7 +144,7 @@ def test_tensors_are_alike_in_all_that_a_plan_relies_on(with_guards, monkeypatch
     if not with_guards:
         monkeypatch.setattr(held, "TensorGuards", None)
     x = torch.zeros(3, 4)
-    are_alike = held._likeness([x, torch.zeros(2)])
+    are_alike = held.likeness([x, torch.zeros(2)])
     assert are_alike(torch.ones(3, 4), torch.ones(2))
     others = [torch.zeros(4, 3), torch.zeros(4, 3).t(), x.double(), torch.nn.Parameter(x), x.to("meta"), x.to_sparse()]
     others += [torch.zeros(12), torch.zeros(3, 4, dtype=torch.cfloat), torch._neg_view(x)]
@@ -160,12 +160,12 @@ def programs(monkeypatch):
     """Every program arranged from here on."""
     made = []
 
-    class Counting(eager.Program):
+    class Counting(lists.Program):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(eager, "Program", Counting)
+    monkeypatch.setattr(lists, "Program", Counting)
     return made
 
 

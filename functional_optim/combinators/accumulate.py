@@ -5,22 +5,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import misfit
-from functional_optim.combinators.combined import Combined, choose, zero_unless
+from functional_optim.combinators.combined import choose
+from functional_optim.combinators.gate import Acts, Gated
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, require_count
-from functional_optim.lifting import new_count, widened
+from functional_optim.lifting import widened
 from functional_optim.numerics import double
 from functional_optim.recipe import recorded
 from functional_optim.schedules import Schedule
-from functional_optim.transform import Transform, require_transform
+from functional_optim.transform import Transform, elementwise, require_transform
 from functional_optim.trees import Tree
 
 
+def _empty(p: Tensor, hp: HParams) -> Tensor:
+    return widened(torch.zeros_like(p, requires_grad=False))
+
+
+@elementwise(slots={"mean_grad": _empty}, hparams={"n": 1}, name="gathered")
+def _gathered(hp, *, steps):
+    """The mean of n gradients, which goes on, and the next one starts at 0; or which stays, and nothing goes on."""
+
+    def rule(g, p, m):
+        m = m + (g - m) / hp["n"]
+        return (m, torch.zeros_like(m)) if steps else (torch.zeros_like(g), m)
+
+    return rule
+
+
 @dataclass(frozen=True, eq=False)
-class Accumulated(Combined):
+class Accumulated(Gated):
     """The form of a transform that steps on the mean of several gradients."""
 
     inner: Transform
@@ -30,25 +47,40 @@ class Accumulated(Combined):
     def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
+    @property
+    def clocks(self) -> tuple[str, ...]:
+        """The gradients since the last step, and the steps."""
+        return ("micro_step", "gradient_step")
+
+    def opens(self, clocks: Mapping[str, Any], hp: HParams, found: Any) -> Any:
+        """Whether enough gradients have come."""
+        del hp, found
+        return clocks["micro_step"] + 1 >= (self.every(double(clocks["gradient_step"])) if callable(self.every) else self.every)
+
+    def advanced(self, clocks: Mapping[str, Any], opens: Any) -> dict[str, Any]:
+        """Another gradient, or another step."""
+        return {
+            "micro_step": choose(opens, 0, clocks["micro_step"] + 1),
+            "gradient_step": clocks["gradient_step"] + choose(opens, 1, 0),
+        }
+
+    def own_hparams(self, clocks: Mapping[str, Any]) -> dict[str, Any]:
+        """How many gradients the mean is of."""
+        return {"n": clocks["micro_step"] + 1}
+
+    def fed(self, updates: Tree, state: Tree) -> Tree:
+        """A gradient that is missing counts as 0."""
+        return trees.map_leaves(lambda m, g: torch.zeros_like(m) if g is None else g, state["mean_grad"], updates)
+
+    def acts(self, opens: bool) -> Acts:
+        """The mean, and the inner step on it when it is time."""
+        mean = ((), _gathered(steps=opens))
+        return [mean, (("inner",), self.inner)] if opens else [mean]
+
     def init(self, params: Tree, hp: HParams) -> Tree:
         """No gradient yet, and the inner state."""
-        counts = {name: new_count(params) for name in ("micro_step", "gradient_step")}
-        mean = trees.map_leaves(lambda p: widened(torch.zeros_like(p, requires_grad=False)), params)
-        return {**counts, "mean_grad": mean, "inner": self.inner.init_fn(params, self.inner.select(hp))}
-
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """A zero update until enough gradients have come, then the inner step on their mean."""
-        n, done = state["micro_step"] + 1, state["gradient_step"]
-        mean = trees.map_leaves(lambda m, g: m + ((0 if g is None else g) - m) / n, state["mean_grad"], updates)
-        given = trees.map_leaves(lambda g, m: m.to(g.dtype), updates, mean)
-        stepped, inner = self.inner.update_fn(given, state["inner"], params, self.inner.select(hp), **extra)
-        steps = n >= (self.every(double(done)) if callable(self.every) else self.every)
-        return zero_unless(steps, stepped), {
-            "micro_step": torch.where(steps, 0, n),
-            "gradient_step": done + torch.where(steps, 1, 0),
-            "mean_grad": trees.map_leaves(lambda m: torch.where(steps, torch.zeros_like(m), m), mean),
-            "inner": choose(steps, inner, state["inner"]),
-        }
+        mean = _gathered(steps=True).form.init(params, {"n": 1})
+        return {**super().init(params, hp), **mean}
 
 
 @recorded
@@ -65,8 +97,9 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     State: `micro_step` () int64, the gradients since the last step; `gradient_step`, the steps taken; `mean_grad`, like the
     parameters; the transform's under `"inner"`.
 
-    As `optax.MultiSteps`. The step is computed every time and thrown away in between, so that it can be vmapped; in an ordinary
-    loop, calling `backward` k times before `step` costs less.
+    As `optax.MultiSteps`. Where the count is a tensor the step is computed every time and thrown away in between,
+    so that it can be vmapped; behind an optimizer it is left out, and `backward` called k times before `step` costs less only by
+    the mean.
 
     >>> from functional_optim import sgd
     >>> tx = accumulate(sgd(lr=1.0), every=2)
@@ -82,5 +115,4 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
         require_count("every", every, 1)
     elif problem := misfit(every, 0):
         raise TypeError(f"every, a function, is called with the number of steps taken, but takes {problem}.")
-    form = Accumulated(transform, every)
-    return Transform.of(form, transform.declared, "accumulate")
+    return Transform.of(Accumulated(transform, every), transform.declared, "accumulate")

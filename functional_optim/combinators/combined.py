@@ -26,6 +26,8 @@ def zero_unless(condition: Tensor, updates: Tree) -> Tree:
     return trees.map_leaves(lambda u: torch.where(condition, u, torch.zeros_like(u)), updates)
 
 
-def choose(condition: Tensor, tree: Tree, other: Tree) -> Tree:
-    """The leaves of `tree` where the () condition holds, else those of `other`; of numbers, () tensors."""
+def choose(condition: Tensor | bool, tree: Tree, other: Tree) -> Tree:
+    """The leaves of `tree` where the () condition holds, else those of `other`; of numbers, () tensors if it is a tensor."""
+    if not isinstance(condition, Tensor):
+        return tree if condition else other
     return trees.map_leaves(lambda a, b: torch.where(condition, a, b), tree, other)

@@ -9,57 +9,58 @@ from torch import Tensor
 
 from functional_optim.checks import misfit
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.combined import Combined, choose
+from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.gate import Acts, Gated
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, merge
-from functional_optim.lifting import new_count
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Conditional(Combined):
+class Conditional(Gated):
     """The form of a transform that runs in some steps only."""
 
     inner: Transform
     otherwise: Transform
-    condition: Callable[[Tensor], Tensor]
+    condition: Callable[[Any], Any]
 
     @property
     def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner, ("otherwise",): self.otherwise}
 
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """The clock at 0, and the states of both."""
-        return {
-            "condition_step": new_count(params),
-            "inner": self.inner.init_fn(params, self.inner.select(hp)),
-            "otherwise": self.otherwise.init_fn(params, self.otherwise.select(hp)),
-        }
+    @property
+    def clocks(self) -> tuple[str, ...]:
+        """The steps."""
+        return ("condition_step",)
 
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+    def opens(self, clocks: Mapping[str, Any], hp: HParams, found: Any) -> Any:
+        """Whether the condition holds."""
+        del hp, found
+        step = clocks["condition_step"]
+        holds = self.condition(step)
+        return torch.as_tensor(holds, device=step.device) if isinstance(step, Tensor) else holds
+
+    def advanced(self, clocks: Mapping[str, Any], opens: Any) -> dict[str, Any]:
+        """Another step."""
+        return {"condition_step": clocks["condition_step"] + 1}
+
+    def acts(self, opens: bool) -> Acts:
         """The step of one of the two; the other's state stays as it is."""
-        step = state["condition_step"]
-        holds = torch.as_tensor(self.condition(step), device=step.device)
-        chosen, inner = self.inner.update_fn(updates, state["inner"], params, self.inner.select(hp), **extra)
-        others, otherwise = self.otherwise.update_fn(updates, state["otherwise"], params, self.otherwise.select(hp), **extra)
-        return choose(holds, chosen, others), {
-            "condition_step": step + 1,
-            "inner": choose(holds, inner, state["inner"]),
-            "otherwise": choose(holds, state["otherwise"], otherwise),
-        }
+        return [(("inner",), self.inner)] if opens else [(("otherwise",), self.otherwise)]
 
 
 @recorded
-def conditionally(transform: Transform, condition: Callable[[Tensor], Any], otherwise: Transform | None = None) -> Transform:
+def conditionally(transform: Transform, condition: Callable[[Any], Any], otherwise: Transform | None = None) -> Transform:
     """Run a transform in the steps in which a condition holds, and another one, or none, in the rest.
 
         conditionally(clip_by_global_norm(), lambda step: step < 1000)
 
     Args:
         transform: what runs where the condition holds. Its state, counts included, advances only then.
-        condition: of the step, a () int64 tensor counted from 0; it returns a bool or a () tensor, and reads no value.
+        condition: of the step, counted from 0: a () int64 tensor, or behind an optimizer a number. It returns a bool or a ()
+            tensor, and reads no value.
         otherwise: what runs in the other steps; by default updates pass unchanged. `freeze()` makes them zero.
 
     State: `condition_step` () int64; the two states under `"inner"` and `"otherwise"`.

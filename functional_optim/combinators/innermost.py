@@ -2,10 +2,38 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from functional_optim.combinators.origin import Origin
+from functional_optim.combinators.gate import Gated, arriving
+from functional_optim.combinators.origin import Counts, Origin
+from functional_optim.form import Path
+from functional_optim.hparams import HParams
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A gate inside a transform.
+
+    Attributes:
+        form: decides.
+        path: the keys to its state.
+        hparams: where its hyper-parameters come from.
+    """
+
+    form: Gated
+    path: Path
+    hparams: Mapping[str, Origin]
+
+    def clocks(self, counts: Counts) -> dict[str, Any]:
+        """Its own, of all counts."""
+        return {name: counts[(*self.path, name)] for name in self.form.clocks}
+
+    def opens(self, hp: HParams, counts: Counts, found: Any) -> bool:
+        """Whether it is open in this step, of the outermost transform's hyper-parameters and counts."""
+        own = {name: origin.value(hp, counts) for name, origin in self.hparams.items() if origin.has_value(hp)}
+        return bool(self.form.opens(self.clocks(counts), own, found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,28 +45,78 @@ class Placed:
         path: the keys to its state in the state of the outermost one.
         hparams: where each of its hyper-parameters comes from.
         params: what it sees of the parameters; None where none were given.
+        asks: the gate that wants to know what the transform, a rule that changes nothing, has reduced.
+        is_still: whether its updates are 0.
     """
 
     transform: Transform
-    path: tuple[str, ...]
+    path: Path
     hparams: Mapping[str, Origin]
     params: Tree
+    asks: Asked | None = None
+    is_still: bool = False
 
 
-def innermost(transform: Transform, params: Tree = None) -> list[Placed]:
+def innermost(transform: Transform, params: Tree = None, gates: Mapping[Path, bool] | None = None) -> list[Placed]:
     """The rules and other transforms that this one runs, in their order; none for an empty chain.
 
     A leaf of the parameters goes through those that see it, one after another.
+
+    Args:
+        transform: the outermost one.
+        params: what it sees.
+        gates: which of its gates are open, by the keys to their states; into those that are missing here nobody looks.
     """
-    return list(_walk(transform, (), {name: Origin((name,)) for name in transform.declared}, params))
+    return list(_walk(transform, (), _as_given(transform), params, gates or {}))
 
 
-def _walk(transform: Transform, path: tuple[str, ...], hparams: Mapping[str, Origin], params: Tree) -> Iterator[Placed]:
+def gates_of(transform: Transform) -> list[Asked]:
+    """The gates inside a transform, outermost first, as far as engines look inside."""
+    return list(_gates(transform, (), _as_given(transform)))
+
+
+def _as_given(transform: Transform) -> dict[str, Origin]:
+    return {name: Origin((name,)) for name in transform.declared}
+
+
+def _walk(
+    transform: Transform, path: Path, hparams: Mapping[str, Origin], params: Tree, gates: Mapping[Path, bool]
+) -> Iterator[Placed]:
     form = transform.form
+    if isinstance(form, Gated) and path in gates:
+        yield from _through(form, path, hparams, params, gates)
+        return
     handed = form.origins(path, hparams)
     if handed is None:
         yield Placed(transform, path, hparams, params)
         return
     shares = {} if params is None else form.shares(params)
     for keys, part in form.parts.items():
-        yield from _walk(part, (*path, *keys), handed[keys], shares.get(keys))
+        yield from _walk(part, (*path, *keys), handed[keys], shares.get(keys), gates)
+
+
+def _through(
+    form: Gated, path: Path, hparams: Mapping[str, Origin], params: Tree, gates: Mapping[Path, bool]
+) -> Iterator[Placed]:
+    asked, opens = Asked(form, path, hparams), gates[path]
+    if form.reduce is not None and opens:
+        yield Placed(arriving(form.reduce), path, {}, params, asks=asked)
+    for keys, part in form.acts(opens):
+        if keys:
+            yield from _walk(part, (*path, *keys), {name: hparams[name] for name in part.declared}, params, gates)
+        else:
+            yield Placed(part, path, {name: _of_clocks(asked, name) for name in part.declared}, params, is_still=not opens)
+
+
+def _of_clocks(asked: Asked, name: str) -> Origin:
+    return Origin((), lambda counts: asked.form.own_hparams(asked.clocks(counts))[name])
+
+
+def _gates(transform: Transform, path: Path, hparams: Mapping[str, Origin]) -> Iterator[Asked]:
+    form = transform.form
+    handed = form.origins(path, hparams) or {}
+    if isinstance(form, Gated):
+        yield Asked(form, path, hparams)
+        handed = {keys: {name: hparams[name] for name in part.declared} for keys, part in form.parts.items()}
+    for keys, own in handed.items():
+        yield from _gates(form.parts[keys], (*path, *keys), own)

@@ -4,30 +4,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from functional_optim import trees
-from functional_optim.combinators.combined import Combined, choose, zero_unless
+from functional_optim.combinators.combined import choose
+from functional_optim.combinators.gate import Acts, Gated, nothing
 from functional_optim.form import Path
 from functional_optim.hparams import POSITIVE, Hparam, HParams, require_count
-from functional_optim.lifting import new_count
-from functional_optim.numerics import global_norm
+from functional_optim.numerics import sqrt
 from functional_optim.recipe import recorded
-from functional_optim.sharded import total
+from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform, require_transform
-from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Skipping(Combined):
+class Skipping(Gated):
     """The form of a transform that runs only where a test of the gradients holds.
 
-    `test(updates, skipped, hp)` tells whether to step, `skipped` being the number of steps left out in a row.
+    `test(found, skipped, hp)` tells whether to step, `skipped` being the number of steps left out in a row.
     """
 
     inner: Transform
-    test: Callable[[list[Tensor], Tensor, HParams], Tensor]
+    sums: SumOver
+    test: Callable[[Any, Any, HParams], Any]
     own: Mapping[str, Hparam]
 
     @property
@@ -38,23 +36,29 @@ class Skipping(Combined):
     def parts(self) -> Mapping[Path, Transform]:
         return {("inner",): self.inner}
 
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """Nothing skipped yet, and the inner state."""
-        counts = {name: new_count(params) for name in ("skipped", "total_skipped")}
-        return {**counts, "inner": self.inner.init_fn(params, self.inner.select(hp))}
+    @property
+    def clocks(self) -> tuple[str, ...]:
+        """The steps left out in a row, and all of them."""
+        return ("skipped", "total_skipped")
 
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The inner step, or none: zero updates, and the inner state as it was."""
-        present = [u for u in trees.leaves(updates) if u is not None]
-        steps = self.test(present, state["skipped"], hp)
-        # What is left out is computed nevertheless; on zeros, so that its derivative is finite too.
-        clean = zero_unless(steps, updates)
-        stepped, inner = self.inner.update_fn(clean, state["inner"], params, self.inner.select(hp), **extra)
-        return zero_unless(steps, stepped), {
-            "skipped": torch.where(steps, 0, state["skipped"] + 1),
-            "total_skipped": state["total_skipped"] + torch.where(steps, 0, 1),
-            "inner": choose(steps, inner, state["inner"]),
+    @property
+    def reduce(self) -> SumOver:
+        return self.sums
+
+    def opens(self, clocks: Mapping[str, Any], hp: HParams, found: Any) -> Any:
+        """Whether the test holds."""
+        return self.test(found, clocks["skipped"], hp)
+
+    def advanced(self, clocks: Mapping[str, Any], opens: Any) -> dict[str, Any]:
+        """Another step left out, or none."""
+        return {
+            "skipped": choose(opens, 0, clocks["skipped"] + 1),
+            "total_skipped": clocks["total_skipped"] + choose(opens, 0, 1),
         }
+
+    def acts(self, opens: bool) -> Acts:
+        """The inner step; or none: zero updates, and the inner state as it was."""
+        return [(("inner",), self.inner)] if opens else [((), nothing())]
 
 
 @recorded
@@ -71,6 +75,7 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
 
     As `optax.apply_if_finite`, which looks at the updates that come out rather than at the gradients.
 
+    >>> import torch
     >>> from functional_optim import sgd
     >>> tx = apply_if_finite(sgd(lr=1.0))
     >>> update, state = tx.update(torch.tensor(float("nan")), tx.init_state(torch.zeros(())))
@@ -80,12 +85,11 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     require_transform(transform, "apply_if_finite")
     require_count("max_consecutive_errors", max_consecutive_errors, 0)
 
-    def test(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        flawed = [(~u.isfinite()).sum() for u in updates]
-        finite = total(flawed) == 0 if flawed else skipped >= 0
-        return finite | (skipped >= max_consecutive_errors)
+    def test(flaws: Tensor, skipped: Any, hp: HParams) -> Tensor:
+        del hp
+        return (flaws == 0) | (skipped >= max_consecutive_errors)
 
-    return _skipping(transform, test, {}, "apply_if_finite")
+    return _skipping(transform, SumOver(_flaw), test, {}, "apply_if_finite")
 
 
 @recorded
@@ -100,6 +104,7 @@ def skip_large_updates(transform: Transform, largest_norm: float = 100.0) -> Tra
 
     As `optax.skip_large_updates(max_squared_norm=largest_norm²)` as the test of `optax.MultiSteps`.
 
+    >>> import torch
     >>> from functional_optim import sgd
     >>> tx = skip_large_updates(sgd(lr=1.0))
     >>> update, state = tx.update(torch.tensor(101.0), tx.init_state(torch.zeros(())))
@@ -108,13 +113,21 @@ def skip_large_updates(transform: Transform, largest_norm: float = 100.0) -> Tra
     """
     require_transform(transform, "skip_large_updates")
 
-    def test(updates: list[Tensor], skipped: Tensor, hp: HParams) -> Tensor:
-        reals = [torch.view_as_real(u.resolve_conj()) if u.is_complex() else u for u in updates]
-        return global_norm(reals) <= hp["largest_norm"]
+    def test(norm: Tensor, skipped: Any, hp: HParams) -> Tensor:
+        del skipped
+        return norm <= hp["largest_norm"]
 
-    return _skipping(transform, test, {"largest_norm": Hparam(largest_norm, POSITIVE)}, "skip_large_updates")
+    own = {"largest_norm": Hparam(largest_norm, POSITIVE)}
+    return _skipping(transform, SumOver(_square, finish=sqrt), test, own, "skip_large_updates")
 
 
-def _skipping(transform: Transform, test: Callable[..., Tensor], own: Mapping[str, Hparam], name: str) -> Transform:
-    form = Skipping(transform, test, own)
-    return Transform.of(form, {**own, **transform.declared}, name)
+def _flaw(u: Tensor, p: Any) -> Tensor:
+    return (~u.isfinite()).to(u.dtype)
+
+
+def _square(u: Tensor, p: Any) -> Tensor:
+    return u * u
+
+
+def _skipping(transform: Transform, sums: SumOver, test: Callable[..., Any], own: Mapping[str, Hparam], name: str) -> Transform:
+    return Transform.of(Skipping(transform, sums, test, own), {**own, **transform.declared}, name)

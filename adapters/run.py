@@ -1,0 +1,343 @@
+"""One step over a plan: stage after stage, each in its way, up to the places where several leaves must meet.
+
+First comes what may fail, and what has to be known of all leaves: it writes to nothing that belongs to the optimizer, and new
+slots of the stages that it has to pass are kept aside. Then the rest runs in place.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.origin import Counts
+from functional_optim.form import Path
+from functional_optim.hparams import HParams, one_or_each
+from functional_optim.lifting import widened
+from functional_optim.reductions import SumOver
+
+from .layout import Flat, Key, Layout, detached_from
+from .links import Link, values_of
+from .memory import real
+from .parts import Column, Kind, Leaf, Part, Way
+from .stages import Stage
+
+# The hyper-parameters of each link, and the counts before the step.
+Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
+
+
+@dataclass(eq=False)
+class Work:
+    """A part on its way through the stages: the updates so far and the parameters, and how many stages are done."""
+
+    part: Part
+    u: Column
+    p: Column
+    done: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What its leaves have in common."""
+        return self.part.kind
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that comes next."""
+        return self.kind.passage.stages[self.done]
+
+    @property
+    def slots(self) -> list[Column]:
+        """The slots of that stage."""
+        return self.part.slots[self.stage.slots]
+
+
+class Backend(Protocol):
+    """A way of running elementwise stages."""
+
+    def refuses(self, leaf: Leaf, hparams: HParams) -> str:
+        """Why it can't run this parameter; or nothing."""
+        ...
+
+    def ready(self, run: "Run", work: Work) -> None:
+        """Make sure that the work's next stage can be run in this step.
+
+        Raises:
+            Refused: it can't.
+            Exception: whatever is wrong with a number.
+        """
+        ...
+
+    def step(self, run: "Run", work: Work, slots: Sequence[Column]) -> None:
+        """Run the next stage: these slots are written to, and the parameters if it is the last one; else the updates are new."""
+        ...
+
+    def sums(self, run: "Run", work: Work, link: Link) -> list[Tensor]:
+        """The sums that a link of the next stage asks for, over the updates that reach it; nothing is written."""
+        ...
+
+    def reaching(self, run: "Run", work: Work, link: Link) -> Column:
+        """The updates that reach a link of the next stage; nothing is written."""
+        ...
+
+
+class Closed(Exception):
+    """A gate is closed that was thought to be open; nothing has been written yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+class Refused(Exception):
+    """Why a stage, or a step, can't be run in some way."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a run needs to know.
+
+    Attributes:
+        layout: of the state.
+        parts: the parameters.
+        links: all that the transform is made of, in order.
+        states: of the parameters, and of others that have any.
+        backends: the ways in which elementwise stages are run.
+        rows: of each kind, the number of one of its leaves.
+        refusals: of stages that some way can't run, the reasons; from then on their rules are called.
+        advances: what a step adds to the counts.
+        is_new: whether nothing has been run so far.
+    """
+
+    layout: Layout
+    parts: list[Part]
+    links: list[Link]
+    states: Mapping[Key, Flat]
+    backends: Mapping[Way, Backend]
+    rows: Mapping[Kind, int]
+    refusals: dict[tuple[Stage, Way], str]
+    advances: Tensor
+    is_new: bool = True
+
+
+class Run:
+    """One step over a plan.
+
+    Args:
+        plan: what is stepped.
+        grads: of its parameters.
+        hparams: of each group, by its number.
+        counts: of a kind, before the step.
+        extra: what else the transform was given.
+
+    Attributes:
+        hparams: of each group.
+        numbers: of each kind.
+        reduced: what links have reduced to.
+        cache: for backends, until the step is over.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        grads: Sequence[Tensor],
+        hparams: Mapping[int, HParams],
+        counts: Callable[[int], Counts],
+        extra: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.plan, self.hparams, self.extra = plan, hparams, extra
+        self.numbers: dict[Kind, Numbers] = {}
+        for kind, row in plan.rows.items():
+            now = counts(row)
+            self.numbers[kind] = values_of(kind.passage.place, hparams[kind.group], now), now
+        self.reduced: dict[Link, Any] = {}
+        self.cache: dict[Any, Any] = {}
+        self.works = [Work(part, *part.open(grads)) for part in plan.parts]
+        self._pending: list[Callable[[], None]] = []
+        self._writes = False
+
+    def compute(self) -> Callable[[], None]:
+        """All that may fail; what is returned writes."""
+        for link in self.plan.links:
+            # Whatever is wrong with a rule that is called, its first step says.
+            if link.joins or (self.plan.is_new and not link.packs):
+                meeting = [work for work in self.works if link in work.kind.passage.place]
+                for work in meeting:
+                    self._advance(work, work.kind.passage.place[link])
+                if meeting:
+                    self._meet(link, meeting)
+                if link.asks:
+                    self._ask(link, meeting)
+        for work in self.works:
+            self._look_ahead(work)
+        return self.write
+
+    def write(self) -> None:
+        """Step every parameter."""
+        self._writes = True
+        for store in self._pending:
+            store()
+        while self.works:
+            work = self.works.pop()
+            self._advance(work, len(work.kind.passage.stages))
+            if not work.kind.passage.stages[-1].fuses:
+                for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
+                    p.add_(u.to(leaf.update_dtype))
+            work.part.close(work.p)
+        self.plan.is_new = False
+
+    def backend(self, work: Work) -> Backend:
+        """What runs the next stage of a work."""
+        way = work.part.way
+        called = not work.stage.fuses or (work.stage, way) in self.plan.refusals
+        return self.plan.backends[Way.CALLED if called else way]
+
+    def _advance(self, work: Work, number: int) -> None:
+        """Bring a part to this stage."""
+        while work.done < number:
+            if not work.stage.is_idle:
+                self._ready(work)
+                self.backend(work).step(self, work, self._target(work))
+            work.done += 1
+
+    def _target(self, work: Work) -> list[Column]:
+        """The slots of a stage; before the time of writing, copies that are stored then."""
+        if self._writes:
+            return work.slots
+        copies = [[x.clone() for x in column] for column in work.slots]
+        self._store(work.slots, copies)
+        return copies
+
+    def _store(self, slots: Sequence[Column], new: Sequence[Column]) -> None:
+        def store() -> None:
+            for column, values in zip(slots, new, strict=True):
+                for slot, value in zip(column, values, strict=True):
+                    slot.copy_(value)
+
+        self._pending.append(store)
+
+    def _ready(self, work: Work) -> None:
+        try:
+            self.backend(work).ready(self, work)
+        except Refused as reason:
+            self.plan.refusals[work.stage, work.part.way] = str(reason)
+            self.backend(work).ready(self, work)
+
+    def _look_ahead(self, work: Work) -> None:
+        """Get everything ready that comes after, which is then no more than tensors and their shapes."""
+        done, count = work.done, len(work.kind.passage.stages)
+        while work.done < count:
+            if not work.stage.is_idle:
+                self._ready(work)
+            work.done += 1
+        work.done = done
+
+    def _ask(self, link: Link, works: Sequence[Work]) -> None:
+        """Raise Closed if the gate at this link is."""
+        assert link.asks is not None
+        kind = works[0].kind
+        if not link.asks.opens(self.hparams[kind.group], self.numbers[kind][1], self.reduced[link]):
+            raise Closed(link.path)
+
+    def _meet(self, link: Link, works: list[Work]) -> None:
+        """What a link does with all parts before it does anything with one of them."""
+        if link.rule is None:
+            self._call(link, works)
+        elif not link.packs:
+            self._lift(link, works)
+        else:
+            for work in works:
+                self._ready(work)
+            self.reduced[link] = self._sum(link, works) if isinstance(link.form.reduce, SumOver) else self._reduce(link, works)
+
+    def _sum(self, link: Link, works: list[Work]) -> Any:
+        reduction = link.form.reduce
+        assert isinstance(reduction, SumOver)
+        sums = [self.backend(work).sums(self, work, link) for work in works]
+        device = sums[0][0].device
+        return reduction.finish(*(torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)))
+
+    def _reduce(self, link: Link, works: list[Work]) -> Any:
+        """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
+        assert link.form.reduce is not None
+        rows: dict[int, list[Any]] = {}
+        for work in works:
+            u = self.backend(work).reaching(self, work, link)
+            own = work.slots[work.stage.slots_of(link)]
+            columns = [work.part.shaped(column) for column in (u, work.p, *own)]
+            for leaf, *tensors in zip(work.part.leaves, *columns, strict=True):
+                rows[leaf.index] = [widened(real(x)) for x in tensors]
+        u, p, *slots = ([rows[i][j] for i in sorted(rows)] for j in range(2 + len(link.slots)))
+        return link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True)))
+
+    def _lift(self, link: Link, works: list[Work]) -> None:
+        """A rule that needs shapes, over all leaves that it sees."""
+        leaves = [leaf for work in works for leaf in work.part.leaves]
+        u = [x for work in works for x in work.u]
+        p = [x for work in works for x in work.p]
+        slots = [[x for work in works for x in work.slots[i]] for i in range(len(link.slots))]
+        new_u, new = lifted(self, link, leaves, u, p, slots)
+        self._store(slots, new)
+        self._hand_out(works, new_u)
+
+    def _call(self, link: Link, works: list[Work]) -> None:
+        """What is no rule is called itself, on its own part of the state."""
+        layout, states = self.plan.layout, self.plan.states
+        leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
+        leaves.sort(key=lambda item: item[0].index)
+        keys = [leaf.key for leaf, _, _ in leaves]
+        updates = {leaf.key: widened(work.u[i].to(_wider(work.u[i], leaf))) for leaf, work, i in leaves}
+        params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
+        values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
+        hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
+        old = layout.read(keys, states, counts_on_host=True, under=link.path)
+        owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        extra = {name: _restricted(value, keys) for name, value in self.extra().items()}
+        computed = link.transform.update_fn(updates, old, params, link.transform.select(hp), **extra)
+        new_updates, new_state = detached_from(owned, computed)
+        self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
+        for leaf, work, i in leaves:
+            work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
+        for work in works:
+            work.done += 1
+
+    def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
+        first = 0
+        for work in works:
+            work.u = updates[first : first + len(work.u)]
+            first += len(work.u)
+            work.done += 1
+
+
+def lifted(
+    run: Run, link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written.
+
+    A whole-tree quantity that is known already is taken as it is: it may span others, too.
+    """
+    form = link.form
+    if link in run.reduced:
+        form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
+    keys = range(len(leaves))
+    numbers = [run.numbers[leaf.kind] for leaf in leaves]
+    hp = {name: one_or_each({i: numbers[i][0][link][name] for i in keys}) for name in numbers[0][0][link]}
+    state: dict[str, Any] = {name: dict(enumerate(column)) for name, column in zip(link.slots, slots, strict=True)}
+    if form.counts:
+        state["step"] = one_or_each({i: numbers[i][1][link.step] for i in keys})
+    updates = {i: widened(x.to(_wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
+    computed = form.update(updates, state, {i: widened(x) for i, x in enumerate(p)}, hp)
+    new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
+    return [leaf.laid_out(new_u[i]) for i, leaf in enumerate(leaves)], [[new[name][i] for i in keys] for name in link.slots]
+
+
+def _wider(u: Tensor, leaf: Leaf) -> torch.dtype:
+    """A gradient is taken in at least its parameter's precision."""
+    return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype
+
+
+def _restricted(value: Any, keys: Sequence[Key]) -> Any:
+    """Of a tree like the parameters, the leaves of these."""
+    is_tree = isinstance(value, dict) and all(isinstance(key, Key) for key in value)
+    return {key: value.get(key) for key in keys} if is_tree else value
