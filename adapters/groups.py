@@ -1,4 +1,7 @@
-"""A parameter group as hyper-parameters: the numbers in it as a transform takes them."""
+"""A parameter group as hyper-parameters: the numbers in it as a transform takes them.
+
+`group["lr"]` is a rate, or, where the chain has no single one, a factor of all; then `group["lr_is_factor"]` is there and True.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -7,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.combinators.lr_factor import LR_FACTOR
 from functional_optim.hparams import ANY, Hparam, PerLeaf, complete, contains
 from functional_optim.transform import Transform
 
@@ -42,8 +46,16 @@ def lenient_hparams_of(transform: Transform, group: Mapping[str, Any], names: Co
     return {name: _unseen(value) if name in odd else value for name, value in hparams.items()}, odd
 
 
+def entry_of(transform: Transform, name: str) -> str:
+    """What a hyper-parameter is called in a group; "" for one that groups don't hold: a rate that their `lr` is a factor of."""
+    if name == LR_FACTOR:
+        return "lr"
+    return "" if name == "lr" and LR_FACTOR in transform.declared else name
+
+
 def _given(transform: Transform, group: Mapping[str, Any]) -> dict[str, Any]:
-    return _checked(transform, {name: group[name] for name in transform.declared if name in group})
+    entries = {name: entry_of(transform, name) for name in transform.declared}
+    return _checked(transform, {name: group[entry] for name, entry in entries.items() if entry in group})
 
 
 def _checked(transform: Transform, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import operator
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,16 +20,15 @@ from functional_optim.transform import Transform
 Flat: TypeAlias = dict[str, Any]
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What a parameter is called in the trees that a transform sees: its place, and in messages its name."""
 
     group: int
-    index: int
+    number: int
     name: str | None = None
 
     def __str__(self) -> str:
-        return self.name or f"group {self.group}, parameter {self.index}"
+        return self.name or f"group {self.group}, parameter {self.number}"
 
     def __repr__(self) -> str:
         return repr(str(self))
@@ -97,6 +96,10 @@ class Layout:
         self._wrappers: set[Path] = set()
         self._distinct: dict[tuple[Path, ...], Mapping[Path, str]] = {}
         self._inside: dict[Path, tuple[list[Value], Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a copy, the parameters are others.
+        return {**vars(self), "_known": {}}
 
     def unknown(self, params: Params) -> list[Key]:
         """The parameters that `admit` has to see before anything is asked about them."""

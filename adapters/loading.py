@@ -4,7 +4,6 @@ torch matches a checkpoint by position and looks at nothing but the number of pa
 some later step, or never. Here the slots of the two are compared first, by name and shape.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from functional_optim.combinators.innermost import innermost
 from functional_optim.transform import Transform
 
+from . import user
 from .adopting import Adopted, adopted
 from .layout import Key, Layout
 
@@ -28,6 +28,9 @@ Slots: TypeAlias = Mapping[str, tuple[int, ...]]
 
 # Hyper-parameters that say nothing about which optimizer a group was written for.
 COMMON = ("lr", "weight_decay")
+
+# What a group says about its learning rate; torch's schedulers start from `initial_lr`.
+OF_LR = ("lr", "lr_is_factor", "initial_lr")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,26 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = N
     return names
 
 
+def with_own_meaning_of_lr(optimizer: "TransformOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with the optimizer's own `lr` where the two mean different things by it, a rate and a factor of rates.
+
+    A checkpoint without any, of a chain in which a schedule gives the rate, leaves it alone too.
+    """
+    groups = list(state_dict["param_groups"])
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        is_factor, was_factor = "lr_is_factor" in group, "lr_is_factor" in saved
+        if "lr" in saved and is_factor != was_factor:
+            kinds = ("a learning rate", "a factor of learning rates")
+            user.warn(
+                f"param_groups[{index}]: lr = {saved['lr']} of the checkpoint is {kinds[was_factor]}, and here it is "
+                f"{kinds[is_factor]}, which stays {group['lr']}."
+            )
+        if "lr" in group and ("lr" not in saved or is_factor != was_factor):
+            rest = {name: value for name, value in saved.items() if name not in OF_LR}
+            groups[index] = {**rest, **{name: group[name] for name in OF_LR if name in group}}
+    return {**state_dict, "param_groups": groups}
+
+
 def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dict[Any, dict[str, Any]]:
     """The state of a checkpoint under the names of this optimizer, of each rule all or nothing; with a warning of what is lost.
 
@@ -152,7 +175,7 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
                 state[number] = {**left, **{name: slots[old] for name, old in taken.names.items()}}
     if remarks:
-        warnings.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.", stacklevel=5)
+        user.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.")
     return state
 
 
@@ -324,6 +347,7 @@ def _regrouped(optimizer: torch.optim.Optimizer, found: Mapping[Tensor, tuple[Gr
                 saved = {k: v for k, v in found[p][0].items() if k not in ("params", "param_names")}
                 choices += [saved] if saved not in choices else []
         if len(choices) == 1:
+            own = {name: value for name, value in own.items() if name not in OF_LR or "lr" not in choices[0]}
             own = {**own, **choices[0]}
         else:
             kept.append(index)

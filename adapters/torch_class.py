@@ -1,7 +1,6 @@
 """What the classes with torch's names share: torch's slots in checkpoints, sparse gradients, differentiable steps."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from functional_optim.transform import Transform
 
+from . import user
 from .groups import lenient_hparams_of
 from .layout import Flat
 from .torch_optimizer import Group, Leaf, Numbered, TransformOptimizer, full_gradient, leaves_of
@@ -52,9 +52,8 @@ class TorchClass(TransformOptimizer):
         hparams, odd = lenient_hparams_of(transform, group, ("betas",))
         if odd and not self._warned:
             self._warned["betas"] = True
-            warnings.warn(
-                f"param_groups[{index}]: betas = {tuple(group['betas'])} is out of range. Steps go on with it, as torch's would.",
-                stacklevel=7,
+            user.warn(
+                f"param_groups[{index}]: betas = {tuple(group['betas'])} is out of range. Steps go on with it, as torch's would."
             )
         return hparams
 

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import functools
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.lr_factor import LR_FACTOR, has_own_schedule, has_rates, with_lr_factor
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
@@ -22,10 +22,10 @@ from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
 from . import user
-from .groups import defaults_of, hparams_of
+from .groups import defaults_of, entry_of, hparams_of
 from .held import Present
 from .layout import Flat, Key, Layout, detached_from
-from .loading import adopted_state, keys_of
+from .loading import adopted_state, keys_of, with_own_meaning_of_lr
 from .run import Refused
 from .step import PlannedStep, Request, Step, WholeStep
 
@@ -307,7 +307,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
-        values = [group.get(name) for name in transform.declared]
+        values = [group.get(entry_of(transform, name)) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
         if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
             hparams = self.hparams_of(transform, index, group)
@@ -392,7 +392,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if lacking:
             new = {leaf.key: leaf.param for leaf in lacking}
             for remark in layout.start(new, self.hparams_of_leaves(transform, lacking), states, on_host):
-                warnings.warn(f"{remark}.", stacklevel=5)
+                user.warn(f"{remark}.")
         return layout, states
 
     def _store(self, groups: list[Numbered], states: Mapping[Key, Flat]) -> None:
@@ -407,9 +407,11 @@ class OptimizerAdapter(TransformOptimizer):
     """A `torch.optim.Optimizer` that steps with a transform.
 
     A parameter group is a mapping of hyper-parameters: whatever a scheduler or a person writes there is what the next step uses.
-    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all. They hold the
-    transform's hyper-parameters and no others: under a chain without `lr`, code that reads `group["lr"]`, such as torch's
-    schedulers, raises KeyError.
+    Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all.
+    Every group has an `lr`, which torch's schedulers and other people's programs drive. It is the learning rate where the
+    transform has one, or where you give one for all its branches. Else, where schedules give the rate or branches have rates of
+    their own, it is a factor of them all, 1 at first: then `group["lr_is_factor"]` is True. See `with_lr_factor`. A checkpoint
+    that means the other by `lr` leaves it alone, with a warning.
     On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
     they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
     rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
@@ -452,18 +454,27 @@ class OptimizerAdapter(TransformOptimizer):
     """
 
     is_chain = True
-    _is_made = False
+    _is_made = _is_driven = False
+    _factored: Transform | None
+    _factors: list[Any]
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_iterable(params)
         _require_work(transform)
+        params = params if isinstance(params, Tensor) else list(params)
         self.transform = transform
         self.fused = fused
-        super().__init__(params, defaults_of(transform, hparams))
+        defaults = defaults_of(transform, hparams)
+        self._factored, self._factors = None, []
+        if not _has_rate(transform, hparams, params):
+            self._factored = with_lr_factor(transform) if has_rates(transform) else transform
+            defaults |= {"lr": 1.0, "lr_is_factor": True}
+        super().__init__(params, defaults)
         everyone = self._checked_parameters()
         self._is_made = True
         if everyone is not None:
-            warn_if_uphill(transform, everyone, hparams_of(transform, self.defaults), stacklevel=2)
+            stepped = self.transform_for(self.defaults)
+            warn_if_uphill(stepped, everyone, hparams_of(stepped, self.defaults), stacklevel=2)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; see `TransformOptimizer`.
@@ -472,7 +483,14 @@ class OptimizerAdapter(TransformOptimizer):
             TypeError, ValueError: also where the transform does not take these parameters, such as one that has no label.
         """
         super().add_param_group(param_group)
+        if self._factored is not None:
+            self._factors.append(self.param_groups[-1]["lr"])
         if self._is_made:
+            if self._factored is not None and "lr" in self.transform.declared and "lr" in param_group:
+                user.warn(
+                    f"param_groups[{len(self.param_groups) - 1}]: lr = {param_group['lr']} is a factor of the branches' own "
+                    "rates, as in the groups before, which gave none. For a rate, give one when the optimizer is made."
+                )
             try:
                 self._checked_parameters()
             except Exception:
@@ -492,8 +510,34 @@ class OptimizerAdapter(TransformOptimizer):
         return everyone
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
-        """The one transform, for every group."""
-        return self.transform
+        """The one transform, for every group: as given, or with a factor of its learning rates."""
+        return self.transform if self._factored is None else self._factored
+
+    def computed(
+        self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """The step, computed; what is returned writes it down. Of a factor that something drives it warns, once."""
+        for index, factor in enumerate(self._factors) if not self._is_driven else ():
+            if _differ(self.param_groups[index]["lr"], factor):
+                self._is_driven = True
+                self._warn_of_driver(index)
+                break
+        return super().computed(transform, groups, closure, extra)
+
+    def _warn_of_driver(self, index: int) -> None:
+        if LR_FACTOR not in self.transform_for({}).declared:
+            problem = "the chain has no learning rate that it could be a factor of, so that it changes nothing."
+        elif has_own_schedule(self.transform):
+            problem = (
+                "it is a factor of a learning rate that follows a schedule of its own, so that the two multiply. For the chain's "
+                "schedule alone, let the factor be 1: take no scheduler, or one that is constant, lr_scheduler_type='constant' "
+                "for Hugging Face's Trainer, LambdaLR(optimizer, lambda step: 1.0) elsewhere. For the scheduler alone, take a "
+                "chain without scheduled() and scale_by_schedule()."
+            )
+        else:
+            return
+        lr = self.param_groups[index]["lr"]
+        user.warn(f"param_groups[{index}]: something drives lr, which is {lr} now; {problem}")
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
@@ -525,6 +569,7 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
 
     torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
     """
+    state_dict = with_own_meaning_of_lr(optimizer, state_dict)
     state = {
         p: {name: _boxed(name, value) for name, value in slots.items()}
         for p, slots in adopted_state(optimizer, state_dict).items()
@@ -547,10 +592,9 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
         meant = [word for word in MEANT.get(name, ()) if word in known and isinstance(group[name], int | float)]
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
-            warnings.warn(
+            user.warn(
                 f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
-                f"Did you mean {close[0]!r}?",
-                stacklevel=3,
+                f"Did you mean {close[0]!r}?"
             )
 
 
@@ -623,8 +667,20 @@ def _may_change(value: Any) -> bool:
 def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
     """Raise ValueError where groups differ in which hyper-parameters they give at all."""
     for name, hparam in transform.declared.items() if len(groups) > 1 else ():
-        if hparam.optional and len({name in group for group in groups}) == 2:
+        if hparam.optional and len({entry_of(transform, name) in group for group in groups}) == 2:
             raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
+
+
+def _has_rate(transform: Transform, hparams: Mapping[str, Any], params: Any) -> bool:
+    """Whether `lr` is a learning rate: one that the transform needs, or one that is given, here or in a group."""
+    given = [hparams, *(group for group in params if isinstance(group, Mapping))]
+    hparam = transform.declared.get("lr")
+    return hparam is not None and (not hparam.optional or any("lr" in group for group in given))
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether these are different numbers; a tensor is not read."""
+    return a is not b and not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b
 
 
 def _require_iterable(params: Any) -> None:

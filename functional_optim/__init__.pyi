@@ -16,6 +16,7 @@ from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.lookahead import ema_params, lookahead
+from functional_optim.combinators.lr_factor import with_lr_factor
 from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
@@ -393,6 +394,7 @@ __all__ = [
     "state_set",
     "with_extra",
     "with_gradient_signs",
+    "with_lr_factor",
     "with_master_copy",
     # Rules
     "adaptive_grad_clip",

@@ -73,6 +73,8 @@ def pair_advice(given: Any) -> str:
 
 def misfit(function: Callable[..., Any], *arguments: Any) -> str:
     """Why a function can't be called with so many arguments: what it takes, and the reason; nothing where it can."""
+    if torch.compiler.is_compiling():
+        return ""
     try:
         signature = inspect.signature(function)
     except ValueError:  # Of some that are written in C nothing is known.

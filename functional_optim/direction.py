@@ -9,8 +9,9 @@ transforms written by hand, which are not called: they may write a log, or count
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +52,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Way:
-    """The links that a gradient goes through, and a parameter that goes this way where not all do."""
+    """The links that gradients go through, and what the parameters are called whose gradients these are; None for all."""
 
-    links: tuple[Link, ...]
-    example: str | None = None
+    links: tuple[Link, ...] = ()
+    keys: frozenset[Any] | None = None
 
 
 def warn_if_uphill(transform: Transform, params: Tree, hparams: HParams, *, stacklevel: int) -> None:
@@ -64,7 +65,8 @@ def warn_if_uphill(transform: Transform, params: Tree, hparams: HParams, *, stac
     for way in ways(transform, params, hparams):
         complaint = _of_the_sign(way) or _of_the_decay(way)
         if complaint:
-            some = f" (for {way.example!r} and whatever is routed like it)" if way.example else ""
+            example = next((key for key in trees.keys(params) if key in way.keys), None) if way.keys else None
+            some = "" if example is None else f" (for {str(example)!r} and whatever is routed like it)"
             warnings.warn(f"{transform.name}{some}: {complaint}", UphillWarning, stacklevel=stacklevel + 1)
             return
 
@@ -72,21 +74,22 @@ def warn_if_uphill(transform: Transform, params: Tree, hparams: HParams, *, stac
 def ways(transform: Transform, params: Tree, hparams: HParams) -> list[Way]:
     """The ways that gradients of these parameters go."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        return list(dict.fromkeys(_ways(transform, params, transform.complete(hparams), ())))
+        return list(_ways(transform, params, transform.complete(hparams), ()))
 
 
 def _ways(transform: Transform, params: Tree, hp: HParams, path: tuple[str, ...]) -> Iterator[Way]:
     match transform.form:
         case Chained(links=links):
-            parts = [list(_ways(link, params, link.select(hp), (*path, name))) for name, link in links.items()]
-            yield from (_joined(ways) for ways in itertools.product(*parts))
+            found = [Way()]
+            for name, link in links.items():
+                found = list(_joined(found, _ways(link, params, link.select(hp), (*path, name))))
+            yield from found
         case Partitioned() as form:
             for (label,), share in form.shares(params).items():
-                example = next((str(key) for key, p in share.items() if p is not None), None)
-                if example is not None:
-                    branch = form.branches[label]
-                    inside = _ways(branch, share, form.branch_hparams(label, hp), (*path, label))
-                    yield from (Way(way.links, way.example or example) for way in inside)
+                keys = frozenset(key for key, p in share.items() if p is not None)
+                branch = form.branches[label]
+                inside = _ways(branch, share, form.branch_hparams(label, hp), (*path, label)) if keys else ()
+                yield from (Way(way.links, keys if way.keys is None else way.keys) for way in inside)
         case Conditional() as form:
             for part in (form.inner, form.otherwise):
                 yield from _ways(part, params, part.select(hp), path)
@@ -105,9 +108,12 @@ def _ways(transform: Transform, params: Tree, hp: HParams, path: tuple[str, ...]
             yield Way((_link(transform, hp, ".".join(path) or transform.name),))
 
 
-def _joined(parts: tuple[Way, ...]) -> Way:
-    example = next((way.example for way in reversed(parts) if way.example), None)
-    return Way(tuple(link for way in parts for link in way.links), example)
+def _joined(former: Iterable[Way], latter: Iterable[Way]) -> Iterator[Way]:
+    """One way after another, for the parameters that go both; where none does, there is none."""
+    for one, other in itertools.product(former, latter):
+        keys = one.keys if other.keys is None else other.keys if one.keys is None else one.keys & other.keys
+        if keys is None or keys:
+            yield Way(one.links + other.links, keys)
 
 
 def _link(transform: Transform, hp: HParams, name: str) -> Link:

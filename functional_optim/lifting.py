@@ -17,6 +17,7 @@ from functional_optim.checks import misfit, pair_advice
 from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, PerLeaf, Scalars, spread
 from functional_optim.numerics import double
+from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
 
@@ -254,8 +255,8 @@ class Leafwise(Lifted):
 
     @property
     def sees_shapes(self) -> bool:
-        """Unless it treats every element alike."""
-        return not self.elementwise
+        """Unless it treats every element alike, and of all together asks for sums at most."""
+        return not self.elementwise or not isinstance(self.reduce, SumOver | None)
 
     def takes_each(self, name: str) -> bool:
         """True: leaves of different values get rules of their own."""

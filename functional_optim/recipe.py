@@ -76,14 +76,14 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
 
 def explained(cls: type[Made]) -> type[Made]:
     """Let a class say, of arguments that it does not take, what it takes, as what is `recorded` does."""
-    init, signature = cls.__init__, inspect.signature(cls)
+    init = cls.__init__
 
     @functools.wraps(init)
     def construct(self: Made, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except TypeError:
-            problem = _misfit(cls.__name__, signature, args, kwargs)
+            problem = _misfit(cls.__name__, inspect.signature(cls), args, kwargs)
             if problem:
                 raise TypeError(problem) from None
             raise

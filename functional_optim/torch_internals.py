@@ -89,6 +89,11 @@ NAMES: dict[str, Name] = {
         "another way: other people's `make_fx` is noticed by its fake tensors alone",
         get_proxy_mode="torch.fx.experimental.proxy_tensor.get_proxy_mode",
     ),
+    **_names(
+        "another way: layers are composed of others whatever is done with them (see `meta.layers`)",
+        get_interpreter_stack="torch._C._functorch.get_interpreter_stack",
+    ),
+    **_names("another way: what needs it imports it", inductor_lowering="torch._inductor.lowering"),
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
     **_names("another way: PerLeaf is no tree to torch.vmap", register_pytree_node="torch.utils._pytree.register_pytree_node"),
@@ -153,6 +158,25 @@ def is_traced() -> bool:
     """Whether a graph is being made of what is called now, by `torch.compile` or by `make_fx`."""
     modes = map(get, ("active_fake_mode", "get_proxy_mode"))
     return torch.compiler.is_compiling() or any(mode is not None and mode() is not None for mode in modes)
+
+
+def transforms() -> list[str]:
+    """The transforms of `torch.func` that are under way, from the outermost: "Grad", "Jvp", "Vmap" and others.
+
+    Without `get_interpreter_stack`: as if all were, and twice.
+    """
+    stack = get("get_interpreter_stack")
+    return 2 * ["Grad", "Jvp", "Vmap"] if stack is None else [level.key().name for level in stack() or ()]
+
+
+def is_of_backward(x: Tensor) -> bool:
+    """Whether `backward`, outside of all transforms, takes a derivative of this. Without what unwraps tensors: as if it did."""
+    is_wrapped, unwrapped = map(get, ("is_functorch_wrapped_tensor", "get_unwrapped"))
+    if is_wrapped is None or unwrapped is None:
+        return True
+    while is_wrapped(x):
+        x = unwrapped(x)
+    return x.requires_grad
 
 
 def asks_for_values() -> tuple[type[Exception], ...]:

@@ -153,7 +153,12 @@ def register_box(box: Any, attribute: str) -> None:
 
 
 def adopt(tree: Tree) -> bool:
-    """Let trees go through those classes in this one that torch's own pytrees go through; whether there was one to learn of."""
+    """Let trees go through those classes in this one that torch's own pytrees go through; whether there was one to learn of.
+
+    While `torch.compile` traces, nothing can be learnt: there a class is known that some call outside has seen.
+    """
+    if is_compiling():
+        return False
     torch_trees = torch_internals.get("torch_trees")
     others = [x for x in leaves(tree) if not (x is None or isinstance(x, Tensor))]
     strange = {type(x): x for x in others if torch_trees and not torch_trees.tree_is_leaf(x)}

@@ -60,6 +60,27 @@ MUTANTS = [
         "test_drop_in.py -k leaves_alone",
     ),
     Mutant(
+        "a factor of the learning rate multiplies a schedule's factor, too",
+        "functional_optim/combinators/lr_factor.py",
+        "        if _covers(transform, entry):\n            return _entered(transform, entry)\n",
+        "        if _covers(transform, entry):\n            transform = _entered(transform, entry)\n",
+        "test_lr_factor.py -k groups",
+    ),
+    Mutant(
+        "a rate that was saved is loaded as a factor",
+        "adapters/loading.py",
+        'if "lr" in group and ("lr" not in saved or is_factor != was_factor):',
+        'if "lr" in group and "lr" not in saved:',
+        "test_lr_factor.py -k loading",
+    ),
+    Mutant(
+        "engines don't see the factor of a learning rate",
+        "functional_optim/combinators/origin.py",
+        "return value if self.factor is None else times(value, self.factor.value(hp, counts))",
+        "return value",
+        "test_lr_factor.py -k groups",
+    ),
+    Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",
         "functional_optim/rules/adam.py",
         "sqrt(w / c2)",
@@ -153,8 +174,8 @@ MUTANTS = [
     Mutant(
         "the learning rate of a group is not read",
         "adapters/groups.py",
-        "for name in transform.declared if name in group}",
-        'for name in transform.declared if name in group and name != "lr"}',
+        "for name, entry in entries.items() if entry in group}",
+        'for name, entry in entries.items() if entry in group and entry != "lr"}',
         "test_drop_in.py -k scheduler",
     ),
     Mutant(
@@ -190,7 +211,7 @@ MUTANTS = [
         "adapters/torch_optimizer.py",
         "leaves_of(groups, states) if layout",
         "leaves_of(groups) if layout",
-        "test_laws.py -k passes_over",
+        "test_late_parameters.py -k pure_function",
     ),
     Mutant(
         "all parameters have the step of the first",
@@ -293,8 +314,8 @@ MUTANTS = [
     Mutant(
         "to an engine, a branch's own number comes after the one of all",
         "functional_optim/combinators/partition.py",
-        'outer[f"{label}.{name}"].or_else(outer[name])',
-        'outer[name].or_else(outer[f"{label}.{name}"])',
+        'outer.get(f"{label}.{name}", Origin()).or_else(outer[name])',
+        'outer[name].or_else(outer.get(f"{label}.{name}", Origin()))',
         "test_branches.py -k branch_has_its_own_value",
     ),
     Mutant(
@@ -677,9 +698,9 @@ MUTANTS = [
     ),
     Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
-        "functional_optim/meta/flat.py",
-        "(form.reduce is None or isinstance(form.reduce, SumOver))",
-        "True",
+        "functional_optim/lifting.py",
+        "not self.elementwise or not isinstance(self.reduce, SumOver | None)",
+        "not self.elementwise",
         "test_meta_unroll.py -k sees_the_leaves",
     ),
     Mutant(
@@ -709,6 +730,27 @@ MUTANTS = [
         "(x, order)) for x in reversed(node.args)]",
         "(x, order)) for x in node.args]",
         "test_meta_compiled.py -k transposed",
+    ),
+    Mutant(
+        "who reads on what (A B)ᵀ was relies on how that lay in memory",
+        "functional_optim/meta/lowering.py",
+        "if _transpose_factors(graph):",
+        "if _transpose_factors(graph) and False:",
+        "test_meta_networks.py -k without_a_batch",
+    ),
+    Mutant(
+        "a layer norm keeps its weights where torch has their derivatives wrong",
+        "functional_optim/meta/layers.py",
+        "    F.layer_norm: _affine_apart(F.layer_norm, 2, channels=False),\n",
+        "",
+        "test_meta_networks.py -k derivatives -k layer",
+    ),
+    Mutant(
+        "what a recurrent layer returns backwards stays backwards",
+        "functional_optim/meta/recurrence.py",
+        "torch.stack(outputs[::-1] if backwards else outputs)",
+        "torch.stack(outputs)",
+        "test_meta_networks.py -k torchs_own",
     ),
     Mutant(
         "nobody keeps a loop that a compiled function makes for itself",

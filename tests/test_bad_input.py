@@ -1163,3 +1163,14 @@ def test_what_a_rule_asks_for_by_name_behind_an_optimizer():
     ):
         optimizer.step(hessian_diag={"w": torch.ones(2)})
     assert torch.equal(p, torch.ones(2)) and not optimizer.state[p]
+
+
+def test_the_checks_of_constructors_are_no_hindrance_to_tracing():
+    @torch.compile(backend="eager", fullgraph=True)
+    def step(p):
+        branches = {"a": fo.scheduled(fo.sgd(), lr=fo.linear(1.0, 0.0, 2)), "b": fo.scheduled(fo.sgd(), lr=lambda step: 0.5)}
+        tx = fo.accumulate(fo.partition(branches, fo.by_name({"w": "a", ".*": "b"})), every=1)
+        return tx.update({"w": p, "b": p}, tx.init_state({"w": p, "b": p}))[0]
+
+    updates = step(torch.ones(2))
+    assert updates["w"].tolist() == [-1.0, -1.0] and updates["b"].tolist() == [-0.5, -0.5]

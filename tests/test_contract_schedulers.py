@@ -7,10 +7,7 @@ import pytest
 import torch
 from subjects import advance, assert_same_bits, assert_same_run, every_counterpart, every_eager, every_one, params_in
 from torch.optim import lr_scheduler, swa_utils
-from trajectories import start_params, walk_together
-
-import functional_optim as fo
-from functional_optim.adapters import OptimizerAdapter
+from trajectories import walk_together
 
 FLOAT64 = 1e-12
 
@@ -128,13 +125,6 @@ def test_a_tensor_rate_is_filled_by_a_scheduler(subject):
         advance(optimizer, 1, first=t)
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] is rate and rate.item() == pytest.approx(0.04 * 0.5**3)
-
-
-def test_without_a_rate_a_scheduler_of_torch_says_which_key_it_misses():
-    """A chain has the hyper-parameters of its links, and no others."""
-    optimizer = OptimizerAdapter(start_params(), fo.chain(fo.scale_by_adam(), fo.scale(-0.1)))
-    with pytest.raises(KeyError, match="lr"):
-        lr_scheduler.StepLR(optimizer, 1)
 
 
 # Averages of the parameters.

@@ -79,6 +79,8 @@ def test_no_optimizer_of_the_library_is_warned_of(tx):
         routed(matrix=fo.adamw(), rest=fo.freeze()),
         fo.chain(fo.masked(fo.add_decayed_weights(), lambda name, leaf: leaf.ndim > 1), fo.sgd()),
         fo.masked(fo.sgd(), lambda name, leaf: True),
+        fo.chain(fo.masked(fo.sgd(), lambda name, leaf: leaf.ndim > 1), fo.masked(fo.adam(), lambda name, leaf: leaf.ndim < 2)),
+        fo.chain(routed(matrix=fo.scale(-1.0), rest=fo.freeze()), routed(matrix=fo.scale_by_adam(), rest=fo.sgd())),
         fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 2, 4), weight_decay=fo.constant(0.1)),
         fo.conditionally(fo.adam(), lambda step: step < 3, fo.sgd()),
         fo.with_extra(fo.sam(fo.adamw()), value_fn=lambda params: 0.0),
@@ -139,6 +141,10 @@ UPHILL = {
     "masked": (
         fo.masked(fo.adamw(), lambda name, leaf: leaf.ndim > 1),
         r"for 'net.bias' .* gradients pass .* partition, with freeze",
+    ),
+    "masked twice": (
+        fo.chain(*(fo.masked(fo.sgd(), lambda name, leaf: leaf.ndim > 1) for _ in range(2))),
+        r"for 'net.weight' .* turn the sign one after another",
     ),
     "a renamed rate": (
         fo.chain(fo.rename_hparams(fo.adamw(), lr="first"), fo.scale_by_learning_rate()),

@@ -3,6 +3,7 @@
 Needs the packages of the extra `frameworks`; what is not installed is skipped.
 """
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -52,10 +53,23 @@ def clipped() -> fo.Transform:
     return fo.chain(fo.clip_by_global_norm(0.1), fo.scale_by_adam(amsgrad=True), fo.trace(0.5), fo.scale_by_learning_rate())
 
 
+def scheduled() -> fo.Transform:
+    """A chain whose learning rate follows a schedule of its own."""
+    return fo.scheduled(fo.adamw(), lr=fo.linear(0.05, 0.02, steps=6))
+
+
+def branches() -> fo.Transform:
+    """Branches with learning rates of their own."""
+    return fo.partition({"matrix": fo.adamw(lr=0.05), "vector": fo.sgd(lr=0.02)}, fo.by_ndim({2: "matrix"}, otherwise="vector"))
+
+
 # An optimizer as a class and its arguments; the instance is `cls(params, **kwargs)`.
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "AdamW": (AdamW, {"lr": 0.05, "betas": (0.8, 0.9)}),
     "a chain": (OptimizerAdapter, {"transform": clipped(), "lr": 0.05}),
+    # In these `lr` is a factor.
+    "a schedule": (OptimizerAdapter, {"transform": scheduled()}),
+    "branches": (OptimizerAdapter, {"transform": branches()}),
 }
 # The yardstick.
 TORCH = (torch.optim.AdamW, OPTIMIZERS["AdamW"][1])
@@ -192,6 +206,101 @@ def test_a_framework_trains_as_it_does_with_torchs_own_class(framework, tmp_path
     for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         # float32: six steps of 0.05 and less, each rounded at 6e-8 of a parameter of about 1.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+# A scheduler that the framework makes by itself.
+
+
+def trained_by_hugging_face(folder, transform, lr_scheduler_type):
+    """The model, of an optimizer without a scheduler: the Trainer makes one."""
+    from transformers import Trainer, TrainingArguments
+
+    model = Regression()
+    args = TrainingArguments(
+        str(folder),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        lr_scheduler_type=lr_scheduler_type,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=1,  # The Trainer logs the groups' lr.
+        save_strategy="no",
+    )
+    optimizer = OptimizerAdapter(model.named_parameters(), transform)
+    trainer = Trainer(model, args, train_dataset=samples(), optimizers=(optimizer, None))
+    trainer.train()
+    return model, [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def same_as_without_a_scheduler(folder, model, transform):
+    """Whether a model is what the Trainer makes of this transform with a scheduler that leaves everything alone."""
+    witness, _ = trained_by_hugging_face(folder, transform, "constant")
+    return all(torch.allclose(p, q, rtol=0, atol=1e-6) for p, q in zip(model.parameters(), witness.parameters(), strict=True))
+
+
+@needs("transformers", "accelerate")
+def test_the_trainers_own_schedule_drives_the_branches_alike(tmp_path):
+    model, rates = trained_by_hugging_face(tmp_path / "ours", branches(), "linear")
+    assert rates == pytest.approx([1 - t / 6 for t in range(6)], abs=1e-9)
+    decayed = {"matrix": fo.adamw(), "vector": fo.sgd()}
+    by_hand = {
+        label: fo.scheduled(tx, lr=fo.linear(rate, 0.0, steps=6))
+        for (label, tx), rate in zip(decayed.items(), (0.05, 0.02), strict=True)
+    }
+    labels = fo.by_ndim({2: "matrix"}, otherwise="vector")
+    assert same_as_without_a_scheduler(tmp_path / "by hand", model, fo.partition(by_hand, labels))
+
+
+@needs("transformers", "accelerate")
+def test_the_trainers_own_schedule_and_the_chains_multiply_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="something drives lr.*the two multiply.*lr_scheduler_type='constant'") as record:
+        model, _ = trained_by_hugging_face(tmp_path / "ours", scheduled(), "linear")
+    assert sum("something drives lr" in str(each.message) for each in record) == 1
+    both = fo.scheduled(fo.adamw(), lr=lambda step: fo.linear(0.05, 0.02, steps=6)(step) * fo.linear(1.0, 0.0, steps=6)(step))
+    assert same_as_without_a_scheduler(tmp_path / "by hand", model, both)
+
+
+@needs("transformers", "accelerate")
+def test_a_constant_schedule_leaves_the_chains_alone(tmp_path):
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        _, rates = trained_by_hugging_face(tmp_path, scheduled(), "constant")
+    assert rates == [1.0] * 6 and not any("something drives lr" in str(each.message) for each in record)
+
+
+@needs("lightning")
+@pytest.mark.parametrize("make", [scheduled, branches], ids=["a schedule", "branches"])
+def test_lightnings_monitor_shows_the_factor(make, tmp_path):
+    import lightning
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Regression()
+
+        def training_step(self, batch, index):
+            return self.model(**batch)["loss"]
+
+        def configure_optimizers(self):
+            optimizer = OptimizerAdapter(self.named_parameters(), make())
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": halving(optimizer), "interval": "step"}}
+
+    monitor = LearningRateMonitor(logging_interval="step")
+    trainer = lightning.Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=1,
+        callbacks=[monitor],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Module(), loader(samples()))
+    assert list(monitor.lrs.values()) == [[1.0, 0.5, 0.25, 0.125]]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -315,7 +315,15 @@ def test_a_group_added_later_has_no_schedule_of_its_own():
         scheduler.step()
 
 
-def test_an_optimizer_without_learning_rate_is_refused():
+def test_a_rate_of_another_name_is_driven_by_that():
     optimizer = OptimizerAdapter(start_params(), fo.rename_hparams(fo.adamw(), lr="step_size"))
+    scheduler = as_lr_scheduler(optimizer, SCHEDULE, name="step_size")
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["step_size"] == SCHEDULE(1) and optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_an_optimizer_without_learning_rate_is_refused():
+    optimizer = torch.optim.Optimizer(start_params(), {"step_size": 0.1})
     with pytest.raises(ValueError, match=r"param_groups\[0\] has no hyper-parameter 'lr'"):
         as_lr_scheduler(optimizer, SCHEDULE, name="step_size")

@@ -188,7 +188,8 @@ def test_a_checkpoint_that_lacks_a_slot_of_one_parameter():
         advance(source, 3)
         saved = source.state_dict()
         del saved["state"][1]["exp_avg"]
-        with pytest.warns(UserWarning, match="scale_by_adam starts afresh, for 'exp_avg' is missing"):
+        with pytest.warns(UserWarning, match="scale_by_adam starts afresh, for 'exp_avg' is missing") as caught:
             target.load_state_dict(saved)
+        assert caught[0].filename == __file__, "where the user is"
         advance(target, 1, first=3)
         assert [int(target.state[p]["step"]) for p in params_in(target)] == [4, 1, 4, 4]

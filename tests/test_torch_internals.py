@@ -111,7 +111,9 @@ def test_without_what_compiled_needs_it_says_so(without, name):
         meta_gradient(*TASKS)
 
 
-@pytest.mark.parametrize("name", ["partition_fn", "get_proxy_mode", "DynamicOutputShapeException"])
+@pytest.mark.parametrize(
+    "name", ["partition_fn", "get_proxy_mode", "DynamicOutputShapeException", "inductor_lowering", "get_interpreter_stack"]
+)
 def test_without_what_has_another_way_compiled_is_the_same(without, name):
     without(name)
     assert_compiled_is_right()

@@ -359,6 +359,27 @@ def a_slot_that_starts_as_the_parameter_is_a_copy_of_its_memory(kind):
         assert torch.equal(whole(p.detach()), start - 1)
 
 
+@check(*OPTIMIZERS)
+def init_state_gives_all_processes_the_same_keys(name):
+    """Though each of them has gradients for other parameters; and the first steps are those without it."""
+    optimizer = OPTIMIZERS[name](model().named_parameters())
+    optimizer.init_state()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params[dist.get_rank()].grad = torch.ones_like(params[dist.get_rank()])
+    keys: list[Any] = [None, None]
+    dist.all_gather_object(keys, [list(optimizer.state[p]) for p in params])
+    assert keys[0] == keys[1]
+
+    module = fully_shard(model())
+    optimizer = OPTIMIZERS[name](module.named_parameters())
+    optimizer.init_state()
+    for p in module.parameters():
+        for slot, value in optimizer.state[p].items():
+            assert not isinstance(value, DTensor) or value.shape != p.shape or value.placements == p.placements, slot
+    train(module, optimizer, range(4), own_part())
+    assert_same(module, trained_alone(name, 4))
+
+
 @check()
 def fused_warns_once_and_steps_eagerly():
     modules = [fully_shard(model()) for _ in range(2)]

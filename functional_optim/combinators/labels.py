@@ -29,8 +29,7 @@ class ByName:
 
     def __call__(self, name: str, leaf: Tensor) -> str | None:
         """The label of the first pattern found in the name; None where there is none."""
-        first = self._first(name)
-        return None if first is None else self.patterns[first]
+        return next((label for pattern, label in self.patterns.items() if re.search(pattern, name)), None)
 
     def is_reserve(self, label: str, names: Sequence[str]) -> bool:
         """Whether a pattern of this label catches whatever is left, such as `r".*"`."""
@@ -38,9 +37,14 @@ class ByName:
 
     def check(self, names: Sequence[str]) -> None:
         """Raise ValueError for a pattern that fits some names, of which others before it leave it none."""
+        caught: dict[str, str] = {}
+        for pattern in self.patterns:
+            for name in names:
+                if re.search(pattern, name):
+                    caught.setdefault(name, pattern)
         rest = next((pattern for pattern in self.patterns if self._catches_all(pattern, names)), None)
         for pattern, label in self.patterns.items():
-            winners = {name: first for name in names if re.search(pattern, name) and (first := self._first(name)) is not None}
+            winners = {name: caught[name] for name in names if re.search(pattern, name)}
             if pattern == rest or not winners or any(self.patterns[first] == label for first in winners.values()):
                 continue
             name, winner = next(iter(winners.items()))
@@ -49,9 +53,6 @@ class ByName:
                 f"wins, and {winner!r}, for {self.patterns[winner]!r}, comes before it, as for {name!r}. "
                 "Put special patterns first, and what catches the rest last."
             )
-
-    def _first(self, name: str) -> str | None:
-        return next((pattern for pattern in self.patterns if re.search(pattern, name)), None)
 
     def _catches_all(self, pattern: str, names: Sequence[str]) -> bool:
         """Whether a pattern is found in all of these names, and in one that no parameter has."""

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from functional_optim.hparams import HParams
+from functional_optim import trees
+from functional_optim.hparams import HParams, PerLeaf
 
 # Counts, by the keys to them in the state of the outermost transform.
 Counts: TypeAlias = Mapping[tuple[str, ...], Any]
@@ -14,14 +15,19 @@ Counts: TypeAlias = Mapping[tuple[str, ...], Any]
 class Origin:
     """The first of these names that the outermost transform is given a value for, or else a function of its counts.
 
-    Of an optional hyper-parameter, which may be given by none of its names, `otherwise` is None.
+    Of an optional hyper-parameter, which may be given by none of its names, `otherwise` is None. A `factor` multiplies the value.
     """
 
     names: tuple[str, ...] = ()
     otherwise: Callable[[Counts], Any] | None = None
+    factor: "Origin | None" = None
 
     def value(self, hp: HParams, counts: Counts) -> Any:
         """The value, of the outermost transform's hyper-parameters and counts."""
+        value = self._given(hp, counts)
+        return value if self.factor is None else times(value, self.factor.value(hp, counts))
+
+    def _given(self, hp: HParams, counts: Counts) -> Any:
         for name in self.names:
             if name in hp:
                 return hp[name]
@@ -39,3 +45,11 @@ class Origin:
 
 # To each part of a transform, by the keys to its state, where its hyper-parameters come from.
 Handed: TypeAlias = Mapping[tuple[str, ...], Mapping[str, Origin]]
+
+
+def times(value: Any, factor: Any) -> Any:
+    """The product of two numbers, either of which may be one per leaf."""
+    if isinstance(value, PerLeaf) and isinstance(factor, PerLeaf):
+        return trees.map_leaves(lambda x, y: x * y, value, factor)
+    each, other = (value, factor) if isinstance(value, PerLeaf) else (factor, value)
+    return trees.map_leaves(lambda x: x * other, each)

@@ -39,7 +39,7 @@ class Partitioned(Combined):
         """As `branch_hparams`."""
         return {
             (label,): {
-                name: outer[f"{label}.{name}"].or_else(outer[name]).or_else(_default(hparam))
+                name: outer.get(f"{label}.{name}", Origin()).or_else(outer[name]).or_else(_default(hparam))
                 for name, hparam in branch.declared.items()
             }
             for label, branch in self.branches.items()
@@ -169,9 +169,8 @@ def partition(branches: Mapping[str, Transform], labels: Labels) -> Transform:
             labels by name, nested like the parameters or flat with dotted names. They may depend on names and shapes alone.
 
     Hyper-parameters: a bare name (`lr`) reaches every branch that has it, and `label.lr` one of them. Where branches have
-    different defaults for a name, each keeps its own until it is given; behind the adapter, groups then have no bare `lr`, which
-    torch's schedulers want: give one (`OptimizerAdapter(params, tx, lr=0.1)`), or scale the updates of all branches alike with
-    `chain(tx, scale_by_schedule(...))`.
+    different defaults for a name, each keeps its own until it is given. Behind the adapter, `group["lr"]` is then a factor of the
+    branches' rates (see `with_lr_factor`), unless you give one rate for all, `OptimizerAdapter(params, tx, lr=0.1)`.
 
     State: each branch's under its label, with a flat dict of its own parameters, by name, for each slot. A whole-tree quantity
     (`clip_by_global_norm`) in a branch spans its leaves; in a chain around the partition, all.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
+from functional_optim.meta.layers import composing
 from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import Arguments, Result, along, in_some, require_constant_closure
@@ -74,7 +75,7 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
         def step(carry: Any, constants: Sequence[Tensor], entries: Any) -> tuple[Any, Sequence[Tensor]]:
             args, kwargs = rebuild(constants)
-            outputs, rebuild_outputs = pack(called(*args, **kwargs))
+            outputs, rebuild_outputs = pack(composing(called)(*args, **kwargs))
             structure.append(rebuild_outputs)
             return (), outputs
 

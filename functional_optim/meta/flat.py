@@ -5,7 +5,7 @@ leaves. So a chain of such rules may run on the vector, and only the loss sees t
 itself, a slot of another shape or a `reduce` that looks at the leaves, needs the tree.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.chain import Chained
-from functional_optim.combinators.rename import Renamed
-from functional_optim.form import nested
+from functional_optim.form import Path, nested
 from functional_optim.hparams import HParams, PerLeaf
 from functional_optim.lifting import Leafwise
-from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform
 from functional_optim.trees import Spec, Tree
 
@@ -30,12 +27,12 @@ class Flat:
     Attributes:
         spec: the structure of the parameters.
         shapes: of their leaves.
-        slots: the keys to each slot in the state of the transform.
+        slots: the keys to each slot in the state of the transform. All else in it are counts of steps.
     """
 
     spec: Spec
     shapes: tuple[torch.Size, ...]
-    slots: frozenset[tuple[str, ...]]
+    slots: frozenset[Path]
 
     def join(self, tree: Tree) -> Tensor:
         """A tree like the parameters as a vector."""
@@ -54,7 +51,7 @@ class Flat:
         """A state for the vector as one for the tree."""
         return self._on_slots(self.part, state)
 
-    def _on_slots(self, function: Callable[[Any], Any], state: Tree, path: tuple[str, ...] = ()) -> Tree:
+    def _on_slots(self, function: Callable[[Any], Any], state: Tree, path: Path = ()) -> Tree:
         if path in self.slots:
             return function(state)
         if not isinstance(state, dict):
@@ -67,37 +64,28 @@ def flattening(params: Tree, state: Tree, transform: Transform, *hparams: HParam
     leaves, spec = trees.flatten(params)
     if len(leaves) < 2 or not _are_alike(leaves):
         return None
-    uniform = not any(isinstance(value, PerLeaf) for mapping in hparams for value in mapping.values())
-    if not (uniform and all(_sees_no_shapes(form) for _, form in nested(transform))):
+    if any(isinstance(value, PerLeaf) for mapping in hparams for value in mapping.values()):
         return None
-    slots: set[tuple[str, ...]] = set()
-    for path, value in _entries(transform, state):
-        if isinstance(value, Tensor) and value.ndim == 0 and path[-1] == "step":
-            continue
-        own, own_spec = trees.flatten(value)
-        if own_spec != spec or not _are_alike(own) or any(x.shape != p.shape for x, p in zip(own, leaves, strict=True)):
+    if any(form.sees_shapes or form.needs.trees for _, form in nested(transform)):
+        return None
+    slots: set[Path] = set()
+    for path, form in nested(transform):
+        own = _at(state, path)
+        if any(not isinstance(own.get(count), Tensor) for count in form.own_counts):
             return None
-        slots.add(path)
+        for name in form.slots if isinstance(form, Leafwise) else ():
+            x, x_spec = trees.flatten(own.get(name))
+            if x_spec != spec or not _are_alike(x) or any(a.shape != b.shape for a, b in zip(x, leaves, strict=True)):
+                return None
+            slots.add((*path, name))
     return Flat(spec, tuple(p.shape for p in leaves), frozenset(slots))
 
 
-def _sees_no_shapes(form: Any) -> bool:
-    if isinstance(form, Leafwise):
-        return form.packs and not form.leaf_extra and (form.reduce is None or isinstance(form.reduce, SumOver))
-    return isinstance(form, Chained | Renamed)
-
-
-def _entries(transform: Transform, state: Tree) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """What the rules keep, with the keys to it; a state that is not the transform's is one entry of its own."""
-    for path, form in nested(transform):
-        if isinstance(form, Leafwise):
-            own = state
-            for key in path:
-                own = own[key] if isinstance(own, dict) and key in own else None
-            if not isinstance(own, dict) or set(own) != form.state_names:
-                yield path, None
-            else:
-                yield from (((*path, name), value) for name, value in own.items())
+def _at(state: Tree, path: Path) -> dict[str, Any]:
+    """A part's own state; nothing where that is none, which the part will say."""
+    for key in path:
+        state = state.get(key) if isinstance(state, dict) else None
+    return state if isinstance(state, dict) else {}
 
 
 def _are_alike(leaves: list[Any]) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, pack
 from functional_optim.meta.remat import along
 from functional_optim.meta.solvers import Solve, normal_cg
@@ -95,7 +96,7 @@ def _attached(optimality: Callable[..., Tree], solve: Solve, x: Tree, args: tupl
     values, rebuild_args = pack(args)
 
     def residual(xs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensors:
-        returned = pack(optimality(rebuild_x(xs), *rebuild_args(values)))[0]
+        returned = pack(composing(optimality)(rebuild_x(xs), *rebuild_args(values)))[0]
         if [r.shape for r in returned] != [x.shape for x in xs]:
             raise ValueError(
                 f"the optimality condition returned shapes {[tuple(r.shape) for r in returned]} for a solution of shapes "

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from functional_optim import inductor, torch_internals
+from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.packing import is_smooth
 from functional_optim.torch_internals import is_traced, memory_of, schema_of
 
@@ -116,7 +116,7 @@ def forward_and_transpose(
 
         _, pull, *aux = torch.func.vjp(smooth, *(inputs[i] for i in moving), has_aux=True)
         (outputs,) = aux
-        return list(outputs), list(pull(cotangents))
+        return list(outputs), [x.contiguous() for x in pull(cotangents)]
 
     with torch_internals.disable_current_modes():
         mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
@@ -178,6 +178,7 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: Any) -
     make_fx, decompositions = torch_internals.make_fx, torch_internals.select_decomp_table()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own modules use what torch deprecates.
+        torch_internals.get("inductor_lowering")  # which the decomposition of max-pooling takes for imported
         _kept.append([])
         try:
             with mode:
@@ -185,11 +186,46 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: Any) -
                 _require_pure(graph)
                 # apart, because `functionalize` takes no `autograd.Function`
                 graph = make_fx(torch.func.functionalize(graph), decomposition_table=decompositions)(*inputs)
+                if _transpose_factors(graph):
+                    graph = make_fx(_contiguous(graph), decomposition_table=decompositions)(*inputs)
         finally:
             kept = _kept.pop()
     graph.graph.eliminate_dead_code()
     graph.meta["kept"] = kept
     return graph
+
+
+def _transpose_factors(graph: fx.GraphModule) -> bool:
+    """(A B)ᵀ as Bᵀ Aᵀ, which comes in the order in which it is read on; derivatives of matrix products are full of it.
+
+    Returns whether anything changed: then what is computed of such a product lies in memory otherwise than the graph says, which
+    is to be traced anew.
+    """
+    for view in graph.graph.find_nodes(op="call_function", target=aten.view.default):
+        if view.meta["val"].shape == view.args[0].meta["val"].shape:
+            view.replace_all_uses_with(view.args[0])
+            graph.graph.erase_node(view)
+        else:
+            view.target = aten.reshape.default  # which is a view, where it can be one
+    changed = False
+    for product, order in ((aten.mm.default, [1, 0]), (aten.bmm.default, [0, 2, 1])):
+        for node in graph.graph.find_nodes(op="call_function", target=product):
+            users = list(node.users)
+            if users and all(user.target is aten.permute.default and user.args[1] == order for user in users):
+                with graph.graph.inserting_before(node):
+                    factors = [graph.graph.call_function(aten.permute.default, (x, order)) for x in reversed(node.args)]
+                    turned = graph.graph.call_function(product, tuple(factors))
+                for user in users:
+                    user.replace_all_uses_with(turned)
+                changed = True
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return changed
+
+
+def _contiguous(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, whose results lie in memory as those of all parts do."""
+    return lambda *inputs: trees.map_leaves(Tensor.contiguous, function(*inputs))
 
 
 def _require_pure(graph: fx.GraphModule) -> None:
@@ -209,7 +245,7 @@ def _require_pure(graph: fx.GraphModule) -> None:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ValueError(
                 f"the function to compile draws random numbers ({node.target}). Draw them before, and pass them as an argument "
-                "(of `unroll`, as `batches`)."
+                "(of `unroll`, as `batches`), the masks of a dropout too; or `module.eval()`, without dropout."
             )
 
 
@@ -301,30 +337,11 @@ def _prepared(part: Part) -> fx.GraphModule:
         own.meta["val"] = call.meta["val"]
         call.replace_all_uses_with(own)
         graph.graph.erase_node(call)
-    _transpose_factors(graph)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
     torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))
     graph.recompile()
     return graph
-
-
-def _transpose_factors(graph: fx.GraphModule) -> None:
-    """(A B)ᵀ as Bᵀ Aᵀ, which comes in the order in which it is read on; derivatives of matrix products are full of it."""
-    for product, order in ((aten.mm.default, [1, 0]), (aten.bmm.default, [0, 2, 1])):
-        for node in graph.graph.find_nodes(op="call_function", target=product):
-            users = list(node.users)
-            returned = any(x.op == "output" for user in users for x in user.users)  # whose strides are known elsewhere
-            if not returned and all(user.target is aten.permute.default and user.args[1] == order for user in users):
-                with graph.graph.inserting_before(node):
-                    factors = [graph.graph.call_function(aten.permute.default, (x, order)) for x in reversed(node.args)]
-                    turned = graph.graph.call_function(product, tuple(factors))
-                for new, old in zip((*factors, turned), (*reversed(node.args), node), strict=True):
-                    new.meta["val"] = old.meta["val"].permute(order)
-                turned.meta["val"] = turned.meta["val"].contiguous()
-                for user in users:
-                    user.replace_all_uses_with(turned)
-    graph.graph.eliminate_dead_code()
 
 
 def _divide_once(graph: fx.GraphModule) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from functional_optim.meta.layers import composing
+
 
 def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], dict[str, Tensor]]:
     """A module and a criterion as a loss `(params, *inputs, target) -> criterion(module(*inputs), target)`, and its first params.
@@ -27,9 +29,14 @@ def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Ca
     Raises:
         ValueError: when the loss is called, and a normalisation layer of the module would update its running statistics.
 
-    Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat`.
+    Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat` or `compiled`.
+
+    Where torch has no rule for the derivative or the batch of a layer, or a wrong one, the layer is computed of others, here and
+    in every loss of `unroll`, to rounding the same: the affine part of layer, batch and instance norm by itself, attention by
+    its formula, which keeps the matrix of weights, LSTM, GRU and RNN step by step.
     """
 
+    @composing
     def loss(params: dict[str, Tensor], *batch: Any, buffers: dict[str, Tensor] | None = None) -> Tensor:
         _require_no_running_statistics(module)
         own = {name: b.clone() for name, b in (dict(module.named_buffers()) if buffers is None else buffers).items()}

@@ -27,6 +27,7 @@ from functional_optim.checks import check_params
 from functional_optim.hparams import HParams, require_mapping
 from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.flat import Flat, flattening
+from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat, require_constant_closure
 from functional_optim.numerics import double
@@ -200,7 +201,7 @@ class Unroll:
         grads, loss, aux = self._gradients(tree, batch)
         extra = {"value": loss, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
         if self.extra_fn:
-            extra |= self.extra_fn(detached(tree) if self.first_order else tree, *batch)
+            extra |= composing(self.extra_fn)(detached(tree) if self.first_order else tree, *batch)
         grads = flat.join(grads) if flat else grads
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
         return applied(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
@@ -219,7 +220,7 @@ class Unroll:
         if self.first_order:
             grads, loss, _ = gradients(self.loss_fn, detached(params), batch, has_aux=self.has_aux)
             return with_slopes(loss, params, detached(grads))
-        returned = self.loss_fn(params, *batch)
+        returned = composing(self.loss_fn)(params, *batch)
         return returned[0] if self.has_aux else returned
 
     def _require_an_entry_per_step(self, tree: Tree, name: str) -> None:
@@ -306,7 +307,7 @@ def gradients(
         filled = list(leaves)
         for i, value in zip(trained, values, strict=True):
             filled[i] = value
-        loss, aux = _loss_and_aux(loss_fn(trees.unflatten(spec, filled), *batch), has_aux)
+        loss, aux = _loss_and_aux(composing(loss_fn)(trees.unflatten(spec, filled), *batch), has_aux)
         tensors, rebuild = pack(aux)
         rebuild_aux[:] = [rebuild]
         return loss, (loss, tensors)

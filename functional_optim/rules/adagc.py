@@ -46,6 +46,7 @@ def clip_by_adagc(hp, t, total, *, warmup_steps: int = 100):
     State: `step` () int64; `gamma` (γ), a () float64 tensor for each parameter.
 
     Source: Wang et al. 2025, https://arxiv.org/abs/2502.11034, where AdamW follows; a norm of 0 is skipped here, see the module.
+    Paddle's `ClipGradByAdaptiveNorm` remembers, until T, the least norm before clipping, and has 1.04 and 0.99 for λ_rel and β.
     Neither torch nor optax has a counterpart.
     """
     require_count("warmup_steps", warmup_steps, 0)

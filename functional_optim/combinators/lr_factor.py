@@ -1,0 +1,207 @@
+"""`with_lr_factor`: a factor beside learning rates that a transform has several of, or makes itself by a schedule."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.conditionally import Conditional
+from functional_optim.combinators.origin import Handed, Origin, times
+from functional_optim.combinators.partition import Partitioned
+from functional_optim.form import Path
+from functional_optim.hparams import NON_NEGATIVE, Hparam, HParams
+from functional_optim.numerics import Scalar, double
+from functional_optim.recipe import recorded
+from functional_optim.rules.scale import negate, scale, scale_by_schedule
+from functional_optim.rules.trivial import freeze
+from functional_optim.transform import Transform, elementwise, require_transform
+from functional_optim.trees import Tree
+
+# Of the parts of such a form a parameter goes through one; of other forms' through all.
+SIDE_BY_SIDE = (Partitioned, Conditional)
+
+LR_FACTOR = "lr_factor"
+FACTOR = {LR_FACTOR: Hparam(1.0, NON_NEGATIVE)}
+
+
+@dataclass(frozen=True, eq=False)
+class Factored(Combined):
+    """The form of a transform one of whose hyper-parameters, its rate, is multiplied by the factor."""
+
+    inner: Transform
+    rate: str
+
+    @property
+    def parts(self) -> Mapping[Path, Transform]:
+        return {(): self.inner}
+
+    @property
+    def mixes_leaves(self) -> bool:
+        return False
+
+    @property
+    def sees_shapes(self) -> bool:
+        return False
+
+    def takes_each(self, name: str) -> bool:
+        """The factor may have a value per leaf where the rate may."""
+        return self.inner.form.takes_each(self.rate if name == LR_FACTOR else name)
+
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """As `inner_hparams`."""
+        return self.inner_hparams(hp)
+
+    def inner_hparams(self, hp: HParams) -> dict[str, Any]:
+        """The rate times the factor, and the rest."""
+        given = self.inner.select(hp)
+        return {**given, self.rate: times(given[self.rate], hp[LR_FACTOR])} if self.rate in given else given
+
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
+        """The rate's, with the factor's."""
+        rate = dataclasses.replace(outer[self.rate], factor=outer[LR_FACTOR])
+        return {(): {name: rate if name == self.rate else outer[name] for name in self.inner.declared}}
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The inner state, unchanged."""
+        return self.inner.init_fn(params, self.inner_hparams(hp))
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The inner update."""
+        return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
+
+
+@recorded
+def with_lr_factor(transform: Transform) -> Transform:
+    """The same transform with a hyper-parameter `lr_factor`, 1 by default: a factor of every learning rate in it.
+
+    For transforms whose learning rate can't be given from outside: a schedule gives it, or branches have their own.
+    The factor enters where a rate does, so that everything which depends on the rate sees the product: weight decay, averages,
+    the copies of `with_master_copy`. That is at the rules with a hyper-parameter `lr`; if there is none on a parameter's way, at
+    `scale_by_schedule`; else where the sign turns, at `scale` by a negative number and at `negate`. A branch without any of these
+    is left as it is.
+
+    State: the transform's.
+
+    Raises:
+        ValueError: there is none of these in it.
+
+    optax has nothing like it. Behind an optimizer, `group["lr"]` is this factor where the chain has no single learning rate.
+
+    >>> import torch
+    >>> from functional_optim import linear, scheduled, sgd
+    >>> tx = with_lr_factor(scheduled(sgd(), lr=linear(0.5, 0.25, steps=2)))
+    >>> tx.update(torch.tensor(1.0), tx.init_state(torch.zeros(())), None, {"lr_factor": 0.1})[0]
+    tensor(-0.0500)
+    """
+    require_transform(transform, "with_lr_factor")
+    factored = _factored(transform)
+    if factored is None:
+        raise ValueError(f"{transform!r} has no learning rate that a factor could multiply.")
+    return factored
+
+
+def has_rates(transform: Transform) -> bool:
+    """Whether there is something in it that `with_lr_factor` could multiply."""
+    return _factored(transform) is not None
+
+
+def has_own_schedule(transform: Transform) -> bool:
+    """Whether a learning rate somewhere in it follows a schedule."""
+    scheduled = (name.split(".")[-1] for name in getattr(transform.form, "schedules", ()))
+    return (
+        "lr" in scheduled
+        or _is_made_by(transform, scale_by_schedule)
+        or any(map(has_own_schedule, transform.form.parts.values()))
+    )
+
+
+# Each makes of a rule that a rate enters, in its own way, the one with the factor; of another, None.
+Entry = Callable[[Transform], Transform | None]
+
+
+def _rate(transform: Transform) -> Transform | None:
+    return _multiplied(transform, "lr") if "lr" in transform.declared else None
+
+
+def _schedule(transform: Transform) -> Transform | None:
+    if not _is_made_by(transform, scale_by_schedule):
+        return None
+    return _scale_by_schedule_and_factor(schedule=transform.form.options["schedule"])
+
+
+def _turn(transform: Transform) -> Transform | None:
+    if _is_made_by(transform, negate):
+        return _negate_by_factor()
+    return _multiplied(transform, "factor") if _is_made_by(transform, scale) and transform.hparams["factor"] < 0 else None
+
+
+def _factored(transform: Transform) -> Transform | None:
+    """The transform with the factor where a rate enters, each way through it having one; None if it enters nowhere."""
+    for entry in (_rate, _schedule, _turn):
+        if _covers(transform, entry):
+            return _entered(transform, entry)
+    parts, every = transform.form.parts, isinstance(transform.form, SIDE_BY_SIDE)
+    found: dict[Path, Transform] = {}
+    for keys, part in reversed([*parts.items()]):
+        factored = _factored(part)
+        if factored is not None and (every or not found):
+            found[keys] = factored
+    return _rebuilt(transform, {**parts, **found}) if found else None
+
+
+def _covers(transform: Transform, entry: Entry) -> bool:
+    """Whether every way through a transform leads through such a rule; what stays as it is needs none."""
+    form = transform.form
+    if not form.parts:
+        return _is_made_by(transform, freeze) or entry(transform) is not None
+    every = all if isinstance(form, SIDE_BY_SIDE) else any
+    return every(_covers(part, entry) for part in form.parts.values())
+
+
+def _entered(transform: Transform, entry: Entry) -> Transform:
+    """The transform with the factor at all such rules."""
+    parts = transform.form.parts
+    if not parts:
+        return entry(transform) or transform
+    return _rebuilt(transform, {keys: _entered(part, entry) for keys, part in parts.items()})
+
+
+def _rebuilt(transform: Transform, parts: Mapping[Path, Transform]) -> Transform:
+    """The same transform made of other parts."""
+    replaced = {id(part): parts[keys] for keys, part in transform.form.parts.items()}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: changed(each) for key, each in value.items()}
+        return replaced.get(id(value), value) if isinstance(value, Transform) else value
+
+    old: Any = transform.form  # A dataclass, which holds its parts in fields, or in mappings.
+    form = dataclasses.replace(old, **{each.name: changed(getattr(old, each.name)) for each in dataclasses.fields(old)})
+    return Transform.of(form, {**transform.declared, **FACTOR}, transform.name)
+
+
+def _multiplied(transform: Transform, rate: str) -> Transform:
+    return Transform.of(Factored(transform, rate), {**transform.declared, **FACTOR}, transform.name)
+
+
+def _is_made_by(transform: Transform, constructor: Callable[..., Transform]) -> bool:
+    return transform.recipe is not None and transform.recipe.constructor is constructor
+
+
+@elementwise(hparams=FACTOR)
+def _scale_by_schedule_and_factor(hp, t, *, schedule: Callable[[Scalar], Scalar]):
+    factor = hp[LR_FACTOR] * schedule(double(t - 1))
+
+    def rule(u, p):
+        return factor * u
+
+    return rule
+
+
+@elementwise(hparams=FACTOR)
+def _negate_by_factor(hp):
+    def rule(u, p):
+        return -hp[LR_FACTOR] * u
+
+    return rule
