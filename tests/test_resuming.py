@@ -88,13 +88,13 @@ CHANGES = {
         "scale_by_adam goes on; .*'mean_grad', 'micro_step' starts afresh",
     ),
     "onto a schedule": (
-        fo.adam(),
-        fo.scheduled(fo.adam(), lr=halving),
+        fo.adam(0.1),
+        fo.scheduled(fo.adam(0.1), eps=halving),
         {ADAM: ("inner", *ADAM)},
         "scale_by_adam goes on; 'schedule_step' starts afresh",
     ),
     "off a schedule": (
-        fo.scheduled(fo.adam(), lr=halving),
+        fo.scheduled(fo.adam(0.1), eps=halving),
         fo.adam(0.1),
         {("inner", *ADAM): ADAM},
         "'schedule_step' belongs to none",
