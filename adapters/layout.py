@@ -199,37 +199,46 @@ class Layout:
         fresh = dict(zip((value.path for value in self.values), self.flattened(self._initial(new, hparams)), strict=True))
         common = {value.path: self._common(value, states) for value in self.values if value.is_common}
         remarks: dict[str, None] = {}
-        for key in new:
-            state, names = states[key], self._names[key]
-            device = torch.device("cpu") if counts_on_host else new[key].device
+        for key, p in new.items():
+            device = torch.device("cpu") if counts_on_host else p.device
+            first = {path: x[key] if isinstance(x, dict) and key in x else x for path, x in fresh.items()}
             for rule in [*self.rules_of(key), *([value] for value in self.kept_for_others(key))]:
-                own = {value.path: state.get(names[value.path]) for value in rule}
-                found = {path: common.get(path) if x is None else x for path, x in own.items()}
-                # In its shape it has no use for some slots, which are empty then.
-                found |= {
-                    value.path: fresh[value.path][key]
-                    for value in rule
-                    if value.kind == "slot"
-                    and own[value.path] is None
-                    and fresh[value.path][key].numel() < min(new[key].numel(), 1)
-                }
-                lacking = _lacking(rule, found)
-                goes_on = not lacking
-                if lacking and any(own[value.path] is not None for value in rule if not value.is_common):
-                    missing = ", ".join(repr(names[path]) for path in lacking)
+                lacking = self._completed(rule, self._names[key], states[key], first, common, p, device)
+                if lacking:
+                    missing = ", ".join(map(repr, lacking))
                     remarks[f"{self.called(rule)} starts afresh, for {missing} of {key!r} is missing"] = None
-                for value in rule:
-                    name, old, first = names[value.path], found[value.path], fresh[value.path]
-                    if value.kind == "slot":
-                        # A slot that starts as the parameter itself must not change with it.
-                        state[name] = old if goes_on else detached_from([new[key]], first[key])
-                    elif value.kind == "count":
-                        state[name] = old if goes_on and old is not None else _count(float(goes_on and _has_slots(rule)), device)
-                    elif own[value.path] is None:
-                        present = first if old is None else old
-                        is_clock = value.kind == "clock"
-                        state[name] = present.to(device, torch.float32, copy=True) if is_clock else present.clone()
         return list(remarks)
+
+    def _completed(
+        self,
+        rule: Sequence[Value],
+        names: Mapping[Path, str],
+        state: Flat,
+        first: Mapping[Path, Any],
+        common: Mapping[Path, Any],
+        p: Tensor,
+        device: torch.device,
+    ) -> list[str]:
+        """Put what a rule lacks into the state of a parameter; what it lacked if it had something, and has to start afresh."""
+        own = {value.path: state.get(names[value.path]) for value in rule}
+        found = {path: common.get(path) if x is None else x for path, x in own.items()}
+        for value in rule:
+            # In its shape a parameter has no use for some slots, which are empty then.
+            if value.kind == "slot" and own[value.path] is None and p.numel() and not first[value.path].numel():
+                found[value.path] = first[value.path]
+        lacking = _lacking(rule, found)
+        for value in rule:
+            name, old, new = names[value.path], found[value.path], first[value.path]
+            if value.kind == "slot":
+                # A slot that starts as the parameter itself must not change with it.
+                state[name] = detached_from([p], new) if lacking else old
+            elif value.kind == "count":
+                state[name] = _count(float(not lacking and _has_slots(rule)), device) if lacking or old is None else old
+            elif own[value.path] is None:
+                present = new if old is None else old
+                state[name] = present.to(device, torch.float32, copy=True) if value.kind == "clock" else present.clone()
+        had_some = any(own[value.path] is not None for value in rule if not value.is_common)
+        return [names[path] for path in lacking] if had_some else []
 
     def read(
         self, keys: Sequence[Key], states: Mapping[Key, Flat], counts_on_host: bool, apart: bool = False, under: Path = ()

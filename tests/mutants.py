@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "a rule goes on with the slots that are left",
         "adapters/layout.py",
-        "goes_on = not lacking",
-        "goes_on = True",
+        "lacking = _lacking(rule, found)",
+        "lacking = []",
         "test_contract_state.py -k starts_afresh",
     ),
     Mutant(
