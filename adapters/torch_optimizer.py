@@ -482,14 +482,15 @@ class OptimizerAdapter(TransformOptimizer):
         Raises:
             TypeError, ValueError: also where the transform does not take these parameters, such as one that has no label.
         """
+        factor = param_group.get("lr") if isinstance(param_group, dict) else None  # torch fills in the defaults.
         super().add_param_group(param_group)
         if self._factored is not None:
             self._factors.append(self.param_groups[-1]["lr"])
         if self._is_made:
-            if self._factored is not None and "lr" in self.transform.declared and "lr" in param_group:
+            if factor is not None and self._factored is not None and "lr" in self.transform.declared:
                 user.warn(
-                    f"param_groups[{len(self.param_groups) - 1}]: lr = {param_group['lr']} is a factor of the branches' own "
-                    "rates, as in the groups before, which gave none. For a rate, give one when the optimizer is made."
+                    f"param_groups[{len(self.param_groups) - 1}]: lr = {factor} is a factor of the branches' own rates, "
+                    "as in the groups before, which gave none. For a rate, give one when the optimizer is made."
                 )
             try:
                 self._checked_parameters()

@@ -292,6 +292,7 @@ def test_a_checkpoint_of_before_groups_had_an_lr():
 
 
 def test_a_group_added_with_an_lr_is_told_what_it_is():
+    made(CHAINS["branches"](1.0)).add_param_group({"params": [("w2", torch.nn.Parameter(torch.ones(2)))]})  # without: nothing
     optimizer = made(CHAINS["branches"](1.0))
     with pytest.warns(UserWarning, match=r"param_groups\[1\]: lr = 0.1 is a factor of the branches' own rates") as record:
         optimizer.add_param_group({"params": [("w2", torch.nn.Parameter(torch.ones(2)))], "lr": 0.1})
