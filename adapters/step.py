@@ -23,7 +23,7 @@ from .held import Held, Present, States, likeness
 from .layout import Flat, Key, Layout, Value
 from .links import Link, links_of, routes_of
 from .lists import Lists
-from .memory import are_same
+from .memory import PLAIN, are_same
 from .parts import Kind, Leaf, Way, parts_of
 from .run import Backend, Closed, Plan, Refused, Run
 from .stages import passage_of
@@ -127,6 +127,9 @@ class PlannedStep:
         self._transform, self._layout, self._states = transform, layout, states
         self._params = dict(zip(present.keys, present.params, strict=True))
         check_gradients(dict(zip(present.keys, present.grads, strict=True)), self._params)
+        if not any(type(p) in PLAIN for p in present.params):
+            p = present.params[0]
+            raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
         on_host = all(p.device.type == "cpu" for p in present.params)
         # Elsewhere a gate that looks at gradients stays a tensor, and is not waited for.
         self._gates = [gate for gate in gates_of(transform) if on_host or gate.form.reduce is None]
@@ -251,7 +254,7 @@ class PlannedStep:
                 if not reason:
                     return way
                 if way is Way.COMPILED:
-                    self.reasons[reason] = None
+                    self.reasons[f"{reason}; what that concerns steps eagerly"] = None
         return Way.CALLED
 
 
