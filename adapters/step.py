@@ -52,10 +52,12 @@ class Step(Protocol):
     Attributes:
         fused: whether kernels are wanted.
         reasons: why something is not run as well as it might be.
+        plan: how it is run; None where the transform itself is called.
     """
 
     fused: bool
     reasons: dict[str, None]
+    plan: Plan | None
 
     def fits(self, present: Present, states: States) -> bool:
         """Whether it can go on with these tensors: nobody added, replaced or moved one, or set a count."""
@@ -74,6 +76,7 @@ class WholeStep:
     """The transform itself is called; why it has to be is remembered while the tensors are what they are."""
 
     def __init__(self, present: Present, reason: str, *, fused: bool) -> None:
+        self.plan: Plan | None = None
         self.fused, self.reasons = fused, {f"{reason}. This optimizer steps eagerly instead": None}
         self._params, self._groups = present.params, present.groups
         self._are_alike = likeness((*present.params, *present.grads))
@@ -124,25 +127,25 @@ class PlannedStep:
         fused: bool,
     ) -> None:
         self.fused, self.reasons = fused, dict[str, None]()
-        self._transform, self._layout, self._states = transform, layout, states
+        self._transform, self._layout, self._states = transform, layout, dict(states)
+        self._kept: States | None = None
         self._params = dict(zip(present.keys, present.params, strict=True))
         check_gradients(dict(zip(present.keys, present.grads, strict=True)), self._params)
         if not any(type(p) in PLAIN for p in present.params):
             p = present.params[0]
             raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
-        on_host = all(p.device.type == "cpu" for p in present.params)
-        # Elsewhere a gate that looks at gradients stays a tensor, and is not waited for.
-        self._gates = [gate for gate in gates_of(transform) if on_host or gate.form.reduce is None]
+        # Elsewhere what has been decided stays in a tensor, for which nobody waits.
+        self._gates = gates_of(transform) if all(p.device.type == "cpu" for p in present.params) else []
         waiting = {key: state for key, state in states.items() if key not in self._params}
         if waiting and self._gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
         self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
         self._plans: dict[Any, Plan] = {}
-        self.plan = self._plan_for(self._standing(hparams[present.groups[0]]), present, hparams)
+        self.plan: Plan | None = self._plan_for(self._standing(hparams[present.groups[0]]), present, hparams)
 
     def fits(self, present: Present, states: States) -> bool:
         """Whether nobody added, replaced or moved a tensor, or set a count."""
-        return self.held.fits(present, states) and all(part.fits() for part in self.plan.parts)
+        return self.held.fits(present, states) and all(part.fits() for plan in self._plans.values() for part in plan.parts)
 
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
@@ -156,6 +159,7 @@ class PlannedStep:
             except Closed as closed:
                 gates = self._standing(hparams[present.groups[0]], {**gates, closed.path: False})
         counts = self.held.counts_of(0)
+        is_new = plan.is_new
         clocks = {
             (*gate.path, name): float(value)
             for gate in self._gates
@@ -168,11 +172,15 @@ class PlannedStep:
             torch.autograd.graph.increment_version(self.held.params)
             self.held.advance(plan.advances, clocks)
             self.plan = plan
+            if is_new and self._kept is not None:  # It may have laid out slots anew.
+                self.held.settle(self._kept)
 
         return write_all
 
     def settle(self, states: States) -> None:
         """These are the states of the optimizer from now on; the plan holds as long as they do."""
+        self._kept = states
+        self._states |= {key: states[p] for key, p in self._params.items()}
         self.held.settle(states)
 
     def _standing(self, hparams: HParams, known: Mapping[Path, bool] | None = None) -> dict[Path, bool]:

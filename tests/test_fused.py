@@ -188,7 +188,7 @@ def ways(optimizer):
     """How elementwise stages of parameters that have elements were run; or that the transform itself was called."""
     found = set()
     for step in optimizer._steps.values():
-        if not hasattr(step, "plan"):
+        if step.plan is None:
             return {"WHOLE"}
         assert not step.plan.is_new
         for part in step.plan.parts:

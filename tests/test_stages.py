@@ -62,6 +62,18 @@ def test_engines_look_through_gates(name, make):
     assert_same_progress(plain, other, torch.float64)
 
 
+@pytest.mark.parametrize("make", [OptimizerAdapter, Fused])
+def test_slots_in_another_order_behind_a_gate(make):
+    """They are laid out for kernels when the gate is first open; that is seen in the state of the optimizer."""
+    plain, other = (m(parameters(SHAPES, torch.float64), fo.accumulate(fo.adamw(eps=0.1), every=2)) for m in (Plain, make))
+    run(plain, other, steps=2)
+    other._forget()
+    slots = other.state[params_of(other)[1]]
+    slots["exp_avg"] = slots["exp_avg"].t().contiguous().t()
+    run(plain, other, steps=4, first=2)
+    assert_same_progress(plain, other, torch.float64)
+
+
 @pytest.mark.parametrize("make", [Plain, OptimizerAdapter])
 def test_an_inner_step_is_really_left_out(make):
     """What counts is run on the host once for each step that is taken, and once for the plan."""
@@ -142,3 +154,23 @@ def test_a_refusal_is_remembered_with_its_reason():
     params_of(optimizer)[0].grad = None
     run(optimizer, steps=1)
     assert step is not next(iter(optimizer._steps.values()))
+
+
+def test_an_optimizer_explains_its_step():
+    """Of AdamW: gradient, parameter and two slots are read; parameter and slots are written."""
+    tx = fo.chain(fo.trace(0.5), divide_by_average_norm(), fo.adamw())
+    optimizer = OptimizerAdapter(parameters([(3, 4), (150, 100)]), tx)
+    assert str(optimizer.explain()) == "There has been no step yet."
+    run(optimizer, steps=2)
+    first, second, third = optimizer.explain().rows
+    assert (first.links, first.reads, first.writes, first.state) == (("trace",), 12, 8, 4)
+    assert second.links == ("divide_by_average_norm",) and second.reason == "it needs the shapes of tensors" and not second.reads
+    assert len(third.links) == 3 and (third.reads, third.writes, third.state) == (16, 12, 8)
+    assert {row.parameters for row in (first, second, third)} == {2}
+
+
+def test_what_is_called_as_a_whole_is_explained_too():
+    optimizer = OptimizerAdapter(parameters([(3, 4)]), fo.mechanize(fo.sgd()))
+    run(optimizer, steps=1)
+    explanation = optimizer.explain()
+    assert not explanation.rows and "mechanize can only be called as a whole" in str(explanation)
