@@ -2,7 +2,8 @@
 
 `fused=True` steps with compiled kernels, see `OptimizerAdapter`. `foreach` is accepted, and kept in the groups, so that code and
 checkpoints written for torch work: it asks for another execution of the same arithmetic. `capturable` keeps the counts on the
-device.
+device. `differentiable=True` makes a step part of the graph: of gradients, parameters, slots, and numbers that are tensors. Give
+it clones of the parameters, since a leaf can't be written to.
 """
 
 import functools

@@ -61,15 +61,15 @@ class TorchClass(TransformOptimizer):
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Write:
         """The step of one transform, computed; what is returned writes it down."""
-        leaves = leaves_of(groups)
-        self._require_real(leaves)
-        if any(group.get("differentiable") for _, group in groups):
-            return self._differentiable(transform, groups, leaves)
-        sparse = [leaf for leaf in leaves if self.takes_sparse and _gradient(leaf).layout == torch.sparse_coo]
         dense = super().computed
-        if not sparse:
+        if any(group.get("differentiable") for _, group in groups):
+            return self._differentiable(transform, groups, self._leaves(groups))
+        if not self.takes_complex:
+            self._leaves(groups)
+        if not self.takes_sparse or not any(p.grad is not None and p.grad.is_sparse for _, g in groups for p in g["params"]):
             return dense(transform, groups, closure, extra)
 
+        sparse = [leaf for leaf in leaves_of(groups) if _gradient(leaf).is_sparse]
         for leaf in sparse:
             if is_on(leaf.group["weight_decay"]):
                 raise RuntimeError(f"{leaf.key} has a sparse gradient, and a weight_decay would make it dense: use 0.")
@@ -112,13 +112,16 @@ class TorchClass(TransformOptimizer):
         del p
         return not name.endswith(".step") and (self.counts or name != "step")
 
-    def _require_real(self, leaves: list[Leaf]) -> None:
+    def _leaves(self, groups: list[Numbered]) -> list[Leaf]:
+        """The parameters that have a gradient, none of them complex where torch's class takes none."""
+        leaves = leaves_of(groups)
         for leaf in leaves if not self.takes_complex else ():
             if leaf.param.is_complex():
                 raise RuntimeError(
                     f"{type(self).__name__} does not support complex parameters, but {leaf.key} is {leaf.param.dtype}. "
                     "torch.view_as_real shows its parts as one real tensor."
                 )
+        return leaves
 
     def _differentiable(self, transform: Transform, groups: list[Numbered], leaves: list[Leaf]) -> Write:
         """The step of the transform, part of the graph: of gradients, parameters, slots and hyper-parameters that are tensors."""
