@@ -16,6 +16,7 @@ from functional_optim.combinators.innermost import gates_of
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import WholeTree
+from functional_optim.sharded import is_sharded
 from functional_optim.transform import Transform
 
 from .called import Called
@@ -131,8 +132,9 @@ class PlannedStep:
         self._kept: States | None = None
         self._params = dict(zip(present.keys, present.params, strict=True))
         check_gradients(dict(zip(present.keys, present.grads, strict=True)), self._params)
-        if not any(type(p) in PLAIN for p in present.params):
-            p = present.params[0]
+        foreign = [p for p in present.params if type(p) not in PLAIN]
+        if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
+            p = foreign[0]
             raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
         # Elsewhere what has been decided stays in a tensor, for which nobody waits.
         self._gates = gates_of(transform) if all(p.device.type == "cpu" for p in present.params) else []

@@ -429,10 +429,11 @@ class OptimizerAdapter(TransformOptimizer):
     transform has one, or where you give one for all its branches. Else, where schedules give the rate or branches have rates of
     their own, it is a factor of them all, 1 at first: then `group["lr_is_factor"]` is True. See `with_lr_factor`. A checkpoint
     that means the other by `lr` leaves it alone, with a warning.
-    On the host, a parameter that goes through elementwise rules alone, in chains and branches, scheduled or not, is stepped as
-    they say with torch's in-place operations, over lists of small tensors and blocks of large ones. Beside such, one that some
-    rule needs in its shape goes from rule to rule. Where there is none, or a transform does more than to run its rules, it is
-    called itself. The numbers agree to rounding.
+    On the host a step is cut into stages: elementwise rules run with torch's in-place operations, over lists of small tensors and
+    blocks of large ones; a rule that needs a tensor's shape is called for each, and what is no rule is called as it is, on its
+    own part of the state. Steps that `accumulate`, `apply_if_finite`, `skip_large_updates` or `conditionally` leave out are not
+    computed. Where nothing else is there, or elsewhere than on the host, the transform itself is called. The numbers agree to
+    rounding; `explain()` says what is run how, and why.
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still. What a wrapper keeps for all, such as the clock of a schedule, is one
     value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy.
@@ -445,10 +446,11 @@ class OptimizerAdapter(TransformOptimizer):
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
-        fused: step with compiled kernels that touch every tensor once, compiled at the first step; the numbers are the same to
-            rounding. Where that is impossible (no compiler, an unsupported device, sharded parameters, a transform not made of
-            rules for one tensor), it warns once and steps eagerly, as it does without `fused`. Fused on a GPU, the slots of
-            small parameters are views of common buffers, packed again whenever another set of parameters has gradients.
+        fused: run elementwise rules as compiled kernels that touch every tensor once, compiled at the first step; the numbers are
+            the same to rounding. Where that is impossible for a link, or for a parameter (no compiler, an unsupported device,
+            sharded parameters), it warns once, names what it concerns, and steps that eagerly, as it does without `fused`.
+            Fused on a GPU, the slots of small parameters are views of common buffers, packed again whenever another set of
+            parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
