@@ -183,6 +183,7 @@ class Layout:
             for key, name in names.items() if len(found) > 1 else ():
                 states[key][name] = _count(max(found), torch.device("cpu"))
 
+    @torch.no_grad()
     def start(self, new: Params, hparams: HParams, states: Mapping[Key, Flat], counts_on_host: bool) -> list[str]:
         """Complete the states of new parameters, and of those who have lost something.
 

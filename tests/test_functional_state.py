@@ -247,6 +247,21 @@ def test_a_run_of_one_optimizer_goes_into_another():
     assert_same_run(target, source)
 
 
+def test_slots_that_start_as_the_parameter_have_no_graph_where_a_run_is_put_into_a_new_optimizer():
+    w = torch.nn.Parameter(torch.ones(2))
+    tx = fo.lookahead(fo.sgd())
+    optimizer = OptimizerAdapter([("w", w)], tx)
+    load_functional_state(optimizer, *advanced(tx, {"w": torch.ones(2)}))
+    assert "slow_params" in optimizer.state[w]
+    assert not any(x.requires_grad for x in optimizer.state[w].values())
+    copy.deepcopy(optimizer)
+
+
+def advanced(tx, params):
+    updates, state = tx.update(params, tx.init_state(params), params)
+    return fo.apply_updates(params, updates), state
+
+
 def test_a_fused_optimizer_takes_a_run_back():
     straight, mixed = (OptimizerAdapter(named(start_params(torch.float32)), fo.adamw(0.05), fused=True) for _ in range(2))
     for optimizer in (straight, mixed):
