@@ -664,15 +664,20 @@ def _by_key(leaves: list[Leaf], name: str, value: Any) -> Any:
 
 
 def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mapping[Key, Tensor]) -> dict[Key, Tensor | None]:
-    """The gradients that a closure leaves in the parameters when they have other values; they get theirs back."""
+    """The gradients that a closure leaves in the parameters when they have other values; they get theirs back.
+
+    A branch asks for its own parameters; those of others stay where they are.
+    """
     kept = [(leaf.param, leaf.param.clone(), leaf.param.grad) for leaf in leaves]
+    asked = [leaf for leaf in leaves if leaf.key in params]
     try:
-        for leaf in leaves:
+        for leaf in asked:
             leaf.param.copy_(params[leaf.key])
+        for leaf in leaves:
             leaf.param.grad = None  # What is kept must not be zeroed, nor added to.
         with torch.enable_grad():
             closure()
-        return {leaf.key: leaf.param.grad for leaf in leaves}
+        return {leaf.key: leaf.param.grad for leaf in asked}
     finally:
         for p, value, grad in kept:
             p.copy_(value)

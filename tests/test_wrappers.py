@@ -227,6 +227,24 @@ def test_sam_behind_the_adapter_takes_a_closure():
     assert returned.item() == losses[-2], "the closure runs twice a step, and the first value is returned"
 
 
+def test_sam_in_a_branch_leaves_the_parameters_of_others_where_they_are():
+    tx = fo.partition({"a": fo.sam(fo.sgd(lr=0.1), rho=0.2), "b": fo.sgd(lr=0.1)}, fo.by_name({"v": "a", "w": "b"}))
+    start = {"v": torch.tensor(2.0, dtype=torch.float64), "w": torch.tensor(3.0, dtype=torch.float64)}
+    own = {name: torch.nn.Parameter(p.clone()) for name, p in start.items()}
+    optimizer = fo.adapters.OptimizerAdapter(own.items(), tx)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = own["v"] ** 2 * own["w"]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # v is moved by ρ along its gradient, 12, which is 2 v w there; the gradient at w is that at the start, v².
+    expected = {"v": 2 - 0.1 * 2 * 2.2 * 3, "w": 3 - 0.1 * 4}
+    assert {name: p.item() for name, p in own.items()} == pytest.approx(expected, rel=1e-14)
+
+
 @pytest.mark.parametrize("wrap", [fo.sam, fo.asam])
 def test_sam_has_no_slope_where_the_gradient_is_0(wrap):
     """That of g/‖g‖ has no bound there; ε is 0, and stays 0 to first order."""
