@@ -149,12 +149,12 @@ class TransformOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             extra = {"value": loss, **extra}
+        parts = self._parts()
         if closure is None and self._is_asked_for_state():
             self.init_state()
             self._shown = {p: [(x, version_of(x)) for x in slots.values()] for p, slots in self.state.items()}
             return None
         self._forget_shown()
-        parts = self._parts()
         with _without_autocast():
             computed = [
                 self.computed(transform, groups, closure, extra)

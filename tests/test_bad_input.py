@@ -110,6 +110,17 @@ def test_hyper_parameters(refused, where, hparams, error, message):
         assert p.grad is None and torch.equal(p, torch.ones(2))
 
 
+@pytest.mark.parametrize("lr", [None, "0.1", torch.ones(3)], ids=repr)
+def test_a_learning_rate_written_into_a_group_before_the_first_step_is_called_by_its_name(lr):
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.ones(2)
+    optimizer = fo.adapters.AdamW([w])
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises((TypeError, ValueError), match=r"param_groups\[0\]: lr "):
+        optimizer.step()
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize(
     "make, hparams, message",
     [
