@@ -161,6 +161,21 @@ def test_keyword_arguments_are_arguments():
     assert torch.func.grad(lambda a: fo.meta.remat(lambda x, *, k: k["a"] * x)(x, k={"a": a}))(torch.tensor(1.0)) == 3
 
 
+def test_a_compiled_function_within_another_is_one_function_of_its_program(made):
+    """Called thrice, it and its transpose are compiled once."""
+    x = torch.tensor([0.5, -1.0], **DOUBLE)
+
+    def total(wrapped):
+        inner = wrapped(lambda x, c: (x * c).tanh().sum())
+        return lambda x: sum(inner(x, c * x) for c in x.new_tensor([1.0, 2.0, 3.0]).unbind())
+
+    program = fo.meta.compiled(torch.func.grad_and_value(total(fo.meta.compiled)))
+    close(program(x), torch.func.grad_and_value(total(lambda f: f))(x), **SAME)
+    (graph,) = made
+    assert len(list(graph.children())) == 2
+    assert len(graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.invoke_subgraph)) == 6
+
+
 def test_what_a_part_returns_is_its_own():
     """The program around it may reuse that memory. An input, a view of it, one result twice, a part of it, a constant."""
     ones = torch.ones(2, **DOUBLE)

@@ -36,7 +36,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
         meta_gradient = fo.meta.compiled(torch.func.grad(lambda p: torch.vmap(task_loss, (None, 0))(p, tasks).mean()))
 
-    There, `unroll(..., compile=True)` is a loop: the program holds one step and its transpose, however many steps are taken.
+    There, `unroll(..., compile=True)` is a loop: the program holds one step and its transpose, however many steps are taken. A
+    function that is `compiled` itself is in the program once, however often it is called.
     Without `compile=True`, every step is written out, and compiling takes the longer. `remat` has no say there, as in
     `torch.compile`.
 
@@ -66,7 +67,7 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if is_traced():
+        if torch.compiler.is_compiling():
             return called(*args, **kwargs)
         require_constant_closure(function, batched=False)
         given = args, kwargs

@@ -211,7 +211,8 @@ def few_shot(compile=False):
     """Parameters to the gradient."""
     loss, _, tasks, _ = few_shot_problem()
     inner = fo.meta.unroll(loss, fo.sgd(), INNER, compile=compile)
-    total = few_shot_total(lambda params, task: inner(params, {"lr": 0.01}, task).params, loss, tasks)
+    query_loss = fo.meta.compiled(loss) if compile else loss
+    total = few_shot_total(lambda params, task: inner(params, {"lr": 0.01}, task).params, query_loss, tasks)
     return fo.meta.compiled(torch.func.grad(total)) if compile else lambda params: by_backward(total, params)
 
 
