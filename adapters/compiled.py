@@ -7,12 +7,15 @@ their sizes and the hyper-parameters.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from functional_optim import torch_internals, trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.hparams import HParams
+from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
@@ -20,8 +23,7 @@ from .links import Link, scalars_of, values_of
 from .memory import PLAIN, real
 from .parts import Column, Leaf, Signature
 from .run import Run, Work
-from .stages import Dtypes, Stage, slot_count, wide
-from .tracing import Ending, reduced_like
+from .stages import Dtypes, Ending, Stage, slot_count, wide
 
 DEVICES = ("cpu", "cuda")
 
@@ -127,9 +129,21 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels
             quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
         if link.form.reduce:
             own = dtypes.slots[before : before + len(link.slots)]
-            reduced[link] = reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
+            reduced[link] = _reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
     ending = Ending.STORE if stage.is_still else Ending.STEP if stage.last else Ending.UPDATE
     return Kernels(quantities, compiled(stage.links, ending))
+
+
+def _reduced_like(link: Link, dtypes: Dtypes) -> Any:
+    """A stand-in for what a link reduces to: a tree of the same structure, of ones."""
+    with torch_internals.FakeTensorMode():
+        tensors = [torch.empty(2, dtype=dtype, device="cpu") for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+        u, p, *slots = [[widened(x)] for x in tensors]
+        assert link.form.reduce is not None
+        like = link.form.reduce(u, p, **dict(zip(link.form.slots, slots, strict=True)))
+    if any(not isinstance(x, Tensor) or x.ndim for x in trees.leaves(like)):
+        raise TypeError(f"{link.form.name} reduces to something else than () tensors")
+    return trees.map_leaves(lambda x: 1.0, like)
 
 
 def _at_stage(signature: Signature, number: int, stage: Stage) -> Signature:

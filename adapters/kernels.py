@@ -6,7 +6,7 @@ On the host it usually returns a single function, which is called `direct`ly.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,24 @@ import torch
 from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
+from functional_optim.lifting import widened
 
 from .direct import Direct, Lengths, direct
 from .links import Link
 from .memory import flat
-from .prologue import Prologue
-from .stages import Dtypes, wide
-from .tracing import TARGETED, Ending, Traced, fake_tensors, trace
+from .numbers import Prologue
+from .program import FUNCTIONS
+from .stages import TARGETED, Dtypes, Ending, wide
+from .stand_ins import Node, Number
+from .tracing import Traced, ordered, trace
 from .trial import try_out
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
+
+# Any length but 0 and 1, which the tracer would take for constants; odd, or half of it might pass for exactly half. The compiler
+# reads it as "large: use all threads".
+TYPICAL_LENGTH = (1 << 20) + 7
 
 # A compiled kernel may count elements in 32 bits; longer tensors are cut.
 LONGEST = 1 << 30
@@ -54,7 +61,9 @@ class Kernel:
 
     def vector(self, scalars: Any) -> Tensor:
         """What the prologue makes of these scalars, on the device; without waiting for it."""
-        return _vector(self.prologue(trees.leaves(scalars)), self.dtype, self.device)
+        numbers = self.prologue(trees.leaves(list(scalars)))
+        assert numbers is not None
+        return _vector(numbers, self.dtype, self.device)
 
     def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
@@ -80,27 +89,62 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
     key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
     with inductor.lock:
         if key not in _kernels:
-            traced = trace(links, ending, dtypes, spec)
-            compiled = compile_body(traced, ending, dtypes, device)
+            body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
+            compiled = compile_body(body, ending, dtypes, device)
             inputs = 3 + len(dtypes.slots) + (ending in TARGETED)
-            kernel = Kernel(traced.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
+            kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
             try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)
             _kernels[key] = kernel
         return _kernels[key]
 
 
-def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
+@dataclass(frozen=True)
+class Body:
+    """What is compiled: the work per element, given the numbers of a step.
+
+    Attributes:
+        prologue: the scalars of the links to these numbers.
+        run: `(vector, u, p, *slots)`, the numbers in one 1-D tensor, to the results of what was traced.
+    """
+
+    prologue: Prologue
+    run: Callable[..., list[Tensor]]
+
+
+def body_of(traced: Traced) -> Body:
+    """What was traced, as a function of tensors."""
+    nodes = ordered(traced.results, traced.inputs)
+    arguments = [x for node in nodes for x in (*node.args, *node.options.values()) if isinstance(x, Number)]
+    numbers = {x.place: x for x in arguments}
+
+    def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        values: dict[Any, Tensor] = dict(zip(traced.inputs, map(widened, tensors), strict=True))
+        for i, (place, number) in enumerate(numbers.items()):
+            values[place] = vector[i] != 0 if number.is_bool else vector[i]
+
+        def value(x: Any) -> Any:
+            return values[x] if isinstance(x, Node) else values[x.place] if isinstance(x, Number) else x
+
+        for node in nodes:
+            options = {name: value(x) for name, x in node.options.items()}
+            values[node] = FUNCTIONS[node.op](*map(value, node.args), **options)
+        return [values[node] for node in traced.results]
+
+    return Body(traced.tape.prologue(list(numbers)), run)
+
+
+def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
     """Compile the body of a traced run, with its writes in place."""
     count = 2 + len(dtypes.slots)
 
     def run(length: Any, vector: Tensor, *tensors: Tensor) -> list[Tensor]:
         del length  # An input of its own, since a compiler need not look for it in the tensors' shapes.
-        results = traced.body(vector, *tensors[:count])
+        results = body.run(vector, *tensors[:count])
         if ending is Ending.TOTAL:
             return [_total(result) for result in results]
         # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
         # can change. (The compiler would drop a `clone`.)
-        results = [result * 1 for result in results]
+        results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:count])]
         u, p, *slots = tensors[:count]
         first = [] if ending is Ending.STORE else [p if ending is Ending.STEP else tensors[count]]
         for target, result in zip([*first, *slots], results, strict=ending is not Ending.PEEK):
@@ -109,17 +153,27 @@ def compile_body(traced: Traced, ending: Ending, dtypes: Dtypes, device: torch.d
 
     def traced_writes() -> inductor.Traced:
         mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
-        tensors = fake_tensors(mode, dtypes, device)
+        tensors = _fake_tensors(mode, dtypes, device)
         with mode:
             if ending in TARGETED:
                 tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
-            vector = torch.empty(max(len(traced.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
+            vector = torch.empty(max(len(body.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
             inputs = [tensors[0].shape[0], vector, *tensors]
             decompositions = torch_internals.select_decomp_table()
             graph = torch_internals.make_fx(run, decomposition_table=decompositions)(*inputs)
         return graph, inputs, mode
 
     return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)
+
+
+def _fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+    """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
+    dynamic = torch_internals.DimDynamic.DYNAMIC
+    symbolic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[dynamic])
+    meta = torch.empty(TYPICAL_LENGTH, device="meta")
+    length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
+    with mode:
+        return [torch.empty(length, dtype=dtype, device=device) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:

@@ -116,6 +116,22 @@ def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Co
     ]
 
 
+def run_links(links: Sequence[Link], scalars: Sequence[Any], u: Any, p: Any, slots: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """What the rules of elementwise links make of an update, a parameter and their slots: the new update and slots.
+
+    Each is a tensor in at least float32, or stands for one; `scalars` are as `scalars_of` arranges them.
+    """
+    stored, new = iter(slots), []
+    for link, (hp, t, reduced) in zip(links, scalars, strict=True):
+        results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(u, p, *[next(stored) for _ in link.slots])
+        results = results if isinstance(results, tuple | list) else (results,)
+        if len(results) != 1 + len(link.slots):
+            raise TypeError(f"the rule of {link.form.name} did not return a tensor for the update and each slot")
+        u = results[0].to(u.dtype)
+        new += results[1:]
+    return u, new
+
+
 def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:
     origins = link.hparams.items()
     return {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}

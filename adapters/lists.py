@@ -1,12 +1,13 @@
 """The ordinary way of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
 
 A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
-and where they are many, because each is a call. Here the rules write down what they compute, for each kind of parameters and
-whenever its numbers have changed (see `formula`), and torch's in-place operations do it (see `program`): a block of a large
-tensor stays in the cache from the first operation to the last, and small tensors go through `torch._foreach_*` together.
+and where they are many, because each is a call. Here what the rules compute is written down once (see `tracing`), and torch's
+in-place operations do it (see `program`): a block of a large tensor stays in the cache from the first operation to the last, and
+small tensors go through `torch._foreach_*` together.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -15,15 +16,16 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
-from functional_optim.reductions import SumOver
 
-from .formula import Later, Node, NotElementwise, Value, apply, written
-from .links import Link, scalars_of, values_of
+from .factors import Scaled, added, drawn_out, require_one_dtype
+from .links import Link, scalars_of
 from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
-from .parts import Column, Kind, Leaf
+from .numbers import Prologue
+from .parts import Column, Leaf
 from .program import Program
-from .run import Numbers, Refused, Run, Work
-from .stages import Stage, slot_count
+from .run import Refused, Run, Work
+from .stages import Dtypes, Ending
+from .tracing import Traced, trace
 
 Row: TypeAlias = list[Sequence[Tensor]]
 
@@ -37,13 +39,31 @@ BLOCK = 1 << 19
 SMALL = 1 << 15
 
 
+# A program, and its numbers in one step.
+Arranged: TypeAlias = tuple[Program, Sequence[float]]
+
+# Of a run whose numbers keep giving other answers, so many programs are kept.
+VARIANTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """What a run of links computes, as long as its rules get the same answers.
+
+    Attributes:
+        prologue: the scalars of the links to the program's numbers.
+        program: of the update, the parameter and the slots.
+    """
+
+    prologue: Prologue
+    program: Program
+
+
 class Lists:
     """The way of lists and blocks, for one plan."""
 
     def __init__(self) -> None:
-        # The hyper-parameters that a program was made with, where it depends on nothing else but that, and not on the step.
-        self.lasting: dict[tuple[Kind, Stage, torch.dtype, bool], tuple[HParams, Program]] = {}
-        self.passing: set[tuple[Kind, Stage]] = set()
+        self.variants: dict[Any, list[Variant]] = {}
 
     def refuses(self, leaf: Leaf, hparams: HParams) -> str:
         """Why it can't take this parameter; or nothing."""
@@ -63,30 +83,30 @@ class Lists:
         return ""
 
     def ready(self, run: Run, work: Work) -> None:
-        """Arrange the program of the stage.
+        """Arrange the program of the stage, and compute its numbers.
 
         Raises:
             Refused: its rules can't be written down.
         """
-        waits = any(link.rule and link.rule.reduce and link not in run.reduced for link in work.stage.links)
+        waiting = [link for link in work.stage.links if link.form.reduce and link not in run.reduced]
         try:
-            if not waits:
-                self._program(run, work)
+            if not waiting:
+                self._arranged(run, work)
             elif run.plan.is_new:
-                self._formula(work, run.numbers[work.kind], run, _first_waiting(run, work.stage))
+                self._arranged(run, work, waiting[0], Ending.PEEK)
         except Exception as error:  # A rule may raise what it likes when it gets stand-ins for tensors.
             raise Refused(f"{', '.join(map(str, work.stage.links))}: {type(error).__name__}: {error}") from error
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Over lists, or block by block."""
-        program, last, plain = self._program(run, work), work.stage.last, _is_plain(work)
+        arranged, last, plain = self._arranged(run, work), work.stage.last, _is_plain(work)
         updates: dict[int, Tensor] = {}
         for piece in _pieces(work):
             row = [[column[i] for i in piece] for column in (work.u, work.p, *slots)]
             blocks = _blocks(row)
             if last or len(blocks) == 1:
                 for block in blocks:
-                    results = _run(program, block, plain)
+                    results = _run(arranged, block, plain)
                     if last and not work.stage.is_still:
                         _add(block[1], results, work.part.leaves[0].update_dtype)
                     elif not last:
@@ -94,109 +114,68 @@ class Lists:
             else:
                 updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
                 for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
-                    place.copy_(_run(program, block, plain)[0])
+                    place.copy_(_run(arranged, block, plain)[0])
         work.u = [updates[i] for i in sorted(updates)]
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Over the same pieces."""
-        reduction = link.form.reduce
-        assert isinstance(reduction, SumOver)
-        formula = self._formula(work, run.numbers[work.kind], run, link)
-        terms = reduction.term(formula.u, formula.p, **formula.slots_of(link))
-        program = Program(formula.inputs, {}, [terms] if isinstance(terms, Value) else list(terms))
+        program, numbers = self._arranged(run, work, link, Ending.TOTAL)
         sums: list[list[Tensor]] = []
         for piece in _pieces(work):
             for block in _blocks([[column[i] for i in piece] for column in (work.u, work.p, *work.slots)]):
-                sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in program.run(_opened(block))])
+                sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in program.run(_opened(block), numbers)])
         return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """Written down as far as that."""
-        formula = self._formula(work, run.numbers[work.kind], run, link)
-        (updates,) = Program(formula.inputs, {}, [formula.u]).run(_opened([work.u, work.p, *work.slots]))
+        program, numbers = self._arranged(run, work, link, Ending.PEEK)
+        (updates,) = program.run(_opened([work.u, work.p, *work.slots]), numbers)
         return list(updates)
 
-    def _program(self, run: Run, work: Work) -> Program:
-        """The program of a stage: an earlier step's, where the rules ask at most whether this is one of the first steps."""
-        key = (work.kind, work.stage, _dtype_of(work), _is_plain(work))
-        if key not in run.cache:
-            run.cache[key] = self._lasting(key, run, work) or self._arranged(run, work, run.numbers[work.kind])
-        return run.cache[key]
+    def _arranged(self, run: Run, work: Work, until: Link | None = None, ending: Ending | None = None) -> Arranged:
+        """The program of a stage, or of the links that come before one of them, and its numbers in this step."""
+        stage = work.stage
+        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and _is_plain(work) else Ending.UPDATE)
+        key = stage, until, ending, _dtype_of(work)
+        if (key, work.kind) not in run.cache:
+            count = len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)
+            scalars = scalars_of(stage.links[:count], *run.numbers[work.kind], run.reduced)
+            run.cache[key, work.kind] = self._variant(key, scalars, stage.links[:count], len(work.slots))
+        return run.cache[key, work.kind]
 
-    def _lasting(self, key: Any, run: Run, work: Work) -> Program | None:
-        hparams = run.hparams[work.kind.group]
-        known = self.lasting.get(key)
-        if known and known[0] is hparams:
-            return known[1]
-        reduces = any(link in run.reduced for link in work.stage.links)
-        if run.plan.is_new or reduces or key[:2] in self.passing:
-            return None
-        try:
-            program = self._arranged(run, work, _lasting_numbers(run, work))
-        except Exception:  # A schedule or a tensor among the numbers, and whatever a rule raises that computes with the step.
-            self.passing.add(key[:2])
-            return None
-        self.lasting[key] = hparams, program
-        return program
-
-    def _arranged(self, run: Run, work: Work, numbers: Numbers) -> Program:
-        formula, in_place = self._formula(work, numbers, run), work.stage.last and _is_plain(work)
-        stored = dict(enumerate(formula.new, start=2))
-        if work.stage.is_still:
-            program = Program(formula.inputs, stored)
-        elif in_place:
-            program = Program(formula.inputs, {**stored, 1: apply("add", formula.p, formula.u)})
-        else:
-            program = Program(formula.inputs, stored, [formula.u])
-        if run.plan.is_new:  # What torch refuses has to be known before anything is written.
-            for length in (1, 2):
-                shape = torch.ones(1, dtype=_dtype_of(work), device="cpu")
-                program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)])
-        return program
-
-    def _formula(self, work: Work, numbers: Numbers, run: Run, until: Link | None = None) -> "Formula":
-        """The links of a stage, or those before one of them, written down."""
-        links = work.stage.links
-        count = len(links) if until is None else links.index(until)
-        return Formula(links, count, scalars_of(links[:count], *numbers, run.reduced), _dtype_of(work))
+    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], slots: int) -> Arranged:
+        """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
+        ending, dtype = key[2:]
+        known = self.variants.setdefault(key, [])
+        flat_scalars = trees.leaves(list(scalars))
+        for variant in known:
+            numbers = variant.prologue(flat_scalars)
+            if numbers is not None:
+                return variant.program, numbers
+        traced = trace(links, scalars, Dtypes(dtype, dtype, (dtype,) * slots), total=ending is Ending.TOTAL, asks=True)
+        require_one_dtype(traced)
+        program = program_of(traced, ending)
+        prologue = traced.tape.prologue(program.numbers)
+        numbers = prologue(flat_scalars)
+        assert numbers is not None
+        for length in (1, 2):  # What torch refuses has to be known before anything is written.
+            shape = torch.ones(1, dtype=dtype, device="cpu")
+            program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], numbers)
+        known[:] = [Variant(prologue, program), *known[: VARIANTS - 1]]
+        return program, numbers
 
 
-class Formula:
-    """The first few links of a stage, written down.
-
-    Attributes:
-        inputs: the nodes of the update, the parameter and all slots of the stage.
-        p, slots: the stand-ins of the parameter and the slots.
-        u, new: the update after these links, and their new slots.
-    """
-
-    def __init__(self, links: Sequence[Link], length: int, scalars: Sequence[Any], dtype: torch.dtype) -> None:
-        self.links = links
-        self.inputs = [Node("input") for _ in range(2 + slot_count(links))]
-        g, self.p, *self.slots = (Value(node, dtype) for node in self.inputs)
-        self.u, self.new = written(links[:length], scalars, g, self.p, self.slots)
-
-    def slots_of(self, link: Link) -> dict[str, Value]:
-        """The slots of a link, by its own names for them."""
-        return dict(zip(link.slots, self.slots[slot_count(self.links[: self.links.index(link)]) :], strict=False))
-
-
-def _lasting_numbers(run: Run, work: Work) -> Numbers:
-    """The numbers of this step and of all later ones.
-
-    Raises:
-        KeyError: a hyper-parameter has a schedule, which may ask for more than the step.
-        NotElementwise: one is a tensor, which anyone may fill with another number.
-    """
-    values = values_of(work.stage.links, run.hparams[work.kind.group], {})
-    if any(isinstance(x, Tensor) for own in values.values() for x in trees.leaves(dict(own))):
-        raise NotElementwise("a hyper-parameter is a tensor")
-    return values, {path: Later(count) for path, count in run.numbers[work.kind][1].items()}
-
-
-def _first_waiting(run: Run, stage: Stage) -> Link:
-    """The first link that has not been able to reduce yet."""
-    return next(link for link in stage.links if link.form.reduce and link not in run.reduced)
+def program_of(traced: Traced, ending: Ending) -> Program:
+    """What was traced, with its results where the ending wants them."""
+    results = drawn_out(traced)
+    if ending in (Ending.TOTAL, Ending.PEEK):
+        return Program(traced.inputs, {}, results[: None if ending is Ending.TOTAL else 1])
+    u, stored = results[0], dict(enumerate(results[1:], start=2))
+    if ending is Ending.STORE:
+        return Program(traced.inputs, stored)
+    if ending is Ending.UPDATE:
+        return Program(traced.inputs, stored, [u])
+    return Program(traced.inputs, {**stored, 1: added(Scaled(traced.inputs[1]), u)})
 
 
 def _pieces(work: Work) -> list[list[int]]:
@@ -223,10 +202,11 @@ def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
     return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
 
 
-def _run(program: Program, row: Row, plain: bool) -> Sequence[Tensor]:
+def _run(arranged: Arranged, row: Row, plain: bool) -> Sequence[Tensor]:
     """Run on the tensors themselves; where they are complex, or stored in low precision, on what a rule sees of them."""
     opened = row if plain else _opened(row)
-    results = program.run(opened)
+    program, numbers = arranged
+    results = program.run(opened, numbers)
     for stored, wide in zip(row[2:], opened[2:], strict=True):
         for slot, new in zip(stored, wide, strict=True):
             if slot.dtype != new.dtype and not slot.is_complex():

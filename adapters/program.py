@@ -1,19 +1,22 @@
-"""A formula as a short list of torch's own operations, which overwrite whatever is not needed any more.
+"""What was traced as a short list of torch's own operations, which overwrite whatever is not needed any more.
 
 A program works on lists of tensors at once: one call of `torch._foreach_*` for many small tensors; or on single ones, which
 have the size of a cache, so that what it stores meanwhile never leaves it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .formula import PRODUCTS, Node, Value
+from .factors import PRODUCTS, Scaled
 from .memory import foreach
+from .numbers import Place
+from .stand_ins import Node, Number, is_one
+from .tracing import ordered
 
 COMMUTATIVE = ("mul", "maximum", "minimum")
 
@@ -27,7 +30,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {**vars(torch), "to": Tensor.to}
 
 
 class Register(int):
-    """Stands in an argument list for the tensors at this index."""
+    """Stands in an argument list for the tensors, or the number, at this index."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,35 +49,40 @@ class Instruction:
 
     def on_tensors(self, registers: list[Any]) -> None:
         """Run where each register holds a tensor."""
-        args = [registers[x] if type(x) is Register else x for x in self.args]
+        args, options = self._filled(registers)
         if self.target is None:
-            registers[self.out] = FUNCTIONS[self.op](*args, **self.options)
+            registers[self.out] = FUNCTIONS[self.op](*args, **options)
         else:
-            registers[self.out] = FUNCTIONS[self.op](*args, **self.options, out=args[self.target])
+            registers[self.out] = FUNCTIONS[self.op](*args, **options, out=args[self.target])
 
     def on_lists(self, registers: list[Any]) -> None:
         """Run where each register holds a list of tensors."""
-        args = [registers[x] if type(x) is Register else x for x in self.args]
+        args, options = self._filled(registers)
         if self.op in REPEATED and not isinstance(args[1], Sequence):
             args[1] = _repeated(args[1], args[0])
         if self.target == 0 and f"{self.op}_" in foreach:
-            foreach[f"{self.op}_"](*args, **self.options)
-        elif self.target == 1 and "alpha" in self.options:
-            foreach["mul_"](args[1], _repeated(self.options["alpha"], args[1]))
+            foreach[f"{self.op}_"](*args, **options)
+        elif self.target == 1 and "alpha" in options:
+            foreach["mul_"](args[1], _repeated(options["alpha"], args[1]))
             foreach["add_"](args[1], args[0])
         elif self.target is not None and self.keeps:
-            foreach["copy_"](args[self.target], self._results(args))
+            foreach["copy_"](args[self.target], self._results(args, options))
         else:
-            registers[self.out] = self._results(args)
+            registers[self.out] = self._results(args, options)
             return
         registers[self.out] = args[self.target]
 
-    def _results(self, args: list[Any]) -> Sequence[Tensor]:
+    def _filled(self, registers: list[Any]) -> tuple[list[Any], Mapping[str, Any]]:
+        """The arguments, and the keyword arguments."""
+        args = [registers[x] if type(x) is Register else x for x in self.args]
+        return args, {name: registers[x] if type(x) is Register else x for name, x in self.options.items()}
+
+    def _results(self, args: list[Any], options: Mapping[str, Any]) -> Sequence[Tensor]:
         if self.op in foreach and isinstance(args[0], Sequence):
-            return foreach[self.op](*args, **self.options)
+            return foreach[self.op](*args, **options)
         length = next(len(x) for x in args if isinstance(x, Sequence))
         rows = zip(*(x if isinstance(x, Sequence) else [x] * length for x in args), strict=True)
-        return [FUNCTIONS[self.op](*row, **self.options) for row in rows]
+        return [FUNCTIONS[self.op](*row, **options) for row in rows]
 
 
 def _repeated(number: float, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -83,9 +91,13 @@ def _repeated(number: float, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Program:
-    """Instructions on the registers of the inputs, in their order, and on further ones."""
+    """Instructions on the registers of the inputs, in their order, and on further ones.
 
-    def __init__(self, inputs: Sequence[Node], stored: Mapping[int, Value], returned: Sequence[Value] = ()) -> None:
+    Attributes:
+        numbers: the places of the numbers that `run` gets.
+    """
+
+    def __init__(self, inputs: Sequence[Node], stored: Mapping[int, Scaled], returned: Sequence[Scaled] = ()) -> None:
         """Arrange what computes some values.
 
         Args:
@@ -98,7 +110,8 @@ class Program:
         nodes, finals = _ordered(inputs, stored, results)
         self.inputs = len(inputs)
         self.registers = {node: Register(i) for i, node in enumerate([*inputs, *nodes])}
-        self.last_use = {x: i for i, node in enumerate(nodes) for x in _operands(node)}
+        self.numbers: list[Place] = []
+        self.last_use = {x: i for i, node in enumerate(nodes) for x in node.operands}
         self.kept = {*results, *finals.values()}
         # The memory in which a node lies: an input's, by its index, or some of its own, None.
         self.home: dict[Node, int | None] = {node: i for i, node in enumerate(inputs)}
@@ -109,17 +122,17 @@ class Program:
         self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
         self.returned = [self.registers[node] for node in results]
 
-    def run(self, tensors: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
-        """Run on a list of tensors for each input; the lists are of one length."""
+    def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float]) -> list[Sequence[Tensor]]:
+        """Run on a list of tensors for each input, all of one length, and the numbers."""
         further = [None] * len(self.instructions)
         if len(tensors[0]) == 1:
-            registers: list[Any] = [*(x for (x,) in tensors), *further]
+            registers: list[Any] = [*(x for (x,) in tensors), *further, *numbers]
             for instruction in self.instructions:
                 instruction.on_tensors(registers)
             for target, source in self.moves:
                 registers[target].copy_(registers[source])
             return [[registers[i]] for i in self.returned]
-        registers = [*tensors, *further]
+        registers = [*tensors, *further, *numbers]
         for instruction in self.instructions:
             instruction.on_lists(registers)
         for target, source in self.moves:
@@ -128,12 +141,24 @@ class Program:
 
     def _append(self, node: Node, target: int | None) -> None:
         args = list(node.args)
-        if target == 1 and (node.op in COMMUTATIVE or node.options.get("alpha") == 1):
+        if target == 1 and (node.op in COMMUTATIVE or is_one(node.options.get("alpha"))):
             args, target = args[::-1], 0
         self.home[node] = None if target is None else self.home[args[target]]
-        args = [self.registers[x] if isinstance(x, Node) else x for x in args]
+        options = {name: self._register(x) for name, x in node.options.items()}
         keeps = self.home[node] is not None
-        self.instructions.append(Instruction(node.op, args, node.options, self.registers[node], target, keeps))
+        self.instructions.append(
+            Instruction(node.op, list(map(self._register, args)), options, self.registers[node], target, keeps)
+        )
+
+    def _register(self, x: Any) -> Any:
+        """The register of a node or a number, or what a constant is."""
+        if isinstance(x, Node):
+            return self.registers[x]
+        if not isinstance(x, Number):
+            return x
+        if x.place not in self.numbers:
+            self.numbers.append(x.place)
+        return Register(len(self.registers) + self.numbers.index(x.place))
 
     def _target(self, i: int, node: Node, allowed: Collection[int | None]) -> int | None:
         """The argument whose memory the result takes over: one that nobody needs after this node."""
@@ -145,56 +170,38 @@ class Program:
         return min(free)[1] if free and node.wide and node.op not in NEW else None
 
 
-def _ordered(inputs: Sequence[Node], stored: Mapping[int, Value], returned: Sequence[Node]) -> tuple[list[Node], dict[int, Node]]:
+def _ordered(
+    inputs: Sequence[Node], stored: Mapping[int, Scaled], returned: Sequence[Node]
+) -> tuple[list[Node], dict[int, Node]]:
     """The nodes in the order of execution, and the one that each stored input ends with."""
     bases = {index: _base(inputs, index, value) for index, value in stored.items()}
     roots = [*returned, *bases.values()]
-    uses = Counter([*roots, *(x for node in _reached(roots, ()) for x in _operands(node))])
+    uses = Counter([*roots, *(x for node in ordered(roots) for x in node.operands)])
     for node in list(uses):
         _absorb_product(node, uses)
     # The parameter, which is input 1, is written when nothing reads it any more, nor a gradient that might be its memory.
     last = [bases[1]] if 1 in bases else []
-    first = [x for node in last for x in _operands(node)]
-    nodes = _reached([*first, *(root for root in roots if root not in last), *last], inputs)
+    first = [x for node in last for x in node.operands]
+    nodes = ordered([*first, *(root for root in roots if root not in last), *last], inputs)
     # A number times what was computed comes at the very end: until there, others may need it without the number.
     finals = {}
     for index, base in bases.items():
         scale = stored[index].scale
-        finals[index] = base if scale == 1 else Node("mul", (base, scale))
+        finals[index] = base if is_one(scale) else Node("mul", (base, scale))
     return [*nodes, *(node for index, node in finals.items() if node is not bases[index])], finals
 
 
-def _base(inputs: Sequence[Node], index: int, value: Value) -> Node:
+def _base(inputs: Sequence[Node], index: int, value: Scaled) -> Node:
     """What a stored value is a multiple of; never another input, which might have been overwritten by then."""
     if value.node in inputs and value.node is not inputs[index]:
-        return Node("clone", (value.node,)) if value.scale == 1 else value.whole()
+        return Node("clone", (value.node,)) if is_one(value.scale) else value.whole()
     return value.node
 
 
 def _absorb_product(node: Node, uses: Mapping[Node, int]) -> None:
     """Turn a sum with a product or quotient that nobody else needs into one operation."""
     if node.op == "add" and isinstance(other := node.args[1], Node) and other.op in PRODUCTS and uses[other] == 1:
-        factors = _operands(other)
+        factors = other.operands
         if len(factors) == 2 and all(x.wide for x in (node, *factors)):
             node.op, node.args = f"addc{other.op}", (node.args[0], *factors)
             node.options = {"value": node.options["alpha"]}
-
-
-def _reached(roots: Iterable[Node], known: Iterable[Node]) -> list[Node]:
-    """The nodes that these are computed from, and they themselves, each after its operands."""
-    done, order = set(known), []
-
-    def visit(node: Node) -> None:
-        if node not in done:
-            done.add(node)
-            for x in _operands(node):
-                visit(x)
-            order.append(node)
-
-    for root in roots:
-        visit(root)
-    return order
-
-
-def _operands(node: Node) -> list[Node]:
-    return [x for x in node.args if isinstance(x, Node)]

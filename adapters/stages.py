@@ -2,13 +2,39 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from itertools import groupby
 
 import torch
+from torch import Tensor
+
+from functional_optim.lifting import widened
 
 from .layout import Key, Layout
 from .links import Link, Route
+
+
+class Ending(Enum):
+    """What is done with the results of a run of links."""
+
+    STEP = "add the update to the parameter, and store the slots"
+    UPDATE = "write the update into a tensor of its own, and store the slots"
+    PEEK = "write the update into a tensor of its own, and leave the slots"
+    STORE = "store the slots"
+    TOTAL = "return the sums over what the last link reduces, and write nothing"
+
+    def outcome(self, u: Tensor, new: Sequence[Tensor], p: Tensor, *slots: Tensor) -> list[Tensor]:
+        """What is to be written, in the dtype of the parameter and of each slot: the target, and the new slots."""
+        stored = [value.to(slot.dtype) for value, slot in zip(new, slots, strict=True)]
+        if self is Ending.PEEK:
+            return [u]
+        if self is Ending.STORE:
+            return stored
+        return [(widened(p) + u).to(p.dtype) if self is Ending.STEP else u, *stored]
+
+
+TARGETED = (Ending.UPDATE, Ending.PEEK)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.lifting import widened
+from functional_optim.reductions import SumOver
 
 from .direct import Lengths
-from .links import Link
-from .stages import Dtypes, wide
-from .tracing import TARGETED, Ending, outputs
+from .links import Link, run_links
+from .stages import TARGETED, Dtypes, Ending, slot_count, wide
 
 # What a tensor was, what it should become, and what became of it.
 Compared: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -58,7 +59,7 @@ def try_out(
     end = 2 + len(dtypes.slots)
     with torch.no_grad():
         sums = kernel(vector, columns, Lengths(LENGTHS))
-        computed = [outputs(links, ending, numbers, row[0], row[1], row[2:end]) for row in rows]
+        computed = [_by_rules(links, ending, numbers, *row[:end]) for row in rows]
     written = {Ending.STEP: [1], Ending.UPDATE: [end], Ending.PEEK: [end], Ending.STORE: [], Ending.TOTAL: []}[ending]
     written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()
     compared: list[Compared] = []
@@ -69,6 +70,21 @@ def try_out(
         total = torch.stack([x.double().sum() for x in terms]).sum()
         compared.append((torch.zeros_like(total), total, found.cpu()))
     _require_close(compared, dtypes, links)
+
+
+def _by_rules(
+    links: Sequence[Link], ending: Ending, numbers: Sequence[Any], u: Tensor, p: Tensor, *slots: Tensor
+) -> Sequence[Tensor]:
+    """The links' own rules, under the dtype policy of `lifting`: what is to be written, or the terms of the sums."""
+    opened = [widened(x) for x in (u, p, *slots)]
+    if ending is not Ending.TOTAL:
+        u, new = run_links(links, numbers, opened[0], opened[1], opened[2:])
+        return ending.outcome(u, new, p, *slots)
+    *before, last = links
+    first = 2 + slot_count(before)
+    u, _ = run_links(before, numbers[:-1], opened[0], opened[1], opened[2:first])
+    assert isinstance(last.form.reduce, SumOver)
+    return last.form.reduce.terms(u, opened[1], dict(zip(last.slots, opened[first:], strict=True)))
 
 
 def _row(length: int, dtypes: Dtypes, ending: Ending) -> list[Tensor]:

@@ -108,28 +108,26 @@ def inner_product(xs: Iterable[Tensor], ys: Iterable[Tensor], weights: Iterable[
 
 def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
     """`a` if the condition holds, else `b`, for scalars: `torch.where` as soon as the condition is a tensor."""
-    if not isinstance(condition, Tensor):
-        return a if condition else b
-    return torch.where(condition, double(a, condition.device), double(b, condition.device))
+    if isinstance(condition, Tensor):
+        return torch.where(condition, double(a, condition.device), double(b, condition.device))
+    return (a if condition else b) if isinstance(condition, bool) else torch.where(condition, a, b)
 
 
 def either(condition: Any, a: Tensor, b: Tensor) -> Tensor:
     """`a` if the condition holds, else `b`, for tensors: `torch.where` as soon as the condition is a tensor."""
-    if not isinstance(condition, Tensor):
-        return a if condition else b
-    return torch.where(condition, a, b)
+    return (a if condition else b) if isinstance(condition, bool) else torch.where(condition, a, b)
 
 
 def log(x: Scalar) -> Scalar:
     """Natural logarithm of a scalar that is not negative; −∞ at 0."""
-    if isinstance(x, Tensor):
+    if not isinstance(x, int | float):
         return x.log()
     return math.log(x) if x > 0 else -math.inf
 
 
 def cos(x: Scalar) -> Scalar:
     """cos x of a scalar, in radians."""
-    return x.cos() if isinstance(x, Tensor) else math.cos(x)
+    return math.cos(x) if isinstance(x, int | float) else x.cos()
 
 
 def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
@@ -151,7 +149,7 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generat
 
 def floor(x: Scalar) -> Scalar:
     """The largest whole number up to x, of x's type; its slope is 0."""
-    return x.floor() if isinstance(x, Tensor) else float(math.floor(x))
+    return float(math.floor(x)) if isinstance(x, int | float) else x.floor()
 
 
 def power(x: Scalar, exponent: Scalar) -> Scalar:

@@ -26,10 +26,10 @@ from test_fused import (
 import functional_optim as fo
 from functional_optim.adapters import AdamW, OptimizerAdapter, RMSprop
 from functional_optim.adapters import lists as engine
-from functional_optim.adapters.formula import apply
 from functional_optim.adapters.links import links_of, scalars_of, values_of
-from functional_optim.adapters.lists import Formula
-from functional_optim.adapters.program import Program
+from functional_optim.adapters.lists import program_of
+from functional_optim.adapters.stages import Dtypes, Ending, slot_count
+from functional_optim.adapters.tracing import trace
 
 # With the blocks below: lists of several and of one, a tensor taken whole, one in blocks of which the last is shorter.
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (1,), (2, 3, 5), (40, 25), (4, 3, 5)]
@@ -236,9 +236,8 @@ def test_a_program_is_as_short_as_one_written_by_hand():
         links = links_of(transform)
         counts = {link.step: 4 for link in links}
         scalars = scalars_of(links, values_of(links, transform.hparams, counts), counts, {})
-        formula = Formula(links, len(links), scalars, torch.float32)
-        stored = {1: apply("add", formula.p, formula.u), **dict(enumerate(formula.new, start=2))}
-        program = Program(formula.inputs, stored)
+        dtypes = Dtypes(torch.float32, torch.float32, (torch.float32,) * slot_count(links))
+        program = program_of(trace(links, scalars, dtypes, asks=True), Ending.STEP)
         assert not program.moves
         return [(instruction.op, instruction.target is not None) for instruction in program.instructions]
 

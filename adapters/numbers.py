@@ -1,0 +1,186 @@
+"""The numbers of a step as stand-ins: what a rule does with them is noted once, and done again at each step.
+
+Hyper-parameters, the step and whole-tree quantities are numbers on the host; what depends on them alone is a few dozen operations
+of Python's, in double precision, whatever the tensors. A rule that asks whether a number is large, say, gets the answer of the
+step in which it is traced; the answer is noted too, and what was traced holds as long as it is the same.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+
+class NotElementwise(Exception):
+    """A rule did something that can't be written down."""
+
+
+class Place(int):
+    """Stands in an argument list for the value at this index."""
+
+
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    x = low if low is not None and x < low else x
+    return high if high is not None and x > high else x
+
+
+# As Python computes them; whatever is not here, or what Python refuses, such as 1 / 0, torch computes.
+HOST: Mapping[str, Callable[..., Any]] = {
+    "abs": abs,
+    "add": operator.add,
+    "clamp": _clamp,
+    "clamp_max": lambda x, high: min(x, high) if x == x else x,
+    "clamp_min": lambda x, low: max(x, low) if x == x else x,
+    "copysign": math.copysign,
+    "cos": math.cos,
+    "div": operator.truediv,
+    "eq": operator.eq,
+    "exp": math.exp,
+    "floor": lambda x: float(math.floor(x)),
+    "floor_divide": operator.floordiv,
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "isfinite": math.isfinite,
+    "isnan": math.isnan,
+    "le": operator.le,
+    "log": math.log,
+    "logical_and": lambda a, b: bool(a and b),
+    "logical_not": operator.not_,
+    "logical_or": lambda a, b: bool(a or b),
+    "lt": operator.lt,
+    "mul": operator.mul,
+    "ne": operator.ne,
+    "neg": operator.neg,
+    "pow": operator.pow,
+    "reciprocal": lambda x: 1 / x,
+    "remainder": operator.mod,
+    "sqrt": math.sqrt,
+    "sub": operator.sub,
+    "where": lambda condition, a, b: a if condition else b,
+}
+
+# With this second argument the first is the result.
+NEUTRAL = {"mul": 1, "div": 1, "pow": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on numbers."""
+
+    name: str
+    function: Callable[..., Any] | None
+    args: tuple[Any, ...]
+
+    def __call__(self, values: Sequence[Any]) -> Any:
+        """The value: Python's number, or a () tensor where an argument is one, on another device than the host."""
+        args = [values[x] if type(x) is Place else x for x in self.args]
+        if self.function is not None:
+            try:
+                value = self.function(*args)
+                if not isinstance(value, complex | Tensor):
+                    return value
+            except (ArithmeticError, ValueError, TypeError, RuntimeError):
+                pass
+        return _by_torch(self.name, args)
+
+
+# The value at an index, what is asked of it, and the answer for which something was traced.
+Guard: TypeAlias = tuple[Place, Callable[[Any], Any], Any]
+
+
+class Tape:
+    """Numbers, and what has been done with them.
+
+    Args:
+        values: of the inputs, in the step in which a rule is traced.
+        asks: whether a rule may ask what they are.
+    """
+
+    def __init__(self, values: Sequence[Any], *, asks: bool) -> None:
+        self.values: list[Any] = [_on_host(value) for value in values]
+        self.operations: list[Operation] = []
+        self.guards: list[Guard] = []
+        self._inputs, self._asks = len(self.values), asks
+        self._known: dict[Any, Place] = {}
+
+    def note(self, name: str, *args: Any) -> Place:
+        """Where the result of an operation on values of this tape, and on other numbers, is."""
+        if name in NEUTRAL and type(args[0]) is Place and type(args[1]) is not Place and args[1] == NEUTRAL[name]:
+            return args[0]
+        key = name, tuple((type(x), x) for x in args)
+        if key not in self._known:
+            operation = Operation(name, HOST.get(name), args)
+            self.values.append(operation(self.values))
+            self.operations.append(operation)
+            self._known[key] = Place(len(self.values) - 1)
+        return self._known[key]
+
+    def answer(self, place: Place, question: Callable[[Any], Any]) -> Any:
+        """The answer of this step, which from now on has to be the same."""
+        if not self._asks:
+            raise NotElementwise("a rule asks for the value of a number")
+        answer = question(self.values[place])
+        self.guards.append((place, question, answer))
+        return answer
+
+    def prologue(self, outputs: Sequence[Place]) -> "Prologue":
+        """The numbers of a step as a function of its inputs."""
+        return Prologue(self, self._inputs, outputs)
+
+
+class Prologue:
+    """The numbers that something traced needs, as a function of its inputs.
+
+    Args:
+        tape: what was noted.
+        inputs: how many there are.
+        outputs: the places of what is needed.
+    """
+
+    def __init__(self, tape: Tape, inputs: int, outputs: Sequence[int]) -> None:
+        self.guards = list(tape.guards)
+        needed = {*outputs, *(index for index, _, _ in self.guards)}
+        for i, operation in reversed(list(enumerate(tape.operations, start=inputs))):
+            if i in needed:
+                needed |= {x for x in operation.args if type(x) is Place}
+        self.others = [(i, x) for i, x in enumerate(tape.values[:inputs]) if not isinstance(x, int | float | Tensor)]
+        self.operations: list[tuple[int, Operation]] = [
+            (i, operation) for i, operation in enumerate(tape.operations, start=inputs) if i in needed
+        ]
+        self.length, self.outputs = len(tape.values), list(outputs)
+
+    def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
+        """The numbers: Python's, and () tensors where an input was one on another device than the host. None where a rule
+        would have got another answer than when it was traced."""
+        values = [*map(_on_host, inputs), *[None] * (self.length - len(inputs))]
+        for place, operation in self.operations:
+            values[place] = operation(values)
+        for place, value in self.others:
+            if values[place] != value:
+                return None
+        for place, question, answer in self.guards:
+            if question(values[place]) != answer:
+                return None
+        return [values[place] for place in self.outputs]
+
+
+def _by_torch(name: str, args: Sequence[Any]) -> Any:
+    device = next((x.device for x in args if isinstance(x, Tensor)), torch.device("cpu"))
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    tensors = [x if isinstance(x, Tensor) or x is None else torch.tensor(x, dtype=_dtype(x, dtype), device=device) for x in args]
+    return _on_host(getattr(torch, name)(*tensors))
+
+
+def _dtype(x: Any, dtype: torch.dtype) -> torch.dtype:
+    return torch.bool if isinstance(x, bool) else dtype
+
+
+def _on_host(value: Any) -> Any:
+    """A () tensor on the host as a number, and whole ones as others: a power of a large one would never end."""
+    if isinstance(value, Tensor) and value.device.type == "cpu" and value.ndim == 0:
+        value = value.item()
+    return float(value) if type(value) is int else value
