@@ -16,6 +16,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
+from functional_optim.reductions import SumOver
 
 from .factors import Scaled, added, drawn_out, require_one_dtype
 from .links import Link, scalars_of
@@ -93,7 +94,8 @@ class Lists:
             if not waiting:
                 self._arranged(run, work)
             elif run.plan.is_new:
-                self._arranged(run, work, waiting[0], Ending.PEEK)
+                first = waiting[0]
+                self._arranged(run, work, first, Ending.TOTAL if isinstance(first.form.reduce, SumOver) else Ending.PEEK)
         except Exception as error:  # A rule may raise what it likes when it gets stand-ins for tensors.
             raise Refused(f"{', '.join(map(str, work.stage.links))}: {type(error).__name__}: {error}") from error
 

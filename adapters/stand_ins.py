@@ -19,9 +19,9 @@ from .numbers import NotElementwise, Operation, Place, Tape
 BOOLEAN = frozenset("eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isfinite signbit".split())
 ELEMENTWISE = BOOLEAN | frozenset(
     "abs acos acosh add asin asinh atan atan2 atanh ceil clamp clamp_max clamp_min copysign cos cosh digamma div erf erfc "
-    "erfinv exp exp2 expm1 floor floor_divide fmod frac hypot lerp lgamma log log10 log1p log2 logaddexp logit maximum minimum mul nan_to_num neg "
-    "ones_like pow reciprocal relu remainder round rsqrt sigmoid sign sin sinc sinh sqrt sub tan tanh trunc where xlogy "
-    "zeros_like".split()
+    "erfinv exp exp2 expm1 floor floor_divide fmod frac hypot lerp lgamma log log10 log1p log2 logaddexp logit maximum "
+    "minimum mul nan_to_num neg ones_like pow reciprocal relu remainder round rsqrt sigmoid sign sin sinc sinh sqrt sub tan "
+    "tanh trunc where xlogy zeros_like".split()
 )
 SAME = {"clip": "clamp", "divide": "div", "multiply": "mul", "negative": "neg", "subtract": "sub", "true_divide": "div"}
 SAME |= {"truediv": "div", "absolute": "abs", "greater": "gt", "less": "lt", "and": "logical_and", "or": "logical_or"}
@@ -150,7 +150,7 @@ def _note(tape: Tape, name: str, *args: Any) -> Number:
 def _noted(name: str, *args: Any, **options: Any) -> Any:
     """An operation as it is."""
     if name not in ELEMENTWISE or any(not isinstance(x, int | float | Number | None) for x in options.values()):
-        raise NotElementwise(name)
+        raise NotElementwise(f"a rule uses {name!r}, which is not known to treat every element alike")
     values = [x for x in args if isinstance(x, Value)]
     if not values:
         if options:
@@ -227,7 +227,7 @@ def _method(self: Any, name: str) -> Callable[..., Any]:
     if name.startswith("__"):
         raise AttributeError(name)
     if name not in KNOWN:
-        raise NotElementwise(name)
+        raise NotElementwise(f"a rule asks for {name!r}, which is not known to treat every element alike")
     return functools.partial(record, name, self)
 
 

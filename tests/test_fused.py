@@ -551,7 +551,7 @@ def test_without_a_compiler_it_warns_once_and_steps_eagerly(monkeypatch):
     [
         (by_hand, "by_hand is no rule for one tensor"),
         (branching, "compiling the step failed"),
-        (sized, "a rule makes a tensor of its gradient's length"),
+        (sized, "a rule asks for 'shape'"),
     ],
 )
 def test_what_cannot_be_fused_warns_once_and_steps_eagerly(link, reason):
@@ -643,7 +643,7 @@ def test_an_eager_step_imports_no_compiler():
         "from functional_optim.adapters import OptimizerAdapter\n"
         "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2)\n"
         "OptimizerAdapter([p], fo.adamw()).step()\n"
-        "assert not [m for m in sys.modules if m.startswith('functional_optim.adapters.') and m.endswith(('kernels', 'tracing'))]"
+        "assert not [m for m in sys.modules if m.startswith('functional_optim.adapters.') and m.endswith('kernels')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 import functional_optim as fo
 from functional_optim import torch_internals
-from functional_optim.adapters import OptimizerAdapter, direct, kernels, memory, parts, program, prologue
+from functional_optim.adapters import OptimizerAdapter, direct, kernels, memory, parts, program
 from functional_optim.numerics import sqrt
 
 DOOR = "functional_optim/torch_internals.py"
@@ -149,15 +149,6 @@ def test_settings_that_are_gone_are_left_out():
     with torch_internals.patched(config, {"size_asserts": not before, "cpp.gone": 1, "gone.too": 2, "cpp.dynamic_threads": True}):
         assert config.size_asserts is not before and config.cpp.dynamic_threads
     assert config.size_asserts is before
-
-
-def test_a_prologue_that_cannot_ask_for_schemas_is_found_when_it_is_made(monkeypatch):
-    def gone(operation):
-        raise AttributeError("'OpOverload' object has no attribute '_schema'")
-
-    monkeypatch.setattr(kernels, "_kernels", {})
-    monkeypatch.setattr(prologue, "schema_of", gone)
-    assert_eager_after_one_warning("_schema")
 
 
 def test_without_functions_on_lists_steps_are_the_same(monkeypatch):
