@@ -241,6 +241,68 @@ def test_a_packed_sequence_is_refused_where_it_has_no_rule():
         torch.vmap(composing(lambda h: layer(packed, h)[1]))(torch.zeros(3, 1, 2, 4))
 
 
+def normalisations():
+    """Each norm, of what torch calls in training and otherwise, as a function of (batch, channels, features)."""
+    w, b, mean = torch.randn(3, 4, dtype=torch.float64)
+    var, shift = mean.exp(), torch.randn(3, dtype=torch.float64)
+    return {
+        "layer": lambda x: F.layer_norm(x, (3,), shift.exp(), shift),
+        "layer, of the dispatcher": lambda x: torch.layer_norm(x, (4, 3)),
+        "batch": lambda x: F.batch_norm(x, None, None, w, b, training=True),
+        "batch, of the dispatcher": lambda x: torch.batch_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
+        "batch, as trained": lambda x: F.batch_norm(x, mean, var, w, b, eps=0.1),
+        "instance": lambda x: F.instance_norm(x, weight=w, bias=b),
+        "instance, as trained": lambda x: F.instance_norm(x, mean, var, w, b, use_input_stats=False),
+        "instance, of the dispatcher": lambda x: torch.instance_norm(x, w, None, None, None, True, 0.1, 1e-5, False),
+        "group": lambda x: F.group_norm(x, 2, w, b),
+        "root mean square": lambda x: F.rms_norm(x, (3,), shift),
+    }
+
+
+# From the outermost: "g" for grad, "j" for jvp, "v" for a vmap around what is inside.
+ORDERS = ["g", "j", "gg", "gj", "jg", "jj", "gvj", "gvg", "ggg", "ggj", "gjg", "jgg", "jjg", "jjj", "gvgg", "ggvg"]
+
+
+@pytest.mark.parametrize("kind", normalisations())
+def test_a_norm_has_derivatives_of_every_order_and_mode(kind):
+    """Those along a line, against difference quotients of the first derivative."""
+    torch.manual_seed(0)
+    normalise, x, direction = normalisations()[kind], *torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    weights = torch.randn(5, 4, 3, dtype=torch.float64)
+
+    def value(s):
+        y = normalise(x + s * direction)
+        return (weights * y + y.square() / 2).sum()
+
+    ways = {
+        "g": torch.func.grad,
+        "j": lambda f: lambda s: torch.func.jvp(f, (s,), (torch.ones_like(s),))[1],
+        "v": lambda f: lambda s: torch.vmap(f)(torch.stack([s, s])).mean(),
+    }
+    s, step = torch.tensor(0.1, dtype=torch.float64), 1e-3
+    near, here, far = (torch.func.grad(value)(s + k * step) for k in (-1, 0, 1))
+    expected = {1: here, 2: (far - near) / (2 * step), 3: (far - 2 * here + near) / step**2}
+    close(composing(normalise)(x), normalise(x), **SAME)
+    for order in ORDERS:
+        found = composing(value)
+        for way in reversed(order):
+            found = ways[way](found)
+        # the quotients' error, of order step² times derivatives that are some hundred times larger here
+        close(found(s), expected[len(order.replace("v", ""))], rtol=1e-3, atol=1e-3)
+
+
+def test_running_statistics_are_written_as_torch_writes_them():
+    x = torch.randn(5, 4, 3)
+    for normalise in (F.batch_norm, F.instance_norm):
+        found, expected = [torch.zeros(4), torch.ones(4)], [torch.zeros(4), torch.ones(4)]
+        normalise(x, *expected, None, None, True, 0.3)
+        torch.func.jvp(composing(lambda x, to=found, f=normalise: f(x, *to, None, None, True, 0.3)), (x,), (x,))
+        close(found, expected, **SAME)
+        with pytest.raises(ValueError, match="more than 1"):
+            single = x[:1, :, :1]
+            torch.func.jvp(composing(lambda x, f=normalise: f(x, None, None, None, None, True)), (single,), (single,))
+
+
 def test_attention_by_a_kernel_where_that_has_all_derivatives():
     """No second derivative, no formula: nothing of the size of the matrix of weights is made."""
     q = torch.randn(1, 1, 64, 4)

@@ -1,7 +1,8 @@
 """Layers of `torch.nn` that torch differentiates or batches wrongly, or not at all, as others that it has right.
 
-    normalisation   a(x) w + b, with a(x) from torch: of layer, batch and instance norm with weights, the derivatives of a
-                    gradient are wrong where a `vmap` lies between the two (seen in torch 2.13 and 2.14)
+    normalisation   (x − μ)/√(σ² + ε) w + b, by this formula where it is differentiated more than once: of layer, batch and
+                    instance norm, torch's third derivatives are wrong, those of a forward derivative, and those of a gradient
+                    where a `vmap` lies between the two (seen in torch 2.13)
     attention       softmax(q kᵀ/√d) v, by this formula where it is batched or differentiated more than once, in reverse mode:
                     the kernels that keep no matrix of weights have neither rule
     recurrence      step by step, where torch would call a kernel for the whole sequence, which has no batching rule
@@ -12,7 +13,7 @@ Every call of torch within `composing` is looked at: it is all the same who make
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from functional_optim import torch_internals
+from functional_optim.lifting import widened
 from functional_optim.meta.packing import pack
 from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, refuse_packed, relu_cell, tanh_cell, whole_sequence
 from functional_optim.trees import Tree
@@ -79,29 +81,81 @@ def _is_differentiated_twice(given: Tree) -> bool:
 # --- Normalisation -----------------------------------------------------------------------------------------------------------
 
 
-def _affine_apart(normalise: Callable[..., Tensor], place: int, channels: bool) -> Callable[..., Tensor]:
-    """`normalise`, whose weight and bias are its arguments at `place` and the next, with these applied to what it returns.
+def _by_moments(normalise: Callable[..., Tensor], formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def normalisation(given: Tree, *args: Any, **kwargs: Any) -> Tensor:
+        by_formula = "Jvp" in torch_internals.transforms() or _is_differentiated_twice((given, args, kwargs))
+        return (formula if by_formula else normalise)(*args, **kwargs)
 
-    They belong to the last axes, or to the `channels`, the second axis.
-    """
-
-    def apart(given: Tree, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        found = [x, *args]
-        scale = _taken(found, place, kwargs, "weight"), _taken(found, place + 1, kwargs, "bias")
-        weight, bias = (w.reshape(-1, *(1,) * (x.ndim - 2)) if channels and isinstance(w, Tensor) else w for w in scale)
-        y = normalise(*found, **kwargs)
-        y = y if weight is None else y * weight
-        return y if bias is None else y + bias
-
-    return apart
+    return normalisation
 
 
-def _taken(args: list[Any], place: int, kwargs: dict[str, Any], name: str) -> Any:
-    """An argument, in whose stead None is left."""
-    if place < len(args):
-        value, args[place] = args[place], None
-        return value
-    return kwargs.pop(name, None)
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enable: bool = True
+) -> Tensor:
+    del cudnn_enable
+    return _normalised(input, range(-len(normalized_shape), 0), weight, bias, eps)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    weight, bias = (_of_channels(w, input) for w in (weight, bias))
+    if not training:
+        moments = _of_channels(running_mean, input), _of_channels(running_var, input)
+        return _normalised(input, (), weight, bias, eps, moments)
+    if running_mean is not None or input.numel() == input.shape[1]:  # To be written to; or torch has something to say.
+        F.batch_norm(input.detach(), running_mean, running_var, None, None, True, momentum, eps)
+    return _normalised(input, (0, *range(2, input.ndim)), weight, bias, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if running_mean is not None or input[0, 0].numel() == 1:
+        F.instance_norm(input.detach(), running_mean, running_var, None, None, True, momentum, eps)
+    return _normalised(input, range(2, input.ndim), _of_channels(weight, input), _of_channels(bias, input), eps)
+
+
+def _as_torch_orders(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The formula with the arguments of `torch.batch_norm` and `torch.instance_norm`."""
+
+    def ordered(
+        input: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, statistics: bool, *rest: Any, **options: Any
+    ) -> Tensor:
+        options.pop("cudnn_enabled", None)
+        return formula(input, running_mean, running_var, weight, bias, statistics, *rest[:2], **options)
+
+    return ordered
+
+
+def _of_channels(values: Any, x: Tensor) -> Any:
+    """One number for each channel, the second axis."""
+    return None if values is None else values.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def _normalised(x: Tensor, axes: Sequence[int], weight: Any, bias: Any, eps: float, moments: Any = None) -> Tensor:
+    """(x − μ)/√(σ² + ε) w + b, with the moments over these axes, or with those given."""
+    wide = widened(x)
+    mean, variance = moments or torch.var_mean(wide, tuple(axes), correction=0, keepdim=True)[::-1]
+    y = (wide - mean) * (variance + eps).rsqrt()
+    y = y if weight is None else y * weight
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 # --- Attention ---------------------------------------------------------------------------------------------------------------
@@ -109,7 +163,7 @@ def _taken(args: list[Any], place: int, kwargs: dict[str, Any], name: str) -> An
 
 def _by_formula(attend: Callable[..., Any]) -> Callable[..., Any]:
     def attention(given: Tree, *args: Any, **kwargs: Any) -> Any:
-        if not (_is_batched() or _is_differentiated_twice(given)):
+        if not (_is_batched() or _is_differentiated_twice((given, args, kwargs))):
             return attend(*args, **kwargs)
         with sdpa_kernel(SDPBackend.MATH):
             return attend(*args, **kwargs)
@@ -128,12 +182,12 @@ def _by_steps(kernel: Callable[..., Any], steps: Callable[..., Any]) -> Callable
 
 
 _OWN: dict[Any, Callable[..., Any]] = {
-    F.layer_norm: _affine_apart(F.layer_norm, 2, channels=False),
-    torch.layer_norm: _affine_apart(torch.layer_norm, 2, channels=False),
-    F.batch_norm: _affine_apart(F.batch_norm, 3, channels=True),
-    torch.batch_norm: _affine_apart(torch.batch_norm, 1, channels=True),
-    F.instance_norm: _affine_apart(F.instance_norm, 3, channels=True),
-    torch.instance_norm: _affine_apart(torch.instance_norm, 1, channels=True),
+    F.layer_norm: _by_moments(F.layer_norm, _layer_norm),
+    torch.layer_norm: _by_moments(torch.layer_norm, _layer_norm),
+    F.batch_norm: _by_moments(F.batch_norm, _batch_norm),
+    torch.batch_norm: _by_moments(torch.batch_norm, _as_torch_orders(_batch_norm)),
+    F.instance_norm: _by_moments(F.instance_norm, _instance_norm),
+    torch.instance_norm: _by_moments(torch.instance_norm, _as_torch_orders(_instance_norm)),
     F.scaled_dot_product_attention: _by_formula(F.scaled_dot_product_attention),
     F.multi_head_attention_forward: _by_formula(F.multi_head_attention_forward),
 }
