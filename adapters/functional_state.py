@@ -18,7 +18,6 @@ from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.transform import Transform
 
-from .groups import entry_of
 from .layout import Flat, Key, Layout
 from .loading import keys_of, names_of
 from .torch_optimizer import TransformOptimizer
@@ -219,7 +218,7 @@ def _settings(optimizer: TransformOptimizer, run: _Run, hparams: HParams) -> lis
             if isinstance(each, PerLeaf) and own:
                 raise ValueError(f"{name} differs within param_groups[{index}], which has room for one: {each.tree}.")
             # A drop-in class may leave a number to its transform; unless it has changed, the group goes on without it.
-            entry = entry_of(run.transform, name)
+            entry = optimizer.entry_of(name)
             if own and entry and (entry in group or isinstance(each, Tensor) or each != run.transform.hparams.get(name)):
                 settings[index][entry] = _like(group.get(entry), each)
     return settings

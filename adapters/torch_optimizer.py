@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
-from functional_optim.combinators.lr_factor import LR_FACTOR, has_own_schedule, has_rates, with_lr_factor
+from functional_optim.combinators.lr_factor import has_own_schedule
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
@@ -23,7 +23,7 @@ from functional_optim.transform import Transform, require_transform
 
 from . import user
 from .explained import Explanation, explained
-from .groups import defaults_of, entry_of, hparams_of
+from .groups import Rates, defaults_of, hparams_of, rates_of
 from .held import Present
 from .layout import Flat, Key, Layout, detached_from
 from .loading import adopted_state, keys_of, with_own_meaning_of_lr
@@ -66,6 +66,10 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The complete hyper-parameters of a group, validated."""
         del index
         return hparams_of(transform, group)
+
+    def entry_of(self, name: str) -> str:
+        """What a hyper-parameter is called in a group; "" for one that groups don't hold."""
+        return name
 
     def computed(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
@@ -324,7 +328,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
-        values = [group.get(entry_of(transform, name)) for name in transform.declared]
+        values = [group.get(self.entry_of(name)) for name in transform.declared]
         known, hparams = self._validated.get((transform, index), ((), {}))
         if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
             hparams = self.hparams_of(transform, index, group)
@@ -336,7 +340,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def hparams_of_leaves(self, transform: Transform, leaves: "list[Leaf]") -> dict[str, Any]:
         """The complete hyper-parameters of these leaves, a `PerLeaf` where their groups differ."""
         groups = {leaf.key.group: leaf.group for leaf in leaves}
-        _require_agreement(transform, groups.values())
+        self._require_agreement(transform, groups.values())
         each = {index: self._hparams_of_group(transform, index, group) for index, group in groups.items()}
         return {
             name: one_or_each({leaf.key: each[leaf.key.group][name] for leaf in leaves})
@@ -347,8 +351,14 @@ class TransformOptimizer(torch.optim.Optimizer):
     def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
         """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
         present = [(index, group) for index, group in groups if any(p.grad is not None for p in group["params"])]
-        _require_agreement(transform, [group for _, group in present])
+        self._require_agreement(transform, [group for _, group in present])
         return {index: self._hparams_of_group(transform, index, group) for index, group in present}
+
+    def _require_agreement(self, transform: Transform, groups: Collection[Group]) -> None:
+        """Raise ValueError where groups differ in which hyper-parameters they give at all."""
+        for name, hparam in transform.declared.items() if len(groups) > 1 else ():
+            if hparam.optional and len({self.entry_of(name) in group for group in groups}) == 2:
+                raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
 
     def _eager(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
@@ -474,7 +484,7 @@ class OptimizerAdapter(TransformOptimizer):
 
     is_chain = True
     _is_made = _is_driven = False
-    _factored: Transform | None
+    _rates: Rates
     _factors: list[Any]
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
@@ -484,16 +494,13 @@ class OptimizerAdapter(TransformOptimizer):
         self.transform = transform
         self.fused = fused
         defaults = defaults_of(transform, hparams)
-        self._factored, self._factors = None, []
-        if not _has_rate(transform, hparams, params):
-            self._factored = with_lr_factor(transform) if has_rates(transform) else transform
-            defaults |= {"lr": 1.0, "lr_is_factor": True}
-        super().__init__(params, defaults)
+        self._rates = rates_of(transform, [hparams, *(group for group in params if isinstance(group, Mapping))])
+        self._factors = []
+        super().__init__(params, {**defaults, **self._rates.defaults})
         everyone = self._checked_parameters()
         self._is_made = True
         if everyone is not None:
-            stepped = self.transform_for(self.defaults)
-            warn_if_uphill(stepped, everyone, hparams_of(stepped, self.defaults), stacklevel=2)
+            warn_if_uphill(self._rates.transform, everyone, self._rates.hparams_of(self.defaults), stacklevel=2)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; see `TransformOptimizer`.
@@ -503,10 +510,10 @@ class OptimizerAdapter(TransformOptimizer):
         """
         factor = param_group.get("lr") if isinstance(param_group, dict) else None  # torch fills in the defaults.
         super().add_param_group(param_group)
-        if self._factored is not None:
+        if self._rates.factor:
             self._factors.append(self.param_groups[-1]["lr"])
         if self._is_made:
-            if factor is not None and self._factored is not None and "lr" in self.transform.declared:
+            if factor is not None and self._rates.factor and "lr" in self.transform.declared:
                 user.warn(
                     f"param_groups[{len(self.param_groups) - 1}]: lr = {factor} is a factor of the branches' own rates, "
                     "as in the groups before, which gave none. For a rate, give one when the optimizer is made."
@@ -531,7 +538,15 @@ class OptimizerAdapter(TransformOptimizer):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The one transform, for every group: as given, or with a factor of its learning rates."""
-        return self.transform if self._factored is None else self._factored
+        return self._rates.transform
+
+    def hparams_of(self, transform: Transform, index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete hyper-parameters of a group, validated; its `lr` may be a factor."""
+        return self._rates.hparams_of(group)
+
+    def entry_of(self, name: str) -> str:
+        """What a hyper-parameter is called in a group: a factor of all rates `lr`."""
+        return self._rates.entry(name)
 
     def computed(
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
@@ -545,7 +560,7 @@ class OptimizerAdapter(TransformOptimizer):
         return super().computed(transform, groups, closure, extra)
 
     def _warn_of_driver(self, index: int) -> None:
-        if LR_FACTOR not in self.transform_for({}).declared:
+        if self._rates.factor not in self._rates.transform.declared:
             problem = "the chain has no learning rate that it could be a factor of, so that it changes nothing."
         elif has_own_schedule(self.transform):
             problem = (
@@ -687,20 +702,6 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
 def _may_change(value: Any) -> bool:
     """Whether a value of a group may be another the next time, though it is the same object."""
     return isinstance(value, MutableSequence) or (isinstance(value, Tensor) and value.ndim > 0)
-
-
-def _require_agreement(transform: Transform, groups: Collection[Group]) -> None:
-    """Raise ValueError where groups differ in which hyper-parameters they give at all."""
-    for name, hparam in transform.declared.items() if len(groups) > 1 else ():
-        if hparam.optional and len({entry_of(transform, name) in group for group in groups}) == 2:
-            raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
-
-
-def _has_rate(transform: Transform, hparams: Mapping[str, Any], params: Any) -> bool:
-    """Whether `lr` is a learning rate: one that the transform needs, or one that is given, here or in a group."""
-    given = [hparams, *(group for group in params if isinstance(group, Mapping))]
-    hparam = transform.declared.get("lr")
-    return hparam is not None and (not hparam.optional or any("lr" in group for group in given))
 
 
 def _differ(a: Any, b: Any) -> bool:

@@ -226,6 +226,11 @@ CASES: dict[str, list[Transform]] = {
     "with_gradient_signs": [fo.with_gradient_signs(fo.chain(fo.trace(), fo.scale_by_adam()))],
     "whole_tree": [divide_average_by_largest_norm()],
     "with_extra": [fo.with_extra(divide_by_curvature(), value=2.0)],
+    "with_lr_factor": [
+        fo.with_lr_factor(fo.adamw()),
+        fo.with_lr_factor(fo.scheduled(fo.sgd(momentum=0.9), lr=fo.linear(0.3, 0.1, 4))),
+        fo.with_lr_factor(fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(fo.linear(-0.3, -0.1, 4)))),
+    ],
     "with_master_copy": [fo.with_master_copy(fo.adamw())],
     "yogi": [fo.yogi()],
     "zero_nans": [fo.zero_nans()],

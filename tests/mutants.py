@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "a factor of the learning rate multiplies a schedule's factor, too",
         "functional_optim/combinators/lr_factor.py",
-        "        if _covers(transform, entry):\n            return _entered(transform, entry)\n",
-        "        if _covers(transform, entry):\n            transform = _entered(transform, entry)\n",
+        "            return _entered(transform, entry, name)\n",
+        "            transform = _entered(transform, entry, name)\n",
         "test_lr_factor.py -k groups",
     ),
     Mutant(
@@ -79,6 +79,20 @@ MUTANTS = [
         "return value if self.factor is None else times(value, self.factor.value(hp, counts))",
         "return value",
         "test_lr_factor.py -k groups",
+    ),
+    Mutant(
+        "of two factors of a learning rate engines see one",
+        "functional_optim/combinators/origin.py",
+        "factor=factor if self.factor is None else self.factor.times(factor)",
+        "factor=factor",
+        "test_lr_factor.py -k beside_that_of_the_groups",
+    ),
+    Mutant(
+        "what a user calls lr_factor is taken for the lr of the group",
+        "adapters/groups.py",
+        "factor = next(name for name in names if not is_used(name, transform))",
+        "factor = LR_FACTOR",
+        "test_lr_factor.py -k given_by_hand",
     ),
     Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",

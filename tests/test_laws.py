@@ -43,8 +43,6 @@ OTHERS = {
     "state_set",
     "warmup_cosine",
     "warmup_stable_decay",
-    # A transform, but behind an optimizer its factor is the group's `lr`, which the laws don't know: see test_lr_factor.py.
-    "with_lr_factor",
 }
 
 EVERY_CASE = {

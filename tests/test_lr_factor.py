@@ -154,6 +154,64 @@ def test_a_branchs_own_rate_is_multiplied_too():
     assert_params_close(tensors(again), tensors(witness), 1e-14)
 
 
+# A factor that a chain was given by hand.
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "fused"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_factor_given_by_hand_is_one_beside_that_of_the_groups(name, fused):
+    if fused and name not in ("a schedule", "only a sign", "a factor that is scheduled"):
+        return
+    optimizer, witness = made(fo.with_lr_factor(CHAINS[name](1.0)), fused=fused), made(CHAINS[name](0.125))
+    optimizer._is_driven = True
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["lr_factor"], group["lr_is_factor"]) == (1.0, 1.0, True)
+    group.update(lr=0.25, lr_factor=0.5)
+    for t in range(3):
+        step(optimizer, t)
+        step(witness, t)
+    assert_params_close(tensors(optimizer), tensors(witness), 1e-14 if not fused else 1e-12)
+    hparams = functional_state(optimizer).hparams
+    assert (hparams["lr_factor"], hparams["lr_factor_1"]) == (0.5, 0.25)
+    load_functional_state(optimizer, *functional_state(optimizer)[:2], {"lr_factor": 0.1, "lr_factor_1": 0.2})
+    assert (group["lr"], group["lr_factor"]) == (0.2, 0.1)
+
+
+def test_a_factor_given_by_hand_leaves_the_rate_a_rate():
+    named = params()
+    groups = [{"params": [("w", named["w"])], "lr": 0.5, "lr_factor": 0.25}, {"params": [("b", named["b"])], "lr": 0.1}]
+    optimizer = OptimizerAdapter(groups, fo.with_lr_factor(fo.adamw()))
+    assert all("lr_is_factor" not in group for group in optimizer.param_groups)
+    halves = params()
+    witness = OptimizerAdapter([{**group, "params": [(k, halves[k])]} for k, group in zip("wb", groups, strict=True)], fo.adamw())
+    witness.param_groups[0]["lr"] = 0.125
+    for t in range(3):
+        step(optimizer, t)
+        step(witness, t)
+    assert_params_close(tensors(optimizer), tensors(witness), 1e-14)
+
+
+def test_a_factor_that_follows_a_schedule_multiplies_that_of_the_groups():
+    tx = fo.scheduled(fo.with_lr_factor(fo.scheduled(fo.sgd(), lr=SCHEDULE)), lr_factor=halved)
+    optimizer, witness = made(tx), made(fo.scheduled(fo.sgd(), lr=lambda step: 0.3 * halved(step) * SCHEDULE(step)))
+    optimizer._is_driven = True
+    optimizer.param_groups[0]["lr"] = 0.3
+    for t in range(3):
+        step(optimizer, t)
+        step(witness, t)
+    assert_params_close(tensors(optimizer), tensors(witness), 1e-14)
+
+
+def test_factors_have_different_names():
+    tx = fo.with_lr_factor(fo.sgd(lr=0.5))
+    for taken in (tx, fo.chain(fo.clip_by_global_norm(), tx), fo.rename_hparams(tx, lr_factor="mine")):
+        with pytest.raises(ValueError, match="has a hyper-parameter 'lr_factor': call the factor otherwise, name="):
+            fo.with_lr_factor(taken)
+    both = fo.with_lr_factor(tx, name="other")
+    updates, _ = both.update(torch.tensor(1.0), both.init_state(torch.tensor(0.0)), None, {"lr_factor": 0.5, "other": 0.25})
+    assert updates == -0.0625
+
+
 # Schedulers.
 
 

@@ -22,15 +22,19 @@ from functional_optim.trees import Tree
 SIDE_BY_SIDE = (Partitioned, Conditional)
 
 LR_FACTOR = "lr_factor"
-FACTOR = {LR_FACTOR: Hparam(1.0, NON_NEGATIVE)}
+FACTOR = Hparam(1.0, NON_NEGATIVE)
 
 
 @dataclass(frozen=True, eq=False)
 class Factored(Combined):
-    """The form of a transform one of whose hyper-parameters, its rate, is multiplied by the factor."""
+    """The form of a transform one of whose hyper-parameters, its rate, is multiplied by another, the factor.
+
+    A rate that is not given from outside has its default.
+    """
 
     inner: Transform
     rate: str
+    factor: str
 
     @property
     def parts(self) -> Mapping[Path, Transform]:
@@ -46,7 +50,7 @@ class Factored(Combined):
 
     def takes_each(self, name: str) -> bool:
         """The factor may have a value per leaf where the rate may."""
-        return self.inner.form.takes_each(self.rate if name == LR_FACTOR else name)
+        return self.inner.form.takes_each(self.rate if name == self.factor else name)
 
     def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
         """As `inner_hparams`."""
@@ -54,12 +58,13 @@ class Factored(Combined):
 
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The rate times the factor, and the rest."""
-        given = self.inner.select(hp)
-        return {**given, self.rate: times(given[self.rate], hp[LR_FACTOR])} if self.rate in given else given
+        given = {**self.inner.hparams, **self.inner.select(hp)}
+        return {**given, self.rate: times(given[self.rate], hp[self.factor])}
 
     def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """The rate's, with the factor's."""
-        rate = dataclasses.replace(outer[self.rate], factor=outer[LR_FACTOR])
+        default = self.inner.hparams[self.rate]
+        rate = outer.get(self.rate, Origin(otherwise=lambda _: default)).times(outer[self.factor])
         return {(): {name: rate if name == self.rate else outer[name] for name in self.inner.declared}}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
@@ -72,7 +77,7 @@ class Factored(Combined):
 
 
 @recorded
-def with_lr_factor(transform: Transform) -> Transform:
+def with_lr_factor(transform: Transform, *, name: str = LR_FACTOR) -> Transform:
     """The same transform with a hyper-parameter `lr_factor`, 1 by default: a factor of every learning rate in it.
 
     For transforms whose learning rate can't be given from outside: a schedule gives it, or branches have their own.
@@ -81,12 +86,17 @@ def with_lr_factor(transform: Transform) -> Transform:
     `scale_by_schedule`; else where the sign turns, at `scale` by a negative number and at `negate`. A branch without any of these
     is left as it is.
 
+    Args:
+        transform: any transform.
+        name: what the factor is called: a transform may be given several, which multiply.
+
     State: the transform's.
 
     Raises:
-        ValueError: there is none of these in it.
+        ValueError: there is none of these in it, or something in it has a hyper-parameter of this name.
 
-    optax has nothing like it. Behind an optimizer, `group["lr"]` is this factor where the chain has no single learning rate.
+    optax has nothing like it. Behind an optimizer `group["lr"]` is such a factor where the chain has no single learning rate, and
+    `group["lr_factor"]` is one that you have given the chain yourself.
 
     >>> import torch
     >>> from functional_optim import linear, scheduled, sgd
@@ -95,15 +105,22 @@ def with_lr_factor(transform: Transform) -> Transform:
     tensor(-0.0500)
     """
     require_transform(transform, "with_lr_factor")
-    factored = _factored(transform)
+    if is_used(name, transform):
+        raise ValueError(f"something in {transform!r} has a hyper-parameter {name!r}: call the factor otherwise, name=....")
+    factored = _factored(transform, name)
     if factored is None:
         raise ValueError(f"{transform!r} has no learning rate that a factor could multiply.")
     return factored
 
 
+def is_used(name: str, transform: Transform) -> bool:
+    """Whether a hyper-parameter is called so, here or somewhere inside."""
+    return name in transform.declared or any(is_used(name, part) for part in transform.form.parts.values())
+
+
 def has_rates(transform: Transform) -> bool:
     """Whether there is something in it that `with_lr_factor` could multiply."""
-    return _factored(transform) is not None
+    return _factored(transform, LR_FACTOR) is not None
 
 
 def has_own_schedule(transform: Transform) -> bool:
@@ -111,63 +128,63 @@ def has_own_schedule(transform: Transform) -> bool:
     scheduled = (name.split(".")[-1] for name in getattr(transform.form, "schedules", ()))
     return (
         "lr" in scheduled
-        or _is_made_by(transform, scale_by_schedule)
+        or _is_made_by(transform, scale_by_schedule, _scale_by_schedule)
         or any(map(has_own_schedule, transform.form.parts.values()))
     )
 
 
-# Each makes of a rule that a rate enters, in its own way, the one with the factor; of another, None.
-Entry = Callable[[Transform], Transform | None]
+# Each makes of a rule that a rate enters, in its own way, the one with a factor of this name; of another, None.
+Entry = Callable[[Transform, str], Transform | None]
 
 
-def _rate(transform: Transform) -> Transform | None:
-    return _multiplied(transform, "lr") if "lr" in transform.declared else None
+def _rate(rule: Transform, name: str) -> Transform | None:
+    return _multiplied(rule, "lr", name) if "lr" in rule.declared else None
 
 
-def _schedule(transform: Transform) -> Transform | None:
-    if not _is_made_by(transform, scale_by_schedule):
-        return None
-    return _scale_by_schedule_and_factor(schedule=transform.form.options["schedule"])
+def _schedule(rule: Transform, name: str) -> Transform | None:
+    if _is_made_by(rule, scale_by_schedule):
+        return _multiplied(_scale_by_schedule(schedule=rule.form.options["schedule"]), "factor", name, hidden=True)
+    return _multiplied(rule, "factor", name) if _is_made_by(rule, _scale_by_schedule) else None
 
 
-def _turn(transform: Transform) -> Transform | None:
-    if _is_made_by(transform, negate):
-        return _negate_by_factor()
-    return _multiplied(transform, "factor") if _is_made_by(transform, scale) and transform.hparams["factor"] < 0 else None
+def _turn(rule: Transform, name: str) -> Transform | None:
+    if _is_made_by(rule, negate):
+        return _multiplied(scale(-1.0), "factor", name, hidden=True)
+    return _multiplied(rule, "factor", name) if _is_made_by(rule, scale) and rule.hparams["factor"] < 0 else None
 
 
-def _factored(transform: Transform) -> Transform | None:
+def _factored(transform: Transform, name: str) -> Transform | None:
     """The transform with the factor where a rate enters, each way through it having one; None if it enters nowhere."""
     for entry in (_rate, _schedule, _turn):
         if _covers(transform, entry):
-            return _entered(transform, entry)
+            return _entered(transform, entry, name)
     parts, every = transform.form.parts, isinstance(transform.form, SIDE_BY_SIDE)
     found: dict[Path, Transform] = {}
     for keys, part in reversed([*parts.items()]):
-        factored = _factored(part)
+        factored = _factored(part, name)
         if factored is not None and (every or not found):
             found[keys] = factored
-    return _rebuilt(transform, {**parts, **found}) if found else None
+    return _rebuilt(transform, {**parts, **found}, name) if found else None
 
 
 def _covers(transform: Transform, entry: Entry) -> bool:
     """Whether every way through a transform leads through such a rule; what stays as it is needs none."""
     form = transform.form
     if not form.parts:
-        return _is_made_by(transform, freeze) or entry(transform) is not None
+        return _is_made_by(transform, freeze) or entry(transform, LR_FACTOR) is not None
     every = all if isinstance(form, SIDE_BY_SIDE) else any
     return every(_covers(part, entry) for part in form.parts.values())
 
 
-def _entered(transform: Transform, entry: Entry) -> Transform:
+def _entered(transform: Transform, entry: Entry, name: str) -> Transform:
     """The transform with the factor at all such rules."""
     parts = transform.form.parts
     if not parts:
-        return entry(transform) or transform
-    return _rebuilt(transform, {keys: _entered(part, entry) for keys, part in parts.items()})
+        return entry(transform, name) or transform
+    return _rebuilt(transform, {keys: _entered(part, entry, name) for keys, part in parts.items()}, name)
 
 
-def _rebuilt(transform: Transform, parts: Mapping[Path, Transform]) -> Transform:
+def _rebuilt(transform: Transform, parts: Mapping[Path, Transform], name: str) -> Transform:
     """The same transform made of other parts."""
     replaced = {id(part): parts[keys] for keys, part in transform.form.parts.items()}
 
@@ -178,30 +195,24 @@ def _rebuilt(transform: Transform, parts: Mapping[Path, Transform]) -> Transform
 
     old: Any = transform.form  # A dataclass, which holds its parts in fields, or in mappings.
     form = dataclasses.replace(old, **{each.name: changed(getattr(old, each.name)) for each in dataclasses.fields(old)})
-    return Transform.of(form, {**transform.declared, **FACTOR}, transform.name)
+    return Transform.of(form, {**transform.declared, name: FACTOR}, transform.name)
 
 
-def _multiplied(transform: Transform, rate: str) -> Transform:
-    return Transform.of(Factored(transform, rate), {**transform.declared, **FACTOR}, transform.name)
+def _multiplied(rule: Transform, rate: str, name: str, *, hidden: bool = False) -> Transform:
+    """A rule with a factor of one of its hyper-parameters, which is given from outside unless it is hidden."""
+    given = {key: hparam for key, hparam in rule.declared.items() if not hidden or key != rate}
+    return Transform.of(Factored(rule, rate, name), {**given, name: FACTOR}, rule.name)
 
 
-def _is_made_by(transform: Transform, constructor: Callable[..., Transform]) -> bool:
-    return transform.recipe is not None and transform.recipe.constructor is constructor
+def _is_made_by(transform: Transform, *constructors: Callable[..., Transform]) -> bool:
+    return transform.recipe is not None and transform.recipe.constructor in constructors
 
 
-@elementwise(hparams=FACTOR)
-def _scale_by_schedule_and_factor(hp, t, *, schedule: Callable[[Scalar], Scalar]):
-    factor = hp[LR_FACTOR] * schedule(double(t - 1))
+@elementwise(hparams={"factor": 1.0}, name="scale_by_schedule")
+def _scale_by_schedule(hp, t, *, schedule: Callable[[Scalar], Scalar]):
+    factor = hp["factor"] * schedule(double(t - 1))
 
     def rule(u, p):
         return factor * u
-
-    return rule
-
-
-@elementwise(hparams=FACTOR)
-def _negate_by_factor(hp):
-    def rule(u, p):
-        return -hp[LR_FACTOR] * u
 
     return rule

@@ -1,5 +1,6 @@
 """Where a hyper-parameter of a transform inside another comes from, for engines that run the inner one by itself."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -37,6 +38,10 @@ class Origin:
     def has_value(self, hp: HParams) -> bool:
         """Whether there is one: an optional hyper-parameter may be given by none of its names."""
         return self.otherwise is not None or any(name in hp for name in self.names)
+
+    def times(self, factor: "Origin") -> "Origin":
+        """This one, multiplied once more."""
+        return dataclasses.replace(self, factor=factor if self.factor is None else self.factor.times(factor))
 
     def or_else(self, other: "Origin") -> "Origin":
         """This one, and where it has no value, another."""
