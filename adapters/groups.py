@@ -1,64 +1,14 @@
-"""A parameter group as hyper-parameters: the numbers in it as a transform takes them, and what its `lr` is."""
+"""A parameter group as hyper-parameters: the numbers in it as a transform takes them."""
 
 import dataclasses
-import itertools
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_optim.combinators.lr_factor import LR_FACTOR, has_rates, is_used, with_lr_factor
 from functional_optim.hparams import ANY, Hparam, PerLeaf, complete, contains
 from functional_optim.transform import Transform
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the groups of an optimizer mean by `lr`: a learning rate, or, where the chain has no single one, a factor of all.
-
-    Attributes:
-        transform: that steps the groups, as it was given or with the factor.
-        factor: what it calls the factor; "" where `lr` is the rate.
-    """
-
-    transform: Transform
-    factor: str = ""
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The entries of a group that tell of a factor."""
-        return {"lr": 1.0, "lr_is_factor": True} if self.factor else {}
-
-    def entry(self, name: str) -> str:
-        """What a hyper-parameter is called in a group; "" for a rate that `lr` is a factor of, which groups don't hold."""
-        if self.factor and name in (self.factor, "lr"):
-            return "lr" if name == self.factor else ""
-        return name
-
-    def hparams_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The complete hyper-parameters of a group.
-
-        Raises:
-            TypeError, ValueError: one of them is unfit.
-        """
-        entries = {name: self.entry(name) for name in self.transform.declared}
-        return hparams_of(self.transform, {name: group[entry] for name, entry in entries.items() if entry in group})
-
-
-def rates_of(transform: Transform, given: Iterable[Mapping[str, Any]]) -> Rates:
-    """What `lr` is to a transform, given these hyper-parameters, of all groups or of some.
-
-    It is the rate where the transform needs one, or is given one.
-    """
-    hparam = transform.declared.get("lr")
-    if hparam is not None and (not hparam.optional or any("lr" in hparams for hparams in given)):
-        return Rates(transform)
-    # One that it has already is the user's, who may have given it a schedule.
-    names = itertools.chain([LR_FACTOR], (f"{LR_FACTOR}_{i}" for i in itertools.count(1)))
-    factor = next(name for name in names if not is_used(name, transform))
-    return Rates(with_lr_factor(transform, name=factor) if has_rates(transform) else transform, factor)
 
 
 def defaults_of(transform: Transform, hparams: Mapping[str, Any]) -> dict[str, Any]:

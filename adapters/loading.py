@@ -125,7 +125,7 @@ def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = N
     return names
 
 
-def with_own_meaning_of_lr(optimizer: "TransformOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
+def with_own_meaning_of_lr(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint with the optimizer's own `lr` where the two mean different things by it, a rate and a factor of rates.
 
     A checkpoint without any, of a chain in which a schedule gives the rate, leaves it alone too.

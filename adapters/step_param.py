@@ -15,9 +15,10 @@ from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor, require_transform
 
 from .generic_adaptive import GenericAdaptiveOptimizer
-from .groups import defaults_of, hparams_of
+from .groups import defaults_of
 from .layout import Key, Layout, detached_from
-from .loading import keys_of
+from .loading import keys_of, with_own_meaning_of_lr
+from .rates import Rates, Watch, rates_of
 
 RANGES = {"lr": NON_NEGATIVE, "betas": FRACTION, "eps": NON_NEGATIVE, "weight_decay": NON_NEGATIVE}
 
@@ -26,8 +27,9 @@ def as_optimizer_class(transform: Transform) -> type[GenericAdaptiveOptimizer]:
     """A subclass of `GenericAdaptiveOptimizer` whose `init_state` and `step_param` are those of a transform.
 
     Its constructor takes the parameters and hyper-parameters of the transform, which are the entries of its groups; a subclass
-    may override the two methods and call them by `super()`. Each parameter is a tree of its own, so it takes only rules that
-    treat parameters one by one, in chains, renamed or scheduled. For all others, and for speed, there is `OptimizerAdapter`.
+    may override the two methods and call them by `super()`. Where a schedule gives the learning rate, or a constant, the groups'
+    `lr` is a factor of it, 1 at first, as behind `OptimizerAdapter`. Each parameter is a tree of its own, so it takes only rules
+    that treat parameters one by one, in chains, renamed or scheduled. For all others, and for speed, there is `OptimizerAdapter`.
 
     Raises:
         TypeError: this is no transform.
@@ -54,13 +56,23 @@ class TransformSteps(GenericAdaptiveOptimizer):
     """What the classes of `as_optimizer_class` have in common."""
 
     transform: ClassVar[Transform]
+    _rates: Rates
+    _watch: Watch
 
     def __init__(self, params: Any, **hparams: Any) -> None:
+        params = params if isinstance(params, Tensor) else list(params)
         self._layout: Layout | None = None
+        self._rates = rates_of(self.transform, hparams, params)
+        self._watch = Watch(self._rates)
         # The template's constructor asks for numbers that a transform may not have.
-        torch.optim.Optimizer.__init__(self, params, defaults_of(self.transform, hparams))
+        torch.optim.Optimizer.__init__(self, params, {**defaults_of(self.transform, hparams), **self._rates.defaults})
         everyone = {key: p for index, group in enumerate(self.param_groups) for key, p in keys_of(index, group)}
-        warn_if_uphill(self.transform, everyone, hparams_of(self.transform, self.defaults), stacklevel=2)
+        warn_if_uphill(self._rates.transform, everyone, self._hparams(self.defaults), stacklevel=2)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in torch; see `GenericAdaptiveOptimizer`."""
+        super().add_param_group(param_group)
+        self._watch.admit(self.param_groups[-1])
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise unless the hyper-parameters of a group are of the right type and in their ranges."""
@@ -72,13 +84,24 @@ class TransformSteps(GenericAdaptiveOptimizer):
 
     def step_param(self, state: dict[str, Any], group: dict[str, Any], grad: Tensor, param: Tensor) -> None:
         """One update of the transform for this parameter."""
+        for index, each in enumerate(() if self._watch.is_over else self.param_groups):
+            if each is group:
+                self._watch.look(index, group)
         layout = self._layout_for(group, param)
         old = layout.read([KEY], {KEY: state}, counts_on_host=True)
         owned = [param, *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
-        new = self.transform.update({KEY: grad}, old, {KEY: param}, self._hparams(group))
+        new = self._rates.transform.update({KEY: grad}, old, {KEY: param}, self._hparams(group))
         updates, after = detached_from(owned, new)
         layout.write(after, [KEY], {KEY: state})
         param.add_(updates[KEY])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; a checkpoint that means the other by `lr`, a rate or a factor, leaves it alone."""
+        handle = self.register_load_state_dict_pre_hook(with_own_meaning_of_lr)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
 
     def __reduce__(self) -> Any:
         cls = type(self)
@@ -87,11 +110,11 @@ class TransformSteps(GenericAdaptiveOptimizer):
         return *blank, self.__getstate__()
 
     def _hparams(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return hparams_of(self.transform, group)
+        return self._rates.hparams_of(group)
 
     def _layout_for(self, group: dict[str, Any], param: Tensor) -> Layout:
         if self._layout is None:
-            self._layout = Layout(self.transform)
+            self._layout = Layout(self._rates.transform)
             # What it keeps is the same for every parameter.
             self._layout.admit({KEY: param}, self._hparams(group))
         return self._layout

@@ -13,7 +13,6 @@ from torch.nn.parameter import is_lazy
 
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
-from functional_optim.combinators.lr_factor import has_own_schedule
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
@@ -23,10 +22,11 @@ from functional_optim.transform import Transform, require_transform
 
 from . import user
 from .explained import Explanation, explained
-from .groups import Rates, defaults_of, hparams_of, rates_of
+from .groups import defaults_of, hparams_of
 from .held import Present
 from .layout import Flat, Key, Layout, detached_from
 from .loading import adopted_state, keys_of, with_own_meaning_of_lr
+from .rates import Rates, Watch, rates_of
 from .run import Refused
 from .step import PlannedStep, Request, Step, WholeStep
 
@@ -483,9 +483,9 @@ class OptimizerAdapter(TransformOptimizer):
     """
 
     is_chain = True
-    _is_made = _is_driven = False
+    _is_made = False
     _rates: Rates
-    _factors: list[Any]
+    _watch: Watch
 
     def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
         _require_iterable(params)
@@ -494,8 +494,8 @@ class OptimizerAdapter(TransformOptimizer):
         self.transform = transform
         self.fused = fused
         defaults = defaults_of(transform, hparams)
-        self._rates = rates_of(transform, [hparams, *(group for group in params if isinstance(group, Mapping))])
-        self._factors = []
+        self._rates = rates_of(transform, hparams, params)
+        self._watch = Watch(self._rates)
         super().__init__(params, {**defaults, **self._rates.defaults})
         everyone = self._checked_parameters()
         self._is_made = True
@@ -510,19 +510,18 @@ class OptimizerAdapter(TransformOptimizer):
         """
         factor = param_group.get("lr") if isinstance(param_group, dict) else None  # torch fills in the defaults.
         super().add_param_group(param_group)
-        if self._rates.factor:
-            self._factors.append(self.param_groups[-1]["lr"])
         if self._is_made:
-            if factor is not None and self._rates.factor and "lr" in self.transform.declared:
-                user.warn(
-                    f"param_groups[{len(self.param_groups) - 1}]: lr = {factor} is a factor of the branches' own rates, "
-                    "as in the groups before, which gave none. For a rate, give one when the optimizer is made."
-                )
             try:
                 self._checked_parameters()
             except Exception:
                 self.param_groups.pop()
                 raise
+            if factor is not None and self._rates.factor and "lr" in self.transform.declared:
+                user.warn(
+                    f"param_groups[{len(self.param_groups) - 1}]: lr = {factor} is a factor of the branches' own rates, "
+                    "as in the groups before, which gave none. For a rate, give one when the optimizer is made."
+                )
+        self._watch.admit(self.param_groups[-1])
 
     def _checked_parameters(self) -> dict[Key, Tensor] | None:
         """All parameters, which suit the transform; None while some have no shape yet, which then is for the first step."""
@@ -552,27 +551,9 @@ class OptimizerAdapter(TransformOptimizer):
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Callable[[], None]:
         """The step, computed; what is returned writes it down. Of a factor that something drives it warns, once."""
-        for index, factor in enumerate(self._factors) if not self._is_driven else ():
-            if _differ(self.param_groups[index]["lr"], factor):
-                self._is_driven = True
-                self._warn_of_driver(index)
-                break
+        for index, group in () if self._watch.is_over else groups:
+            self._watch.look(index, group)
         return super().computed(transform, groups, closure, extra)
-
-    def _warn_of_driver(self, index: int) -> None:
-        if self._rates.factor not in self._rates.transform.declared:
-            problem = "the chain has no learning rate that it could be a factor of, so that it changes nothing."
-        elif has_own_schedule(self.transform):
-            problem = (
-                "it is a factor of a learning rate that follows a schedule of its own, so that the two multiply. For the chain's "
-                "schedule alone, let the factor be 1: take no scheduler, or one that is constant, lr_scheduler_type='constant' "
-                "for Hugging Face's Trainer, LambdaLR(optimizer, lambda step: 1.0) elsewhere. For the scheduler alone, take a "
-                "chain without scheduled() and scale_by_schedule()."
-            )
-        else:
-            return
-        lr = self.param_groups[index]["lr"]
-        user.warn(f"param_groups[{index}]: something drives lr, which is {lr} now; {problem}")
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
@@ -702,11 +683,6 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
 def _may_change(value: Any) -> bool:
     """Whether a value of a group may be another the next time, though it is the same object."""
     return isinstance(value, MutableSequence) or (isinstance(value, Tensor) and value.ndim > 0)
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether these are different numbers; a tensor is not read."""
-    return a is not b and not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b
 
 
 def _require_iterable(params: Any) -> None:

@@ -89,10 +89,17 @@ MUTANTS = [
     ),
     Mutant(
         "what a user calls lr_factor is taken for the lr of the group",
-        "adapters/groups.py",
+        "adapters/rates.py",
         "factor = next(name for name in names if not is_used(name, transform))",
         "factor = LR_FACTOR",
         "test_lr_factor.py -k given_by_hand",
+    ),
+    Mutant(
+        "a class made of a transform keeps the lr of a checkpoint that means another thing by it",
+        "adapters/step_param.py",
+        "self.register_load_state_dict_pre_hook(with_own_meaning_of_lr)",
+        "self.register_load_state_dict_pre_hook(lambda *_: None)",
+        "test_generic_adaptive.py -k driven_saved_and_loaded",
     ),
     Mutant(
         "AMSGrad corrects the maximum with the first moment's factor",

@@ -114,11 +114,6 @@ def two_groups(dtype=torch.float64):
     return [{"params": [a, b], "lr": 0.1}, {"params": [c, d], "lr": 0.02, "betas": (0.5, 0.6), "weight_decay": 0.2}]
 
 
-def groups_for(tx):
-    """Without `lr` where the transform has none: the adapter would take it for a factor of its rates."""
-    return [{k: v for k, v in group.items() if k != "lr" or "lr" in tx.declared} for group in two_groups()]
-
-
 def params_in(optimizer):
     return [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -406,7 +401,7 @@ every_transform = pytest.mark.parametrize("tx", TRANSFORMS.values(), ids=TRANSFO
 
 @every_transform
 def test_a_class_made_of_a_transform_steps_as_the_adapter_does(tx):
-    ours, reference = as_optimizer_class(tx)(groups_for(tx)), OptimizerAdapter(groups_for(tx), tx)
+    ours, reference = as_optimizer_class(tx)(two_groups()), OptimizerAdapter(two_groups(), tx)
     # The adapter multiplies by reciprocals of scalars where the rule divides.
     walk_together(ours, reference, 30, FLOAT64)
     for p, q in zip(params_in(ours), params_in(reference), strict=True):
@@ -419,6 +414,34 @@ def test_its_arguments_are_the_hyper_parameters():
     optimizer = cls(two_groups(), lr=0.3, eps=1e-3)
     walk_together(optimizer, torch.optim.AdamW(two_groups(), lr=0.3, eps=1e-3), 30, FLOAT64)
     assert optimizer.defaults == {"betas": (0.9, 0.999), "eps": 1e-3, "weight_decay": 0.01, "lr": 0.3}
+
+
+def test_a_factor_of_its_rate_is_driven_saved_and_loaded_as_the_adapters():
+    tx = TRANSFORMS["scheduled"]
+    cls = as_optimizer_class(tx)
+    ours, reference = cls(start_params()), OptimizerAdapter(start_params(), tx)
+    for each in (ours, reference):
+        assert each.param_groups[0]["lr"] == 1.0 and each.param_groups[0]["lr_is_factor"] is True
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(each, 0.5)
+        advance(each, 1)
+        scheduler.step()
+        with pytest.warns(
+            UserWarning, match=r"param_groups\[0\]: something drives lr, which is 0.5 now; .*the two multiply"
+        ) as seen:
+            advance(each, 2, first=1)
+        assert len(seen) == 1
+    assert_params_close(params_in(ours), params_in(reference), FLOAT64)
+    for again in (copy.deepcopy(ours), cls(params_in(copy.deepcopy(ours)))):
+        again.load_state_dict(through_a_file(ours.state_dict()))
+        assert again.param_groups[0]["lr"] == 0.5
+        again._watch.is_over = True
+        advance(again, 1, first=3)
+    advance(reference, 1, first=3)
+    assert_params_close(params_in(again), params_in(reference), FLOAT64)
+    rated = as_optimizer_class(fo.adam())(start_params(), lr=0.3)
+    advance(rated, 1)
+    with pytest.warns(UserWarning, match=r"lr = 0.3 .* is a learning rate, and here it is a factor .*, which stays 0.5"):
+        again.load_state_dict(rated.state_dict())
 
 
 def test_its_methods_can_be_overridden():
@@ -595,8 +618,9 @@ def test_a_pickled_one_goes_on():
 @every_transform
 def test_there_and_back_is_the_transform(tx):
     back = as_transform(as_optimizer_class(tx))
-    assert {name: tuple(x) if isinstance(x, list) else x for name, x in back.hparams.items()} == tx.hparams
-    walk_together(OptimizerAdapter(groups_for(tx), back), OptimizerAdapter(groups_for(tx), tx), 10, FLOAT64)
+    # Of a transform without one, the class's `lr` is a factor.
+    assert {name: tuple(x) if isinstance(x, list) else x for name, x in back.hparams.items()} == {"lr": 1.0, **tx.hparams}
+    walk_together(OptimizerAdapter(two_groups(), back), OptimizerAdapter(two_groups(), tx), 10, FLOAT64)
 
 
 class Listing(Descent):

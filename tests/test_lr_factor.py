@@ -88,7 +88,7 @@ def test_a_factor_in_the_groups_is_one_of_the_rate(name, fused):
         assert each["lr"] == 1.0 and each["lr_is_factor"] is True
     for group in optimizer.param_groups:
         group["lr"] = 0.25
-    optimizer._is_driven = True  # what warns is tested below
+    optimizer._watch.is_over = True  # what warns is tested below
     witness = made(CHAINS[name](0.25))
     for t in range(4):
         for each in (optimizer, witness, plain):
@@ -163,7 +163,7 @@ def test_a_factor_given_by_hand_is_one_beside_that_of_the_groups(name, fused):
     if fused and name not in ("a schedule", "only a sign", "a factor that is scheduled"):
         return
     optimizer, witness = made(fo.with_lr_factor(CHAINS[name](1.0)), fused=fused), made(CHAINS[name](0.125))
-    optimizer._is_driven = True
+    optimizer._watch.is_over = True
     (group,) = optimizer.param_groups
     assert (group["lr"], group["lr_factor"], group["lr_is_factor"]) == (1.0, 1.0, True)
     group.update(lr=0.25, lr_factor=0.5)
@@ -194,7 +194,7 @@ def test_a_factor_given_by_hand_leaves_the_rate_a_rate():
 def test_a_factor_that_follows_a_schedule_multiplies_that_of_the_groups():
     tx = fo.scheduled(fo.with_lr_factor(fo.scheduled(fo.sgd(), lr=SCHEDULE)), lr_factor=halved)
     optimizer, witness = made(tx), made(fo.scheduled(fo.sgd(), lr=lambda step: 0.3 * halved(step) * SCHEDULE(step)))
-    optimizer._is_driven = True
+    optimizer._watch.is_over = True
     optimizer.param_groups[0]["lr"] = 0.3
     for t in range(3):
         step(optimizer, t)
@@ -244,7 +244,7 @@ def test_a_scheduler_on_a_chain_with_a_schedule_is_told_of_once(name):
         step(optimizer, 2)
     assert len(record) == 1 and record[0].filename == __file__
     for t, f in enumerate((1.0, 0.5, 0.25)):
-        witness._is_driven = True
+        witness._watch.is_over = True
         witness.param_groups[0]["lr"] = f
         step(witness, t)
     assert_params_close(tensors(optimizer), tensors(witness), 0)
@@ -355,6 +355,17 @@ def test_a_group_added_with_an_lr_is_told_what_it_is():
     with pytest.warns(UserWarning, match=r"param_groups\[1\]: lr = 0.1 is a factor of the branches' own rates") as record:
         optimizer.add_param_group({"params": [("w2", torch.nn.Parameter(torch.ones(2)))], "lr": 0.1})
     assert record[0].filename == __file__
+
+
+def test_a_group_that_is_refused_leaves_nothing_to_watch():
+    chain = fo.partition({"w": fo.sgd(lr=0.1), "b": fo.sgd(lr=0.2)}, fo.by_name({"w": "w", "b.*": "b"}))
+    optimizer, witness = made(chain), made(chain)
+    with pytest.raises(ValueError, match="v"):
+        optimizer.add_param_group({"params": [("v", torch.nn.Parameter(torch.ones(2)))], "lr": 0.5})
+    for each in (optimizer, witness):
+        each.add_param_group({"params": [("b2", torch.nn.Parameter(torch.ones(2)))]})
+        step(each, 0)
+    assert_params_close(tensors(optimizer), tensors(witness), 0)
 
 
 # The pure form.
