@@ -760,6 +760,13 @@ MUTANTS = [
         "test_meta_networks.py -k without_a_batch",
     ),
     Mutant(
+        "a branch asks for the loss of its own parameters alone",
+        "functional_optim/combinators/partition.py",
+        "(extra | share.of_functions(extra, params)).items()",
+        "extra.items()",
+        "test_wrappers.py -k sam_in_a_branch",
+    ),
+    Mutant(
         "a layer norm stays torch's where torch has its derivatives wrong",
         "functional_optim/meta/layers.py",
         "    F.layer_norm: _by_moments(F.layer_norm, _layer_norm),\n",

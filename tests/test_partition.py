@@ -101,6 +101,20 @@ def test_a_label_by_shape_of_what_has_no_gradient_needs_the_parameters():
     assert tx.update(grads, state, PARAMS)[0]["stem"]["w"] is None
 
 
+@pytest.mark.parametrize("labels", [fo.by_ndim({2: "a", 1: "b"}), fo.by_name({"stem": "a", "tail": "b"})])
+def test_what_is_no_parameter_needs_no_label(labels):
+    tx = fo.partition({"a": fo.scale(2.0), "b": fo.freeze()}, labels)
+    params, grads = ({**tree, "head": None, "tail": torch.ones(3)} for tree in (PARAMS, GRADS))
+    updates, _ = tx.update(grads, tx.init_state(params), params)
+    assert torch.equal(updates["stem"]["w"], 2 * GRADS["stem"]["w"]) and updates["head"] is None
+
+
+@pytest.mark.parametrize("key", ["2", 2.0, -1])
+def test_a_number_of_dimensions_is_a_whole_number(key):
+    with pytest.raises((TypeError, ValueError), match=r"a number of dimensions in labels = .*expected .*at least 0"):
+        fo.by_ndim({key: "a"}, otherwise="b")
+
+
 def test_the_label_of_the_rest_may_find_nothing():
     tx = fo.partition({"a": fo.scale(2.0), "rest": fo.freeze()}, fo.by_name({"stem|head": "a", ".*": "rest"}))
     assert torch.equal(updates_of(tx)["head"][0], 2 * GRADS["head"][0])

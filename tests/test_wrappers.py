@@ -245,6 +245,24 @@ def test_sam_in_a_branch_leaves_the_parameters_of_others_where_they_are():
     assert {name: p.item() for name, p in own.items()} == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda tx: fo.partition({"a": tx, "b": fo.sgd(lr=0.1)}, fo.by_name({"v": "a", ".*": "b"})),
+        lambda tx: fo.chain(fo.masked(tx, {"blocks.0.v": True}), fo.masked(fo.sgd(lr=0.1), {"w": True})),
+    ],
+)
+def test_sam_in_a_branch_asks_for_the_loss_of_all_parameters(made):
+    """Purely; `value_fn` takes the tree that it always takes, whatever is an integer in it, or None, or another branch's."""
+    tx = made(fo.sam(fo.sgd(lr=0.1), rho=0.2))
+    v, w = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    params = {"blocks": [{"v": v}], "w": w, "times": torch.tensor(1), "absent": None}
+    found = fo.meta.unroll(lambda p: p["blocks"][0]["v"] ** 2 * p["w"] * p["times"], tx, 1)(params).params
+    assert found["blocks"][0]["v"].item() == pytest.approx(2 - 0.1 * 2 * 2.2 * 3, rel=1e-14)
+    assert found["w"].item() == pytest.approx(3 - 0.1 * 4, rel=1e-14)
+    assert found["times"] == 1 and found["absent"] is None
+
+
 @pytest.mark.parametrize("wrap", [fo.sam, fo.asam])
 def test_sam_has_no_slope_where_the_gradient_is_0(wrap):
     """That of g/‖g‖ has no bound there; ε is 0, and stays 0 to first order."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from functional_optim import trees
 from functional_optim.checks import misfit
+from functional_optim.hparams import require_count
 from functional_optim.trees import Tree
 
 Labels: TypeAlias = Tree | Callable[[str, Tensor], Any]
@@ -111,9 +112,15 @@ def by_ndim(labels: Mapping[int, str], otherwise: str | None = None) -> ByNdim:
     Args:
         labels: number of dimensions to label.
         otherwise: the label of all other parameters; None for an error.
+
+    Raises:
+        TypeError: `labels` is no mapping, or a key no whole number.
+        ValueError: a key is less than 0.
     """
     if not isinstance(labels, Mapping):
         raise TypeError(f"labels is a {type(labels).__name__}: expected a mapping of numbers of dimensions to labels.")
+    for ndim in labels:
+        require_count("a number of dimensions in labels", ndim, 0)
     return ByNdim(dict(labels), otherwise)
 
 
@@ -159,21 +166,23 @@ def require_labels(labels: Any, where: str, returns: str) -> None:
         )
 
 
-def labels_of(labels: Labels, tree: Tree) -> list[Any]:
-    """The label of every leaf of a tree of parameters, in order."""
+def labels_of(labels: Labels, tree: Tree, *, of_params: bool) -> list[Any]:
+    """The label of every leaf of a tree, in order, None where there is none; `of_params` tells it from a tree of gradients."""
     names = trees.names(tree)
     if not callable(labels):
         table = trees.by_name(labels)
         return [table.get(name) for name in names]
-    return [_label(labels, name, leaf) for name, leaf in zip(names, trees.leaves(tree), strict=True)]
+    return [_label(labels, name, leaf, of_params) for name, leaf in zip(names, trees.leaves(tree), strict=True)]
 
 
-def _label(labels: Callable[[str, Tensor], Any], name: str, leaf: Tensor) -> Any:
+def _label(labels: Callable[[str, Tensor], Any], name: str, leaf: Tensor, of_params: bool) -> Any:
     try:
         return labels(name, leaf)
     except AttributeError as error:
         if leaf is not None:
             raise
+        if of_params:
+            return None  # What is no parameter needs no label.
         raise ValueError(
             f"the label of {name!r} depends on more than its name, but it has no gradient here. Pass the parameters: "
             "update(grads, state, params)."

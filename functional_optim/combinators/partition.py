@@ -83,10 +83,12 @@ class Partitioned(Combined):
             )
         leaves, spec = trees.flatten(updates)
         new_state = {}
-        for label, share in self._shares(updates if params is None else params).items():
+        shares = self._shares(updates, of_params=False) if params is None else self._shares(params)
+        for label, share in shares.items():
             own = share.of(updates), state[label], None if params is None else share.of(params)
             given = {
-                name: share.of(value) if name in _leaf_extra(self.branches[label]) else value for name, value in extra.items()
+                name: share.of(value) if name in _leaf_extra(self.branches[label]) else value
+                for name, value in (extra | share.of_functions(extra, params)).items()
             }
             hparams = share.of_each(self.branch_hparams(label, hp), spec)
             result, new_state[label] = self.branches[label].update_fn(*own, hparams, **given)
@@ -104,10 +106,12 @@ class Partitioned(Combined):
         }
         return branch.select(chosen)
 
-    def _shares(self, params: Tree) -> dict[str, "_Share"]:
-        labels = labels_of(self.labels, params)
+    def _shares(self, tree: Tree, *, of_params: bool = True) -> dict[str, "_Share"]:
+        labels = labels_of(self.labels, tree, of_params=of_params)
         places: dict[str, dict[Any, int]] = {label: {} for label in self.branches}
-        for i, (label, key) in enumerate(zip(labels, trees.keys(params), strict=True)):
+        for i, (label, key, leaf) in enumerate(zip(labels, trees.keys(tree), trees.leaves(tree), strict=True)):
+            if label is None and leaf is None and of_params:
+                continue
             if label not in [*self.branches]:  # A dict would ask for a label that has a hash.
                 found = "no label" if label is None else f"the label {label!r}"
                 raise ValueError(
@@ -127,6 +131,23 @@ class _Share:
         """The leaves, by what they are called."""
         leaves = trees.leaves(tree)
         return {key: leaves[i] for key, i in self.places.items()}
+
+    def of_functions(self, extra: Mapping[str, Any], params: Tree) -> dict[str, Any]:
+        """The loss and its gradient as functions of these leaves; the others stay where they are."""
+        if params is None:
+            return {}
+        around, spec = trees.flatten(params)
+
+        def whole(own: Tree) -> Tree:
+            moved = {i: own[key] for key, i in self.places.items()}
+            return trees.unflatten(spec, [moved.get(i, x) for i, x in enumerate(around)])
+
+        own: dict[str, Any] = {}
+        if "value_fn" in extra:
+            own["value_fn"] = lambda tree: extra["value_fn"](whole(tree))
+        if "grad_fn" in extra:
+            own["grad_fn"] = lambda tree: self.of(extra["grad_fn"](whole(tree)))
+        return own
 
     def of_each(self, hp: HParams, spec: trees.Spec) -> dict[str, Any]:
         """Hyper-parameters, with their values for these leaves where they have one per leaf."""

@@ -8,11 +8,12 @@ Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Genera
 Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning, https://arxiv.org/abs/2102.11600
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
@@ -113,8 +114,21 @@ def _gradients(params: Tree, updates: Tree, extra: Mapping[str, Any]) -> Tree:
     if "grad_fn" in extra:
         grads = extra["grad_fn"](params)
     elif "value_fn" in extra:
-        grads = torch.func.grad(extra["value_fn"])(params)
+        grads = _slopes(extra["value_fn"], params, updates)
     else:
         raise ValueError("sam needs the loss: pass value_fn=loss_of_params to update, or behind the adapter step(closure).")
 
     return trees.map_leaves(lambda u, g: torch.zeros_like(u) if g is None else widened(g), updates, grads)
+
+
+def _slopes(value_fn: Callable[[Tree], Any], params: Tree, updates: Tree) -> Tree:
+    """The gradient of a function in those parameters that have a gradient; the others may be integers or None."""
+    leaves, spec = trees.flatten(params)
+    moving = [i for i, u in enumerate(trees.leaves(updates)) if u is not None]
+
+    def value(some: list[Tensor]) -> Any:
+        moved = dict(zip(moving, some, strict=True))
+        return value_fn(trees.unflatten(spec, [moved.get(i, x) for i, x in enumerate(leaves)]))
+
+    found = dict(zip(moving, torch.func.grad(value)([leaves[i] for i in moving]), strict=True)) if moving else {}
+    return trees.unflatten(spec, [found.get(i) for i in range(len(leaves))])
