@@ -358,7 +358,8 @@ def test_a_group_added_with_an_lr_is_told_what_it_is():
 
 
 def test_a_group_that_is_refused_leaves_nothing_to_watch():
-    chain = fo.partition({"w": fo.sgd(lr=0.1), "b": fo.sgd(lr=0.2)}, fo.by_name({"w": "w", "b.*": "b"}))
+    scheduled = fo.scheduled(fo.sgd(), lr=SCHEDULE)
+    chain = fo.partition({"w": scheduled, "b": scheduled}, fo.by_name({"w": "w", "b.*": "b"}))
     optimizer, witness = made(chain), made(chain)
     with pytest.raises(ValueError, match="v"):
         optimizer.add_param_group({"params": [("v", torch.nn.Parameter(torch.ones(2)))], "lr": 0.5})
