@@ -1,18 +1,19 @@
 """The way that always works: each rule is called as its transform calls it, leaf by leaf."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
-from functional_optim.reductions import SumOver
 
-from .links import Link
+from .links import Link, run_links
 from .memory import real
 from .parts import Column, Leaf
-from .run import Run, Work, lifted
+from .run import Run, Work, wider
 
 
 class Called:
@@ -26,39 +27,47 @@ class Called:
         """Look at the numbers: a rule may refuse them."""
         values, counts = run.numbers[work.kind]
         for link in work.stage.links:
-            if link.rule and (link.rule.reduce is None or link in run.reduced):
+            found = run.found(work)
+            if link.rule and (not link.rule.finds or link in found):
                 step = counts[link.step] + 1 if link.rule.counts else None
-                link.rule.rule(values[link], step, run.reduced.get(link))
+                link.rule.rule(values[link], step, found.get(link))
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Leaf by leaf."""
         updates: Column = []
+        links = work.stage.links
         for i, leaf in enumerate(work.part.leaves):
-            u, own = [work.u[i]], [[column[i]] for column in slots]
-            for link in work.stage.links:
-                mine = own[work.stage.slots_of(link)]
-                u, new = lifted(run, link, [leaf], u, [work.p[i]], mine)
-                for (slot,), (value,) in zip(mine, new, strict=True):
-                    slot.copy_(value)
-            updates += u
+            u, new = run_links(links, self._scalars(run, work, links, i), self._row(work, links, i))
+            names = [(link.form, name) for link in links for name in link.slots]
+            for (form, name), slot, value in zip(names, slots, new, strict=True):
+                slot[i].copy_(form.closed(name, value, slot[i]))
+            if links:
+                u = links[-1].form.closed("update", u, widened(work.u[i].to(wider(work.u[i], leaf))))
+            updates.append(leaf.laid_out(u))
             if work.stage.last and work.stage.fuses and not work.stage.is_still:
-                work.p[i].add_(u[0].to(leaf.update_dtype))
+                work.p[i].add_(u.to(leaf.update_dtype))
         work.u = updates
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Of each leaf's terms."""
-        reduction = link.form.reduce
-        assert isinstance(reduction, SumOver)
-        columns = [self.reaching(run, work, link), work.p, *work.slots[work.stage.slots_of(link)]]
+        links = work.stage.links[: work.stage.links.index(link) + 1]
         sums = []
-        for row in zip(*columns, strict=True):
-            u, p, *slots = (widened(real(x)) for x in row)
-            sums.append([term.sum() for term in reduction.terms(u, p, dict(zip(link.slots, slots, strict=True)))])
-        return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
+        for i in range(len(work.u)):
+            terms, _ = run_links(links, self._scalars(run, work, links, i), self._row(work, links, i), total=True)
+            sums.append([term.sum() for term in terms])
+        return [torch.stack(column) for column in zip(*sums, strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """Through the links before it, whose new slots are forgotten."""
-        u = work.u
-        for other in work.stage.links[: work.stage.links.index(link)]:
-            u, _ = lifted(run, other, work.part.leaves, u, work.p, work.slots[work.stage.slots_of(other)])
-        return u
+        links = work.stage.links[: work.stage.links.index(link)]
+        return [run_links(links, self._scalars(run, work, links, i), self._row(work, links, i))[0] for i in range(len(work.u))]
+
+    def _row(self, work: Work, links: Sequence[Link], i: int) -> list[Tensor]:
+        """What the first few links of a stage see of a leaf."""
+        u, *others = (column[i] for column in work.columns_of(links))
+        return [widened(real(x)) for x in (u.to(wider(u, work.part.leaves[i])), *others)]
+
+    def _scalars(self, run: Run, work: Work, links: Sequence[Link], i: int) -> list[Any]:
+        """Their scalars, of which a leaf may have some for itself."""
+        scalars = run.scalars(work, links)
+        return trees.map_leaves(lambda x: x[i] if isinstance(x, Tensor) and x.ndim else x, scalars)

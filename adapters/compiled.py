@@ -16,14 +16,15 @@ from functional_optim import torch_internals, trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
+from functional_optim.numbered import Found, Numbered, Sums
 from functional_optim.reductions import SumOver
 
 from .kernels import Kernel, kernel_for
-from .links import Link, scalars_of, values_of
+from .links import Link, scalars_of, slot_count, values_of
 from .memory import PLAIN, real
 from .parts import Column, Leaf, Signature
 from .run import Run, Work
-from .stages import Dtypes, Ending, Stage, slot_count, wide
+from .stages import Dtypes, Ending, Stage, wide
 
 DEVICES = ("cpu", "cuda")
 
@@ -58,7 +59,7 @@ class Compiled:
             key = (stage, leaf.signature())
             if stage.fuses and not stage.is_idle and key not in self.kernels and key not in self.failed:
                 try:
-                    self.kernels[key] = _kernels_of(stage, _at_stage(leaf.signature(), i, stage), hparams)
+                    self.kernels[key] = _kernels_of(stage, _at_stage(leaf, i, stage), hparams)
                 except Exception as error:  # Whatever goes wrong in a compiler: no toolchain, a rule it can't trace, its own bug.
                     self.failed[key] = f"compiling the step failed: {type(error).__name__}: {error}"
             if key in self.failed:
@@ -67,13 +68,13 @@ class Compiled:
 
     def ready(self, run: Run, work: Work) -> None:
         """Compute the numbers, once all are known."""
-        if all(link in run.reduced for link in work.stage.links if link.form.reduce):
+        if all(link in run.found(work) for link in work.stage.links if link.form.finds):
             self._vector(run, self._kernels(work).step, len(work.stage.links), work)
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """One kernel, over all leaves."""
         stage, kernel = work.stage, self._kernels(work).step
-        columns = [work.u, work.p, *slots]
+        columns = [work.u, work.p, *slots, *work.further]
         if not stage.last:
             work.u = _targets(work.u)
             columns.append(work.u)
@@ -84,7 +85,7 @@ class Compiled:
         i = work.stage.links.index(link)
         kernel = self._kernels(work).quantities[i]
         assert kernel is not None
-        columns = [work.u, work.p, *work.slots[: slot_count(work.stage.links[: i + 1])]]
+        columns = work.columns_of(work.stage.links[: i + 1])
         return kernel(self._vector(run, kernel, i + 1, work), columns, work.part.lengths)
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
@@ -94,19 +95,18 @@ class Compiled:
         if kernel is None:
             return work.u
         u = _targets(work.u)
-        columns = [work.u, work.p, *work.slots[: slot_count(work.stage.links[:i])], u]
+        columns = [*work.columns_of(work.stage.links[:i]), u]
         kernel(self._vector(run, kernel, i, work), columns, work.part.lengths)
         return u
 
     def _kernels(self, work: Work) -> Kernels:
         return self.kernels[work.stage, work.part.signature]
 
-    def _vector(self, run: Run, kernel: Kernel, links: int, work: Work) -> Tensor:
-        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share them."""
-        key = (kernel, work.stage, work.kind)
+    def _vector(self, run: Run, kernel: Kernel, links: int, work: Work) -> Tensor | Sequence[Tensor]:
+        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share most."""
+        key = (kernel, work.stage, run.owner(work))
         if key not in run.cache:
-            scalars = scalars_of(work.stage.links[:links], *run.numbers[work.kind], run.reduced)
-            run.cache[key] = kernel.vector(scalars)
+            run.cache[key] = kernel.vector(run.scalars(work, work.stage.links[:links]))
         return run.cache[key]
 
 
@@ -118,12 +118,17 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
         scalars = scalars_of(links, values, counts, reduced)
-        return kernel_for(links, ending, dtypes.restricted(slot_count(links)), device, scalars)
+        return kernel_for(links, ending, dtypes.restricted(links), device, scalars)
 
     quantities: dict[int, Kernel | None] = {}
     for i, link in enumerate(stage.links):
         before = slot_count(stage.links[:i])
-        if isinstance(link.form.reduce, SumOver):
+        if isinstance(link.form, Numbered):
+            sums, found = _found_like(link.form, values[link])
+            reduced[link] = found.old
+            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL) if sums else None
+            reduced[link] = found
+        elif isinstance(link.form.reduce, SumOver):
             quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL)
         elif link.form.reduce:
             quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
@@ -146,10 +151,22 @@ def _reduced_like(link: Link, dtypes: Dtypes) -> Any:
     return trees.map_leaves(lambda x: 1.0, like)
 
 
-def _at_stage(signature: Signature, number: int, stage: Stage) -> Signature:
-    """What reaches a stage: its own slots, and after the first one an update in at least float32."""
-    device, dtypes = signature
-    return device, Dtypes(wide(dtypes.update) if number else dtypes.update, dtypes.param, dtypes.slots[stage.slots])
+def _found_like(form: Numbered, hp: HParams) -> tuple[int, Found]:
+    """How many sums a rule asks for, and a stand-in for its numbers: of the same structure, of ones."""
+    old = dict.fromkeys(form.kept, torch.ones((), dtype=torch.float64, device="cpu"))
+    terms = form.terms(hp, 1, old)
+    columns = [torch.ones(2, dtype=torch.float64, device="cpu") for _ in (*"up", *form.slots, *form.leaf_extra)]
+    sums = () if terms is None else tuple(x.sum() for x in terms(*columns))
+    return len(sums), trees.map_leaves(lambda x: 1.0, form.finish(hp, 1, old, Sums(sums, sums)))
+
+
+def _at_stage(leaf: Leaf, number: int, stage: Stage) -> Signature:
+    """What reaches a stage: its own slots, and after the first one updates in at least float32."""
+    device, dtypes = leaf.signature()
+    first = leaf.kind.passage.came_first
+    further = tuple(dtypes.update if mark in first else wide(dtypes.update) for mark in stage.further)
+    update = wide(dtypes.update) if number else dtypes.update
+    return device, Dtypes(update, dtypes.param, dtypes.slots[stage.slots], further)
 
 
 def _targets(column: Column) -> Column:

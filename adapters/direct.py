@@ -53,13 +53,18 @@ class Direct:
     def __init__(self, function: Callable[..., None], places: Sequence[int], sums: int) -> None:
         self.function, self.places, self.sums = function, places, sums
 
-    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
-        """Run over all rows; the sums over all of them."""
+    def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
+        """Run over all rows, with one vector or one for each; the sums over each of them."""
         rooms = lengths.rooms(self.sums)
-        arguments = (repeat(vector), *columns, lengths, *(places for _, places in rooms))
+        arguments = (
+            repeat(vector) if isinstance(vector, Tensor) else vector,
+            *columns,
+            lengths,
+            *(places for _, places in rooms),
+        )
         with one_thread() if max(lengths) <= SMALL else nullcontext():
             deque(map(self.function, *[arguments[place] for place in self.places]), maxlen=0)
-        return [sums.sum() for sums, _ in rooms]
+        return [sums.clone() for sums, _ in rooms]
 
 
 def direct(compiled: Any, inputs: int) -> Direct | None:

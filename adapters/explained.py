@@ -89,10 +89,10 @@ def _row(plan: Plan, parts: list[Part], stage: Stage) -> StageRow:
     return StageRow(
         group=part.kind.group,
         parameters=sum(len(each.leaves) for each in parts),
-        links=tuple(map(str, stage.links)),
+        links=tuple(str(link) for link in stage.links if not link.remembers),
         way=(Way.CALLED if called else part.way).value,
         reason=reason,
-        reads=0 if called or stage.is_idle else grad + moves + state,
+        reads=0 if called or stage.is_idle else grad * (1 + len(stage.further)) + moves + state,
         writes=0 if called else moves + state,
         state=state,
     )

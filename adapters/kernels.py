@@ -8,6 +8,7 @@ On the host it usually returns a single function, which is called `direct`ly.
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from functional_optim import inductor, torch_internals, trees
 from functional_optim.lifting import widened
 
 from .direct import Direct, Lengths, direct
-from .links import Link
+from .links import Link, structure_of
 from .memory import flat
 from .numbers import Prologue
 from .program import FUNCTIONS
@@ -59,25 +60,32 @@ class Kernel:
     device: torch.device
     links: Sequence[Link]
 
-    def vector(self, scalars: Any) -> Tensor:
-        """What the prologue makes of these scalars, on the device; without waiting for it."""
+    def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
+        """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
         numbers = self.prologue(trees.leaves(list(scalars)))
         assert numbers is not None
         return _vector(numbers, self.dtype, self.device)
 
-    def __call__(self, vector: Tensor, columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
+    def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
 
         Args:
             vector: what `vector` returned.
-            columns: updates, parameters, each slot, and, with an ending that needs one, targets.
+            columns: updates, parameters, each slot, what arrived before, and, with an ending that needs one, targets.
             lengths: of the rows.
+
+        Returns:
+            The sums over each row.
         """
         if self.direct:
             return self.direct(vector, columns, lengths)
-        pieces = [piece for row in zip(*columns, strict=True) for piece in _pieces(row)]
-        sums = [self.compiled([piece[0].numel(), vector, *piece]) for piece in pieces]
-        return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
+        vectors = repeat(vector) if isinstance(vector, Tensor) else vector
+        rows = [
+            [self.compiled([piece[0].numel(), own, *piece]) for piece in _pieces(row)]
+            for own, row in zip(vectors, zip(*columns, strict=True), strict=False)
+        ]
+        sums = [[torch.stack(column).sum() for column in zip(*pieces, strict=True)] for pieces in rows]
+        return [torch.stack(column) for column in zip(*sums, strict=True)]
 
 
 def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, scalars: Sequence[Any]) -> Kernel:
@@ -86,12 +94,12 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
     `scalars` are such as it will get; it is tried with them.
     """
     spec = trees.flatten(list(scalars))[1]
-    key = (tuple(link.structure for link in links), ending, dtypes, device, spec)
+    key = (structure_of(links), ending, dtypes, device, spec)
     with inductor.lock:
         if key not in _kernels:
             body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
             compiled = compile_body(body, ending, dtypes, device)
-            inputs = 3 + len(dtypes.slots) + (ending in TARGETED)
+            inputs = 1 + len(dtypes.all) + (ending in TARGETED)
             kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
             try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)
             _kernels[key] = kernel
@@ -104,7 +112,7 @@ class Body:
 
     Attributes:
         prologue: the scalars of the links to these numbers.
-        run: `(vector, u, p, *slots)`, the numbers in one 1-D tensor, to the results of what was traced.
+        run: `(vector, u, p, *slots, *further)`, the numbers in one 1-D tensor, to the results of what was traced.
     """
 
     prologue: Prologue
@@ -135,7 +143,7 @@ def body_of(traced: Traced) -> Body:
 
 def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
     """Compile the body of a traced run, with its writes in place."""
-    count = 2 + len(dtypes.slots)
+    count, end = len(dtypes.all), 2 + len(dtypes.slots)
 
     def run(length: Any, vector: Tensor, *tensors: Tensor) -> list[Tensor]:
         del length  # An input of its own, since a compiler need not look for it in the tensors' shapes.
@@ -144,8 +152,8 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
             return [_total(result) for result in results]
         # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
         # can change. (The compiler would drop a `clone`.)
-        results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:count])]
-        u, p, *slots = tensors[:count]
+        results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]
+        u, p, *slots = tensors[:end]
         first = [] if ending is Ending.STORE else [p if ending is Ending.STEP else tensors[count]]
         for target, result in zip([*first, *slots], results, strict=ending is not Ending.PEEK):
             target.copy_(result)
@@ -173,7 +181,7 @@ def _fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tenso
     meta = torch.empty(TYPICAL_LENGTH, device="meta")
     length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
     with mode:
-        return [torch.empty(length, dtype=dtype, device=device) for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+        return [torch.empty(length, dtype=dtype, device=device) for dtype in dtypes.all]
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
@@ -191,7 +199,15 @@ def _total(x: Tensor) -> Tensor:
     return halves + torch.where(is_odd, x[-1].double(), 0.0)
 
 
-def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor | Sequence[Tensor]:
+    by_row = {i: value for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim}
+    if by_row:
+        common = _vector([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
+        assert isinstance(common, Tensor)
+        table = common.repeat(len(next(iter(by_row.values()))), 1)
+        for i, column in by_row.items():
+            table[:, i] = column
+        return table.unbind()
     numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
     # `torch.tensor` takes four times as long.
     vector = torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype)

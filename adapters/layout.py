@@ -298,6 +298,18 @@ class Layout:
                 if stored is not None:
                     _fill(stored, tree[key] if value.kind == "slot" or isinstance(new, PerLeaf) else tree)
 
+    def shared(self, path: Path, states: Mapping[Key, Flat]) -> Tensor:
+        """The value at this path, which all share."""
+        return self._common(next(value for value in self.values if value.path == path), states)
+
+    def share(self, new: Mapping[Path, Any], states: Mapping[Key, Flat]) -> None:
+        """Write values that all share into all states, in place."""
+        for path, value in new.items():
+            for key, state in states.items():
+                name = self._names[key].get(path)
+                if name is not None and state.get(name) is not None:
+                    _fill(state[name], value)
+
     def _common(self, value: Value, states: Mapping[Key, Flat]) -> Any:
         """The value that all share; of clocks that differ, as older versions have left them, the one that is ahead."""
         found = [state[name] for key, state in states.items() if state.get(name := self._names[key][value.path]) is not None]

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from functional_optim.combinators.innermost import Asked, innermost
+from functional_optim.combinators.compared import ARRIVED
+from functional_optim.combinators.innermost import Asked, Mark, innermost
 from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
@@ -29,6 +30,7 @@ class Link:
         members: the parameters that it sees.
         asks: the gate that wants to know what it has reduced.
         is_still: whether its updates are 0.
+        mark: see `Placed`.
     """
 
     transform: Transform
@@ -37,12 +39,14 @@ class Link:
     members: Container[Key]
     asks: Asked | None = None
     is_still: bool = False
+    mark: Mark | None = None
 
     @cached_property
     def rule(self) -> Leafwise | None:
         """Its form, where it is a rule of gradient, parameter and slots."""
         form = self.transform.form
-        return form if isinstance(form, Leafwise) and not form.extra and not form.leaf_extra else None
+        given = {*form.extra, *form.leaf_extra} - {ARRIVED} if isinstance(form, Leafwise) else ()
+        return form if isinstance(form, Leafwise) and not given else None
 
     @property
     def form(self) -> Leafwise:
@@ -58,7 +62,17 @@ class Link:
     @property
     def joins(self) -> bool:
         """Whether all leaves that it sees have to be there before it does anything with one of them."""
-        return self.rule is None or self.rule.reduce is not None or self.rule.batched
+        return self.rule is None or self.rule.finds or self.rule.batched
+
+    @property
+    def sees(self) -> Mark | None:
+        """The place where the updates that it asks for arrived."""
+        return self.mark if self.rule and ARRIVED in self.rule.leaf_extra else None
+
+    @property
+    def remembers(self) -> Mark | None:
+        """The place that it is."""
+        return None if self.sees else self.mark
 
     @property
     def slots(self) -> Sequence[str]:
@@ -78,7 +92,7 @@ class Link:
         return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
     def __str__(self) -> str:
-        return ".".join(self.path) or self.transform.name
+        return self.transform.name if self.sees else ".".join(self.path) or self.transform.name
 
 
 # What a parameter goes through.
@@ -88,7 +102,9 @@ Route: TypeAlias = tuple[Link, ...]
 def links_of(transform: Transform, params: Params | None = None, gates: Mapping[Path, bool] | None = None) -> list[Link]:
     """What a transform is made of, in order, where these gates are open or closed."""
     placed = innermost(transform, params, gates)
-    return [Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still) for each in placed]
+    return [
+        Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark) for each in placed
+    ]
 
 
 def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
@@ -116,20 +132,53 @@ def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Co
     ]
 
 
-def run_links(links: Sequence[Link], scalars: Sequence[Any], u: Any, p: Any, slots: Sequence[Any]) -> tuple[Any, list[Any]]:
+def structure_of(links: Sequence[Link]) -> tuple[Any, ...]:
+    """Equal for runs of links that compute the same, whatever their numbers and names are."""
+    places = [*(link.remembers for link in links), *marks_before(links)]
+    return tuple((link.structure, places.index(link.sees) if link.sees else None) for link in links)
+
+
+def marks_before(links: Sequence[Link]) -> list[Mark]:
+    """The places before some links where updates arrived that these ask for."""
+    own = [link.remembers for link in links]
+    return list(dict.fromkeys(link.sees for link in links if link.sees and link.sees not in own))
+
+
+def run_links(
+    links: Sequence[Link], scalars: Sequence[Any], columns: Sequence[Any], *, total: bool = False
+) -> tuple[Any, list[Any]]:
     """What the rules of elementwise links make of an update, a parameter and their slots: the new update and slots.
 
-    Each is a tensor in at least float32, or stands for one; `scalars` are as `scalars_of` arranges them.
+    Args:
+        links: in order.
+        scalars: of each; see `scalars_of`.
+        columns: the update, the parameter, each slot, and what arrived at `marks_before`: tensors in at least float32, or what
+            stands for them.
+        total: whether the last link is not run, but the terms of its sums are asked for: these are the result, and no slots.
     """
-    stored, new = iter(slots), []
+    u, p, *stored = columns
+    known, rest, new = dict(zip(marks_before(links), stored[slot_count(links) :], strict=True)), iter(stored), []
     for link, (hp, t, reduced) in zip(links, scalars, strict=True):
-        results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(u, p, *[next(stored) for _ in link.slots])
+        own = [next(rest) for _ in link.slots]
+        if link.remembers:
+            known[link.remembers] = u
+        arguments = (u, p, *own, *([known[link.sees]] if link.sees else ()))
+        if total and link is links[-1]:
+            terms = link.form.terms(hp, *(t or (None,)), *(reduced or (None,)))
+            assert terms is not None
+            return terms(*arguments), []
+        results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(*arguments)
         results = results if isinstance(results, tuple | list) else (results,)
         if len(results) != 1 + len(link.slots):
             raise TypeError(f"the rule of {link.form.name} did not return a tensor for the update and each slot")
         u = results[0].to(u.dtype)
         new += results[1:]
     return u, new
+
+
+def slot_count(links: Iterable[Link]) -> int:
+    """How many slots these links have together."""
+    return sum(len(link.slots) for link in links)
 
 
 def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:

@@ -8,7 +8,7 @@ small tensors go through `torch._foreach_*` together.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 
 from .factors import Scaled, added, drawn_out, require_one_dtype
-from .links import Link, scalars_of
+from .links import Link, marks_before, slot_count
 from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
 from .numbers import Prologue
 from .parts import Column, Leaf
@@ -40,8 +40,13 @@ BLOCK = 1 << 19
 SMALL = 1 << 15
 
 
-# A program, and its numbers in one step.
-Arranged: TypeAlias = tuple[Program, Sequence[float]]
+class Arranged(NamedTuple):
+    """A program, and its numbers in one step: those of all leaves, and columns of those that each leaf has."""
+
+    program: Program
+    numbers: Sequence[float]
+    by_row: Sequence[Sequence[Tensor]]
+
 
 # Of a run whose numbers keep giving other answers, so many programs are kept.
 VARIANTS = 8
@@ -89,7 +94,7 @@ class Lists:
         Raises:
             Refused: its rules can't be written down.
         """
-        waiting = [link for link in work.stage.links if link.form.reduce and link not in run.reduced]
+        waiting = [link for link in work.stage.links if link.form.finds and link not in run.found(work)]
         try:
             if not waiting:
                 self._arranged(run, work)
@@ -102,13 +107,15 @@ class Lists:
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Over lists, or block by block."""
         arranged, last, plain = self._arranged(run, work), work.stage.last, _is_plain(work)
+        end = 2 + len(slots)
         updates: dict[int, Tensor] = {}
         for piece in _pieces(work):
-            row = [[column[i] for i in piece] for column in (work.u, work.p, *slots)]
+            row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
+            own = [[column[i] for i in piece] for column in arranged.by_row]
             blocks = _blocks(row)
             if last or len(blocks) == 1:
                 for block in blocks:
-                    results = _run(arranged, block, plain)
+                    results = _run(arranged, block, own, plain, end)
                     if last and not work.stage.is_still:
                         _add(block[1], results, work.part.leaves[0].update_dtype)
                     elif not last:
@@ -116,22 +123,27 @@ class Lists:
             else:
                 updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
                 for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
-                    place.copy_(_run(arranged, block, plain)[0])
+                    place.copy_(_run(arranged, block, own, plain, end)[0])
         work.u = [updates[i] for i in sorted(updates)]
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Over the same pieces."""
-        program, numbers = self._arranged(run, work, link, Ending.TOTAL)
-        sums: list[list[Tensor]] = []
+        program, numbers, by_row = self._arranged(run, work, link, Ending.TOTAL)
+        sums: dict[int, list[Tensor]] = {}
         for piece in _pieces(work):
-            for block in _blocks([[column[i] for i in piece] for column in (work.u, work.p, *work.slots)]):
-                sums.append([torch.cat([x.reshape(-1) for x in xs]).sum() for xs in program.run(_opened(block), numbers)])
-        return [torch.stack(column).sum() for column in zip(*sums, strict=True)]
+            own = [[column[i] for i in piece] for column in by_row]
+            for block in _blocks([[column[i] for i in piece] for column in work.columns]):
+                results = program.run([*_opened(block), *own], numbers)
+                of_all = link.form.sums_all_only
+                for i, row in zip(piece, [results] if of_all else zip(*results, strict=True), strict=not of_all):
+                    terms = [torch.cat([x.reshape(-1) for x in xs]).sum() if of_all else xs.sum() for xs in row]
+                    sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
+        return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """Written down as far as that."""
-        program, numbers = self._arranged(run, work, link, Ending.PEEK)
-        (updates,) = program.run(_opened([work.u, work.p, *work.slots]), numbers)
+        program, numbers, by_row = self._arranged(run, work, link, Ending.PEEK)
+        (updates,) = program.run([*_opened(work.columns), *map(list, by_row)], numbers)
         return list(updates)
 
     def _arranged(self, run: Run, work: Work, until: Link | None = None, ending: Ending | None = None) -> Arranged:
@@ -139,22 +151,26 @@ class Lists:
         stage = work.stage
         ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and _is_plain(work) else Ending.UPDATE)
         key = stage, until, ending, _dtype_of(work)
-        if (key, work.kind) not in run.cache:
+        whose = key, run.owner(work)
+        if whose not in run.cache:
             count = len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)
-            scalars = scalars_of(stage.links[:count], *run.numbers[work.kind], run.reduced)
-            run.cache[key, work.kind] = self._variant(key, scalars, stage.links[:count], len(work.slots))
-        return run.cache[key, work.kind]
+            scalars = run.scalars(work, stage.links[:count])
+            run.cache[whose] = self._variant(key, scalars, stage.links, count)
+        return run.cache[whose]
 
-    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], slots: int) -> Arranged:
+    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], count: int) -> Arranged:
         """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
         ending, dtype = key[2:]
-        known = self.variants.setdefault(key, [])
         flat_scalars = trees.leaves(list(scalars))
+        by_row = {i: x for i, x in enumerate(flat_scalars) if isinstance(x, Tensor) and x.ndim}
+        columns = [x.to(dtype).unbind() for x in by_row.values()]
+        known = self.variants.setdefault((*key, *by_row), [])
         for variant in known:
             numbers = variant.prologue(flat_scalars)
             if numbers is not None:
-                return variant.program, numbers
-        traced = trace(links, scalars, Dtypes(dtype, dtype, (dtype,) * slots), total=ending is Ending.TOTAL, asks=True)
+                return Arranged(variant.program, numbers, columns)
+        dtypes = Dtypes(dtype, dtype, (dtype,) * slot_count(links), (dtype,) * len(marks_before(links)))
+        traced = trace(links, scalars, dtypes, count=count, total=ending is Ending.TOTAL, asks=True)
         require_one_dtype(traced)
         program = program_of(traced, ending)
         prologue = traced.tape.prologue(program.numbers)
@@ -164,7 +180,7 @@ class Lists:
             shape = torch.ones(1, dtype=dtype, device="cpu")
             program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], numbers)
         known[:] = [Variant(prologue, program), *known[: VARIANTS - 1]]
-        return program, numbers
+        return Arranged(program, numbers, columns)
 
 
 def program_of(traced: Traced, ending: Ending) -> Program:
@@ -204,12 +220,14 @@ def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
     return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
 
 
-def _run(arranged: Arranged, row: Row, plain: bool) -> Sequence[Tensor]:
-    """Run on the tensors themselves; where they are complex, or stored in low precision, on what a rule sees of them."""
+def _run(arranged: Arranged, row: Row, own: Sequence[Sequence[Tensor]], plain: bool, end: int) -> Sequence[Tensor]:
+    """Run on the tensors themselves; where they are complex, or stored in low precision, on what a rule sees of them.
+
+    `own` are the numbers that each has for itself; behind the update and the parameter, up to `end`, is what is stored.
+    """
     opened = row if plain else _opened(row)
-    program, numbers = arranged
-    results = program.run(opened, numbers)
-    for stored, wide in zip(row[2:], opened[2:], strict=True):
+    results = arranged.program.run([*opened, *own], arranged.numbers)
+    for stored, wide in zip(row[2:end], opened[2:end], strict=True):
         for slot, new in zip(stored, wide, strict=True):
             if slot.dtype != new.dtype and not slot.is_complex():
                 slot.copy_(new)
@@ -243,5 +261,5 @@ def _computed(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:
 
 def _is_plain(work: Work) -> bool:
     """Whether all tensors of a stage are real, and stored in what they are computed in."""
-    tensors = [work.u[0], work.p[0], *(column[0] for column in work.slots)]
+    tensors = [column[0] for column in work.columns]
     return {x.dtype for x in tensors} == {_dtype_of(work)}

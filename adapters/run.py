@@ -5,8 +5,9 @@ slots of the stages that it has to pass are kept aside. Then the rest runs in pl
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -17,11 +18,12 @@ from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
+from functional_optim.numbered import Numbered, Sums
 from functional_optim.reductions import SumOver
 
 from .layout import Flat, Key, Layout, detached_from
-from .links import Link, values_of
-from .memory import real
+from .links import Link, Mark, marks_before, scalars_of, slot_count, values_of
+from .memory import foreach, real
 from .parts import Column, Kind, Leaf, Part, Way
 from .stages import Stage
 
@@ -37,6 +39,19 @@ class Work:
     u: Column
     p: Column
     done: int = 0
+    arrived: dict[Mark, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._remember()
+
+    def next(self) -> None:
+        """Go on to the stage after this one."""
+        self.done += 1
+        if self.done < len(self.kind.passage.stages):
+            self._remember()
+
+    def _remember(self) -> None:
+        self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
 
     @property
     def kind(self) -> Kind:
@@ -52,6 +67,21 @@ class Work:
     def slots(self) -> list[Column]:
         """The slots of that stage."""
         return self.part.slots[self.stage.slots]
+
+    @property
+    def further(self) -> list[Column]:
+        """The updates that arrived before, as far as that stage asks for them."""
+        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All that the stage sees."""
+        return [self.u, self.p, *self.slots, *self.further]
+
+    def columns_of(self, links: Sequence[Link]) -> list[Column]:
+        """All that its first few links see."""
+        slots, further = self.slots[: slot_count(links)], self.further[: len(marks_before(links))]
+        return [self.u, self.p, *slots, *further]
 
 
 class Backend(Protocol):
@@ -75,7 +105,8 @@ class Backend(Protocol):
         ...
 
     def sums(self, run: "Run", work: Work, link: Link) -> list[Tensor]:
-        """The sums that a link of the next stage asks for, over the updates that reach it; nothing is written."""
+        """The sums that a link of the next stage asks for, over the updates that reach it: of each leaf, or, if only those
+        over all matter, of any stretches of them. Nothing is written."""
         ...
 
     def reaching(self, run: "Run", work: Work, link: Link) -> Column:
@@ -150,8 +181,10 @@ class Run:
         self.numbers: dict[Kind, Numbers] = {}
         for kind, row in plan.rows.items():
             now = counts(row)
+            now = {**now, **self._shared_steps(kind)}
             self.numbers[kind] = values_of(kind.passage.place, hparams[kind.group], now), now
         self.reduced: dict[Link, Any] = {}
+        self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
         self.works = [Work(part, *part.open(grads)) for part in plan.parts]
         self._pending: list[Callable[[], None]] = []
@@ -187,6 +220,18 @@ class Run:
             work.part.close(work.p)
         self.plan.is_new = False
 
+    def found(self, work: Work) -> Mapping[Link, Any]:
+        """What links have found out for this work."""
+        return {**self.reduced, **self._own.get(work.part, {})}
+
+    def owner(self, work: Work) -> Any:
+        """Works of the same owner have the same numbers."""
+        return work.part if work.part in self._own else work.kind
+
+    def scalars(self, work: Work, links: Sequence[Link]) -> list[Any]:
+        """Those of some links of the next stage of a work."""
+        return scalars_of(links, *self.numbers[work.kind], self.found(work))
+
     def backend(self, work: Work) -> Backend:
         """What runs the next stage of a work."""
         way = work.part.way
@@ -199,7 +244,7 @@ class Run:
             if not work.stage.is_idle:
                 self._ready(work)
                 self.backend(work).step(self, work, self._target(work))
-            work.done += 1
+            work.next()
 
     def _target(self, work: Work) -> list[Column]:
         """The slots of a stage; before the time of writing, copies that are stored then."""
@@ -246,6 +291,8 @@ class Run:
             self._call(link, works)
         elif not link.packs:
             self._lift(link, works)
+        elif isinstance(link.form, Numbered):
+            self._find(link, link.form, works)
         else:
             for work in works:
                 self._ready(work)
@@ -254,9 +301,63 @@ class Run:
     def _sum(self, link: Link, works: list[Work]) -> Any:
         reduction = link.form.reduce
         assert isinstance(reduction, SumOver)
-        sums = [self.backend(work).sums(self, work, link) for work in works]
-        device = sums[0][0].device
-        return reduction.finish(*(torch.stack([x.to(device) for x in column]).sum() for column in zip(*sums, strict=True)))
+        return reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works]))
+
+    def _find(self, link: Link, form: Numbered, works: list[Work]) -> None:
+        """The numbers of a rule: new ones are stored when the parameters are."""
+        self._require_one_value(link, works)
+        for work in works:
+            self._ready(work)
+            self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
+        old = [self._own[work.part][link] for work in works]
+        asks = [form.terms(*self._hp_and_step(link, work), own) is not None for work, own in zip(works, old, strict=True)]
+        sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
+        totals = _totals(sums)
+        for work, numbers, own in zip(works, old, sums, strict=True):
+            found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals))
+            self._own[work.part][link] = found
+            self._keep(link, form, work, found.new)
+        names = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
+        if form.shared and form.counts:
+            names[link.step] = self.numbers[works[0].kind][1][link.step] + 1
+        self._pending.append(lambda: self.plan.layout.share(names, self.plan.states))
+
+    def _hp_and_step(self, link: Link, work: Work) -> tuple[HParams, Any]:
+        values, counts = self.numbers[work.kind]
+        return values[link], counts[link.step] + 1 if link.form.counts else None
+
+    def _require_one_value(self, link: Link, works: list[Work]) -> None:
+        """Raise ValueError where groups have different values of what there is one of for all."""
+        kinds = list(dict.fromkeys(work.kind for work in works))
+        if len(kinds) > 1:
+            values = [self.numbers[kind][0][link] for kind in kinds]
+            link.transform.select({name: one_or_each({i: own[name] for i, own in enumerate(values)}) for name in values[0]})
+
+    def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
+        """The numbers that a rule keeps: of each leaf, unless all are equal, and what all share."""
+        layout = self.plan.layout
+        numbers: dict[str, Tensor] = {}
+        for name in form.own:
+            column = torch.stack(self._places(link, name, work)).double()
+            on_host = column.device.type == "cpu"
+            numbers[name] = column[0] if on_host and bool((column == column[0]).all()) else column
+        return {**numbers, **{name: layout.shared((*link.path, name), self.plan.states).double() for name in form.shared}}
+
+    def _keep(self, link: Link, form: Numbered, work: Work, new: Mapping[str, Any]) -> None:
+        for name in form.own:
+            places = self._places(link, name, work)
+            column = torch.as_tensor(new[name], dtype=torch.float64).expand(len(places))
+            self._pending.append(functools.partial(foreach["copy_"], places, list(column.unbind())))
+
+    def _places(self, link: Link, name: str, work: Work) -> list[Tensor]:
+        """Where a number is kept, of each leaf."""
+        layout = self.plan.layout
+        return [leaf.state[layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+
+    def _shared_steps(self, kind: Kind) -> dict[Path, int]:
+        """The steps that all leaves share with other numbers."""
+        links = [link for link in kind.passage.place if isinstance(link.rule, Numbered) and link.rule.counts and link.rule.shared]
+        return {link.step: int(self.plan.layout.shared(link.step, self.plan.states)) for link in links}
 
     def _reduce(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
@@ -287,7 +388,7 @@ class Run:
         leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
         leaves.sort(key=lambda item: item[0].index)
         keys = [leaf.key for leaf, _, _ in leaves]
-        updates = {leaf.key: widened(work.u[i].to(_wider(work.u[i], leaf))) for leaf, work, i in leaves}
+        updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
         params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
         values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
         hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
@@ -300,14 +401,19 @@ class Run:
         for leaf, work, i in leaves:
             work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
         for work in works:
-            work.done += 1
+            work.next()
 
     def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
         first = 0
         for work in works:
             work.u = updates[first : first + len(work.u)]
             first += len(work.u)
-            work.done += 1
+            work.next()
+
+
+def _totals(sums: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """The sums over all works, of their sums in columns."""
+    return tuple(torch.cat([x.to(column[0].device) for x in column]).sum() for column in zip(*sums, strict=True))
 
 
 def lifted(
@@ -326,13 +432,13 @@ def lifted(
     state: dict[str, Any] = {name: dict(enumerate(column)) for name, column in zip(link.slots, slots, strict=True)}
     if form.counts:
         state["step"] = one_or_each({i: numbers[i][1][link.step] for i in keys})
-    updates = {i: widened(x.to(_wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
+    updates = {i: widened(x.to(wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
     computed = form.update(updates, state, {i: widened(x) for i, x in enumerate(p)}, hp)
     new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
     return [leaf.laid_out(new_u[i]) for i, leaf in enumerate(leaves)], [[new[name][i] for i in keys] for name in link.slots]
 
 
-def _wider(u: Tensor, leaf: Leaf) -> torch.dtype:
+def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
     """A gradient is taken in at least its parameter's precision."""
     return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype
 

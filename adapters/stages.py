@@ -1,10 +1,9 @@
 """What a parameter goes through, cut into stages that run together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from functional_optim.lifting import widened
 
 from .layout import Key, Layout
-from .links import Link, Route
+from .links import Link, Mark, Route, marks_before, slot_count
 
 
 class Ending(Enum):
@@ -39,21 +38,27 @@ TARGETED = (Ending.UPDATE, Ending.PEEK)
 
 @dataclass(frozen=True)
 class Dtypes:
-    """The dtypes of one leaf's tensors, complex ones as reals."""
+    """The dtypes of one leaf's tensors, complex ones as reals; `further` ones are those of updates that arrived before."""
 
     update: torch.dtype
     param: torch.dtype
     slots: tuple[torch.dtype, ...]
+    further: tuple[torch.dtype, ...] = ()
 
     @property
     def scalars(self) -> torch.dtype:
         """What the kernel computes in: the widest of its tensors, at least float32."""
-        wide = torch.float64 in (self.update, self.param, *self.slots)
+        wide = torch.float64 in self.all
         return torch.float64 if wide else torch.float32
 
-    def restricted(self, slots: int) -> "Dtypes":
-        """With the first few slots only."""
-        return Dtypes(self.update, self.param, self.slots[:slots])
+    @property
+    def all(self) -> tuple[torch.dtype, ...]:
+        """Those of all columns, in their order."""
+        return (self.update, self.param, *self.slots, *self.further)
+
+    def restricted(self, links: Sequence[Link]) -> "Dtypes":
+        """What the first few links of a run see."""
+        return Dtypes(self.update, self.param, self.slots[: slot_count(links)], self.further[: len(marks_before(links))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +69,18 @@ class Stage:
         links: in order.
         slots: where the slots of theirs are among those of the passage.
         last: whether it is the last one.
+        marks: the places where updates that a later stage asks for arrive together with those of this one.
     """
 
     links: list[Link]
     slots: slice
     last: bool
+    marks: tuple[Mark, ...] = ()
+
+    @cached_property
+    def further(self) -> list[Mark]:
+        """The places before it where updates arrived that it asks for."""
+        return marks_before(self.links)
 
     @property
     def is_still(self) -> bool:
@@ -106,6 +118,11 @@ class Passage:
     place: Mapping[Link, int]
 
     @property
+    def came_first(self) -> frozenset[Mark]:
+        """The places at which gradients arrive as they are."""
+        return frozenset(self.stages[0].marks)
+
+    @property
     def is_one_run(self) -> bool:
         """Whether all of it is elementwise."""
         return len(self.stages) == 1 and self.stages[0].fuses
@@ -120,21 +137,42 @@ def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
     """The links of a route, which a parameter goes through, in runs of elementwise ones, each as long as can be."""
     stages: list[Stage] = []
     slots: list[str] = []
-    for run in list(_runs(route)) or [[]]:
+    for run, marks in _runs(route) or [([], ())]:
         first = len(slots)
         slots += [name for link in run for name in layout.slots_of(key, link.path, link.slots)]
-        stages.append(Stage(run, slice(first, len(slots)), last=run[-1:] == list(route[-1:])))
+        stages.append(Stage(run, slice(first, len(slots)), run[-1:] == list(route[-1:]), marks))
     return Passage(stages, slots, {link: i for i, stage in enumerate(stages) for link in stage.links})
 
 
-def _runs(route: Route) -> Iterator[list[Link]]:
-    for _, run in groupby(enumerate(route), lambda item: -1 if item[1].packs else item[0]):
-        yield [link for _, link in run]
+def _runs(route: Route) -> list[tuple[list[Link], tuple[Mark, ...]]]:
+    """The runs, and what is to be remembered of the updates that arrive at each.
+
+    What is remembered for another run is remembered between runs: that may end one, and so make others do the same.
+    """
+    cuts: set[Link] = set()
+    while True:
+        runs: list[list[Link]] = [[]]
+        for link in route:
+            if link in cuts or not link.packs or (runs[-1] and not runs[-1][-1].packs):
+                runs.append([])
+            runs[-1] += [link] if link not in cuts else []
+        crossing = {mark for run in runs for mark in marks_before(run)}
+        found = {link for link in route if link.remembers in crossing}
+        if found == cuts:
+            return _with_marks(route, runs, cuts)
+        cuts = found
 
 
-def slot_count(links: Sequence[Link]) -> int:
-    """How many slots these links have together."""
-    return sum(len(link.slots) for link in links)
+def _with_marks(route: Route, runs: Sequence[list[Link]], cuts: Container[Link]) -> list[tuple[list[Link], tuple[Mark, ...]]]:
+    """Each run that has links, with what is remembered of the updates that arrive at its first one."""
+    waiting: dict[Link, tuple[Mark, ...]] = {}
+    marks: tuple[Mark, ...] = ()
+    for link in route:
+        if link in cuts:
+            marks = (*marks, link.mark) if link.mark else marks
+        else:
+            waiting[link], marks = marks, ()
+    return [(run, waiting[run[0]]) for run in runs if run]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

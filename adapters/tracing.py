@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.reductions import SumOver
 
-from .links import Link, run_links
+from .links import Link, marks_before, run_links, slot_count
 from .numbers import NotElementwise, Place, Tape
-from .stages import Dtypes, slot_count, wide
+from .stages import Dtypes, wide
 from .stand_ins import Node, Number, Value
 
 
@@ -25,7 +24,7 @@ class Traced:
 
     Attributes:
         tape: their numbers.
-        inputs: the nodes of the update, the parameter, and each slot.
+        inputs: the nodes of the update, the parameter, each slot, and what arrived before; then of numbers that each leaf has.
         results: the nodes of the new update, and each new slot; or of the terms of a sum.
     """
 
@@ -34,13 +33,16 @@ class Traced:
     results: list[Node]
 
 
-def trace(links: Sequence[Link], scalars: Sequence[Any], dtypes: Dtypes, *, total: bool = False, asks: bool) -> Traced:
+def trace(
+    links: Sequence[Link], scalars: Sequence[Any], dtypes: Dtypes, *, count: int | None = None, total: bool = False, asks: bool
+) -> Traced:
     """What the links make of an update, a parameter and the slots of all of them.
 
     Args:
         links: elementwise.
         scalars: of each; see `scalars_of`.
-        dtypes: of the tensors.
+        dtypes: of the tensors that all links have.
+        count: how many of the links are run; all by default.
         total: whether the last link is not run, and the terms of the sums that it asks for are the result.
         asks: whether a rule may ask what a number is.
 
@@ -49,20 +51,20 @@ def trace(links: Sequence[Link], scalars: Sequence[Any], dtypes: Dtypes, *, tota
     """
     flat, spec = trees.flatten(list(scalars))
     tape = Tape(flat, asks=asks)
-    numbers = [Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x for i, x in enumerate(tape.values)]
-    stand_ins: list[Any] = trees.unflatten(spec, numbers)
-    u, p, *slots = (Value(Node("input"), wide(dtype)) for dtype in (dtypes.update, dtypes.param, *dtypes.slots))
-    inputs = [x.node for x in (u, p, *slots)]
-    if total:
-        *before, last = links
-        u, _ = run_links(before, stand_ins[:-1], u, p, slots[: slot_count(before)])
-        reduction = last.form.reduce
-        assert isinstance(reduction, SumOver)
-        terms = reduction.term(u, p, **dict(zip(last.slots, slots[slot_count(before) :], strict=False)))
-        results = [terms] if isinstance(terms, Value) else list(terms)
-    else:
-        u, new = run_links(links, stand_ins, u, p, slots)
-        results = [u, *new]
+    columns = [Value(Node("input"), wide(dtype)) for dtype in dtypes.all]
+    inputs = [x.node for x in columns]
+
+    def stand_in(i: int, x: Any) -> Any:
+        if isinstance(x, Tensor) and x.ndim:
+            inputs.append(Node("input", wide=False))
+            return Value(inputs[-1], columns[0].dtype)
+        return Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x
+
+    stand_ins = trees.unflatten(spec, [stand_in(i, x) for i, x in enumerate(tape.values)])
+    run, end = links[:count], 2 + slot_count(links)
+    seen = [*columns[: 2 + slot_count(run)], *columns[end : end + len(marks_before(run))]]
+    result, new = run_links(run, stand_ins, seen, total=total)
+    results = [*(result if total else [result]), *new]
     if not all(isinstance(x, Value) and x.node.wide for x in results):
         raise NotElementwise(f"a rule of {', '.join(map(str, links))} returned something else than tensors like its own")
     return Traced(tape, inputs, [x.node for x in results])

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.lifting import widened
-from functional_optim.reductions import SumOver
 
 from .direct import Lengths
-from .links import Link, run_links
-from .stages import TARGETED, Dtypes, Ending, slot_count, wide
+from .links import Link, run_links, slot_count
+from .stages import TARGETED, Dtypes, Ending, wide
 
 # What a tensor was, what it should become, and what became of it.
 Compared: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -59,8 +58,9 @@ def try_out(
     end = 2 + len(dtypes.slots)
     with torch.no_grad():
         sums = kernel(vector, columns, Lengths(LENGTHS))
-        computed = [_by_rules(links, ending, numbers, *row[:end]) for row in rows]
-    written = {Ending.STEP: [1], Ending.UPDATE: [end], Ending.PEEK: [end], Ending.STORE: [], Ending.TOTAL: []}[ending]
+        computed = [_by_rules(links, ending, numbers, row[: len(dtypes.all)]) for row in rows]
+    target = len(dtypes.all)
+    written = {Ending.STEP: [1], Ending.UPDATE: [target], Ending.PEEK: [target], Ending.STORE: [], Ending.TOTAL: []}[ending]
     written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()
     compared: list[Compared] = []
     for i, (row, results) in enumerate(zip(rows, computed, strict=True)):
@@ -68,36 +68,28 @@ def try_out(
         compared += [(x, after[j], columns[j][i].cpu()) for j, x in enumerate(row)]
     for terms, found in zip(zip(*computed, strict=True), sums, strict=ending is Ending.TOTAL):
         total = torch.stack([x.double().sum() for x in terms]).sum()
-        compared.append((torch.zeros_like(total), total, found.cpu()))
+        compared.append((torch.zeros_like(total), total, found.sum().cpu()))
     _require_close(compared, dtypes, links)
 
 
-def _by_rules(
-    links: Sequence[Link], ending: Ending, numbers: Sequence[Any], u: Tensor, p: Tensor, *slots: Tensor
-) -> Sequence[Tensor]:
+def _by_rules(links: Sequence[Link], ending: Ending, numbers: Sequence[Any], columns: Sequence[Tensor]) -> Sequence[Tensor]:
     """The links' own rules, under the dtype policy of `lifting`: what is to be written, or the terms of the sums."""
-    opened = [widened(x) for x in (u, p, *slots)]
-    if ending is not Ending.TOTAL:
-        u, new = run_links(links, numbers, opened[0], opened[1], opened[2:])
-        return ending.outcome(u, new, p, *slots)
-    *before, last = links
-    first = 2 + slot_count(before)
-    u, _ = run_links(before, numbers[:-1], opened[0], opened[1], opened[2:first])
-    assert isinstance(last.form.reduce, SumOver)
-    return last.form.reduce.terms(u, opened[1], dict(zip(last.slots, opened[first:], strict=True)))
+    result, new = run_links(links, numbers, list(map(widened, columns)), total=ending is Ending.TOTAL)
+    return result if ending is Ending.TOTAL else ending.outcome(result, new, *columns[1 : 2 + slot_count(links)])
 
 
 def _row(length: int, dtypes: Dtypes, ending: Ending) -> list[Tensor]:
     """Update, parameter, slots, and a target where there is one: numbers below 1 without any order, those of slots positive."""
     places = torch.arange(length, dtype=torch.float64, device="cpu")
-    own = [torch.sin(1.3 * places + 0.7 * k + 0.5) for k in range(2 + len(dtypes.slots))]
-    values = [*own[:2], *(x * x + 0.1 for x in own[2:])]
-    row = [x.to(dtype) for x, dtype in zip(values, (dtypes.update, dtypes.param, *dtypes.slots), strict=True)]
+    own = [torch.sin(1.3 * places + 0.7 * k + 0.5) for k in range(len(dtypes.all))]
+    end = 2 + len(dtypes.slots)
+    values = [*own[:2], *(x * x + 0.1 for x in own[2:end]), *own[end:]]
+    row = [x.to(dtype) for x, dtype in zip(values, dtypes.all, strict=True)]
     return [*row, torch.zeros_like(row[0], dtype=wide(dtypes.update))] if ending in TARGETED else row
 
 
 def _require_close(compared: Sequence[Compared], dtypes: Dtypes, links: Sequence[Link]) -> None:
-    narrowest = max(torch.finfo(x).eps for x in (dtypes.update, dtypes.param, *dtypes.slots) if x.is_floating_point)
+    narrowest = max(torch.finfo(x).eps for x in dtypes.all if x.is_floating_point)
     least = UNITS * narrowest * max(_largest(wanted) for _, wanted, _ in compared)
     for before, wanted, found in compared:
         allowed = TOLERANCE * _largest(wanted.double() - before.double()) + least

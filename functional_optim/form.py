@@ -115,6 +115,12 @@ class Form(ABC):
         del path, outer
         return None
 
+    @property
+    def after(self) -> Transform | None:
+        """A rule of this form's own that is run when its parts have been, of which `origins` tells; with the state that is not
+        theirs. What had arrived at the parts it may ask for, under the name of `arrived`."""
+        return None
+
     def check(self, params: Tree) -> None:
         """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""
         for keys, share in self.shares(params).items():

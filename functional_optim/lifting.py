@@ -218,7 +218,7 @@ class Lifted(Form):
             given = ", ".join((*first, *self.slots, *self.leaf_extra))
             raise TypeError(f"the rule of {self.name} is called with {given}, but takes {problem}.") from None
 
-    def _closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
+    def closed(self, name: str, new: Tensor, stored: Tensor) -> Tensor:
         """An output of the rule in the form that its input was stored in."""
         if stored.is_complex():
             new = torch.view_as_complex(new)
@@ -258,6 +258,24 @@ class Leafwise(Lifted):
         """Unless it treats every element alike, and of all together asks for sums at most."""
         return not self.elementwise or not isinstance(self.reduce, SumOver | None)
 
+    @property
+    def finds(self) -> bool:
+        """Whether something has to be found out, of all leaves that it sees, before the rule can be run on one."""
+        return self.reduce is not None
+
+    @property
+    def sums_all_only(self) -> bool:
+        """Whether of the sums that it asks for only those over all leaves together matter."""
+        return True
+
+    def terms(self, hp: HParams, t: Any, old: Any) -> Callable[..., Sequence[Any]] | None:
+        """The terms of the sums that it asks for, `(u, p, *slots) -> terms`; None where it asks for no sums."""
+        del hp, t, old
+        reduce = self.reduce
+        if not isinstance(reduce, SumOver):
+            return None
+        return lambda u, p, *slots: reduce.terms(u, p, dict(zip(self.slots, slots, strict=True)))
+
     def takes_each(self, name: str) -> bool:
         """True: leaves of different values get rules of their own."""
         del name
@@ -269,7 +287,7 @@ class Leafwise(Lifted):
         p = [None] * len(u) if params is None else trees.leaves(params)
         slots = self._slot_leaves(state, updates, spec)
         given = self._leaf_extras(extra, updates, spec)
-        t = _advanced(state["step"], u, spec) if self.counts else None
+        t = advanced(state["step"], u, spec) if self.counts else None
 
         columns = (u, p, *slots, *given)
         work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
@@ -282,7 +300,7 @@ class Leafwise(Lifted):
                 rules[own.number] = self.rule(own.hp, own.t, reduced)
             for i, outputs in zip(members, self._outputs(rules[own.number], [work[i] for i in members]), strict=True):
                 for name, column, new in zip(("update", *self.slots), (u, *slots), outputs, strict=True):
-                    column[i] = self._closed(name, new, column[i])
+                    column[i] = self.closed(name, new, column[i])
 
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
@@ -378,7 +396,7 @@ class WholeTree(Lifted):
         new_updates, new_shared, *new_slots = self._run(rule, arguments, has_params=params is not None)
         for name, leaves, new in zip(("update", *self.slots), (u, *slots), (new_updates, *new_slots), strict=True):
             for i, x in zip(present, new, strict=True):
-                leaves[i] = self._closed(name, x, leaves[i])
+                leaves[i] = self.closed(name, x, leaves[i])
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         new_state |= {name: whole(new_shared[name]).to(state[name].dtype) for name in self.shared}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
@@ -417,7 +435,7 @@ def new_count(params: Tree) -> Tensor:
     return torch.zeros((), dtype=torch.int64, device=device_of(params))
 
 
-def _advanced(count: Any, updates: Sequence[Tensor | None], spec: Spec) -> Any:
+def advanced(count: Any, updates: Sequence[Tensor | None], spec: Spec) -> Any:
     """A count after another update; of counts that leaves have for themselves, those of leaves with a gradient."""
     if not isinstance(count, PerLeaf):
         return count + 1

@@ -30,7 +30,7 @@ class SumOver:
     def terms(self, update: Tensor, param: Tensor | None, slots: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The terms of one leaf."""
         terms = self.term(update, param, **slots)
-        return (terms,) if isinstance(terms, Tensor) else tuple(terms)
+        return tuple(terms) if isinstance(terms, tuple | list) else (terms,)
 
     def __call__(self, updates: Sequence[Tensor], params: Sequence[Tensor | None], **slots: Sequence[Tensor]) -> Any:
         """The quantity of these leaves; of no leaf at all, that of one empty leaf."""

@@ -14,6 +14,7 @@ from functional_optim.form import ByHand, Form, Path, nested
 from functional_optim.hints import MEANT, hint
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown, validate
 from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
+from functional_optim.numbered import Numbered
 from functional_optim.philox import seed_apart
 from functional_optim.recipe import Recipe, recorded
 from functional_optim.trees import Tree
@@ -346,6 +347,59 @@ def whole_tree(
         leaf_extra=tuple(leaf_extra),
     )
     return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=False, name=name)
+
+
+def numbered(
+    slots: Sequence[str] | Mapping[str, SlotInit] = (),
+    hparams: HParams | None = None,
+    *,
+    own: Mapping[str, SlotInit] | None = None,
+    shared: Mapping[str, Any] | None = None,
+    each: Sequence[str] | None = None,
+    extra: Sequence[str] = (),
+    leaf_extra: Sequence[str] = (),
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
+    """Like `elementwise`, for a rule that asks for sums, of a leaf or of all, and may keep numbers; engines run it as one.
+
+    The function takes `(hp[, t], numbers, *, static options)`, the numbers by name as they are before the step, and returns three
+    functions:
+
+    - `terms(g, p, *slots)`, what is to be summed over the elements, one or several tensors; or None.
+    - `finish(sums)`, of `Sums`, the numbers: new ones of those that it keeps, and whatever else the update takes. They are ()
+      tensors; an engine may compute those of many leaves at once, so this takes operators and functions, and asks for no value.
+    - `rule(numbers, g, p, *slots)`, the update and the new slots.
+
+    >>> @numbered(shared={"largest": 0.0})
+    ... def divide_by_largest_norm(hp, numbers):
+    ...     def terms(g, p):
+    ...         return g * g
+    ...     def finish(sums):
+    ...         return {"largest": torch.maximum(numbers["largest"], sums.all[0].sqrt())}
+    ...     def rule(new, g, p):
+    ...         return g / new["largest"]
+    ...     return terms, finish, rule
+    >>> tx = divide_by_largest_norm()
+    >>> tx.update([torch.tensor(3.0), torch.tensor(-4.0)], tx.init_state([torch.tensor(0.0), torch.tensor(0.0)]))[0]
+    [tensor(0.6000), tensor(-0.8000)]
+
+    Args:
+        slots, hparams, extra, leaf_extra, name: as for `elementwise`.
+        own: name to `(p, hp) -> first value`, of a number that each leaf keeps for itself.
+        shared: name to first value, a number or `hp -> number`, of one that all leaves share: kept as a () tensor of float64.
+            The step is shared then, too.
+        each: names of hyper-parameters that may differ between leaves; all by default.
+    """
+    lift = functools.partial(
+        Numbered,
+        elementwise=True,
+        own=dict(own or {}),
+        shared=dict(shared or {}),
+        each=None if each is None else tuple(each),
+        extra=tuple(extra),
+        leaf_extra=tuple(leaf_extra),
+    )
+    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=True, name=name)
 
 
 def _constructor(

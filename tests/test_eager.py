@@ -26,9 +26,9 @@ from test_fused import (
 import functional_optim as fo
 from functional_optim.adapters import AdamW, OptimizerAdapter, RMSprop
 from functional_optim.adapters import lists as engine
-from functional_optim.adapters.links import links_of, scalars_of, values_of
+from functional_optim.adapters.links import links_of, scalars_of, slot_count, values_of
 from functional_optim.adapters.lists import program_of
-from functional_optim.adapters.stages import Dtypes, Ending, slot_count
+from functional_optim.adapters.stages import Dtypes, Ending
 from functional_optim.adapters.tracing import trace
 
 # With the blocks below: lists of several and of one, a tensor taken whole, one in blocks of which the last is shorter.

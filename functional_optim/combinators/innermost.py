@@ -8,7 +8,7 @@ from functional_optim.combinators.gate import Gated, arriving
 from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
-from functional_optim.transform import Transform
+from functional_optim.transform import Transform, elementwise
 from functional_optim.trees import Tree
 
 
@@ -47,6 +47,8 @@ class Placed:
         params: what it sees of the parameters; None where none were given.
         asks: the gate that wants to know what the transform, a rule that changes nothing, has reduced.
         is_still: whether its updates are 0.
+        mark: where it is the place at which the updates that arrive are remembered, that place; of a rule that asks for them
+            later, the place where they were.
     """
 
     transform: Transform
@@ -55,6 +57,11 @@ class Placed:
     params: Tree
     asks: Asked | None = None
     is_still: bool = False
+    mark: "Mark | None" = None
+
+
+class Mark:
+    """A place where the updates that arrive are remembered for a later rule."""
 
 
 def innermost(transform: Transform, params: Tree = None, gates: Mapping[Path, bool] | None = None) -> list[Placed]:
@@ -90,9 +97,14 @@ def _walk(
     if handed is None:
         yield Placed(transform, path, hparams, params)
         return
+    mark = Mark()
+    if form.after is not None:
+        yield Placed(passing(), path, {}, params, mark=mark)
     shares = {} if params is None else form.shares(params)
     for keys, part in form.parts.items():
         yield from _walk(part, (*path, *keys), handed[keys], shares.get(keys), gates)
+    if form.after is not None:
+        yield Placed(form.after, path, {}, params, mark=mark)
 
 
 def _through(
@@ -110,6 +122,13 @@ def _through(
 
 def _of_clocks(asked: Asked, name: str) -> Origin:
     return Origin((), lambda counts: asked.form.own_hparams(asked.clocks(counts))[name])
+
+
+@elementwise(name="passing")
+def passing(hp):
+    """What arrives."""
+    del hp
+    return lambda u, p: u
 
 
 def _gates(transform: Transform, path: Path, hparams: Mapping[str, Origin]) -> Iterator[Asked]:

@@ -7,13 +7,37 @@ Liang et al. 2024, Cautious Optimizers: Improving Training with One Line of Code
 Cao, Li & Song 2024, Grams: Gradient Descent with Adaptive Momentum Scaling, https://arxiv.org/abs/2412.17107
 """
 
-from collections.abc import Callable
+import torch
 
-from torch import Tensor
-
-from functional_optim.combinators.compared import Compared
+from functional_optim.combinators.compared import ARRIVED, Compared
 from functional_optim.recipe import recorded
-from functional_optim.transform import Transform, require_transform
+from functional_optim.transform import Transform, elementwise, numbered, require_transform
+
+
+@numbered(leaf_extra=(ARRIVED,), name="cautious")
+def _masked(hp, numbers):
+    def passes(u, g):
+        return (u * g > 0).to(u.dtype)
+
+    def terms(u, p, g):
+        return passes(u, g), torch.ones_like(u)
+
+    def finish(sums):
+        passing, elements = sums.own
+        return {"share": (passing / elements.clamp(min=1.0)).clamp(min=1e-3)}
+
+    def rule(new, u, p, g):
+        return u * passes(u, g) / new["share"]
+
+    return terms, finish, rule
+
+
+@elementwise(leaf_extra=(ARRIVED,), name="with_gradient_signs")
+def _signed(hp):
+    def rule(u, p, g):
+        return u.abs() * g.sign()
+
+    return rule
 
 
 @recorded
@@ -41,7 +65,7 @@ def cautious(transform: Transform) -> Transform:
     >>> tx.update(torch.tensor([1.0, -0.5]), state)[0]
     tensor([4., 0.])
     """
-    return _compared(transform, _masked, "cautious")
+    return _compared(transform, _masked(), "cautious")
 
 
 @recorded
@@ -58,19 +82,10 @@ def with_gradient_signs(transform: Transform) -> Transform:
     Source: Cao et al. 2024, https://arxiv.org/abs/2412.17107, whose Grams is this around `scale_by_adam`. Neither torch nor optax
     has a counterpart.
     """
-    return _compared(transform, _signed, "with_gradient_signs")
+    return _compared(transform, _signed(), "with_gradient_signs")
 
 
-def _masked(u: Tensor, g: Tensor) -> Tensor:
-    mask = (u * g > 0).to(u.dtype)
-    return u * mask / mask.mean().clamp(min=1e-3)
-
-
-def _signed(u: Tensor, g: Tensor) -> Tensor:
-    return u.abs() * g.sign()
-
-
-def _compared(transform: Transform, compare: Callable[[Tensor, Tensor], Tensor], name: str) -> Transform:
+def _compared(transform: Transform, rule: Transform, name: str) -> Transform:
     require_transform(transform, name)
     inside = _with_learning_rate(transform)
     if inside is not None:
@@ -78,8 +93,7 @@ def _compared(transform: Transform, compare: Callable[[Tensor, Tensor], Tensor],
             f"{name} compares a direction with the gradient, but {inside} in {transform.name} applies a learning rate and turns "
             f"the sign. Put that after it: chain({name}(scale_by_adam()), scale_by_learning_rate())."
         )
-    form = Compared(transform, compare)
-    return Transform.of(form, transform.declared, name)
+    return Transform.of(Compared(transform, rule), transform.declared, name)
 
 
 def _with_learning_rate(transform: Transform) -> str | None:
