@@ -101,7 +101,9 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
             compiled = compile_body(body, ending, dtypes, device)
             inputs = 1 + len(dtypes.all) + (ending in TARGETED)
             kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
-            try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)
+            vector = kernel.vector(scalars)
+            assert isinstance(vector, Tensor)
+            try_out(kernel, vector, links, ending, dtypes, scalars)
             _kernels[key] = kernel
         return _kernels[key]
 

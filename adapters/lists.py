@@ -133,10 +133,8 @@ class Lists:
         for piece in _pieces(work):
             own = [[column[i] for i in piece] for column in by_row]
             for block in _blocks([[column[i] for i in piece] for column in work.columns]):
-                results = program.run([*_opened(block), *own], numbers)
-                of_all = link.form.sums_all_only
-                for i, row in zip(piece, [results] if of_all else zip(*results, strict=True), strict=not of_all):
-                    terms = [torch.cat([x.reshape(-1) for x in xs]).sum() if of_all else xs.sum() for xs in row]
+                results = _summed(program.run([*_opened(block), *own], numbers), each=not link.form.sums_all_only)
+                for i, terms in zip(piece, results, strict=False):
                     sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
         return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
 
@@ -232,6 +230,13 @@ def _run(arranged: Arranged, row: Row, own: Sequence[Sequence[Tensor]], plain: b
             if slot.dtype != new.dtype and not slot.is_complex():
                 slot.copy_(new)
     return results[0] if results else ()
+
+
+def _summed(columns: Sequence[Sequence[Tensor]], *, each: bool) -> list[list[Tensor]]:
+    """The sums over each row of some columns, or over all rows together."""
+    if each:
+        return [[x.sum() for x in row] for row in zip(*columns, strict=True)]
+    return [[torch.cat([x.reshape(-1) for x in column]).sum() for column in columns]]
 
 
 def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:

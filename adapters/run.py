@@ -317,7 +317,7 @@ class Run:
             found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals))
             self._own[work.part][link] = found
             self._keep(link, form, work, found.new)
-        names = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
+        names: dict[Path, Any] = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
         if form.shared and form.counts:
             names[link.step] = self.numbers[works[0].kind][1][link.step] + 1
         self._pending.append(lambda: self.plan.layout.share(names, self.plan.states))
@@ -338,7 +338,8 @@ class Run:
         layout = self.plan.layout
         numbers: dict[str, Tensor] = {}
         for name in form.own:
-            column = torch.stack(self._places(link, name, work)).double()
+            places = self._places(link, name, work)
+            column = torch.stack(places).double()
             on_host = column.device.type == "cpu"
             numbers[name] = column[0] if on_host and bool((column == column[0]).all()) else column
         return {**numbers, **{name: layout.shared((*link.path, name), self.plan.states).double() for name in form.shared}}

@@ -96,6 +96,7 @@ class Lifted(Form):
         extra: names of the numbers beside the hyper-parameters that `update` has to be given, such as the loss.
         leaf_extra: names of the trees like the parameters that `update` has to be given, such as a Hessian's diagonal.
         shared: how each value that all leaves share starts: a number, or `hp -> number`.
+        own: how each number starts that is kept for each leaf by itself, a () tensor.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Lifted(Form):
     extra: tuple[str, ...] = ()
     leaf_extra: tuple[str, ...] = ()
     shared: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, SlotInit] = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:
@@ -122,7 +124,7 @@ class Lifted(Form):
     @property
     def state_names(self) -> set[str]:
         """The keys of the state."""
-        return {*self.slots, *self.shared, *(("step",) if self.counts else ())}
+        return {*self.slots, *self.shared, *self.own, *(("step",) if self.counts else ())}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: `step` 0, and every slot at its start."""

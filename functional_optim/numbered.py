@@ -7,7 +7,7 @@ update, element by element.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -53,17 +53,15 @@ class Numbered(Leafwise):
     """A transform that is a rule for one tensor with numbers: `scalars(hp[, t], numbers, **options) -> Parts`.
 
     Attributes:
-        own: how each number starts that is kept for each leaf by itself, a () tensor.
         each: the hyper-parameters that may differ between leaves; None for all.
     """
 
-    own: Mapping[str, Callable[[Tensor, HParams], Tensor]] = field(default_factory=dict)
     each: tuple[str, ...] | None = None
 
     @property
     def own_counts(self) -> tuple[str, ...]:
         """The step, unless all leaves share it with other numbers."""
-        return () if self.shared else super().own_counts
+        return ("step",) if self.counts and not self.shared else ()
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -89,11 +87,6 @@ class Numbered(Leafwise):
     def finds(self) -> bool:
         """True: there are numbers to be found before the update."""
         return True
-
-    @property
-    def state_names(self) -> set[str]:
-        """The keys of the state."""
-        return {*super().state_names, *self.own}
 
     @property
     def sums_all_only(self) -> bool:
