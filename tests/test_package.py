@@ -24,6 +24,7 @@ LAYERS = [
     {"hparams", "checks", "reductions"},
     {"form"},
     {"lifting"},
+    {"numbered"},
     {"transform", "apply"},
     {"rules"},
     {"combinators", "schedules"},
