@@ -64,6 +64,16 @@ def test_a_solver_takes_trees_batches_and_zero(name):
     assert torch.equal(solve(lambda x: a @ x, torch.zeros_like(b)), torch.zeros_like(b))
 
 
+@BY_NAME
+def test_a_solver_takes_complex_numbers(name):
+    """Of a Hermitian matrix where it wants a symmetric one; beside reals, which stay real."""
+    solve, a, b = solver_and_matrix(name)
+    skew = torch.tensor([[0.0, 0.1], [-0.1, 0.0]], **DOUBLE)
+    a, b, last = torch.complex(a[:2, :2], skew), torch.complex(b[:2], b[2:4]), b[4]
+    found = solve(lambda x: {"z": a @ x["z"], "r": 2 * x["r"]}, {"z": b, "r": last})
+    close(found, {"z": torch.linalg.solve(a, b), "r": last / 2}, rtol=1e-8, atol=1e-9)
+
+
 def test_damping_is_added_to_the_diagonal():
     a, s, b = matrices()
     eye = torch.eye(5, **DOUBLE)
@@ -271,6 +281,25 @@ def test_arguments_may_be_trees_with_integers_and_none():
     args = {"a": torch.tensor(4.0, **DOUBLE), "none": None}
     slope = torch.func.grad(lambda a: solver({"v": None}, {**args, "a": a}, torch.tensor(3))["v"])(args["a"])
     close(slope, -3 / 16, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("wrap", [fo.meta.custom_root, fo.meta.custom_fixed_point])
+def test_closing_over_what_is_being_differentiated_is_refused(wrap):
+    """Its part in the derivative would be lost; what is batched is a constant, and that in a function given to `grad` counts."""
+
+    def solved(a, of=lambda loss: torch.func.grad(loss)):
+        @wrap(of(lambda x: (x - a) ** 2))
+        def solver(init):
+            return a
+
+        return solver(torch.zeros(()))
+
+    a = torch.tensor([2.0, 3.0])
+    assert torch.equal(torch.vmap(solved)(a), a)
+    for of in (lambda loss: loss, torch.func.grad):
+        for differentiated in (torch.func.grad, lambda f: lambda a: torch.func.jvp(f, (a,), (a,))):
+            with pytest.raises(ValueError, match="closes over 'a', which is being differentiated"):
+                differentiated(lambda a, of=of: solved(a, of))(a[0])
 
 
 def test_an_equation_per_unknown():

@@ -395,6 +395,18 @@ def test_forward_mode_takes_what_torch_takes_and_per_leaf_values():
         fo.meta.forward_grad(lambda x: x)(torch.ones(2))
 
 
+def test_forward_mode_in_a_complex_number():
+    """What torch.func.grad gives: the derivatives in both parts."""
+    z, x = torch.tensor([1.0 + 2.0j, 0.5 - 1.0j]), torch.tensor(3.0)
+
+    def f(p):
+        return p["x"] * (p["z"] ** 3).real.sum() + p["z"].abs().square().sum()
+
+    close(fo.meta.forward_grad(f)({"z": z, "x": x}), torch.func.grad(f)({"z": z, "x": x}), rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match=r"the first argument\['n'\] is torch.int64, which has no derivative"):
+        fo.meta.forward_grad(lambda p: p["x"] * p["n"])({"x": x, "n": torch.tensor(2)})
+
+
 def test_memory():
     """Bytes alive at the peak: forward mode does not grow with the steps, re-materialisation as their root."""
     params, support = network(64), data(32)
@@ -434,6 +446,23 @@ def test_remat_wants_constants_and_no_chance():
 
     # 2 (1 − 2 lr)², differentiated
     assert torch.func.grad(through_a_default)(torch.tensor(0.25)) == 2 * 2 * (1 - 0.5) * -2
+
+
+def test_remat_runs_again_under_the_autocast_of_the_call():
+    """`backward` is called outside of it."""
+    x, w = torch.randn(3, 4), torch.randn(4, 4)
+
+    def f(x, w):
+        return (x @ w).relu().float().square().sum()
+
+    slopes = []
+    for function in (f, fo.meta.remat(f)):
+        leaf = w.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = function(x, leaf)
+        value.backward()
+        slopes.append(leaf.grad)
+    assert torch.equal(*slopes)
 
 
 def test_remat_of_a_function_that_returns_what_it_got():

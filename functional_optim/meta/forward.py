@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.meta.packing import ravel
+from functional_optim.meta.packing import is_smooth, ravel
 from functional_optim.trees import Tree
 
 
@@ -26,7 +26,7 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
         chunk_size: tangents at a time; None for all.
 
     Raises:
-        TypeError: there is no tensor in the first argument.
+        TypeError: there is no tensor in the first argument, or one of integers.
         ValueError: the function's value is not a () tensor.
 
     Parameters that require a gradient would still keep everything for it: detach them first.
@@ -43,6 +43,9 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
             raise TypeError(
                 f"the first argument holds no tensor to differentiate in: {hparams!r}. Numbers go in as torch.tensor(...)."
             )
+        for path, x in zip(trees.paths(hparams, "the first argument"), trees.leaves(hparams), strict=True):
+            if isinstance(x, Tensor) and not is_smooth(x):
+                raise TypeError(f"{path} is {x.dtype}, which has no derivative: pass it among the other arguments.")
         vector, unravel = ravel(hparams)
 
         def pushed(direction: Tensor) -> Tensor:

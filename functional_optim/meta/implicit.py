@@ -22,8 +22,9 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, pack
-from functional_optim.meta.remat import along
+from functional_optim.meta.remat import along, require_constant_closure, under_autocast_of_now
 from functional_optim.meta.solvers import Solve, normal_cg
+from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
 
 Solver: TypeAlias = Callable[..., Tree]
@@ -44,7 +45,8 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
             minimum), `gmres`, `neumann`, `dense`, with `functools.partial` for their options.
 
     Raises:
-        ValueError: F does not return trees like x.
+        ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (only its own closure
+            and globals are searched, and those of what `torch.func.grad` was given).
 
     Source: Blondel et al. 2022, https://arxiv.org/abs/2105.15183. As `jaxopt.implicit_diff.custom_root` and
     `torchopt.diff.implicit.custom_root`.
@@ -61,6 +63,8 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
     def decorate(solver: Solver) -> Solver:
         @functools.wraps(solver)
         def differentiable(init: Tree, *args: Tree) -> Tree:
+            if not is_traced():
+                require_constant_closure(optimality)
             return _attached(optimality, solve, detached(solver(detached(init), *detached(args))), args)
 
         return differentiable
@@ -84,6 +88,7 @@ def custom_fixed_point(function: Callable[..., Tree], *, solve: Solve = normal_c
     tensor(0.2500)
     """
 
+    @functools.wraps(function)
     def residual(x: Tree, *args: Tree) -> Tree:
         return trees.map_leaves(lambda a, b: a - b, x, function(x, *args))
 
@@ -94,9 +99,10 @@ def _attached(optimality: Callable[..., Tree], solve: Solve, x: Tree, args: tupl
     """The same x, whose derivatives in `args` are those of the root of `optimality`."""
     xs, rebuild_x = pack(x)
     values, rebuild_args = pack(args)
+    condition = under_autocast_of_now(composing(optimality), [*xs, *values])
 
     def residual(xs: Sequence[Tensor], values: Sequence[Tensor]) -> Tensors:
-        returned = pack(composing(optimality)(rebuild_x(xs), *rebuild_args(values)))[0]
+        returned = pack(condition(rebuild_x(xs), *rebuild_args(values)))[0]
         if [r.shape for r in returned] != [x.shape for x in xs]:
             raise ValueError(
                 f"the optimality condition returned shapes {[tuple(r.shape) for r in returned]} for a solution of shapes "

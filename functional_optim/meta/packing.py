@@ -44,12 +44,18 @@ def is_smooth(x: Any) -> bool:
 
 
 def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
-    """All elements of a tree of tensors as one vector, and the function that turns such a vector into a tree again."""
+    """All elements of a tree of tensors as one vector, and the function that turns such a vector into a tree again.
+
+    Complex numbers are pairs of reals in it, so that it is real, and its inner product that of derivatives.
+    """
     tensors, rebuild = pack(tree)
-    shapes = [(x.shape, x.dtype) for x in tensors]
+    # stacked, not viewed: a view back wants pairs that lie at even places
+    parts = [torch.stack([x.real, x.imag], -1) if x.is_complex() else x for x in tensors]
+    shapes = [(part.shape, part.dtype, x.is_complex()) for part, x in zip(parts, tensors, strict=True)]
 
     def unravel(vector: Tensor) -> Tree:
-        pieces = vector.split([shape.numel() for shape, _ in shapes])
-        return rebuild([piece.reshape(shape).to(dtype) for piece, (shape, dtype) in zip(pieces, shapes, strict=True)])
+        pieces = vector.split([shape.numel() for shape, *_ in shapes])
+        reals = [piece.reshape(shape).to(dtype) for piece, (shape, dtype, _) in zip(pieces, shapes, strict=True)]
+        return rebuild([torch.complex(*r.unbind(-1)) if paired else r for r, (*_, paired) in zip(reals, shapes, strict=True)])
 
-    return torch.cat([x.reshape(-1) for x in tensors]), unravel
+    return torch.cat([part.reshape(-1) for part in parts]), unravel

@@ -12,6 +12,7 @@ Griewank & Walther 2000, Algorithm 799: revolve, https://doi.org/10.1145/347837.
 for both modes works there, under `vmap`, and differentiates again.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated must be an argument;
-            constants may be closed over. It must compute the same when it runs again: no random numbers.
+            constants may be closed over. It must compute the same when it runs again: no random numbers. It runs under the
+            `torch.autocast` of the call.
 
     Raises:
         ValueError: the function draws random numbers, or closes over a tensor that is being differentiated (only its own
@@ -62,9 +64,11 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         tensors, rebuild = pack((args, kwargs))
         rebuild_outputs: list[Callable[[Sequence[Tensor]], Tree]] = []
 
+        in_precision = under_autocast_of_now(called, tensors)
+
         def run(*tensors: Tensor) -> Tensors:
             args, kwargs = rebuild(tensors)
-            outputs, rebuild_output = pack(called(*args, **kwargs))
+            outputs, rebuild_output = pack(in_precision(*args, **kwargs))
             rebuild_outputs.append(rebuild_output)
             return tuple(outputs)
 
@@ -81,11 +85,27 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     return rematerialised
 
 
+def under_autocast_of_now(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callable[..., Any]:
+    """The function under the present `torch.autocast`, on these tensors' devices, also when it is called after that has ended."""
+    kinds = {x.device.type for x in tensors}
+    now = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
+
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            for kind, dtype in now:
+                stack.enter_context(torch.autocast(kind, dtype))
+            return function(*args, **kwargs)
+
+    return within if now else function
+
+
 def require_constant_closure(function: Callable[..., Any], *, batched: bool = True) -> None:
     """Raise ValueError where a function closes over a tensor that is being differentiated: its derivative would be lost.
 
-    Unless it may be `batched`, also over one that a `vmap` around the function batches.
+    Unless it may be `batched`, also over one that a `vmap` around the function batches. What `functools.wraps`, as
+    `torch.func.grad` does, is looked into.
     """
+    function = inspect.unwrap(function)
     if not inspect.isfunction(function):
         return
     seen = inspect.getclosurevars(function)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.hparams import require_count, validate_number
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.trees import Tree
 
@@ -53,6 +54,7 @@ def zero_order_grad(
         stay as they are, and their gradient is None.
 
     Raises:
+        TypeError: samples is no whole number, or sigma no number.
         ValueError: samples or sigma is not positive, or the estimator is unknown; or, from the function, no parameter is a
             floating-point tensor.
 
@@ -62,8 +64,8 @@ def zero_order_grad(
     >>> gradient(torch.tensor(1.0), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([])
     """
-    if samples < 1 or not sigma > 0:
-        raise ValueError(f"samples = {samples} and sigma = {sigma} must be positive.")
+    require_count("samples", samples, 1)
+    validate_number("sigma", sigma, "(0, inf)")
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}.")
 
@@ -91,7 +93,10 @@ def zero_order_grad(
 
 
 def _normal(p: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    return torch.randn((samples, *p.shape), generator=generator, dtype=p.dtype, device=p.device)
+    if not p.is_complex():
+        return torch.randn((samples, *p.shape), generator=generator, dtype=p.dtype, device=p.device)
+    # each part with variance 1, where torch shares it out
+    return torch.view_as_complex(_normal(torch.view_as_real(p.resolve_conj()), samples, generator))
 
 
 def _evaluated(value: Callable[[Tree], Tensor], directions: Tree, samples: int, batched: bool, chunk_size: int | None) -> Tensor:
