@@ -153,10 +153,10 @@ class _Run:
         self.layout.start(self.params, self.hparams, self.states, counts_on_host=True)
 
     def own(self, key: Key) -> Flat:
-        """Copies of what a parameter keeps for itself alone."""
+        """Copies of what a parameter keeps for itself alone; where that is nothing, of what it keeps with all others."""
         names = self.layout.names(key)
         own = [names[value.path] for value in self.layout.values if value.path in names and not value.is_common]
-        return {name: self.states[key][name].clone() for name in own}
+        return {name: self.states[key][name].clone() for name in own or names.values()}
 
 
 def _spread(groups: Sequence[Mapping[str, Any]], params: Iterable[Key]) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def test_bad_values_per_leaf_name_the_leaf(refused, name, tree, error, message):
 
 def test_one_value_per_leaf_for_a_transform_by_hand():
     tx = fo.Transform(lambda params, hp: {}, lambda u, s, params, hp: (u, s), {"gain": 1.0}, "by_hand")
-    for whole in (tx, fo.chain(tx), fo.chain(fo.scale(), fo.chain(fo.rename_hparams(tx, gain="volume")))):
+    for whole in (tx, fo.chain(tx), fo.with_extra(tx), fo.chain(fo.scale(), fo.chain(fo.rename_hparams(tx, gain="volume")))):
         name = "volume" if "volume" in whole.hparams else "gain"
         state = whole.init_state(torch.ones(2))
         with pytest.raises(ValueError, match=r"by_hand takes one 'gain' for all parameters"):

@@ -247,6 +247,30 @@ def test_a_run_of_one_optimizer_goes_into_another():
     assert_same_run(target, source)
 
 
+@pytest.mark.parametrize(
+    "tx",
+    [
+        fo.noisy_sgd(lr=0.1),
+        fo.scheduled(fo.sgd(), lr=fo.linear(0.1, 0.0, 10)),
+        fo.partition(
+            {"a": fo.scheduled(fo.sgd(), lr=fo.linear(0.1, 0.0, 10)), "b": fo.adam()}, fo.by_name({"p1": "a", ".*": "b"})
+        ),
+        fo.chain(fo.sgd(lr=0.1), fo.reduce_on_plateau(factor=0.5, patience=1)),
+    ],
+    ids=lambda tx: tx.name,
+)
+def test_what_parameters_have_in_common_goes_into_another_optimizer_though_they_have_nothing_of_their_own(tx):
+    source, target = (OptimizerAdapter(named(start_params(torch.float64)), tx) for _ in range(2))
+    for t in range(6):
+        if t == 3:
+            load_functional_state(target, *functional_state(source))
+        for optimizer in (source, target) if t >= 3 else (source,):
+            for i, p in enumerate(params_in(optimizer)):
+                p.grad = drifting_gradient(p.detach(), t, i)
+            optimizer.step(value=2.0)
+    assert_same_run(target, source)
+
+
 def test_slots_that_start_as_the_parameter_have_no_graph_where_a_run_is_put_into_a_new_optimizer():
     w = torch.nn.Parameter(torch.ones(2))
     tx = fo.lookahead(fo.sgd())

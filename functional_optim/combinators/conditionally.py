@@ -102,11 +102,11 @@ class Provided(Combined):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""
-        return self.inner.init_fn(params, hp)
+        return self.inner.init_fn(params, self.inner.select(hp))
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The inner update, with what is provided and what is given."""
-        return self.inner.update_fn(updates, state, params, hp, **{**self.provided, **extra})
+        return self.inner.update_fn(updates, state, params, self.inner.select(hp), **{**self.provided, **extra})
 
 
 @recorded
