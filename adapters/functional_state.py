@@ -19,7 +19,7 @@ from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.transform import Transform
 
 from .layout import Flat, Key, Layout
-from .loading import keys_of, names_of
+from .loading import keys_of, names_of, require_own
 from .torch_optimizer import TransformOptimizer
 
 Group: TypeAlias = dict[str, Any]
@@ -43,8 +43,10 @@ def transform_of(optimizer: TransformOptimizer) -> Transform:
     """The transform that steps every group.
 
     Raises:
+        TypeError: this is no optimizer that steps with a transform.
         ValueError: the groups' options call for different ones.
     """
+    require_own(optimizer)
     transforms = {optimizer.transform_for(group): i for i, group in enumerate(optimizer.param_groups)}
     if len(transforms) > 1:
         first, other = list(transforms.values())[:2]

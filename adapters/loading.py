@@ -4,6 +4,7 @@ torch matches a checkpoint by position and looks at nothing but the number of pa
 some later step, or never. Here the slots of the two are compared first, by name and shape.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -73,6 +74,7 @@ def load_by_name(
         What did not fit; nothing under `strict`.
 
     Raises:
+        TypeError: the optimizer is none of this library, or the checkpoint none of an optimizer.
         ValueError: names are lacking or not unique; or, under `strict`, something doesn't fit. Nothing has been changed then.
 
     >>> from functional_optim.adapters import AdamW
@@ -81,6 +83,8 @@ def load_by_name(
     >>> load_by_name(AdamW(large.named_parameters()), saved, strict=False)
     LoadReport(missing=['1.weight', '1.bias'], unexpected=[], mismatched=[], groups=[])
     """
+    require_own(optimizer)
+    require_state_dict(state_dict)
     names = names_of(optimizer, model)
     saved = dict(_saved_params(state_dict))
     found = {p: saved[name] for p, name in names.items() if name in saved}
@@ -102,6 +106,26 @@ def load_by_name(
     state = {i: found[p][1] for i, (_, p) in enumerate(keyed) if p in found and p not in mismatched}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return report
+
+
+def require_own(optimizer: Any) -> None:
+    """Raise TypeError unless this is an optimizer that steps with a transform."""
+    if not hasattr(optimizer, "transform_for"):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}: expected an OptimizerAdapter or another class of fo.adapters. "
+            "Their load_state_dict takes what torch's classes saved."
+        )
+
+
+def require_state_dict(found: Any) -> None:
+    """Raise TypeError unless this may be what an optimizer's `state_dict` returned."""
+    if not isinstance(found, Mapping) or not {"state", "param_groups"} <= set(found):
+        first = ", ".join(map(repr, itertools.islice(found, 3))) if isinstance(found, Mapping) else ""
+        held = f" with {first}{', …' if len(found) > 3 else ''}" if first else ""
+        raise TypeError(
+            f"state_dict is a {type(found).__name__}{held}: expected what optimizer.state_dict() returned, a mapping with "
+            "'state' and 'param_groups'."
+        )
 
 
 def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None) -> dict[Tensor, str]:

@@ -25,7 +25,7 @@ from .explained import Explanation, explained
 from .groups import defaults_of, hparams_of
 from .held import Present
 from .layout import Flat, Key, Layout, detached_from
-from .loading import adopted_state, keys_of, with_own_meaning_of_lr
+from .loading import adopted_state, keys_of, require_state_dict, with_own_meaning_of_lr
 from .rates import Rates, Watch, rates_of
 from .run import Refused
 from .step import PlannedStep, Request, Step, WholeStep
@@ -221,6 +221,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         its slots and its count, or starts afresh with none of them. A warning says which.
 
         Raises:
+            TypeError: it is none of an optimizer, but a model's, say.
             ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
                 Nothing has been changed then.
         """
@@ -585,6 +586,7 @@ def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]
 
     torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
     """
+    require_state_dict(state_dict)
     state_dict = with_own_meaning_of_lr(optimizer, state_dict)
     state = {
         p: {name: _boxed(name, value) for name, value in slots.items()}

@@ -273,7 +273,7 @@ def elementwise(
         are slots, `state_dtype`, their dtype (the parameter's by default).
     """
     lift = functools.partial(Leafwise, elementwise=True, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra))
-    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduce is not None, name=name)
+    return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 
 
 def per_tensor(
@@ -300,7 +300,7 @@ def per_tensor(
     lift = functools.partial(
         Leafwise, elementwise=False, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra), batched=batched
     )
-    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduce is not None, name=name)
+    return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 
 
 def whole_tree(
@@ -346,7 +346,7 @@ def whole_tree(
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
     )
-    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=False, name=name)
+    return _decorator(lift, slots, hparams, reduces=False, name=name)
 
 
 def numbered(
@@ -399,7 +399,18 @@ def numbered(
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
     )
-    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=True, name=name)
+    return _decorator(lift, slots, hparams, reduces=True, name=name)
+
+
+def _decorator(
+    lift: Callable[..., Lifted], slots: Any, hparams: HParams | None, *, reduces: bool, name: str | None
+) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
+    if callable(slots):
+        raise TypeError(
+            f"slots is a function, {getattr(slots, '__name__', slots)}: a decorator of rules is called first, as in "
+            "@elementwise() or @elementwise(slots=('exp_avg',), hparams={'lr': 1e-3})."
+        )
+    return functools.partial(_constructor, lift=lift, slots=slots, hparams=hparams or {}, reduces=reduces, name=name)
 
 
 def _constructor(
@@ -420,8 +431,8 @@ def _constructor(
     counts = any(parameter.name == "t" for parameter in takes)
     if len(takes) - len(options) != 1 + counts + reduces:
         raise TypeError(
-            f"{name} takes {', '.join(parameter.name for parameter in takes)}: expected (hp), then t if the rule counts updates, "
-            "then one argument for what `reduce` returns if that is given; static choices are keyword-only."
+            f"{name} takes {', '.join(parameter.name for parameter in takes) or 'nothing'}: expected (hp), then t if the rule counts "
+            "updates, then one argument for what `reduce` returns if that is given; static choices are keyword-only."
         )
     signature = _signature(declared, options, bool(starts))
 

@@ -153,6 +153,54 @@ def test_hyper_parameters_that_are_no_mapping(refused, hparams):
     refused(TypeError, r"hparams.*mapping", hparams=hparams)
 
 
+MODEL = torch.nn.Linear(2, 1)
+
+
+def an_optimizer():
+    return fo.adapters.OptimizerAdapter(MODEL.named_parameters(), fo.adamw())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "message"),
+    [
+        (lambda: fo.elementwise(lambda hp: lambda g, p: g), TypeError, r"slots is a function, <lambda>: .*@elementwise\(\)"),
+        (lambda: fo.whole_tree(lambda hp: None), TypeError, "slots is a function"),
+        (lambda: fo.elementwise()(lambda: None), TypeError, r"takes nothing: expected \(hp\)"),
+        (
+            lambda: fo.elementwise(slots={"m": lambda p, hp: 0.0})(lambda hp: None)().init_state(torch.ones(1)),
+            TypeError,
+            r"a slot of <lambda> starts as 0.0: expected a tensor",
+        ),
+        (lambda: fo.piecewise_constant(1.0, [10]), TypeError, r"values = 1.0 is a float: expected a sequence"),
+        (lambda: fo.piecewise_constant([1.0, 0.1], {10: 0.1}), TypeError, r"boundaries = {10: 0.1} is a dict"),
+        (lambda: fo.hparams_at(fo.adamw(), {}), ValueError, r"the state is not one of adamw.*'scale_by_adam'"),
+        (lambda: fo.hparams_at(fo.scheduled(fo.sgd(), lr=fo.noam(8, 9)), None), ValueError, "the state is not one of sgd"),
+        (
+            lambda: an_optimizer().load_state_dict(MODEL.state_dict()),
+            TypeError,
+            r"OrderedDict with 'weight', 'bias': expected what",
+        ),
+        (lambda: an_optimizer().load_state_dict({}), TypeError, r"state_dict is a dict: expected what optimizer.state_dict"),
+        (lambda: fo.adapters.load_by_name(an_optimizer(), {}), TypeError, r"state_dict is a dict: expected"),
+        (lambda: fo.adapters.load_by_name(MODEL, an_optimizer().state_dict()), TypeError, "optimizer is a Linear: expected"),
+        (lambda: fo.adapters.functional_state(torch.optim.SGD(MODEL.parameters())), TypeError, "optimizer is a SGD: expected"),
+        (lambda: fo.adapters.transform_of(MODEL), TypeError, "optimizer is a Linear: expected an OptimizerAdapter"),
+        (lambda: fo.meta.unroll(lambda p: p, fo.sgd(), steps=True), ValueError, "steps = True: expected a whole number"),
+        (lambda: fo.meta.unroll(lambda p: p, fo.sgd(), 3, truncate=True), ValueError, "truncate = True: expected a whole number"),
+        (lambda: fo.meta.from_module(lambda x: x, MODEL), TypeError, "module is a function: expected a torch.nn.Module"),
+        (lambda: fo.meta.custom_root(lambda x: x, solve="cg"), TypeError, "solve = 'cg': expected a function"),
+        (
+            lambda: fo.meta.zero_order_grad(lambda p: p, samples="2", sigma=0.1),
+            TypeError,
+            "samples = '2': expected a whole number",
+        ),
+    ],
+)
+def test_what_newcomers_get_wrong_is_said_in_their_words(mistake, error, message):
+    with pytest.raises(error, match=message):
+        mistake()
+
+
 def test_a_hyper_parameter_passed_as_a_keyword_is_not_ignored():
     # update(..., lr=0.1) looks right; swallowed with the extra arguments, the default would be used in silence.
     tx = fo.adamw()

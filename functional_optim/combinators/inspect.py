@@ -70,7 +70,14 @@ def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None
     {'lr': tensor(0.5000, dtype=torch.float64)}
     """
     require_transform(transform, "hparams_at(transform, state)")
-    return _in_force(transform, state, transform.select(transform.complete(hparams)))
+    complete = transform.select(transform.complete(hparams))
+    try:
+        return _in_force(transform, state, complete)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the state is not one of {transform.name}, which has an entry {error}: pass what init_state or the last update "
+            "of this very transform returned."
+        ) from error
 
 
 def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
             minimum), `gmres`, `neumann`, `dense`, with `functools.partial` for their options.
 
     Raises:
+        TypeError: `solve` is no function.
         ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (only its own closure
             and globals are searched, and those of what `torch.func.grad` was given).
 
@@ -59,6 +60,9 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
     >>> torch.func.grad(minimum, 1)(torch.tensor(0.0), torch.tensor(1.0))  # −6 / (1 + penalty)²
     tensor(-1.5000)
     """
+
+    if not callable(solve):
+        raise TypeError(f"solve = {solve!r}: expected a function (matvec, b) -> x, such as fo.meta.cg.")
 
     def decorate(solver: Solver) -> Solver:
         @functools.wraps(solver)

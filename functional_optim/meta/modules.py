@@ -27,14 +27,17 @@ def from_module(module: nn.Module, criterion: Callable[..., Tensor]) -> tuple[Ca
         The loss, and the module's parameters by name, as constants that share its memory.
 
     Raises:
+        TypeError: `module` is none.
         ValueError: when the loss is called, and a normalisation layer of the module would update its running statistics.
 
     Dropout needs `torch.vmap(..., randomness="different")`, and does not go with `remat` or `compiled`.
 
     Where torch has no rule for the derivative or the batch of a layer, or a wrong one, the layer is computed of others, here and
-    in every loss of `unroll`, to rounding the same: the affine part of layer, batch and instance norm by itself, attention by
-    its formula, which keeps the matrix of weights, LSTM, GRU and RNN step by step.
+    in every loss of `unroll`, to rounding the same: layer, batch and instance norm by their formula, where derivatives of
+    derivatives are taken, attention by its formula, which keeps the matrix of weights, LSTM, GRU and RNN step by step.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"from_module(module, criterion): module is a {type(module).__name__}: expected a torch.nn.Module.")
 
     @composing
     def loss(params: dict[str, Tensor], *batch: Any, buffers: dict[str, Tensor] | None = None) -> Tensor:

@@ -288,7 +288,9 @@ def unroll(
     """
     require_transform(transform, "unroll(loss_fn, transform, steps)")
     for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
-        if not isinstance(count, bool | None) and (not isinstance(count, int) or count < 1):
+        if count is None or (name == "remat" and isinstance(count, bool)):
+            continue
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
     return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile)
 

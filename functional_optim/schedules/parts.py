@@ -1,7 +1,7 @@
 """What schedules are made of: shapes, shares of a way, and the checks of their arguments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -60,9 +60,16 @@ def check(schedule: Any, **ranges: str) -> None:
 
 def check_pieces(schedule: Any, name: str) -> None:
     """Make tuples of the pieces and their boundaries, and raise unless they fit."""
+    owner = type(schedule).__name__
     for field in (name, "boundaries"):
-        object.__setattr__(schedule, field, tuple(getattr(schedule, field)))
-    owner, pieces, boundaries = type(schedule).__name__, getattr(schedule, name), schedule.boundaries
+        given = getattr(schedule, field)
+        if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+            raise TypeError(
+                f"{owner}: {field} = {given!r} is a {type(given).__name__}: expected a sequence, "
+                f"{owner}({name}=[first, second, third], boundaries=[10, 20]), of the {name} around these steps."
+            )
+        object.__setattr__(schedule, field, tuple(given))
+    pieces, boundaries = getattr(schedule, name), schedule.boundaries
     if len(pieces) != len(boundaries) + 1:
         raise ValueError(
             f"{owner} got {len(pieces)} {name} and {len(boundaries)} boundaries: expected one boundary between each two {name}."
