@@ -431,8 +431,8 @@ def _constructor(
     counts = any(parameter.name == "t" for parameter in takes)
     if len(takes) - len(options) != 1 + counts + reduces:
         raise TypeError(
-            f"{name} takes {', '.join(parameter.name for parameter in takes) or 'nothing'}: expected (hp), then t if the rule counts "
-            "updates, then one argument for what `reduce` returns if that is given; static choices are keyword-only."
+            f"{name} takes {', '.join(parameter.name for parameter in takes) or 'nothing'}: expected (hp), then t if the rule "
+            "counts updates, then one argument for what `reduce` returns if that is given; static choices are keyword-only."
         )
     signature = _signature(declared, options, bool(starts))
 
