@@ -246,3 +246,11 @@ def _matrices() -> dict[str, torch.Tensor]:
 
 # What to try a transform on that refuses vectors, by its name in the table.
 PARAMS = {"scale_by_muon": _matrices()}
+
+# Every transform by a name of its own.
+TABLE = {f"{name}-{i}": tx for name, row in CASES.items() for i, tx in enumerate(row)}
+
+
+def params_for(case: str) -> dict[str, torch.Tensor] | None:
+    """What to try a transform of `TABLE` on, if that has to be special."""
+    return PARAMS.get(case.rpartition("-")[0])

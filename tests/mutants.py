@@ -195,8 +195,8 @@ MUTANTS = [
     Mutant(
         "the learning rate of a group is not read",
         "adapters/groups.py",
-        "for name, entry in entries.items() if entry in group}",
-        'for name, entry in entries.items() if entry in group and entry != "lr"}',
+        "for name in transform.declared if name in group}",
+        'for name in transform.declared if name in group and name != "lr"}',
         "test_drop_in.py -k scheduler",
     ),
     Mutant(
@@ -265,14 +265,14 @@ MUTANTS = [
     Mutant(
         "a kernel writes over what it has yet to store",
         "adapters/kernels.py",
-        "[result * 1 for result in results]",
-        "list(results)",
+        "[result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]",
+        "list(ending.outcome(results[0], results[1:], *tensors[1:end]))",
         "test_adapter.py -k return_their_inputs",
     ),
     Mutant(
         "a kernel is used without a trial",
         "adapters/kernels.py",
-        "            try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars)\n",
+        "            try_out(kernel, vector, links, ending, dtypes, scalars)\n",
         "",
         "test_torch_internals.py -k trial",
     ),
@@ -342,8 +342,8 @@ MUTANTS = [
     Mutant(
         "a whole-tree quantity is that of one part of the parameters",
         "adapters/run.py",
-        "for work in works]\n        device",
-        "for work in works[:1]]\n        device",
+        "reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works]))",
+        "reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works[:1]]))",
         "test_branches.py -k test_eager",
     ),
     Mutant(

@@ -7,12 +7,11 @@ Two laws take most of the time. `make test` has them of as many transforms as it
 import inspect
 
 import pytest
-from cases import CASES, PARAMS
+from cases import CASES, TABLE, params_for
+from covering import covering, mostly_full, parts_of
 
 import functional_optim as fo
 from functional_optim import testing
-from functional_optim.combinators.chain import Chained
-from functional_optim.lifting import Lifted
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
@@ -45,42 +44,19 @@ OTHERS = {
     "warmup_stable_decay",
 }
 
-EVERY_CASE = {
-    f"{name}-{i}": Trial(tx, PARAMS.get(name) or default_params()) for name, cases in CASES.items() for i, tx in enumerate(cases)
-}
+TRIALS = {case: Trial(tx, params_for(case) or default_params()) for case, tx in TABLE.items()}
 
 # Nine tenths of the time that all laws take.
 SLOW = {testing.one_graph_serves_all_steps, testing.derivatives_are_right}
 
 
-def parts_of(tx):
-    """What a transform is made of: the rules, with the choices made for them, and what is around them."""
-    form = tx.form
-    if isinstance(form, Lifted):
-        return {(form.name, form.state_dtype, *sorted((name, str(choice)) for name, choice in form.options.items()))}
-    own = {type(form).__name__ if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__}
-    return own.union(*map(parts_of, form.parts.values()))
-
-
-def covering():
-    """Cases that have every part of all cases: of each further one, those that are larger hold all parts already."""
-    seen, chosen = set(), set()
-    for case in sorted(EVERY_CASE, key=lambda case: -len(parts_of(EVERY_CASE[case].transform))):
-        parts = parts_of(EVERY_CASE[case].transform)
-        if parts - seen:
-            chosen.add(case)
-            seen |= parts
-    return chosen
-
-
-COVERING = covering()
+IF_SLOW = mostly_full(TABLE)
 
 
 def every_pair():
-    for case, trial in EVERY_CASE.items():
+    for case, trial in TRIALS.items():
         for law in LAWS:
-            marks = [pytest.mark.full] if law in SLOW and case not in COVERING else []
-            yield pytest.param(trial, law, id=f"{case}-{law.__name__}", marks=marks)
+            yield pytest.param(trial, law, id=f"{case}-{law.__name__}", marks=IF_SLOW[case] if law in SLOW else [])
 
 
 @pytest.mark.parametrize("trial, law", list(every_pair()))
@@ -88,9 +64,9 @@ def test_law(trial, law):
     check_law(law, trial)
 
 
-def test_the_slow_laws_are_tested_on_everything_that_transforms_are_made_of():
-    every = set().union(*(parts_of(trial.transform) for trial in EVERY_CASE.values()))
-    assert set().union(*(parts_of(EVERY_CASE[case].transform) for case in COVERING)) == every
+def test_what_takes_long_is_tested_on_everything_that_transforms_are_made_of():
+    every = set().union(*map(parts_of, TABLE.values()))
+    assert set().union(*(parts_of(TABLE[case]) for case in covering(TABLE))) == every
     assert {"apply_if_finite", "skip_large_updates", "cautious", "with_gradient_signs", "partition", "Chained"} < every
 
 

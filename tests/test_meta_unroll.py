@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from cases import CASES, PARAMS
+from cases import TABLE, params_for
+from covering import mostly_full
 from meta_helpers import close, difference_quotient, every_number, peak_bytes
 
 import functional_optim as fo
@@ -12,11 +13,9 @@ from functional_optim import trees
 from functional_optim.meta.packing import pack
 from functional_optim.trials import Trial, default_params
 
-EVERY_CASE = [
-    pytest.param(Trial(tx, PARAMS.get(name) or default_params()), id=f"{name}-{i}")
-    for name, cases in CASES.items()
-    for i, tx in enumerate(cases)
-]
+TRIALS = {case: Trial(tx, params_for(case) or default_params()) for case, tx in TABLE.items()}
+EVERY_CASE = [pytest.param(trial, id=case) for case, trial in TRIALS.items()]
+MOST = [pytest.param(TRIALS[case], id=case, marks=marks) for case, marks in mostly_full(TABLE).items()]
 DOUBLE = {"dtype": torch.float64}
 
 
@@ -91,7 +90,9 @@ def test_descent_on_a_quadratic_is_its_closed_form():
     close(losses, torch.tensor([0.5 * a * (shrink**k * (-1 - c)) ** 2 for k in range(steps)], **DOUBLE), **exactly)
 
 
-@pytest.mark.parametrize("trial", EVERY_CASE)
+@pytest.mark.parametrize(
+    "trial", [pytest.param(TRIALS[case], id=case, marks=marks) for case, marks in mostly_full(TABLE).items()]
+)
 def test_meta_gradients_are_the_difference_quotients(trial):
     """Of a loss after three steps, in every hyper-parameter and along a direction in the parameters; 1e-5 relative."""
     inner = trained_on(wavy, trial, 3)

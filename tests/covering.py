@@ -1,0 +1,35 @@
+"""Which transforms of a table hold every part of all: where a test takes long `make test` tries these, `make test-all` all."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from functional_optim import Transform
+from functional_optim.combinators.chain import Chained
+from functional_optim.lifting import Lifted
+
+
+def parts_of(tx: Transform) -> set[object]:
+    """What a transform is made of: the rules, with the choices made for them, and what is around them."""
+    form = tx.form
+    if isinstance(form, Lifted):
+        return {(form.name, form.state_dtype, *sorted((name, str(choice)) for name, choice in form.options.items()))}
+    own = {type(form).__name__ if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__}
+    return own.union(*map(parts_of, form.parts.values()))
+
+
+def covering(table: Mapping[str, Transform]) -> set[str]:
+    """The names of transforms that have every part of all: of each further one, those that are larger hold all parts already."""
+    seen, chosen = set(), set()
+    for name in sorted(table, key=lambda name: -len(parts_of(table[name]))):
+        parts = parts_of(table[name])
+        if parts - seen:
+            chosen.add(name)
+            seen |= parts
+    return chosen
+
+
+def mostly_full(table: Mapping[str, Transform]) -> dict[str, list[pytest.MarkDecorator]]:
+    """The marks of each of these in a test that takes long."""
+    chosen = covering(table)
+    return {name: [] if name in chosen else [pytest.mark.full] for name in table}
