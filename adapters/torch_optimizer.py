@@ -16,7 +16,6 @@ from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
-from functional_optim.sharded import local
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
@@ -154,7 +153,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                 loss = closure()
             extra = {"value": loss, **extra}
         parts = self._parts()
-        if closure is None and self._is_asked_for_state():
+        if not self.state and torch_internals.is_asked_for_state():
             self.init_state()
             self._shown = {p: [(x, version_of(x)) for x in slots.values()] for p, slots in self.state.items()}
             return None
@@ -299,16 +298,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             parts.setdefault(self._checked_transform(index, group), []).append((index, group))
         return parts
-
-    def _is_asked_for_state(self) -> bool:
-        """Whether a step is the one by which `torch.distributed.checkpoint` makes an optimizer show its state.
-
-        That is a first step, with a learning rate of 0 and gradients of zeros. It is meant to move nothing.
-        """
-        if self.state or any(float(group.get("lr", 0)) != 0 for group in self.param_groups):
-            return False
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return all(g.layout == torch.strided and g.device.type != "meta" and not local(g).any() for g in grads)
 
     def _forget_shown(self) -> None:
         """Let parameters start anew whose state has been made to be shown, under a learning rate of 0, and is as it was."""

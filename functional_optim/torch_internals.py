@@ -10,8 +10,10 @@ What still is there may do something else than it did. So a kernel is tried befo
 """
 
 import functools
+import inspect
 import math
 import pkgutil
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +99,10 @@ NAMES: dict[str, Name] = {
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
     **_names("another way: PerLeaf is no tree to torch.vmap", register_pytree_node="torch.utils._pytree.register_pytree_node"),
+    **_names(
+        "another way: that step is one like any other, at a learning rate of 0 (see `is_asked_for_state`)",
+        init_optim_state="torch.distributed.checkpoint.state_dict._init_optim_state",
+    ),
     **_names("another way: what only torch's own pytrees know is no tree of parameters", torch_trees="torch.utils._pytree"),
 }
 
@@ -152,6 +158,19 @@ def schema_of(operation: Any) -> Sequence[Any]:
 def in_forward_mode() -> bool:
     """Whether forward-mode derivatives may be taken now. Without `_current_level`: as if they were, which is slower."""
     return getattr(forward_ad, "_current_level", 0) >= 0
+
+
+def is_asked_for_state() -> bool:
+    """Whether the step under way is the one by which `torch.distributed.checkpoint` makes an optimizer show its state.
+
+    It sets gradients of 0 and a learning rate of 0, which a step of training may have as well: only the caller tells them apart.
+    """
+    if "torch.distributed.checkpoint.state_dict" not in sys.modules:
+        return False
+    caller, frame = getattr(get("init_optim_state"), "__code__", None), inspect.currentframe()
+    while frame is not None and frame.f_code is not caller:
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_traced() -> bool:

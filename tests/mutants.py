@@ -39,6 +39,13 @@ MUTANTS = [
         "test_distributed_checkpoint.py -k ask_for_a_state_of_a_class",
     ),
     Mutant(
+        "a first step without a slope, at a rate of 0, passes for one that shows the state",
+        "functional_optim/torch_internals.py",
+        "    return frame is not None\n",
+        "    return True\n",
+        "test_distributed_checkpoint.py -k of_0_is_a_step",
+    ),
+    Mutant(
         "a checkpoint of SGD holds a count that torch's has not",
         "adapters/torch_class.py",
         '(self.counts or name != "step")',

@@ -138,12 +138,34 @@ def test_to_ask_for_a_state_of_a_class_changes_nothing(name, options):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
 
 
-def test_a_first_step_at_a_rate_of_0_is_a_step():
+@pytest.mark.parametrize("name, options", EACH, ids=str)
+def test_a_first_step_at_a_rate_of_0_with_gradients_of_0_is_a_step(name, options):
+    """As a warm-up from 0 has it, on a model that starts at a saddle: nothing but who calls tells it from the step above."""
+    model, twin = model_of(name), model_of(name)
+    ours, theirs = (getattr(kind, name)(m.parameters(), **options) for kind, m in ((adapters, model), (torch.optim, twin)))
+    for m, optimizer in ((model, ours), (twin, theirs)):
+        (group,) = optimizer.param_groups
+        group["lr"] = 0.0
+        for p in m.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        group["lr"] = options["lr"]
+        assert name == "SGD" or all(float(optimizer.state[p].get("step", 1)) == 1 for p in m.parameters())
+        train(m, optimizer, 3)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=TOLERANCE.get(name, 1e-6))
+
+
+@pytest.mark.filterwarnings("ignore:.*something drives lr")
+def test_a_schedule_counts_a_step_without_slope():
+    tx = fo.scheduled(fo.sgd(), lr=lambda step: 1.0 * step)
     p = torch.nn.Parameter(torch.ones(2))
-    optimizer = adapters.AdamW([p], lr=0.0)
-    p.grad = torch.tensor([0.0, 1.0])
-    optimizer.step()
-    assert optimizer.state[p]["step"] == 1 and optimizer.state[p]["exp_avg"][1] > 0
+    optimizer = OptimizerAdapter([p], tx)
+    optimizer.param_groups[0]["lr"] = 0.0
+    for gradient, lr in ((0.0, 0.0), (1.0, 1.0)):
+        optimizer.param_groups[0]["lr"], p.grad = lr, torch.full((2,), gradient)
+        optimizer.step()
+    assert p.tolist() == [0.0, 0.0]  # 1 − 1 · 1: the second step, at the second value of the schedule
 
 
 def test_init_state_makes_what_the_first_step_would_find():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_package import SOURCES, relative
 from torch.autograd import forward_ad
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import functional_optim as fo
 from functional_optim import torch_internals
@@ -130,6 +131,16 @@ def test_without_its_notes_in_graphs_compiled_is_the_same(monkeypatch):
     for name in ("forget_passes", "compute_again", "store", "keep_strides"):
         monkeypatch.setattr(torch_internals, name, lambda *args: None)
     assert_compiled_is_right()
+
+
+def test_without_knowing_who_asks_a_step_that_shows_the_state_is_one_at_a_rate_of_0(without):
+    without("init_optim_state")
+    model = torch.nn.Linear(2, 1)
+    before = [p.clone() for p in model.parameters()]
+    optimizer = fo.adapters.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    state = get_optimizer_state_dict(model, optimizer)["state"]
+    assert [slots["step"].item() for slots in state.values()] == [1, 1]
+    assert all(map(torch.equal, model.parameters(), before)) and optimizer.param_groups[0]["lr"] == 0.1
 
 
 def test_what_compiled_needs_is_needed_there_alone(without):
