@@ -776,7 +776,7 @@ MUTANTS = [
     Mutant(
         "a layer norm stays torch's where torch has its derivatives wrong",
         "functional_optim/meta/layers.py",
-        "    F.layer_norm: _by_moments(F.layer_norm, _layer_norm),\n",
+        "    ((F.layer_norm, torch.layer_norm), _is_pushed_or_twice, _layer_norm),\n",
         "",
         "test_meta_networks.py -k every_order",
     ),

@@ -7,6 +7,8 @@
                     the kernels that keep no matrix of weights have neither rule
     recurrence      step by step, where torch would call a kernel for the whole sequence, which has no batching rule
 
+    losses          mean squares and others in forward mode, and linear algebra; see `formulas`
+
 Every call of torch within `composing` is looked at: it is all the same who makes it, a module of torch's or a user's function.
 """
 
@@ -24,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from functional_optim import torch_internals
 from functional_optim.lifting import widened
+from functional_optim.meta import formulas
 from functional_optim.meta.packing import pack
 from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, refuse_packed, relu_cell, tanh_cell, whole_sequence
 from functional_optim.trees import Tree
@@ -68,25 +71,44 @@ class _Composed(TorchFunctionMode):
 # --- Under which transforms of torch.func ----------------------------------------------------------------------------------
 
 
-def _is_batched() -> bool:
+def _is_batched(given: Tree = ()) -> bool:
     """Or differentiated in forward mode, or compiled."""
     return torch_internals.is_traced() or not {"Vmap", "Jvp"}.isdisjoint(torch_internals.transforms())
 
 
+def _is_mapped(given: Tree) -> bool:
+    return "Vmap" in torch_internals.transforms()
+
+
+def _is_pushed(given: Tree) -> bool:
+    """Whether forward derivatives are taken."""
+    return "Jvp" in torch_internals.transforms()
+
+
 def _is_differentiated_twice(given: Tree) -> bool:
     """Whether second derivatives are taken of what is computed of this."""
-    return torch_internals.transforms().count("Grad") + any(map(torch_internals.is_of_backward, pack(given)[0])) > 1
+    levels = torch_internals.transforms()
+    return levels.count("Grad") + levels.count("Jvp") + any(map(torch_internals.is_of_backward, pack(given)[0])) > 1
+
+
+def _is_pushed_or_twice(given: Tree) -> bool:
+    return _is_pushed(given) or _is_differentiated_twice(given)
+
+
+def _is_pushed_and_twice(given: Tree) -> bool:
+    return _is_pushed(given) and _is_differentiated_twice(given)
+
+
+def _where(needed: Callable[[Tree], bool], formula: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    """The formula where it is needed, of what is given to the function that calls this and to this itself; else torch's own."""
+
+    def either(given: Tree, *args: Any, **kwargs: Any) -> Any:
+        return (formula if needed((given, args, kwargs)) else own)(*args, **kwargs)
+
+    return either
 
 
 # --- Normalisation -----------------------------------------------------------------------------------------------------------
-
-
-def _by_moments(normalise: Callable[..., Tensor], formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def normalisation(given: Tree, *args: Any, **kwargs: Any) -> Tensor:
-        by_formula = "Jvp" in torch_internals.transforms() or _is_differentiated_twice((given, args, kwargs))
-        return (formula if by_formula else normalise)(*args, **kwargs)
-
-    return normalisation
 
 
 def _layer_norm(
@@ -162,39 +184,43 @@ def _normalised(x: Tensor, axes: Sequence[int], weight: Any, bias: Any, eps: flo
 
 
 def _by_formula(attend: Callable[..., Any]) -> Callable[..., Any]:
-    def attention(given: Tree, *args: Any, **kwargs: Any) -> Any:
-        if not (_is_batched() or _is_differentiated_twice((given, args, kwargs))):
-            return attend(*args, **kwargs)
+    def attention(*args: Any, **kwargs: Any) -> Any:
         with sdpa_kernel(SDPBackend.MATH):
             return attend(*args, **kwargs)
 
     return attention
 
 
-# --- Recurrence --------------------------------------------------------------------------------------------------------------
+def _is_batched_or_twice(given: Tree) -> bool:
+    return _is_batched() or _is_differentiated_twice(given)
 
 
-def _by_steps(kernel: Callable[..., Any], steps: Callable[..., Any]) -> Callable[..., Any]:
-    def recurrent(given: Tree, *args: Any, **kwargs: Any) -> Any:
-        return (steps if _is_batched() else kernel)(*args, **kwargs)
+# --- What is called in whose stead -------------------------------------------------------------------------------------------
 
-    return recurrent
-
-
-_OWN: dict[Any, Callable[..., Any]] = {
-    F.layer_norm: _by_moments(F.layer_norm, _layer_norm),
-    torch.layer_norm: _by_moments(torch.layer_norm, _layer_norm),
-    F.batch_norm: _by_moments(F.batch_norm, _batch_norm),
-    torch.batch_norm: _by_moments(torch.batch_norm, _as_torch_orders(_batch_norm)),
-    F.instance_norm: _by_moments(F.instance_norm, _instance_norm),
-    torch.instance_norm: _by_moments(torch.instance_norm, _as_torch_orders(_instance_norm)),
-    F.scaled_dot_product_attention: _by_formula(F.scaled_dot_product_attention),
-    F.multi_head_attention_forward: _by_formula(F.multi_head_attention_forward),
-}
+# Functions of torch; when they are wrong, or have no rule; and what is called then.
+_FORMULAS: list[tuple[tuple[Any, ...], Callable[[Tree], bool], Callable[..., Any]]] = [
+    ((F.layer_norm, torch.layer_norm), _is_pushed_or_twice, _layer_norm),
+    ((F.batch_norm,), _is_pushed_or_twice, _batch_norm),
+    ((torch.batch_norm,), _is_pushed_or_twice, _as_torch_orders(_batch_norm)),
+    ((F.instance_norm,), _is_pushed_or_twice, _instance_norm),
+    ((torch.instance_norm,), _is_pushed_or_twice, _as_torch_orders(_instance_norm)),
+    ((F.scaled_dot_product_attention,), _is_batched_or_twice, _by_formula(F.scaled_dot_product_attention)),
+    ((F.multi_head_attention_forward,), _is_batched_or_twice, _by_formula(F.multi_head_attention_forward)),
+    ((F.mse_loss,), _is_pushed, formulas.mse_loss),
+    ((F.huber_loss,), _is_pushed, formulas.huber_loss),
+    ((F.soft_margin_loss,), _is_batched, formulas.soft_margin_loss),
+    ((F.gaussian_nll_loss,), _is_mapped, formulas.gaussian_nll_loss),
+    ((F.glu,), _is_pushed_and_twice, formulas.glu),
+    ((torch.linalg.solve,), _is_pushed_and_twice, formulas.solve),
+    ((torch.linalg.det, torch.det, Tensor.det), _is_pushed_and_twice, formulas.det),
+    ((torch.linalg.slogdet, torch.slogdet, Tensor.slogdet), _is_pushed_and_twice, formulas.slogdet),
+    ((torch.logdet, Tensor.logdet), _is_pushed_and_twice, formulas.logdet),
+]
 _CELLS = {"lstm": lstm_cell, "gru": gru_cell, "rnn_tanh": tanh_cell, "rnn_relu": relu_cell}
 _RECURRENT = {
     **{name: whole_sequence(cell) for name, cell in _CELLS.items()},
     **{f"{name}_cell": one_step(cell) for name, cell in _CELLS.items()},
     "_pack_padded_sequence": refuse_packed,
 }
-_OWN |= {getattr(torch, name): _by_steps(getattr(torch, name), own) for name, own in _RECURRENT.items()}
+_FORMULAS += [((getattr(torch, name),), _is_batched, own) for name, own in _RECURRENT.items()]
+_OWN = {own: _where(needed, formula, own) for owns, needed, formula in _FORMULAS for own in owns}
