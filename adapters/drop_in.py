@@ -417,7 +417,8 @@ class RMSprop(TorchClass):
 class Rprop(TorchClass):
     """`functional_optim.rprop` with the signature, the parameter groups and the state of `torch.optim.Rprop`.
 
-    Every option may differ between groups.
+    Every option may differ between groups. As in torch `lr` is the step size of each parameter's first step; after it, what a
+    scheduler or a person writes there does nothing to that parameter.
 
     Raises:
         ValueError: a number out of range.

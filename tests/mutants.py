@@ -684,7 +684,7 @@ MUTANTS = [
     ),
     Mutant(
         "MoMo's step is not shrunk with the parameters",
-        "functional_optim/rules/momo.py",
+        "functional_optim/rules/momo_model.py",
         "-(shrinkage * p + tau * d) / (1 + shrinkage)",
         "-shrinkage / (1 + shrinkage) * p - tau * d",
         "test_loss_driven.py -k momos_decay",

@@ -352,6 +352,23 @@ def test_rmsprop_with_momentum_accumulates_what_was_divided():
     assert_same_trajectory(params_of(fo.rmsprop(0.01, momentum=0.9), rows), transposed(expected), FLOAT64)
 
 
+def test_rprops_learning_rate_is_that_of_the_first_step():
+    """Given to `update` it does nothing; behind an optimizer each parameter takes what its group has at its own first step."""
+    p, tx = torch.zeros(2), fo.rprop(lr=0.1)
+    updates, state = tx.update(torch.ones(2), tx.init_state(p, {"lr": 0.3}), p, {"lr": 7.0})
+    torch.testing.assert_close(updates, torch.full((2,), -0.3))
+    updates, _ = tx.update(torch.ones(2), state, p, {"lr": 0.0})
+    torch.testing.assert_close(updates, torch.full((2,), -0.36))
+    early, late = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = fo.adapters.Rprop([early, late], lr=0.25)
+    early.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"], late.grad = 0.5, torch.ones(2)
+    optimizer.step()
+    torch.testing.assert_close(early.detach(), torch.full((2,), -0.25 - 1.2 * 0.25))
+    torch.testing.assert_close(late.detach(), torch.full((2,), -0.5))
+
+
 def test_rprop_sees_signs_only():
     rows = awkward_gradients()
     signs = [[math.copysign(1e-300, g) if g else 0.0 for g in row] for row in rows]  # whose products are 0

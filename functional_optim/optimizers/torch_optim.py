@@ -349,7 +349,7 @@ def rprop(
     """Rprop: a step size for each element, for whole-batch gradients; see `scale_by_rprop`.
 
     Args:
-        lr: the first step size, at least 0.
+        lr: the first step size, at least 0, read when the state is made and never again: no schedule or scheduler changes it.
         etas: its factors at a change of sign, in (0, 1), and without one, greater than 1.
         step_sizes: the smallest and the largest step size, at least 0.
         state_dtype: dtype of the slots; the parameter's by default.

@@ -2,7 +2,7 @@
 
     m ← β m + (1 − β) g        f̄ ← β f̄ + (1 − β) f        γ ← β γ + (1 − β) ⟨g, p⟩        averages with one β
     D = 1, or √v̂ + ε (Adam)    ρ = 1, or 1 − βᵗ (Adam)
-    τ = min(η / ρ, max(0, (1 + η λ)(f̄ − ρ f* − γ) + ⟨m, p⟩) / ⟨m, m / D⟩)
+    τ = min(η / ρ, max(0, (1 + η λ)(f̄ − ρ f* − γ) + ⟨m, p⟩) / ⟨m, m / D⟩)                `momo_model.py`
     p ← (p − τ m / D) / (1 + η λ)
 
 This minimises the averaged linear models of the loss, cut off at its lower bound f*, plus `‖x − p‖²_D / (2 η)` and, for a decay,
@@ -11,15 +11,10 @@ This minimises the averaged linear models of the loss, cut off at its lower boun
 Schaipp et al. 2023, MoMo: Momentum Models for Adaptive Learning Rates, https://arxiv.org/abs/2305.07583
 """
 
-import math
-
-import torch
-
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.numerics import bias_correction, inner_product, sqrt, where
+from functional_optim.numerics import bias_correction, sqrt, where
+from functional_optim.rules.momo_model import MODEL, step_length, way
 from functional_optim.transform import whole_tree
-
-SHARED = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda hp: hp["lower_bound"]}
 
 
 @whole_tree(
@@ -30,7 +25,7 @@ SHARED = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
         "lower_bound": Hparam(0.0, ANY),
     },
-    shared=SHARED,
+    shared=MODEL,
     extra=("value",),
 )
 def momo(hp, t, *, adapt_lower_bound: bool = False):
@@ -50,6 +45,7 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
     Source: Schaipp et al. 2023, https://arxiv.org/abs/2305.07583, and the authors' program. `optax.contrib.momo` is this without
     a decay; with one, it forgets to divide the step, too, by 1 + η λ.
 
+    >>> import torch
     >>> tx = momo()
     >>> p = torch.tensor(2.0)
     >>> tx.update(torch.tensor(4.0), tx.init_state(p), p, value=4.0)[0]  # f = p²: the model reaches 0 at p = 1
@@ -59,8 +55,8 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
 
     def rule(gs, ps, shared, ms):
         ms = [beta * m + (1 - beta) * g for m, g in zip(ms, gs, strict=True)]
-        tau, shared = _model(hp, beta, 1.0, gs, ps, ms, ms, shared, adapt_lower_bound)
-        return _step(hp, tau, ms, ps), shared, ms
+        tau, shared = step_length(hp, beta, 1.0, gs, ps, ms, ms, shared, adapt_lower_bound)
+        return way(hp, tau, ms, ps), shared, ms
 
     return rule
 
@@ -74,7 +70,7 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
         "lower_bound": Hparam(0.0, ANY),
     },
-    shared=SHARED,
+    shared=MODEL,
     extra=("value",),
 )
 def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
@@ -98,37 +94,7 @@ def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
         ms = [b1 * m + (1 - b1) * g for m, g in zip(ms, gs, strict=True)]
         vs = [b2 * v + (1 - b2) * g * g for v, g in zip(vs, gs, strict=True)]
         directions = [m / (sqrt(v / c2) + hp["eps"]) for m, v in zip(ms, vs, strict=True)]
-        tau, shared = _model(hp, b1, c1, gs, ps, ms, directions, shared, adapt_lower_bound)
-        return _step(hp, tau, directions, ps), shared, ms, vs
+        tau, shared = step_length(hp, b1, c1, gs, ps, ms, directions, shared, adapt_lower_bound)
+        return way(hp, tau, directions, ps), shared, ms, vs
 
     return rule
-
-
-def _shrinkage(hp):
-    """η λ, without a decay 0 for an infinite η, too."""
-    return where((hp["lr"] == math.inf) & (hp["weight_decay"] == 0), 0.0, hp["lr"] * hp["weight_decay"])
-
-
-def _step(hp, tau, directions, ps):
-    """The way to (p − τ d) / (1 + η λ)."""
-    shrinkage = _shrinkage(hp)
-    return [-(shrinkage * p + tau * d) / (1 + shrinkage) for d, p in zip(directions, ps, strict=True)]
-
-
-def _model(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
-    """The step length that minimises the model of the loss, and the model."""
-    value = beta * shared["mean_value"] + (1 - beta) * hp["value"]
-    product = beta * shared["mean_product"] + (1 - beta) * inner_product(gs, ps)
-    norm, inner, bound = inner_product(ms, directions), inner_product(ms, ps), shared["lower_bound_estimate"]
-    grown = 1 + _shrinkage(hp)
-    if adapt_lower_bound:
-        cap = grown * (value - product) + inner
-        lowered = (cap / (2 * c * grown)).clamp(min=hp["lower_bound"])
-        bound = torch.where(cap < grown * c * bound, lowered, bound)
-    still = norm <= torch.finfo(torch.float64).eps
-    length = (grown * (value - c * bound - product) + inner).clamp(min=0.0) / torch.where(still, 1.0, norm)
-    length = torch.where(still, 0.0, length)
-    tau = length.clamp(max=hp["lr"] / c)
-    if adapt_lower_bound:
-        bound = ((value + inner - product - tau * norm / 2) / c).clamp(min=hp["lower_bound"])
-    return tau, {"mean_value": value, "mean_product": product, "lower_bound_estimate": bound}

@@ -33,7 +33,10 @@ def scale_by_rprop(hp, t):
     parameter: end the chain with `negate`, not with a learning rate.
 
     Args:
-        lr: the first step size, at least 0. Read by `init_state` alone.
+        lr: the first step size, at least 0. Only `init_state` reads it, and puts it into every element of `step_size`: give it
+            there, `init_state(params, {"lr": ...})`, or as the default. What `update` is given, a schedule or a change of the
+            learning rate, does nothing afterwards. Behind an optimizer, a parameter takes the `lr` that its group has at its
+            first step, or when `init_state()` is called, as in torch.
         etas: the factors at a change of sign, in (0, 1), and without one, greater than 1.
         step_sizes: the smallest and the largest step size, at least 0; the first one is clipped to them too.
         state_dtype: dtype of the slots; the parameter's by default.
