@@ -185,8 +185,8 @@ def test_derivatives(network, transform):
         close(pushed, slope(gradient, direction), **SAME)
 
 
-# One of each cause, since a compilation takes seconds.
-COMPILED = {("max-pooling", "adam"), ("encoder layer", "sgd"), ("lstm", "sgd"), ("batch norm", "muon")}
+# One of each cause, since a compilation takes ten seconds, of an encoder layer or under Muon half a minute.
+COMPILED = {("max-pooling", "adam"), *((network, "sgd") for network in ("attention", "layer norm", "lstm", "batch norm"))}
 
 
 @pytest.mark.parametrize(("network", "transform"), mostly_full(COMPILED))
