@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_fused import (
     EDITS,
-    TABLE,
+    FUSIBLE,
     TRANSFORMS,
     Plain,
     assert_close,
@@ -63,9 +63,7 @@ def test_it_is_the_transform(name):
     assert_same_progress(plain, eager, torch.float64)
 
 
-ELEMENTWISE = [
-    pytest.param(tx, id=case.id) for case in TABLE for tx in case.values[:1] if all(link.packs for link in links_of(tx))
-]
+ELEMENTWISE = [pytest.param(tx, id=case) for case, tx in FUSIBLE.items() if all(link.packs for link in links_of(tx))]
 
 
 @pytest.mark.parametrize("transform", ELEMENTWISE)
