@@ -205,6 +205,24 @@ def test_compiled_without_a_batch(network, transform):
     close(program(params), torch.func.grad(after(compile=False))(params, *first), **SAME)
 
 
+def test_compiled_where_a_cotangent_of_a_loop_is_a_turned_product():
+    """A product that lies in memory otherwise once it is turned goes into the first transpose of a loop, and not into the next."""
+    tx = fo.chain(fo.sgd(), fo.kahan_sum())
+    net = mlp(nn.Tanh)().double()
+    loss, params = fo.meta.from_module(net, F.cross_entropy)
+    x, y = torch.randn(2, 5, 6, dtype=torch.float64), torch.randint(0, 3, (2, 5))
+
+    def slopes(compile):
+        inner = fo.meta.unroll(loss, tx, steps=3, compile=compile)
+
+        def after(params, x, y):
+            return loss(inner(params, {"lr": 0.3}, (x, y)).params, x, y)
+
+        return lambda params: torch.vmap(torch.func.grad(after), (None, 0, 0))(params, x, y)
+
+    close(fo.meta.compiled(slopes(True))(params), slopes(False)(params), **SAME)
+
+
 RECURRENT = {
     "lstm": lambda: nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2),
     "gru": lambda: nn.GRU(3, 4, 2, bias=False, batch_first=True, bidirectional=True),

@@ -223,9 +223,15 @@ def _transpose_factors(graph: fx.GraphModule) -> bool:
     return changed
 
 
-def _contiguous(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose results lie in memory as those of all parts do."""
-    return lambda *inputs: trees.map_leaves(Tensor.contiguous, function(*inputs))
+def _contiguous(graph: fx.GraphModule) -> Callable[..., Any]:
+    """The same function, whose results lie in memory as those of all parts do, and what it gives to parts as they want it."""
+    for call in _calls(graph):
+        tensors, number = call.args
+        assert isinstance(tensors, list | tuple)
+        with graph.graph.inserting_before(call):
+            call.args = ([graph.graph.call_function(Tensor.contiguous, (x,)) for x in tensors], number)
+    graph.recompile()
+    return lambda *inputs: trees.map_leaves(Tensor.contiguous, graph(*inputs))
 
 
 def _require_pure(graph: fx.GraphModule) -> None:
