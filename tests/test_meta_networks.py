@@ -206,7 +206,7 @@ def test_compiled_without_a_batch(network, transform):
 
 
 def test_compiled_where_a_cotangent_of_a_loop_is_a_turned_product():
-    """A product that lies in memory otherwise once it is turned goes into the first transpose of a loop, and not into the next."""
+    """A product, which lies in memory otherwise once it is turned, goes into the first transpose of a loop, not into the next."""
     tx = fo.chain(fo.sgd(), fo.kahan_sum())
     net = mlp(nn.Tanh)().double()
     loss, params = fo.meta.from_module(net, F.cross_entropy)
