@@ -3,6 +3,8 @@
 A value is a number times a node. Multiplying by a number changes the number, and so does most adding:
 
     b x + c y  =  b (x + c/b y)
+
+A number that is a tensor on another device than the host stays where it is.
 """
 
 import math
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .numbers import NotElementwise
-from .stand_ins import BOOLEAN, Node, Number, ask, is_one, quotient, root, sign
+from .stand_ins import BOOLEAN, Node, Number, ask, is_away, is_one, quotient, root, sign
 from .tracing import Traced, ordered
 
 PRODUCTS = ("mul", "div")
@@ -29,6 +31,8 @@ class Scaled:
 
     def times(self, factor: Any) -> "Scaled":
         """The product with a number."""
+        if is_away(factor):
+            return Scaled(_node("mul", (self.whole(), factor)))
         if is_one(factor):
             return self
         scale = factor if is_one(self.scale) else self.scale * factor
@@ -58,6 +62,19 @@ def added(a: Scaled, b: Scaled) -> Scaled:
         if is_one(base.scale) or ask(ratio, _is_mild):
             return Scaled(_node("add", (base.node, other.node), {"alpha": ratio}), base.scale)
     return Scaled(_node("add", (first.whole(), second.node), {"alpha": second.scale}))
+
+
+def stepped(p: Node, u: Scaled) -> Scaled:
+    """p + u, the parameter after the step; an update that decays p has p in it, with which it is taken together:
+
+    p + b (p + c y)  =  (1 + b) p + b c y
+    """
+    if u.node.op != "add" or p not in u.node.args[:2] or u.node.args[0] is u.node.args[1]:
+        return added(Scaled(p), u)
+    base, other = u.node.args
+    alpha = u.node.options["alpha"]
+    ours, others = (u.scale, u.scale * alpha) if base is p else (u.scale * alpha, u.scale)
+    return added(Scaled(p, 1 + ours), Scaled(other if base is p else base, others))
 
 
 def _is_mild(ratio: float) -> bool:
@@ -94,6 +111,8 @@ def _div(a: Any, b: Any) -> Scaled:
         return Scaled(_node("div", (a.whole(), b))) if b == 0 else a.times(1 / b)
     if not ask(b.scale, bool):
         b.whole()
+    if is_away(a):
+        return Scaled(_node("reciprocal", (b.whole(),))).times(a)
     if not isinstance(a, Scaled):
         return Scaled(_node("reciprocal", (b.node,)), quotient(a, b.scale))
     scale = a.scale if is_one(b.scale) else quotient(a.scale, b.scale)
@@ -105,7 +124,7 @@ def _add(a: Any, b: Any) -> Scaled:
         a, b = b, a
     if isinstance(b, Scaled):
         return added(a, b)
-    if not ask(a.scale, _is_mild_both_ways):
+    if is_away(b) or not ask(a.scale, _is_mild_both_ways):
         a.whole()
     return Scaled(_node("add", (a.node, b if is_one(a.scale) else b / a.scale)), a.scale)
 
@@ -121,7 +140,7 @@ def _sign(x: Scaled) -> Scaled:
 
 
 def _where(condition: Any, a: Any, b: Any) -> Scaled:
-    if not isinstance(condition, Number):
+    if not isinstance(condition, Number) or condition.is_away:
         return _general(Node("where"), [condition, a, b])
     chosen, other = (a, b) if condition else (b, a)
     return chosen if isinstance(chosen, Scaled) else _add(_general(Node("zeros_like"), [other]), chosen)

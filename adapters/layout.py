@@ -235,9 +235,10 @@ class Layout:
                 state[name] = detached_from([p], new) if lacking else old
             elif value.kind == "count":
                 state[name] = _count(float(not lacking and _has_slots(rule)), device) if lacking or old is None else old
+            elif own[value.path] is None and value.kind == "clock":
+                state[name] = _count(0.0, device) if old is None else old.to(device, torch.float32, copy=True)
             elif own[value.path] is None:
-                present = new if old is None else old
-                state[name] = present.to(device, torch.float32, copy=True) if value.kind == "clock" else present.clone()
+                state[name] = (new if old is None else old).clone()
         had_some = any(own[value.path] is not None for value in rule if not value.is_common)
         return [names[path] for path in lacking] if had_some else []
 

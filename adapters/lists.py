@@ -15,12 +15,11 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams
-from functional_optim.lifting import widened
 from functional_optim.reductions import SumOver
 
-from .factors import Scaled, added, drawn_out, require_one_dtype
+from .factors import drawn_out, require_one_dtype, stepped
 from .links import Link, marks_before, slot_count
-from .memory import PLAIN, flat, is_dense, is_lazy, real, reals
+from .memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
 from .numbers import Prologue
 from .parts import Column, Leaf
 from .program import Program
@@ -38,6 +37,10 @@ BLOCK = 1 << 19
 
 # Up to this many elements, what an operation costs is the call.
 SMALL = 1 << 15
+
+
+# On other devices, where a call costs more: elements of a list, 256 MB in float32.
+LONG = 1 << 26
 
 
 class Arranged(NamedTuple):
@@ -78,7 +81,7 @@ class Lists:
             return "no rule is elementwise"
         p, slots = leaf.param, [leaf.values()[i] for i in leaf.kind.passage.elementwise]
         tensors = [p, *slots]
-        if any(type(x) not in PLAIN or x.layout != torch.strided or x.device.type != "cpu" for x in tensors):
+        if any(type(x) not in PLAIN or x.layout != torch.strided or x.device != p.device for x in tensors):
             return f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}"
         if p.is_complex() and not leaf.kind.passage.is_one_run:
             return "a parameter is complex, and not all rules are elementwise"
@@ -130,7 +133,7 @@ class Lists:
         """Over the same pieces."""
         program, numbers, by_row = self._arranged(run, work, link, Ending.TOTAL)
         sums: dict[int, list[Tensor]] = {}
-        for piece in _pieces(work):
+        for piece in _pieces(work, at_least=2):  # The terms are stored twice, of half the tensors at a time.
             own = [[column[i] for i in piece] for column in by_row]
             for block in _blocks([[column[i] for i in piece] for column in work.columns]):
                 results = _summed(program.run([*_opened(block), *own], numbers), each=not link.form.sums_all_only)
@@ -153,10 +156,10 @@ class Lists:
         if whose not in run.cache:
             count = len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)
             scalars = run.scalars(work, stage.links[:count])
-            run.cache[whose] = self._variant(key, scalars, stage.links, count)
+            run.cache[whose] = self._variant(key, scalars, stage.links, count, work.p[0].device)
         return run.cache[whose]
 
-    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], count: int) -> Arranged:
+    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], count: int, device: torch.device) -> Arranged:
         """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
         ending, dtype = key[2:]
         flat_scalars = trees.leaves(list(scalars))
@@ -166,16 +169,16 @@ class Lists:
         for variant in known:
             numbers = variant.prologue(flat_scalars)
             if numbers is not None:
-                return Arranged(variant.program, numbers, columns)
+                return Arranged(variant.program, [_like(x, dtype) for x in numbers], columns)
         dtypes = Dtypes(dtype, dtype, (dtype,) * slot_count(links), (dtype,) * len(marks_before(links)))
         traced = trace(links, scalars, dtypes, count=count, total=ending is Ending.TOTAL, asks=True)
         require_one_dtype(traced)
         program = program_of(traced, ending)
         prologue = traced.tape.prologue(program.numbers)
-        numbers = prologue(flat_scalars)
-        assert numbers is not None
+        numbers = [_like(x, dtype) for x in prologue(flat_scalars) or ()]
+        where = device if any(isinstance(x, Tensor) for x in numbers) else torch.device("cpu")
         for length in (1, 2):  # What torch refuses has to be known before anything is written.
-            shape = torch.ones(1, dtype=dtype, device="cpu")
+            shape = torch.ones(1, dtype=dtype, device=where)
             program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], numbers)
         known[:] = [Variant(prologue, program), *known[: VARIANTS - 1]]
         return Arranged(program, numbers, columns)
@@ -191,29 +194,36 @@ def program_of(traced: Traced, ending: Ending) -> Program:
         return Program(traced.inputs, stored)
     if ending is Ending.UPDATE:
         return Program(traced.inputs, stored, [u])
-    return Program(traced.inputs, {**stored, 1: added(Scaled(traced.inputs[1]), u)})
+    return Program(traced.inputs, {**stored, 1: stepped(traced.inputs[1], u)})
 
 
-def _pieces(work: Work) -> list[list[int]]:
-    """The leaves of a part in lists of small ones, none much longer than a block, and large ones alone."""
+def _pieces(work: Work, at_least: int = 1) -> list[list[int]]:
+    """The leaves of a part in lists.
+
+    On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
+    so many.
+    """
+    sizes = list(map(reals, work.p))
+    is_host = on_host(work.p[0])
+    longest = BLOCK if is_host else min(LONG, sum(sizes) // at_least)
     pieces: list[list[int]] = []
     growing, length = [], 0
-    for i, p in enumerate(work.p):
-        if reals(p) > SMALL:
+    for i, size in enumerate(sizes):
+        if is_host and size > SMALL:
             pieces.append([i])
         else:
-            if not growing or length >= BLOCK:
+            if not growing or length >= longest:
                 growing, length = [], 0
                 pieces.append(growing)
             growing.append(i)
-            length += reals(p)
+            length += size
     return pieces
 
 
 def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
-    """The row, or a large tensor block by block."""
+    """The row, or on the host a large tensor block by block."""
     tensors = [x[0] for x in row]
-    if len(row[0]) > 1 or reals(tensors[0]) <= BLOCK or not _alike(tensors):
+    if len(row[0]) > 1 or not on_host(tensors[0]) or reals(tensors[0]) <= BLOCK or not _alike(tensors):
         return [list(row)]
     return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
 
@@ -226,9 +236,8 @@ def _run(arranged: Arranged, row: Row, own: Sequence[Sequence[Tensor]], plain: b
     opened = row if plain else _opened(row)
     results = arranged.program.run([*opened, *own], arranged.numbers)
     for stored, wide in zip(row[2:end], opened[2:end], strict=True):
-        for slot, new in zip(stored, wide, strict=True):
-            if slot.dtype != new.dtype and not slot.is_complex():
-                slot.copy_(new)
+        if stored[0].dtype != wide[0].dtype and not stored[0].is_complex():
+            foreach["copy_"](stored, wide)
     return results[0] if results else ()
 
 
@@ -240,12 +249,29 @@ def _summed(columns: Sequence[Sequence[Tensor]], *, each: bool) -> list[list[Ten
 
 
 def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:
-    for p, u in zip(params, updates, strict=bool(updates)):
-        real(p).add_(u.to(dtype.to_real()))
+    if updates:
+        foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
+
+
+def _like(number: Any, dtype: torch.dtype) -> Any:
+    """A number that is a tensor in the dtype of those that it is combined with."""
+    return number.to(dtype) if isinstance(number, Tensor) else number
 
 
 def _opened(row: Sequence[Sequence[Tensor]]) -> Row:
-    return [[widened(real(x)) for x in tensors] for tensors in row]
+    """What a rule sees: at least float32, and pairs of reals."""
+    return [_converted(list(map(real, xs)), torch.float32 if xs[0].dtype in LOW else xs[0].dtype.to_real()) for xs in row]
+
+
+def _converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """The tensors in this dtype; all are of one."""
+    if tensors[0].dtype == dtype:
+        return tensors
+    if on_host(tensors[0]):
+        return [x.to(dtype) for x in tensors]
+    targets = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    foreach["copy_"](targets, tensors)
+    return targets
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

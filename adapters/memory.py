@@ -13,10 +13,10 @@ from functional_optim import torch_internals
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _each(write: Callable[[Tensor, Tensor], Any]) -> Callable[..., None]:
-    def over_lists(targets: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-        for target, other in zip(targets, others, strict=True):
-            write(target, other)
+def _each(write: Callable[..., Any]) -> Callable[..., None]:
+    def over_lists(*lists: Sequence[Tensor]) -> None:
+        for row in zip(*lists, strict=True):
+            write(*row)
 
     return over_lists
 
@@ -26,6 +26,7 @@ LOOPS: Mapping[str, Callable[..., Any]] = {
     "add_": _each(Tensor.add_),
     "mul_": _each(Tensor.mul_),
     "copy_": _each(Tensor.copy_),
+    "zero_": _each(Tensor.zero_),
 }
 foreach: Mapping[str, Callable[..., Any]] = {**LOOPS, **torch_internals.foreach_functions()}
 
@@ -49,6 +50,11 @@ def is_lazy(x: Tensor) -> bool:
 def real(x: Tensor) -> Tensor:
     """A complex tensor as pairs of reals, on the same memory unless it is conjugate there."""
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether a call costs little beside what it computes, and a number can be read without waiting."""
+    return x.device.type == "cpu"
 
 
 def reals(x: Tensor) -> int:

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .memory import on_host
+
 
 class NotElementwise(Exception):
     """A rule did something that can't be written down."""
@@ -63,6 +65,9 @@ HOST: Mapping[str, Callable[..., Any]] = {
     "where": lambda condition, a, b: a if condition else b,
 }
 
+# As Python's operators, which take a number on either side of a () tensor on another device.
+OPERATORS = {name: HOST[name] for name in "abs add div eq ge gt le lt mul ne neg pow reciprocal sub".split()}
+
 # With this second argument the first is the result.
 NEUTRAL = {"mul": 1, "div": 1, "pow": 1}
 
@@ -78,12 +83,14 @@ class Operation:
     def __call__(self, values: Sequence[Any]) -> Any:
         """The value: Python's number, or a () tensor where an argument is one, on another device than the host."""
         args = [values[x] if type(x) is Place else x for x in self.args]
+        if any(isinstance(x, Tensor) for x in args):
+            return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*args)
         if self.function is not None:
             try:
                 value = self.function(*args)
-                if not isinstance(value, complex | Tensor):
+                if not isinstance(value, complex):
                     return value
-            except (ArithmeticError, ValueError, TypeError, RuntimeError):
+            except (ArithmeticError, ValueError):
                 pass
         return _by_torch(self.name, args)
 
@@ -123,6 +130,8 @@ class Tape:
         """The answer of this step, which from now on has to be the same."""
         if not self._asks:
             raise NotElementwise("a rule asks for the value of a number")
+        if isinstance(self.values[place], Tensor):
+            raise NotElementwise("a rule asks for the value of a number that is on another device")
         answer = question(self.values[place])
         self.guards.append((place, question, answer))
         return answer
@@ -169,18 +178,13 @@ class Prologue:
 
 
 def _by_torch(name: str, args: Sequence[Any]) -> Any:
-    device = next((x.device for x in args if isinstance(x, Tensor)), torch.device("cpu"))
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    tensors = [x if isinstance(x, Tensor) or x is None else torch.tensor(x, dtype=_dtype(x, dtype), device=device) for x in args]
-    return _on_host(getattr(torch, name)(*tensors))
-
-
-def _dtype(x: Any, dtype: torch.dtype) -> torch.dtype:
-    return torch.bool if isinstance(x, bool) else dtype
+    kinds = [torch.bool if isinstance(x, bool) else torch.float64 for x in args]
+    tensors = [None if x is None else torch.tensor(x, dtype=kind, device="cpu") for x, kind in zip(args, kinds, strict=True)]
+    return getattr(torch, name)(*tensors).item()
 
 
 def _on_host(value: Any) -> Any:
     """A () tensor on the host as a number, and whole ones as others: a power of a large one would never end."""
-    if isinstance(value, Tensor) and value.device.type == "cpu" and value.ndim == 0:
+    if isinstance(value, Tensor) and value.ndim == 0 and on_host(value):
         value = value.item()
     return float(value) if type(value) is int else value

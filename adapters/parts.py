@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .direct import SMALL, Lengths
 from .layout import Flat, Key
-from .memory import foreach, is_dense, is_lazy, reals
+from .memory import foreach, is_dense, is_lazy, on_host, reals
 from .stages import Dtypes, Passage
 
 Column: TypeAlias = list[Tensor]
@@ -195,7 +195,9 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     members: dict[Any, list[Leaf]] = {}
     for leaf in leaves:
         shares = leaf.kind.passage.is_one_run and (leaf.is_packed or leaf.in_place)
-        small = leaf.is_packed, reals(leaf.param) <= SMALL
+        # Where a call costs more than what is in between, even large tensors share it.
+        is_away = leaf.way is Way.LISTED and not on_host(leaf.param)
+        small = leaf.is_packed, is_away or reals(leaf.param) <= SMALL
         alone = not (shares or small[1])
         # Kernels and their like see complex numbers as pairs of reals; lists of the two are kept apart.
         of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()

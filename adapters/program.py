@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .factors import PRODUCTS, Scaled
-from .memory import foreach
+from .memory import foreach, on_host
 from .numbers import Place
 from .stand_ins import Node, Number, is_one
 from .tracing import ordered
@@ -37,7 +37,7 @@ class Register(int):
 class Instruction:
     """`registers[out] = op(*args, **options)`, in the memory of the argument number `target` where that is given.
 
-    `keeps` says that it must be that memory, an input's, and not just might be.
+    `keeps` says that it must be that memory, an input's, and not just might be; `frees`, which registers nobody needs after it.
     """
 
     op: str
@@ -46,6 +46,7 @@ class Instruction:
     out: int
     target: int | None
     keeps: bool
+    frees: list[int]
 
     def on_tensors(self, registers: list[Any]) -> None:
         """Run where each register holds a tensor."""
@@ -85,8 +86,10 @@ class Instruction:
         return [FUNCTIONS[self.op](*row, **options) for row in rows]
 
 
-def _repeated(number: float, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A number as torch multiplies lists with it fastest: three times as fast as with the number itself."""
+def _repeated(number: Any, tensors: Sequence[Tensor]) -> Any:
+    """A number as torch multiplies lists with it fastest: on the host three times as fast as with the number itself."""
+    if not on_host(tensors[0]):
+        return number
     return [torch.tensor(number, dtype=tensors[0].dtype, device=tensors[0].device)] * len(tensors)
 
 
@@ -107,6 +110,8 @@ class Program:
         """
         results = [value.whole() for value in returned]
         results = [Node("clone", (node,)) if node in inputs else node for node in results]
+        self.emptied = [index for index, value in stored.items() if value.node.op == "zeros_like"]
+        stored = {index: value for index, value in stored.items() if index not in self.emptied}
         nodes, finals = _ordered(inputs, stored, results)
         self.inputs = len(inputs)
         self.registers = {node: Register(i) for i, node in enumerate([*inputs, *nodes])}
@@ -119,6 +124,8 @@ class Program:
         for i, node in enumerate(nodes):
             own = {index for index, final in finals.items() if final is node}
             self._append(node, self._target(i, node, {None, *(own if node in self.kept else stored)}))
+            last = [x for x in node.operands if self.last_use[x] == i and self.home[x] is None and x not in self.kept]
+            self.instructions[-1].frees += {self.registers[x] for x in last} - {self.registers[node]}
         self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
         self.returned = [self.registers[node] for node in results]
 
@@ -131,12 +138,18 @@ class Program:
                 instruction.on_tensors(registers)
             for target, source in self.moves:
                 registers[target].copy_(registers[source])
+            for target in self.emptied:
+                registers[target].zero_()
             return [[registers[i]] for i in self.returned]
         registers = [*tensors, *further, *numbers]
         for instruction in self.instructions:
             instruction.on_lists(registers)
+            for register in instruction.frees:
+                registers[register] = None
         for target, source in self.moves:
             foreach["copy_"](registers[target], registers[source])
+        for target in self.emptied:
+            foreach["zero_"](registers[target])
         return [registers[i] for i in self.returned]
 
     def _append(self, node: Node, target: int | None) -> None:
@@ -147,7 +160,7 @@ class Program:
         options = {name: self._register(x) for name, x in node.options.items()}
         keeps = self.home[node] is not None
         self.instructions.append(
-            Instruction(node.op, list(map(self._register, args)), options, self.registers[node], target, keeps)
+            Instruction(node.op, list(map(self._register, args)), options, self.registers[node], target, keeps, [])
         )
 
     def _register(self, x: Any) -> Any:

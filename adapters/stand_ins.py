@@ -85,6 +85,11 @@ class Number:
         """Whether it is the result of a comparison."""
         return isinstance(self.value, bool) or (isinstance(self.value, Tensor) and self.value.dtype == torch.bool)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it is a tensor on another device than the host, for which nobody waits."""
+        return isinstance(self.value, Tensor)
+
     def __bool__(self) -> bool:
         return self.tape.answer(self.place, bool)
 
@@ -114,6 +119,11 @@ def record(name: str, *args: Any, **options: Any) -> Any:
 def ask(x: Any, question: Callable[[Any], bool]) -> bool:
     """The answer of a number, in every step in which what is written down is used."""
     return x.tape.answer(x.place, question) if isinstance(x, Number) else question(x)
+
+
+def is_away(x: Any) -> bool:
+    """Whether nothing can be asked of a number."""
+    return isinstance(x, Number) and x.is_away
 
 
 def is_one(x: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from functional_optim.checks import check_gradients
-from functional_optim.combinators.innermost import gates_of
+from functional_optim.combinators.innermost import Asked, gates_of
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import WholeTree
@@ -24,7 +24,7 @@ from .held import Held, Present, States, likeness
 from .layout import Flat, Key, Layout, Value
 from .links import Link, links_of, routes_of
 from .lists import Lists
-from .memory import PLAIN, are_same
+from .memory import PLAIN, are_same, on_host
 from .parts import Kind, Leaf, Way, parts_of
 from .run import Backend, Closed, Plan, Refused, Run
 from .stages import passage_of
@@ -136,8 +136,8 @@ class PlannedStep:
         if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
             p = foreign[0]
             raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
-        # Elsewhere what has been decided stays in a tensor, for which nobody waits.
-        self._gates = gates_of(transform) if all(p.device.type == "cpu" for p in present.params) else []
+        gates = gates_of(transform)
+        self._gates = gates if all(map(on_host, present.params)) else _decided_by_clocks(gates)
         waiting = {key: state for key, state in states.items() if key not in self._params}
         if waiting and self._gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
@@ -266,6 +266,13 @@ class PlannedStep:
                 if way is Way.COMPILED:
                     self.reasons[f"{reason}; what that concerns steps eagerly"] = None
         return Way.CALLED
+
+
+def _decided_by_clocks(gates: Sequence[Asked]) -> list[Asked]:
+    """Those that don't look at gradients: on another device than the host, what these decide stays in a tensor, for which
+    nobody waits, and with it all that is inside."""
+    others = [gate.path for gate in gates if gate.form.reduce is not None]
+    return [gate for gate in gates if not any(gate.path[: len(path)] == path for path in others)]
 
 
 def _advances(value: Value, links: Sequence[Link]) -> bool:
