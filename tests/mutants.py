@@ -246,7 +246,7 @@ MUTANTS = [
         "adapters/layout.py",
         "one_or_each(each) if each else 0)",
         "next(iter(each.values()), 0))",
-        "test_contract_step.py -k counts_for_itself",
+        "test_laws.py -k passes_over",
     ),
     Mutant(
         "a second link overwrites the slots of the first",
