@@ -1,10 +1,12 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
 import contextlib
+import copy
 import difflib
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, TypeAlias
 
 import torch
@@ -43,13 +45,14 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_validated", "_shown")
+    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_validated", "_named", "_shown")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _checked: dict[Transform, int]
     _steps: dict[Transform, Step]
     _told: dict[str, None]
     _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
+    _named: dict[int, tuple[Any, list[Key]]]
     _shown: dict[Tensor, list[tuple[Tensor, float]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
@@ -77,7 +80,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         whole = functools.partial(self._eager, transform, groups, closure, extra)
         if torch.compiler.is_compiling():
             return whole()
-        present, hparams = _present(groups), self._hparams_of_groups(transform, groups)
+        present, hparams = self._present(groups), self._hparams_of_groups(transform, groups)
         fused = any(self.is_fused(group) for _, group in groups)
         step, new = self._steps.get(transform), {}
         if step is None or step.fused != fused or not step.fits(present, self.state):
@@ -87,7 +90,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         write = step.compute(Request(present, hparams, functools.partial(self._given, groups, closure, extra), whole))
 
         def write_all() -> None:
-            self._store(groups, new)
+            if new:
+                self._store(groups, new)
             write()
             if new:
                 step.settle(self.state)
@@ -337,6 +341,27 @@ class TransformOptimizer(torch.optim.Optimizer):
             for name in transform.declared
             if any(name in hparams for hparams in each.values())
         }
+
+    def _present(self, groups: list[Numbered]) -> Present:
+        """The parameters that have a gradient."""
+        keys, params, grads, numbers = [], [], [], []
+        for index, group in groups:
+            found = [p.grad for p in group["params"]]
+            has = [g is not None for g in found]
+            keys += compress(self._keys_of(index, group), has)
+            params += compress(group["params"], has)
+            grads += compress(found, has)
+            numbers += [index] * sum(has)
+        return Present(keys, params, grads, numbers)
+
+    def _keys_of(self, index: int, group: Group) -> list[Key]:
+        """What the parameters of a group are called: the keys of the last step, while their number and names are the same."""
+        names = len(group["params"]), group.get("param_names")
+        known = self._named.get(index)
+        if known is None or known[0] != names:
+            known = copy.deepcopy(names), [key for key, _ in keys_of(index, group)]
+            self._named[index] = known
+        return known[1]
 
     def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
         """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
@@ -619,15 +644,6 @@ def leaves_of(groups: Iterable[Numbered], others: Collection[Key] = ()) -> list[
     return [
         Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None or key in others
     ]
-
-
-def _present(groups: Iterable[Numbered]) -> Present:
-    keys, params = [], []
-    for index, group in groups:
-        own = [(key, p) for key, p in keys_of(index, group) if p.grad is not None]
-        keys += [key for key, _ in own]
-        params += [p for _, p in own]
-    return Present(keys, params, [p.grad for p in params], [key.group for key in keys])
 
 
 def full_gradient(p: Tensor) -> Tensor | None:
