@@ -1,12 +1,14 @@
 """The contract of torch.optim.Optimizer, on every drop-in class and three chains: a step."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from subjects import (
     EAGER,
     FUSED,
+    Subject,
     advance,
     assert_same_bits,
     assert_same_run,
@@ -20,6 +22,8 @@ from subjects import (
 )
 from test_fused import ways
 from trajectories import assert_params_close, drifting_gradient, set_gradients, snapshot, walk_together
+
+from functional_optim.adapters import AdamW
 
 FLOAT64 = 1e-12
 # Packed with other parameters, a step may take another path over the same formula.
@@ -339,7 +343,11 @@ def test_a_module_cast_in_mid_training(subject):
     assert_params_close([p.detach().float() for p in params_in(optimizer)], params_in(witness), 4 * 2**-9)
 
 
-@each([*EAGER, FUSED[2]])
+# One that is stepped by its transform as a whole, since its counts stay on the device.
+WHOLE = Subject("AdamW, whole", functools.partial(AdamW, capturable=True))
+
+
+@each([*EAGER, FUSED[2], WHOLE])
 def test_a_gradient_wider_or_narrower_than_its_parameter(subject):
     """Computed wide, and added in the parameter's precision: what the gradient rounds to changes nothing else."""
     for dtype, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
