@@ -39,6 +39,7 @@ CHAINS = {
         fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(halved), fo.scale_by_learning_rate()), lr=lambda s: f * SCHEDULE(s)
     ),
     "a constant": lambda f: fo.chain(fo.clip_by_global_norm(), fo.scale_by_adam(), fo.scale(-0.1 * f)),
+    "a constant of another default": lambda f: fo.chain(fo.scale_by_adam(), fo.set_defaults(fo.scale(-9.0), factor=-0.1 * f)),
     "only a sign": lambda f: fo.chain(fo.scale_by_adam(), fo.scale(0.1 * f), fo.negate()),
     "a master copy": lambda f: fo.with_master_copy(fo.scheduled(fo.adamw(), lr=lambda step: f * SCHEDULE(step))),
     "an average": lambda f: fo.scheduled(fo.schedule_free(fo.sgd()), lr=lambda step: f * SCHEDULE(step)),

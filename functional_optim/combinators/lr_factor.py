@@ -1,6 +1,7 @@
 """`with_lr_factor`: a factor beside learning rates that a transform has several of, or makes itself by a schedule."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from functional_optim.combinators.origin import Handed, Origin, times
 from functional_optim.combinators.partition import Partitioned
 from functional_optim.form import Path
 from functional_optim.hparams import NON_NEGATIVE, Hparam, HParams
+from functional_optim.lifting import Lifted
 from functional_optim.numerics import Scalar, double
 from functional_optim.recipe import recorded
 from functional_optim.rules.scale import negate, scale, scale_by_schedule
@@ -205,7 +207,8 @@ def _multiplied(rule: Transform, rate: str, name: str, *, hidden: bool = False) 
 
 
 def _is_made_by(transform: Transform, *constructors: Callable[..., Transform]) -> bool:
-    return transform.recipe is not None and transform.recipe.constructor in constructors
+    """Whether it is the rule of one of these, under whatever defaults."""
+    return isinstance(transform.form, Lifted) and transform.form.scalars in map(inspect.unwrap, constructors)
 
 
 @elementwise(hparams={"factor": 1.0}, name="scale_by_schedule")
