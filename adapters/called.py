@@ -11,9 +11,9 @@ from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 
 from .links import Link, run_links
-from .memory import real
+from .memory import foreach, real
 from .parts import Column, Leaf
-from .run import Run, Work, wider
+from .run import Run, Work, lifted, wider
 
 
 class Called:
@@ -33,9 +33,14 @@ class Called:
                 link.rule.rule(values[link], step, found.get(link))
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
-        """Leaf by leaf."""
+        """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
         updates: Column = []
         links = work.stage.links
+        if work.stage.is_batched:
+            work.u, new = lifted(run, links[0], work.part.leaves, work.u, work.p, slots)
+            for column, values in zip(slots, new, strict=True):
+                foreach["copy_"](column, values)
+            return
         for i, leaf in enumerate(work.part.leaves):
             u, new = run_links(links, self._scalars(run, work, links, i), self._row(work, links, i))
             names = [(link.form, name) for link in links for name in link.slots]

@@ -62,7 +62,7 @@ class Link:
     @property
     def joins(self) -> bool:
         """Whether all leaves that it sees have to be there before it does anything with one of them."""
-        return self.rule is None or self.rule.finds or self.rule.batched
+        return self.rule is None or self.rule.finds
 
     @property
     def sees(self) -> Mark | None:

@@ -5,6 +5,7 @@ small ones share one: their slots are moved into packed buffers once (`optimizer
 parameters are gathered each step.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +26,10 @@ Signature: TypeAlias = tuple[torch.device, Dtypes]
 
 # Devices on which a call costs less than gathering a small tensor.
 IN_PLACE = ("cpu",)
+
+# Elements of the tensors of equal shapes that a rule takes together, on the host and elsewhere: iterations on them need memory
+# several times as large, and on the host are faster while they fit into a cache.
+LARGEST_BATCHES = 1 << 18, 1 << 24
 
 # Elsewhere, up to this many elements, it costs more.
 PACKED = 13_000
@@ -190,18 +195,25 @@ Part: TypeAlias = Batch | Pack
 def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     """The leaves that have elements, each in a part; those that can share calls share a part.
 
-    What has several stages ahead, and is large, goes alone, so that its updates are gone before those of the next are made.
+    What has several stages ahead, and is large, goes alone, so that its updates are gone before those of the next are made. Of
+    tensors that a rule takes together, a part has only so many, for the sake of memory.
     """
     members: dict[Any, list[Leaf]] = {}
+    batched = Counter[Any]()
     for leaf in leaves:
         shares = leaf.kind.passage.is_one_run and (leaf.is_packed or leaf.in_place)
         # Where a call costs more than what is in between, even large tensors share it.
         is_away = leaf.way is Way.LISTED and not on_host(leaf.param)
         small = leaf.is_packed, is_away or reals(leaf.param) <= SMALL
-        alone = not (shares or small[1])
         # Kernels and their like see complex numbers as pairs of reals; lists of the two are kept apart.
         of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()
-        members.setdefault(leaf.index if alone else (leaf.kind, leaf.way, leaf.signature(), small, of_pairs), []).append(leaf)
+        key = (leaf.kind, leaf.way, leaf.signature(), small, of_pairs)
+        if leaf.kind.passage.is_batched:
+            key = (*key, leaf.param.shape)
+            batched[key] += reals(leaf.param)
+            largest = max(LARGEST_BATCHES[not on_host(leaf.param)], reals(leaf.param))
+            key = (*key, (batched[key] - 1) // largest)
+        members.setdefault(key if shares or small[1] or leaf.kind.passage.is_batched else leaf.index, []).append(leaf)
     return [Pack(own) if _is_packed(own) else Batch(own) for own in members.values()]
 
 

@@ -290,7 +290,8 @@ class Run:
         if link.rule is None:
             self._call(link, works)
         elif not link.packs:
-            self._lift(link, works)
+            for together in [works] if link.form.finds else [[work] for work in works]:
+                self._lift(link, together)
         elif isinstance(link.form, Numbered):
             self._find(link, link.form, works)
         else:
@@ -374,7 +375,7 @@ class Run:
         return link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True)))
 
     def _lift(self, link: Link, works: list[Work]) -> None:
-        """A rule that needs shapes, over all leaves that it sees."""
+        """A rule that needs shapes, over the leaves of these works."""
         leaves = [leaf for work in works for leaf in work.part.leaves]
         u = [x for work in works for x in work.u]
         p = [x for work in works for x in work.p]

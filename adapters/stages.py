@@ -97,6 +97,11 @@ class Stage:
         """Whether this is a run of elementwise links; no link at all is one, too."""
         return all(link.packs for link in self.links)
 
+    @cached_property
+    def is_batched(self) -> bool:
+        """Whether its one link takes tensors of equal shapes together."""
+        return len(self.links) == 1 and self.links[0].rule is not None and self.links[0].rule.batched
+
     def slots_of(self, link: Link) -> slice:
         """Where the slots of one link are among those of the stage."""
         first = slot_count(self.links[: self.links.index(link)])
@@ -126,6 +131,11 @@ class Passage:
     def is_one_run(self) -> bool:
         """Whether all of it is elementwise."""
         return len(self.stages) == 1 and self.stages[0].fuses
+
+    @cached_property
+    def is_batched(self) -> bool:
+        """Whether some link takes tensors of equal shapes together."""
+        return any(stage.is_batched for stage in self.stages)
 
     @cached_property
     def elementwise(self) -> list[int]:

@@ -256,6 +256,15 @@ def test_a_step_allocates_nothing_the_size_of_the_model():
         assert max((event.cpu_memory_usage for event in profile.events()), default=0) < 100_000
 
 
+def test_matrices_that_are_taken_together_are_only_so_many():
+    """40 of 128 × 128 are 2.6 MB; of 16 there is 1 MB at a time, and the iteration needs several."""
+    optimizer = OptimizerAdapter(parameters([(128, 128)] * 40), fo.muon())
+    run(optimizer, steps=2)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        optimizer.step()
+    assert 0 < max(event.cpu_memory_usage for event in profile.events()) < 1_100_000
+
+
 def test_slots_are_ordinary_tensors():
     """No view of a common buffer, of which a file would hold the whole."""
     eager = OptimizerAdapter(parameters([(5,)] * 200), fo.adamw())
