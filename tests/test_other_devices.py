@@ -8,13 +8,12 @@ from collections import Counter
 
 import pytest
 import torch
-from test_eager import SHAPES, Plain
-from test_fused import TABLE, assert_same_progress, parameters, run, ways
+from test_eager import ELEMENTWISE, SHAPES, Plain
+from test_fused import assert_same_progress, parameters, run, ways
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import functional_optim as fo
 from functional_optim.adapters import SGD, AdamW, OptimizerAdapter, lists, numbers, parts, program, step
-from functional_optim.adapters.links import links_of
 
 FREE = {
     "detach",
@@ -99,11 +98,6 @@ def elsewhere(monkeypatch):
     """The engine takes every tensor for one on another device."""
     for module in (lists, numbers, parts, program, step):
         monkeypatch.setattr(module, "on_host", lambda x: False)
-
-
-ELEMENTWISE = [
-    pytest.param(tx, id=case.id) for case in TABLE for tx in case.values[:1] if all(link.packs for link in links_of(tx))
-]
 
 
 @pytest.mark.parametrize("transform", ELEMENTWISE)
