@@ -19,13 +19,13 @@ def parts_of(tx: Transform) -> set[object]:
 
 
 def covering(table: Mapping[str, Transform]) -> set[str]:
-    """The names of transforms that have every part of all: of each further one, those that are larger hold all parts already."""
-    seen, chosen = set(), set()
-    for name in sorted(table, key=lambda name: -len(parts_of(table[name]))):
-        parts = parts_of(table[name])
-        if parts - seen:
-            chosen.add(name)
-            seen |= parts
+    """The names of transforms that have every part of all: each time the one with most of what is missing, for its size."""
+    parts = {name: parts_of(tx) for name, tx in table.items()}
+    missing, chosen = set().union(*parts.values()), set()
+    while missing:
+        best = max(parts, key=lambda name: len(parts[name] & missing) / (1 + len(parts[name])))
+        chosen.add(best)
+        missing -= parts[best]
     return chosen
 
 
