@@ -1,0 +1,42 @@
+"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim.solvers.machine import Machine, State
+
+
+def compiled_run(machine: Machine, state: State) -> State:
+    """The state when the budget is spent; what has ended before, stays as it is."""
+    # Where no compiler is used, none is imported.
+    from functional_optim.meta.compiled import run_loop, structure_key
+    from functional_optim.meta.packing import pack
+    from functional_optim.meta.remat import require_constant_closure
+
+    count = machine.budget.evals - 1
+    if torch.compiler.is_compiling():
+        for _ in range(count):
+            state = machine.tick(state)
+        return state
+    problem = machine.problem
+    require_constant_closure(problem.fn, batched=False)
+    others = tuple(None if i in problem.trained else x for i, x in enumerate(problem.leaves))
+    given = others, problem.args
+    carry, rebuild_carry = pack(state)
+    constants, rebuild_constants = pack(given)
+    structure: list[Any] = []
+
+    def step(carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Any) -> tuple[list[Tensor], list[Tensor]]:
+        others, args = rebuild_constants(constants)
+        leaves = tuple(x if i in problem.trained else others[i] for i, x in enumerate(problem.leaves))
+        own = machine._replace(problem=replace(problem, args=args, leaves=leaves))
+        structure.append(None)
+        return pack(own.tick(rebuild_carry(carry)))[0], []
+
+    key = structure_key((state, given)), machine.descent, machine.search, machine.budget
+    ended, _, _ = run_loop(step, carry, constants, (), steps=count, cache={}, key=key, structure=structure)
+    return rebuild_carry(ended)

@@ -1,0 +1,156 @@
+"""Descent along lines as one flat machine, of which each tick is one evaluation.
+
+    searching       the search is told value and slope at x + t d, and names the next t, or is over
+    stepping        where it is over: the descent learns from the step and names the next d
+    ended           nothing changes any more
+
+On the host only what a tick needs is computed. Under `vmap` both are, and for each problem of the batch what its phase asks for is
+chosen: so every problem is in a phase of its own, and none waits for the search of another.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functional_optim.numerics import Scalar
+from functional_optim.solvers.descent import Descent, Point
+from functional_optim.solvers.problem import Problem
+from functional_optim.solvers.scalars import Flag, choose, is_finite, negate, pick, ratio
+from functional_optim.solvers.search import Search
+
+GOING, CONVERGED, BUDGET, NO_PROGRESS, NOT_FINITE = range(5)
+WHY = {
+    GOING: "still going",
+    CONVERGED: "converged: no component of the gradient is larger than tol",
+    BUDGET: "out of budget: max_steps or max_evals is reached",
+    NO_PROGRESS: "no progress: no step lowers the value any more, in this precision",
+    NOT_FINITE: "not finite: the value or the gradient at the start is infinite or NaN",
+}
+
+
+# Close to a minimum the gradient can still shrink where the value, in its precision, can't.
+STALLS = 5
+
+
+class Budget(NamedTuple):
+    """When to end: the largest component of the gradient that counts as 0, and how many steps and evaluations."""
+
+    tol: Scalar
+    steps: int
+    evals: int
+
+
+class State(NamedTuple):
+    """The machine between two evaluations.
+
+    Attributes:
+        at: the point that the line begins at.
+        kept: the best on it so far; `at` itself where `moved` does not hold.
+        best: the best of all.
+        moved: whether the search has kept a point.
+        d: the direction.
+        line: the search's state.
+        memory: the descent's.
+        steepest: whether `d` is the steepest descent for want of anything better.
+        status: one of the five above.
+        steps, evals: how many.
+        stalls: how many steps in a row have not made the value lower.
+    """
+
+    at: Point
+    kept: Point
+    best: Point
+    moved: Flag
+    d: Tensor
+    line: Any
+    memory: Any
+    steepest: Flag
+    status: Any
+    steps: Any
+    evals: Any
+    stalls: Any
+
+
+class Machine(NamedTuple):
+    """A problem, with the search and the descent that solve it."""
+
+    problem: Problem
+    descent: Descent
+    search: Search
+    budget: Budget
+
+    def start(self) -> State:
+        """The state after the first evaluation."""
+        problem = self.problem
+        x = problem.start
+        point, _ = self._point(x, torch.zeros_like(x))
+        memory = self.descent.init(problem, point)
+        none, zero = problem.flag(False), self._count(0)
+        state = State(point, point, point, none, -point.g, None, memory, none, zero, zero, zero + 1, zero)
+        return self._line(state, memory, none)
+
+    def tick(self, state: State) -> State:
+        """One evaluation further; of what has ended, nothing."""
+        return choose(state.status == GOING, lambda: self._evaluated(state), lambda: state)
+
+    def _evaluated(self, state: State) -> State:
+        trial, slope = self._point(torch.addcmul(state.at.x, _like(state.d, state.line.t), state.d), state.d)
+        heard = self.search.told(state.line, trial.f, slope)
+        keep = heard.keep & is_finite(trial.f)
+        state = state._replace(
+            kept=choose(keep, lambda: trial, lambda: state.kept),
+            best=choose(keep & (trial.f < state.best.f), lambda: trial, lambda: state.best),
+            moved=state.moved | keep,
+            line=heard.state,
+            evals=state.evals + 1,
+        )
+        state = choose(heard.done, lambda: self._searched(state), lambda: state)
+        spent = (state.status == GOING) & (state.evals >= self.budget.evals)
+        return state._replace(status=pick(spent, self._count(BUDGET), state.status))
+
+    def _searched(self, state: State) -> State:
+        """The search is over: a step, or else a new start by the steepest descent."""
+        problem, moved = self.problem, state.moved
+        learn, forget = self.descent.remember, self.descent.init
+        memory = choose(moved, lambda: learn(problem, state.memory, state.at, state.kept), lambda: forget(problem, state.at))
+        stepped = state._replace(at=state.kept, steps=state.steps + pick(moved, 1, 0))
+        new = self._line(stepped, memory, negate(moved))
+        stalls = pick(moved & (state.kept.f < state.at.f), self._count(0), state.stalls + 1)
+        vain = (new.status == GOING) & ((negate(moved) & state.steepest) | (stalls >= STALLS))
+        return new._replace(stalls=stalls, status=pick(vain, self._count(NO_PROGRESS), new.status))
+
+    def _line(self, state: State, memory: Any, steepest: Flag) -> State:
+        """A new line from `state.at`, unless it is where to end."""
+        problem, at = self.problem, state.at
+        towards = self.descent.direction(problem, memory, at)
+        slope, size, largest = problem.read(towards.d.dot(at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
+        steepest = steepest | negate(is_finite(slope) & (slope < 0))
+        t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
+        d = choose(steepest, lambda: -at.g, lambda: towards.d)
+        finite = is_finite(at.f) & is_finite(largest)
+        ended = pick(largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self._count(BUDGET), GOING))
+        return state._replace(
+            kept=at,
+            moved=problem.flag(False),
+            d=d,
+            line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
+            memory=choose(steepest, lambda: self.descent.init(problem, at), lambda: towards.memory),
+            steepest=steepest,
+            status=pick(finite, ended, self._count(NOT_FINITE)),
+        )
+
+    def _point(self, x: Tensor, d: Tensor) -> tuple[Point, Scalar]:
+        f, g, aux = self.problem.evaluate(x)
+        value, slope = self.problem.read(f, g.dot(d))
+        return Point(x, value, g, aux), slope
+
+    def _count(self, number: int) -> Any:
+        if self.problem.on_host:
+            return number
+        return torch.tensor(number, device=self.problem.leaves[self.problem.trained[0]].device)
+
+
+def _like(d: Tensor, t: Scalar) -> Tensor:
+    """A length in the precision of the direction that it multiplies."""
+    return t.to(d.dtype) if isinstance(t, Tensor) else torch.tensor(t, dtype=d.dtype, device=d.device)

@@ -1,0 +1,216 @@
+"""`minimize`: a local minimum of a function of a tree of tensors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functional_optim import hints, torch_internals, trees
+from functional_optim.solvers.compiled import compiled_run
+from functional_optim.solvers.descent import Descent
+from functional_optim.solvers.implicit import Solve, implicitly
+from functional_optim.solvers.lbfgs import LBFGSDescent
+from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine, State
+from functional_optim.solvers.more_thuente import zoom
+from functional_optim.solvers.problem import Problem, problem_of
+from functional_optim.solvers.search import Search
+from functional_optim.trees import Tree
+
+
+class Minimum(NamedTuple):
+    """What a solver found: tensors, so that it goes through `torch.vmap`.
+
+    Attributes:
+        params: the best point of all that were kept.
+        value: the objective there, in float64.
+        grads: its gradient there, a tree like the parameters.
+        aux: what the objective returned beside its value there; () without `has_aux`.
+        status: why it ended, as a number; `why` says it in words.
+        steps: how many steps were taken.
+        evaluations: how often value and gradient were computed.
+    """
+
+    params: Tree
+    value: Tensor
+    grads: Tree
+    aux: Tree
+    status: Tensor
+    steps: Tensor
+    evaluations: Tensor
+
+    @property
+    def converged(self) -> Tensor:
+        """Whether the gradient is 0 to the tolerance."""
+        return self.status == CONVERGED
+
+    @property
+    def why(self) -> Any:
+        """Why it ended, a sentence; of a batch, a list of them."""
+        return _in_words(self.status)
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which way to go, and how far: a descent and a search."""
+
+    descent: Descent
+    search: Search
+
+
+def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
+    """L-BFGS with the search of Moré and Thuente, or another.
+
+    Args:
+        history_size: how many pairs of steps and changes of the gradient are kept, at least 1.
+        search: how far to go.
+
+    Source: Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116.
+
+    >>> lbfgs(history_size=5).descent
+    LBFGSDescent(history_size=5)
+    """
+    if not isinstance(history_size, int) or history_size < 1:
+        raise ValueError(f"history_size = {history_size!r}: expected a whole number, at least 1.")
+    return Method(LBFGSDescent(history_size), search or zoom())
+
+
+METHODS: Mapping[str, Callable[[], Method]] = {"lbfgs": lbfgs}
+
+
+def minimize(
+    fn: Callable[..., Any],
+    params: Tree,
+    args: tuple[Any, ...] = (),
+    *,
+    method: str | Method = "lbfgs",
+    tol: float = 1e-6,
+    max_steps: int = 1000,
+    max_evals: int | None = None,
+    has_aux: bool = False,
+    implicit: bool | Solve = False,
+    callback: Callable[[Minimum], Any] | None = None,
+) -> Minimum:
+    """A local minimum of a function, from where you start.
+
+        found = fo.minimize(loss, params, (x, y))
+        found.params, found.value, found.why
+
+    On the host it ends as soon as it is done. Under `torch.vmap` it is one flat machine, each tick of which is one evaluation, and
+    each problem of the batch is in a phase of its own; it ends when all are done, and what has ended stays as it is. Inside
+    `fo.meta.compiled` it is a loop over one compiled tick, of `max_evals` ticks; choose that with care.
+
+        torch.vmap(lambda p: fo.minimize(rosenbrock, p, max_steps=60).params)(starts)
+
+    Args:
+        fn: `(params, *args) -> value`, a real () tensor; with `has_aux`, `-> (value, aux)`.
+        params: where to start, a tree of tensors: of any shapes, and mixed dtypes, complex ones included. The work is done in the
+            precision that all fit into. Integer tensors and None are left as they are.
+        args: what `fn` takes after the parameters. What derivatives are taken of should be here.
+        method: "lbfgs", or a value such as `fo.solvers.lbfgs(history_size=20)`.
+        tol: a gradient none of whose components is larger counts as 0.
+        max_steps: at most so many steps.
+        max_evals: at most so many evaluations of value and gradient; by default 2 · `max_steps`.
+        has_aux: whether `fn` returns a tree of tensors beside its value.
+        implicit: take derivatives of the minimum from the equation that it solves, ∂fn/∂params = 0, by `fo.meta.custom_root`: they
+            are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what you
+            give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
+            `backward` where `args` holds a tensor that requires gradients.
+        callback: called on the host after each step with what has been found so far; if it returns True, that is the end.
+
+    An evaluation that is infinite or NaN makes the step shorter. The result says why it ended: converged, out of budget, no
+    progress, or not finite at the start; it is the best point that was reached, whatever the reason.
+
+    Raises:
+        TypeError: `fn` is no function, `args` no tuple, or a leaf of `params` not a tensor.
+        ValueError: an unknown method, a count or tolerance out of range, or `fn` does not return a real () tensor.
+
+    Source: Nocedal & Wright 2006, Numerical Optimization. As `scipy.optimize.minimize` and `optimistix.minimise`; here `tol` is one
+    of the gradient alone.
+
+    >>> def rosenbrock(x):
+    ...     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+    >>> found = minimize(rosenbrock, torch.tensor([-1.2, 1.0], dtype=torch.float64))
+    >>> found.params.round(decimals=4), found.why
+    (tensor([1., 1.], dtype=torch.float64), 'converged: no component of the gradient is larger than tol')
+    """
+    method = _method(method)
+    evals = 2 * max_steps if max_evals is None else max_evals
+    for name, count in (("max_steps", max_steps), ("max_evals", evals)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
+    if isinstance(tol, int | float) and not tol >= 0:
+        raise ValueError(f"tol = {tol!r}: expected a number that is not negative.")
+    budget = Budget(tol, max_steps, evals)
+    problem = problem_of(fn, params, args, has_aux, constant=bool(implicit))
+    if callback is not None and not problem.on_host:
+        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
+
+    def solve(problem: Problem) -> Minimum:
+        return _found(problem, _run(Machine(problem, method.descent, method.search, budget), callback))
+
+    return implicitly(solve, problem, _by_cg if implicit is True else implicit) if implicit else solve(problem)
+
+
+def _run(machine: Machine, callback: Callable[[Minimum], Any] | None) -> State:
+    """All ticks: until it has ended, where that can be seen."""
+    state = machine.start()
+    if machine.problem.on_host:
+        steps = 0
+        while state.status == GOING:
+            state = machine.tick(state)
+            if callback is not None and state.steps > steps:
+                steps = state.steps
+                if callback(_found(machine.problem, state)) is True:
+                    break
+        return state
+    if torch_internals.is_traced():
+        return compiled_run(machine, state)
+    for _ in range(machine.budget.evals - 1):
+        if _have_ended(state.status):
+            break
+        state = machine.tick(state)
+    return state
+
+
+def _have_ended(status: Tensor) -> bool:
+    """Whether no problem of the batch is going on; never where that can't be seen."""
+    is_wrapped, unwrapped = map(torch_internals.get, ("is_functorch_wrapped_tensor", "get_unwrapped"))
+    if is_wrapped is None or unwrapped is None:
+        return False
+    while is_wrapped(status):
+        status = unwrapped(status)
+    return not bool((status == GOING).any())
+
+
+def _found(problem: Problem, state: State) -> Minimum:
+    best = state.best
+    device = best.x.device
+
+    def tensor(number: Any, dtype: torch.dtype) -> Tensor:
+        return number if isinstance(number, Tensor) else torch.tensor(number, dtype=dtype, device=device)
+
+    counts = [tensor(x, torch.int64) for x in (state.status, state.steps, state.evals)]
+    return Minimum(problem.tree(best.x), tensor(best.f, torch.float64), problem.gradients(best.g), best.aux, *counts)
+
+
+def _by_cg(matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
+    from functional_optim.meta.solvers import cg
+
+    size = sum(x.numel() for x in trees.leaves(b))
+    return cg(matvec, b, steps=min(2 * size, 200), tol=1e-10)
+
+
+def _method(method: Any) -> Method:
+    if isinstance(method, Method):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"method is a {type(method).__name__}: expected one of {', '.join(map(repr, METHODS))}, or a Method.")
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r}: expected {', '.join(map(repr, METHODS))}.{hints.hint(method, METHODS)}")
+    return METHODS[method]()
+
+
+def _in_words(status: Tensor) -> Any:
+    return WHY[int(status)] if status.ndim == 0 else [_in_words(x) for x in status]

@@ -1,0 +1,101 @@
+"""Arithmetic of a line search: on the host of Python's numbers, under `vmap` and derivatives of () tensors, by the same formulas.
+
+On the host a quotient by 0 or an overflow raises, and a root of a negative number too; where a tensor is differentiated, the branch
+that is not taken must be finite. So neither is written with an operator in this package.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim import numerics, trees
+from functional_optim.numerics import Scalar
+from functional_optim.trees import Tree
+
+Flag: TypeAlias = bool | Tensor
+
+
+class Knot(NamedTuple):
+    """A point of a line: where, and the value and the slope there."""
+
+    t: Scalar
+    f: Scalar
+    slope: Scalar
+
+
+def pick(condition: Flag, a: Any, b: Any) -> Any:
+    """`a` if the condition holds, else `b`; of a flag that is a tensor, a tensor."""
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or not isinstance(a, float):
+        return torch.where(condition, a, b)
+    return numerics.where(condition, a, b)
+
+
+def choose(condition: Flag, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
+    """One of two trees: on the host the other is not computed; else both are, and leaf by leaf one is chosen."""
+    if not isinstance(condition, Tensor):
+        return then() if condition else otherwise()
+    return trees.map_leaves(lambda a, b: pick(condition, a, b), then(), otherwise())
+
+
+def negate(condition: Flag) -> Flag:
+    """Whether it does not hold."""
+    return ~condition if isinstance(condition, Tensor) else not condition
+
+
+def ratio(a: Scalar, b: Scalar) -> Scalar:
+    """a / b, and 0 where b is 0, with finite derivatives there."""
+    zero = b == 0
+    return pick(zero, 0.0, a / pick(zero, 1.0, b))
+
+
+def root(x: Scalar) -> Scalar:
+    """√x, and 0 where x is negative, with slope 0 there."""
+    if not isinstance(x, Tensor):
+        return math.sqrt(x) if x > 0 else 0.0
+    return numerics.sqrt(x.clamp(min=0.0))
+
+
+def least(a: Scalar, b: Scalar) -> Scalar:
+    """The smaller of two."""
+    return pick(a < b, a, b)
+
+
+def greatest(a: Scalar, b: Scalar) -> Scalar:
+    """The larger of two."""
+    return pick(a > b, a, b)
+
+
+def within(x: Scalar, low: Scalar, high: Scalar) -> Scalar:
+    """x, or the end of the interval that it is beyond."""
+    return greatest(low, least(x, high))
+
+
+def sign(x: Scalar) -> Scalar:
+    """1 with the sign of x; 1 at 0."""
+    return pick(x < 0, -1.0, 1.0)
+
+
+def is_finite(x: Scalar) -> Flag:
+    """Whether this is a number, and not infinite."""
+    return x.isfinite() if isinstance(x, Tensor) else math.isfinite(x)
+
+
+def cubic(base: Knot, other: Knot) -> tuple[Scalar, Scalar, Scalar]:
+    """The minimum of the cubic through two points with their slopes; from the base, in units of their distance; and its radicand.
+
+        θ = 3 (f − f') / (t' − t) + s + s',   γ = ±√(θ² − s s'),   r = (γ − s + θ) / (2γ − s + s')
+
+    Source: Moré & Thuente 1994, section 4; Nocedal & Wright 2006, (3.59).
+    """
+    theta = 3 * ratio(base.f - other.f, other.t - base.t) + base.slope + other.slope
+    size = greatest(greatest(abs(theta), abs(base.slope)), abs(other.slope))
+    a, b, c = ratio(theta, size), ratio(base.slope, size), ratio(other.slope, size)
+    radicand = a * a - b * c
+    gamma = size * root(radicand) * sign(other.t - base.t)
+    r = ratio(gamma - base.slope + theta, gamma - base.slope + gamma + other.slope)
+    return base.t + r * (other.t - base.t), r, radicand
