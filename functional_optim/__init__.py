@@ -145,6 +145,7 @@ from functional_optim.schedules import (
     warmup_cosine,
     warmup_stable_decay,
 )
+from functional_optim.solvers import minimize
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__ = "0.1.0"
@@ -278,6 +279,8 @@ __all__ = [
     "polynomial",
     "warmup_cosine",
     "warmup_stable_decay",
+    # Solvers
+    "minimize",
     # Optimizers
     "adabelief",
     "adadelta",
@@ -333,7 +336,7 @@ __all__ = [
 
 # Beside the names above, the modules that a user opens; the core needs none of the first three.
 _ON_FIRST_USE = ("adapters", "meta", "testing")
-_LOADED = ("numerics", "schedules")
+_LOADED = ("numerics", "schedules", "solvers")
 
 
 def __getattr__(name: str) -> Any:

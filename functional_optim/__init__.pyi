@@ -8,6 +8,7 @@ from functional_optim import adapters as adapters
 from functional_optim import meta as meta
 from functional_optim import numerics as numerics
 from functional_optim import schedules as schedules
+from functional_optim import solvers as solvers
 from functional_optim import testing as testing
 from functional_optim.apply import apply_updates
 from functional_optim.combinators.accumulate import accumulate
@@ -102,6 +103,7 @@ from functional_optim.schedules import (
     warmup_cosine,
     warmup_stable_decay,
 )
+from functional_optim.solvers import minimize
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__: str
@@ -485,6 +487,8 @@ __all__ = [
     "polynomial",
     "warmup_cosine",
     "warmup_stable_decay",
+    # Solvers
+    "minimize",
     # Optimizers
     "adabelief",
     "adadelta",

@@ -39,7 +39,17 @@ TITLES = {"rules": "Rules", "optimizers": "Optimizers"}
 def catalogue() -> str:
     """The text of the file."""
     tables = [f"\n## {title}\n\n{_table(section)}" for section, title in TITLES.items()]
-    return HEAD + "".join(tables)
+    return HEAD + "".join(tables) + f"\n## Solvers\n\n{_solvers()}"
+
+
+def _solvers() -> str:
+    """What `minimize` and its kin are made of: by the first sentence of each, and its papers."""
+    rows = ["| name | what it is | paper |", "|---|---|---|"]
+    for name in sorted(fo.solvers.__all__):
+        doc = inspect.getdoc(getattr(fo.solvers, name)) or ""
+        where = f"`{name}`" if name in fo.__all__ else f"`solvers.{name}`"
+        rows.append(f"| {where} | {doc.splitlines()[0]} | {_papers(doc)} |")
+    return "\n".join(rows) + "\n"
 
 
 def _table(section: str) -> str:

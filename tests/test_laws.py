@@ -32,6 +32,7 @@ OTHERS = {
     "inverse_sqrt",
     "join",
     "linear",
+    "minimize",
     "noam",
     "one_cycle",
     "per_example_global_norm_clip",

@@ -31,7 +31,7 @@ LAYERS = [
     {"optimizers"},
     {"trials"},
     {"direction"},
-    {"adapters", "meta", "testing"},
+    {"adapters", "meta", "solvers", "testing"},
 ]
 
 

@@ -14,7 +14,7 @@ from builds import ROOT, built, copied_sources, environment, run
 
 import functional_optim as fo
 
-MODULES = {"fo": fo, "fo.adapters": fo.adapters, "fo.meta": fo.meta, "fo.schedules": fo.schedules}
+MODULES = {"fo": fo, "fo.adapters": fo.adapters, "fo.meta": fo.meta, "fo.schedules": fo.schedules, "fo.solvers": fo.solvers}
 HEAD = "import torch\nimport functional_optim as fo\n"
 
 
@@ -94,7 +94,7 @@ def test_the_strict_program_runs():
 
 def test_the_table_of_contents_is_whole():
     shown = [name for name in dir(fo) if not name.startswith("_")]
-    assert shown == sorted([*fo.__all__, "adapters", "meta", "numerics", "schedules", "testing"])
+    assert shown == sorted([*fo.__all__, "adapters", "meta", "numerics", "schedules", "solvers", "testing"])
     assert all(getattr(fo, name) is not None for name in shown)
 
 

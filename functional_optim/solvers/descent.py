@@ -1,8 +1,8 @@
 """What a descent is: from the points so far, the direction to search along next.
 
-    init(problem, point)                        what is remembered before the first step
-    direction(problem, memory, point)           where to go, and how long the first trial is
-    remember(memory, before, after)             what a step teaches
+init(problem, point)                        what is remembered before the first step
+direction(problem, memory, point)           where to go, and how long the first trial is
+remember(memory, before, after)             what a step teaches
 """
 
 from typing import Any, NamedTuple, Protocol

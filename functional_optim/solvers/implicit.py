@@ -1,6 +1,6 @@
 """The derivatives of a minimum from the equation that it solves, ∂f/∂x = 0, by `functional_optim.meta.custom_root`.
 
-    x*(θ) = argmin f(x, θ)      ⇒       ∂²f/∂x² · dx*/dθ = −∂²f/∂x∂θ
+x*(θ) = argmin f(x, θ)      ⇒       ∂²f/∂x² · dx*/dθ = −∂²f/∂x∂θ
 """
 
 from collections.abc import Callable, Sequence
@@ -47,4 +47,5 @@ def implicitly(solver: Callable[[Problem], Found], problem: Problem, solve: Solv
 
     tensors = minimum([problem.leaves[i] for i in problem.trained], *problem.args)
     f, aux = problem.returned(tensors)
-    return found[0]._replace(params=problem.filled(tensors), value=double(f), aux=aux)
+    moving = {"params": problem.filled(tensors), "value": double(f), "aux": aux}
+    return found[0]._replace(**moving)

@@ -4,8 +4,8 @@
     stepping        where it is over: the descent learns from the step and names the next d
     ended           nothing changes any more
 
-On the host only what a tick needs is computed. Under `vmap` both are, and for each problem of the batch what its phase asks for is
-chosen: so every problem is in a phase of its own, and none waits for the search of another.
+On the host only what a tick needs is computed. Under `vmap` both are, and for each problem of the batch what its phase asks
+for is chosen: so every problem is in a phase of its own, and none waits for the search of another.
 """
 
 from typing import Any, NamedTuple

@@ -97,8 +97,8 @@ def minimize(
         found = fo.minimize(loss, params, (x, y))
         found.params, found.value, found.why
 
-    On the host it ends as soon as it is done. Under `torch.vmap` it is one flat machine, each tick of which is one evaluation, and
-    each problem of the batch is in a phase of its own; it ends when all are done, and what has ended stays as it is. Inside
+    On the host it ends as soon as it is done. Under `torch.vmap` it is one flat machine, each tick of which is one evaluation,
+    and each problem of the batch is in a phase of its own; it ends when all are done, and what has ended stays as it is. Inside
     `fo.meta.compiled` it is a loop over one compiled tick, of `max_evals` ticks; choose that with care.
 
         torch.vmap(lambda p: fo.minimize(rosenbrock, p, max_steps=60).params)(starts)
@@ -113,9 +113,9 @@ def minimize(
         max_steps: at most so many steps.
         max_evals: at most so many evaluations of value and gradient; by default 2 · `max_steps`.
         has_aux: whether `fn` returns a tree of tensors beside its value.
-        implicit: take derivatives of the minimum from the equation that it solves, ∂fn/∂params = 0, by `fo.meta.custom_root`: they
-            are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what you
-            give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
+        implicit: take derivatives of the minimum from the equation that it solves, ∂fn/∂params = 0, by `fo.meta.custom_root`:
+            they are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what
+            you give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
             `backward` where `args` holds a tensor that requires gradients.
         callback: called on the host after each step with what has been found so far; if it returns True, that is the end.
 
@@ -126,8 +126,8 @@ def minimize(
         TypeError: `fn` is no function, `args` no tuple, or a leaf of `params` not a tensor.
         ValueError: an unknown method, a count or tolerance out of range, or `fn` does not return a real () tensor.
 
-    Source: Nocedal & Wright 2006, Numerical Optimization. As `scipy.optimize.minimize` and `optimistix.minimise`; here `tol` is one
-    of the gradient alone.
+    Source: Nocedal & Wright 2006, Numerical Optimization. As `scipy.optimize.minimize` and `optimistix.minimise`; here `tol` is
+    one of the gradient alone.
 
     >>> def rosenbrock(x):
     ...     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2

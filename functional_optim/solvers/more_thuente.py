@@ -8,8 +8,8 @@ length is the minimum of a cubic or quadratic through what is known, held within
 third in two trials, its middle.
 
 Moré & Thuente 1994, Line search algorithms with guaranteed sufficient decrease, https://doi.org/10.1145/192115.192132; of their
-program (MINPACK-2's dcsrch and dcstep), which L-BFGS-B runs as well, it takes the lengths. An evaluation that is not finite is the
-far end of the interval, at height ∞.
+program (MINPACK-2's dcsrch and dcstep), which L-BFGS-B runs as well, it takes the lengths. An evaluation that is not finite is
+the far end of the interval, at height ∞.
 """
 
 import math
@@ -131,9 +131,7 @@ class zoom:
         next_t = pick(slow, low.t + 0.5 * (high.t - low.t), step.t)
         shortest = pick(step.bracketed, least(low.t, high.t), next_t + 1.1 * (next_t - low.t))
         longest = pick(step.bracketed, greatest(low.t, high.t), next_t + 4 * (next_t - low.t))
-        stuck = step.bracketed & (
-            (next_t <= shortest) | (next_t >= longest) | (longest - shortest <= self.precision * longest)
-        )
+        stuck = step.bracketed & ((next_t <= shortest) | (next_t >= longest) | (longest - shortest <= self.precision * longest))
         new = state._replace(
             t=next_t,
             low=low,
@@ -167,7 +165,7 @@ def _improved(low: Knot, high: Knot, trial: Knot, state: Interval) -> _Improved:
 
     1   higher              a minimum lies between: the cubic's, or between it and the quadratic's
     2   slope turned        a minimum lies between: the farther of the cubic's and the secant's
-    3   slope flatter       the cubic's if it goes that way, and the secant's: the nearer if there is an interval, else the farther
+    3   slope flatter       the cubic's if it goes that way, and the secant's: the nearer in an interval, else the farther
     4   slope not flatter   towards the other end, or as far as is allowed
     """
     higher = trial.f > low.f

@@ -1,12 +1,12 @@
 """Arithmetic of a line search: on the host of Python's numbers, under `vmap` and derivatives of () tensors, by the same formulas.
 
-On the host a quotient by 0 or an overflow raises, and a root of a negative number too; where a tensor is differentiated, the branch
-that is not taken must be finite. So neither is written with an operator in this package.
+On the host a quotient by 0 or an overflow raises, and a root of a negative number too; where a tensor is differentiated, the
+branch that is not taken must be finite. So neither is written with an operator in this package.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -47,6 +47,12 @@ def negate(condition: Flag) -> Flag:
     return ~condition if isinstance(condition, Tensor) else not condition
 
 
+@overload
+def ratio(a: Tensor, b: Scalar) -> Tensor: ...
+@overload
+def ratio(a: Scalar, b: Tensor) -> Tensor: ...
+@overload
+def ratio(a: Scalar, b: Scalar) -> Scalar: ...
 def ratio(a: Scalar, b: Scalar) -> Scalar:
     """a / b, and 0 where b is 0, with finite derivatives there."""
     zero = b == 0

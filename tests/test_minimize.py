@@ -1,0 +1,254 @@
+"""`minimize`: beside SciPy, in a batch, differentiated, and where there is nothing to be found."""
+
+import math
+
+import pytest
+import scipy.optimize
+import torch
+from problems import PROBLEMS, himmelblau, rosenbrock, vector
+
+import functional_optim as fo
+from functional_optim import solvers
+
+METHODS = ["lbfgs"]
+
+
+def values_of(solve, problem):
+    """The values of all evaluations that a solver makes."""
+    seen = []
+
+    def fn(x):
+        f = problem.fn(x)
+        seen.append(float(f.detach()))
+        return f
+
+    solve(fn, problem.start)
+    return seen
+
+
+def by_scipy(fn, start):
+    def value_and_gradient(x):
+        x = torch.tensor(x, requires_grad=True)
+        f = fn(x)
+        (g,) = torch.autograd.grad(f, x)
+        return float(f.detach()), g.numpy()
+
+    options = {"maxcor": 10, "ftol": 0, "gtol": 1e-12, "maxiter": 15_000, "maxfun": 15_000}
+    scipy.optimize.minimize(value_and_gradient, start.numpy(), jac=True, method="L-BFGS-B", options=options)
+
+
+def evaluations_to(target, values):
+    return next(i for i, f in enumerate(values, 1) if f - target <= 1e-8 * max(1, abs(target)))
+
+
+def test_it_takes_as_many_evaluations_as_scipy():
+    """The lengths are those of the same search, but for what is saved where scipy evaluates a point again."""
+    ratios = {}
+    for name, problem in PROBLEMS.items():
+        ours = values_of(lambda fn, start: fo.minimize(fn, start, tol=1e-12, max_steps=5000), problem)
+        theirs = values_of(by_scipy, problem)
+        ratios[name] = evaluations_to(min(theirs), ours) / evaluations_to(min(theirs), theirs)
+    assert max(ratios.values()) <= 1.3, ratios
+    assert math.prod(ratios.values()) ** (1 / len(ratios)) <= 1.05, ratios
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_it_says_of_the_minimum_is_true(method):
+    found = fo.minimize(rosenbrock, vector(-1.2, 1), method=method, max_steps=5000)
+    assert found.converged and found.why.startswith("converged")
+    torch.testing.assert_close(found.params, vector(1, 1), rtol=0, atol=1e-5)  # tol 1e-6 over the least curvature, 0.4
+    assert float(found.value) == float(rosenbrock(found.params))
+    torch.testing.assert_close(found.grads, torch.func.grad(rosenbrock)(found.params), rtol=1e-12, atol=1e-12)
+
+
+def test_evaluations_and_steps_are_counted():
+    calls, steps = [], []
+
+    def fn(x):
+        calls.append(x)
+        return rosenbrock(x)
+
+    found = fo.minimize(fn, vector(-1.2, 1), callback=lambda found: steps.append(float(found.value)))
+    assert int(found.evaluations) == len(calls)
+    assert int(found.steps) == len(steps)
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] == float(found.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_each_by_itself(method):
+    """Each problem is in a phase of its own; the sums are the same, but batched products may add in another order."""
+    starts = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    apart = [fo.minimize(himmelblau, start, method=method) for start in starts]
+    together = torch.vmap(lambda start: fo.minimize(himmelblau, start, method=method))(starts)
+    assert len({int(found.evaluations) for found in apart}) > 3, "all problems end at once"
+    torch.testing.assert_close(together.params, torch.stack([found.params for found in apart]), rtol=0, atol=1e-10)
+    assert together.evaluations.tolist() == [int(found.evaluations) for found in apart]
+    assert together.why == [found.why for found in apart]
+
+
+def test_a_batch_ends_when_all_have_ended():
+    calls = []
+
+    def fn(x):
+        calls.append(x)
+        return himmelblau(x)
+
+    starts = torch.zeros(3, 2, dtype=torch.float64)
+    found = torch.vmap(lambda start: fo.minimize(fn, start, max_evals=500))(starts)
+    assert len(calls) == int(found.evaluations.max())
+
+
+def test_parameters_of_any_shape_and_dtype_are_kept():
+    target = torch.tensor([1 + 2j, -1j])
+    params = {
+        "a": torch.zeros(2, 3),
+        "b": [torch.ones((), dtype=torch.float64), None],
+        "n": torch.arange(2),
+        "c": torch.zeros(2) * 1j,
+    }
+
+    def fn(p):
+        return ((p["a"] - 1) ** 2).sum() + (p["b"][0] - p["n"][1]) ** 2 + ((p["c"] - target).abs() ** 2).sum()
+
+    found = fo.minimize(fn, params)
+    assert found.converged
+    torch.testing.assert_close(found.params["a"], torch.ones(2, 3))
+    torch.testing.assert_close(found.params["c"], target)
+    assert found.params["n"] is params["n"] and found.params["b"][1] is None and found.grads["n"] is None
+    assert [found.params["b"][0].dtype, found.params["c"].dtype] == [torch.float64, torch.complex64]
+
+
+def test_the_loss_of_a_module_in_float32():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    x = torch.randn(50, 3)
+    y = x @ torch.tensor([[1.0], [2.0], [3.0]]) + 0.5
+    kept = [p.detach().clone() for p in model.parameters()]
+
+    def fn(params, x, y):
+        return ((torch.func.functional_call(model, params, (x,)) - y) ** 2).mean()
+
+    found = fo.minimize(fn, dict(model.named_parameters()), (x, y), tol=1e-5)
+    assert found.converged
+    torch.testing.assert_close(found.params["weight"], torch.tensor([[1.0, 2.0, 3.0]]), rtol=0, atol=1e-4)
+    assert not found.params["weight"].requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(kept, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_auxiliary_output_is_that_of_the_minimum():
+    found = fo.minimize(lambda x: (((x - 3) ** 2).sum(), {"seen": 2 * x}), vector(0, 0), has_aux=True)
+    torch.testing.assert_close(found.aux["seen"], 2 * found.params, rtol=0, atol=0)
+
+
+# Derivatives: ridge regression, whose minimum has a closed form.
+
+GENERATOR = torch.Generator().manual_seed(0)
+X, Y = torch.randn(20, 4, dtype=torch.float64, generator=GENERATOR), torch.randn(20, dtype=torch.float64, generator=GENERATOR)
+PENALTY = vector(2)[0]
+
+
+def ridge(w, penalty):
+    return ((X @ w - Y) ** 2).sum() + penalty * (w**2).sum()
+
+
+def norm_of_closed_form(penalty):
+    return (torch.linalg.solve(X.T @ X + penalty * torch.eye(4, dtype=torch.float64), X.T @ Y) ** 2).sum()
+
+
+def norm_of_minimum(penalty, **options):
+    found = fo.minimize(ridge, torch.zeros(4, dtype=torch.float64), (penalty,), tol=1e-11, **options)
+    return (found.params**2).sum()
+
+
+@pytest.mark.parametrize("implicit", [False, True, fo.meta.dense])
+def test_derivatives_of_the_minimum(implicit):
+    def ours(penalty):
+        return norm_of_minimum(penalty, implicit=implicit)
+
+    expected = torch.func.grad(norm_of_closed_form)(PENALTY)
+    close = {"rtol": 1e-6, "atol": 1e-6}
+    torch.testing.assert_close(torch.func.grad(ours)(PENALTY), expected, **close)
+    torch.testing.assert_close(torch.func.jvp(ours, (PENALTY,), (torch.ones_like(PENALTY),))[1], expected, **close)
+    penalty = PENALTY.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(ours(penalty), penalty)[0], expected, **close)
+    both = torch.stack([PENALTY, 3 * PENALTY])
+    torch.testing.assert_close(
+        torch.vmap(torch.func.grad(ours))(both), torch.vmap(torch.func.grad(norm_of_closed_form))(both), **close
+    )
+
+
+def test_second_derivatives_of_the_minimum():
+    found = torch.func.hessian(lambda penalty: norm_of_minimum(penalty, implicit=True))(PENALTY)
+    torch.testing.assert_close(found, torch.func.hessian(norm_of_closed_form)(PENALTY), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_the_value_has_the_derivative_of_its_explicit_part(implicit):
+    """At a minimum the rest is 0."""
+
+    def value(penalty):
+        return fo.minimize(ridge, torch.zeros(4, dtype=torch.float64), (penalty,), tol=1e-11, implicit=implicit).value
+
+    torch.testing.assert_close(torch.func.grad(value)(PENALTY), norm_of_closed_form(PENALTY), rtol=1e-6, atol=1e-6)
+
+
+# Where there is little to be found.
+
+
+@pytest.mark.parametrize("search", [solvers.zoom(), solvers.backtracking()])
+def test_values_that_are_not_finite_make_the_step_shorter(search):
+    """−log x is infinite at 0 and NaN beyond, where the first step leads."""
+    found = fo.minimize(lambda x: (x - torch.log(x)).sum(), vector(1e-3, 50), method=solvers.lbfgs(search=search))
+    assert found.converged
+    torch.testing.assert_close(found.params, vector(1, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn, start, why",
+    [
+        (lambda x: 0 * x.sum(), vector(1, 2), "converged"),
+        (lambda x: (x**2).sum(), vector(0, 0), "converged"),
+        (lambda x: -x.sum(), vector(1, 2), "out of budget"),
+        (lambda x: x.log().sum(), vector(-1, 2), "not finite"),
+        (lambda x: torch.where(x == 1, x, math.nan).sum(), vector(1, 1), "no progress"),
+    ],
+    ids=["flat", "at the minimum", "unbounded", "not finite", "NaN everywhere else"],
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_it_says_why_it_ended(fn, start, why, batched):
+    if batched:
+        found = torch.vmap(lambda start: fo.minimize(fn, start, max_steps=50))(torch.stack([start, start]))
+        assert all(each.startswith(why) for each in found.why)
+    else:
+        found = fo.minimize(fn, start, max_steps=50)
+        assert found.why.startswith(why)
+        assert not fn(found.params) > fn(start)
+    assert found.params.isfinite().all()
+
+
+def test_budgets_are_kept():
+    assert int(fo.minimize(rosenbrock, vector(-1.2, 1), max_steps=3).steps) == 3
+    found = fo.minimize(rosenbrock, vector(-1.2, 1), max_evals=7)
+    assert int(found.evaluations) == 7 and found.why.startswith("out of budget")
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), method="lbfg"), ValueError, "Did you mean 'lbfgs'"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), method=3), TypeError, "method is a int"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), tol=-1.0), ValueError, "tol = -1.0"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), max_steps=0), ValueError, "max_steps = 0"),
+        (lambda: fo.minimize(vector(1, 2), vector(1, 2)), TypeError, "fn is a Tensor"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), vector(1)), TypeError, "args is a Tensor"),
+        (lambda: fo.minimize(lambda x: x, vector(1, 2)), ValueError, r"tensor of shape \(2,\)"),
+        (lambda: fo.minimize(lambda x: x.sum(), vector(1, 2), has_aux=True), ValueError, "returns a pair"),
+        (lambda: fo.minimize(lambda x: x.sum(), torch.arange(2)), ValueError, "nothing to minimise over"),
+        (lambda: solvers.lbfgs(history_size=0), ValueError, "history_size = 0"),
+    ],
+)
+def test_what_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
