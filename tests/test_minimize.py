@@ -219,10 +219,10 @@ def test_values_that_are_not_finite_make_the_step_shorter(search):
 @pytest.mark.parametrize("batched", [False, True])
 def test_it_says_why_it_ended(fn, start, why, batched):
     if batched:
-        found = torch.vmap(lambda start: fo.minimize(fn, start, max_steps=50))(torch.stack([start, start]))
+        found = torch.vmap(lambda start: fo.minimize(fn, start, max_steps=60))(torch.stack([start, start]))
         assert all(each.startswith(why) for each in found.why)
     else:
-        found = fo.minimize(fn, start, max_steps=50)
+        found = fo.minimize(fn, start, max_steps=60)
         assert found.why.startswith(why)
         assert not fn(found.params) > fn(start)
     assert found.params.isfinite().all()
