@@ -46,6 +46,13 @@ MUTANTS = [
         "test_distributed_checkpoint.py -k of_0_is_a_step",
     ),
     Mutant(
+        "a parameter is called by the name of the first step",
+        "adapters/torch_optimizer.py",
+        "known = copy.deepcopy(names), ",
+        "known = names, ",
+        "test_adapter.py -k renamed_in_its_group",
+    ),
+    Mutant(
         "a checkpoint of SGD holds a count that torch's has not",
         "adapters/torch_class.py",
         '(self.counts or name != "step")',

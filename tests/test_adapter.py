@@ -459,3 +459,13 @@ def test_a_number_gone_wrong_names_the_group():
     optimizer.param_groups[1]["lr"] = float("nan")
     with pytest.raises(ValueError, match=r"param_groups\[1\]: lr = nan is outside \[0, inf\)"):
         optimizer.step()
+
+
+def test_a_parameter_that_is_renamed_in_its_group_is_called_so():
+    p = parameter(1.0)
+    optimizer = OptimizerAdapter([("old", p)], fo.sgd(1.0))
+    advance(optimizer, 2)
+    optimizer.param_groups[0]["param_names"][0] = "new"
+    p.grad = torch.ones_like(p).to_sparse()
+    with pytest.raises(TypeError, match="new"):
+        optimizer.step()
