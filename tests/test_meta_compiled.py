@@ -138,16 +138,32 @@ def test_a_compiled_function_is_one_program_with_its_loops_in_it(made):
     close(twice, expected, **SAME)
 
 
-def test_derivatives_of_any_order_and_mode():
-    """Of x³, in every order of forward and reverse."""
+@pytest.mark.parametrize("within", [lambda f: f, fo.meta.compiled, fo.meta.remat], ids=["", "compiled", "remat"])
+def test_derivatives_of_any_order_and_mode(within):
+    """Of x³, in every order of forward and reverse, also where it is compiled, or run again, within."""
 
     def forward(f):
         return lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),))[1]
 
-    cube, x = fo.meta.compiled(lambda x: x**3), torch.tensor(2.0, **DOUBLE)
+    inner = within(lambda x: x * x * x)
+    cube, x = fo.meta.compiled(lambda x: inner(x) * 1.0), torch.tensor(2.0, **DOUBLE)
     for modes in itertools.product((forward, torch.func.grad), repeat=3):
         second = modes[1](modes[0](cube))
         close((second(x), modes[2](second)(x)), (12.0 * torch.ones_like(x), 6.0 * torch.ones_like(x)), rtol=1e-12, atol=0)
+
+
+def test_two_batches_around_a_loop_with_torchs_loss():
+    net = torch.nn.Linear(2, 1).double()
+    loss, params = fo.meta.from_module(net, torch.nn.functional.mse_loss)
+    x, y = torch.randn(4, 2, **DOUBLE), torch.randn(4, 1, **DOUBLE)
+    lrs, scales = torch.tensor([0.1, 0.2, 0.3], **DOUBLE), torch.tensor([1.0, 2.0], **DOUBLE)
+
+    def swept(compile):
+        inner = fo.meta.unroll(loss, fo.sgd(), 2, compile=compile)
+        final = torch.vmap(lambda lr, scale: inner(params, {"lr": lr * scale}, (x, y)).logs["loss"][-1], (0, None))
+        return torch.vmap(final, (None, 0))(lrs, scales)
+
+    close(swept(True), swept(False), **SAME)
 
 
 def test_keyword_arguments_are_arguments():

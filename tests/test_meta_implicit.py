@@ -302,6 +302,26 @@ def test_closing_over_what_is_being_differentiated_is_refused(wrap):
                 differentiated(lambda a, of=of: solved(a, of))(a[0])
 
 
+@pytest.mark.parametrize("kind", ["a root that is run again", "a root of a root"])
+def test_derivatives_of_roots_within_what_has_its_own(kind):
+    """Of x = a², b = ½ x: to the third order, and over a batch."""
+    inner = fo.meta.custom_root(lambda x, a: x - a * a, solve=dense)(lambda init, a: a * a)
+
+    @fo.meta.custom_root(lambda x, a: 2 * x - inner(a, a), solve=dense)
+    def outer(init, a):
+        return a * a / 2
+
+    again = fo.meta.remat(lambda a: inner(a, a) / 2)
+    a, grad = torch.tensor(3.0, **DOUBLE), torch.func.grad
+
+    def cubed(a):
+        return a * (again(a) if kind == "a root that is run again" else outer(a, a))
+
+    found = [grad(cubed)(a), grad(grad(cubed))(a), grad(grad(grad(cubed)))(a)]
+    close(found, [torch.tensor(x, **DOUBLE) for x in (27 / 2, 9.0, 3.0)], rtol=1e-12, atol=1e-12)
+    close(grad(lambda a: torch.vmap(grad(cubed))(a.expand(2)).sum())(a), 18 * torch.ones_like(a), rtol=1e-12, atol=1e-12)
+
+
 def test_an_equation_per_unknown():
     @fo.meta.custom_root(lambda x, a: (x - a)[:1])
     def solver(init, a):

@@ -21,7 +21,7 @@ from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.layers import composing
 from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
-from functional_optim.meta.remat import Arguments, Result, along, in_some, require_constant_closure
+from functional_optim.meta.remat import Arguments, Result, along, back, in_some, require_constant_closure
 from functional_optim.torch_internals import is_traced, memory_of
 from functional_optim.trees import Tree, distinct
 
@@ -313,8 +313,8 @@ class _Transpose(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
         inputs = ctx.saved_tensors
         moving = [i for i, x in enumerate(inputs) if is_smooth(x) and ctx.needs_input_grad[2 + i]]
-        pull = in_some(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving)
-        found = dict(zip(moving, torch.func.vjp(pull, *(inputs[i] for i in moving))[1](cotangents), strict=True))
+        slopes = back(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving, cotangents)
+        found = dict(zip(moving, slopes, strict=True))
         return None, None, *(found.get(i) for i in range(len(inputs)))
 
     @staticmethod

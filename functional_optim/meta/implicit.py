@@ -22,7 +22,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, pack
-from functional_optim.meta.remat import along, require_constant_closure, under_autocast_of_now
+from functional_optim.meta.remat import along, back, require_constant_closure, under_autocast_of_now
 from functional_optim.meta.solvers import Solve, normal_cg
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
@@ -136,36 +136,33 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        residual, count = ctx.residual, ctx.count
+        count, run = ctx.count, _of_one_list(ctx.residual, ctx.count)
         xs, values = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
 
         def transposed(us: Tensors, at: Tensors) -> Tensors:
             """(∂F/∂x)ᵀ u."""
-            return torch.func.vjp(lambda *xs: residual(xs, at[count:]), *at[:count])[1](us)
+            return back(run, at, range(count), us)
 
         def equation(us: Tensors, at: Tensors) -> Tensors:
             return tuple(a - b for a, b in zip(transposed(us, at[count:]), at[:count], strict=True))
 
         us = _solved(ctx.solve, transposed, equation, cotangents, (*xs, *values))
-        moving = [i for i, x in enumerate(values) if is_smooth(x) and ctx.needs_input_grad[3 + count + i]]
-        pull = torch.func.vjp(lambda *some: residual(xs, _replaced(values, moving, some)), *(values[i] for i in moving))[1]
-        pulled = dict(zip(moving, pull(tuple(-u for u in us)), strict=True)) if moving else {}
-        return None, None, None, *(None for _ in xs), *(pulled.get(i) for i in range(len(values)))
+        moving = [count + i for i, x in enumerate(values) if is_smooth(x) and ctx.needs_input_grad[3 + count + i]]
+        slopes = back(run, (*xs, *values), moving, [-u for u in us]) if moving else ()
+        pulled = dict(zip(moving, slopes, strict=True))
+        return None, None, None, *(pulled.get(i) for i in range(count + len(values)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensors:
-        residual, count = ctx.residual, ctx.count
+        count, run = ctx.count, _of_one_list(ctx.residual, ctx.count)
         xs, values = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         moving = [count + i for i, tangent in enumerate(tangents[3 + count :]) if tangent is not None]
 
-        def opposite(*at: Tensor) -> Tensors:
-            return tuple(-r for r in residual(at[:count], at[count:]))
-
-        drift = along(opposite, (*xs, *values), moving, [tangents[3 + i] for i in moving])
+        drift = along(lambda *at: tuple(-r for r in run(*at)), (*xs, *values), moving, [tangents[3 + i] for i in moving])
 
         def straight(ts: Tensors, at: Tensors) -> Tensors:
             """∂F/∂x t."""
-            return torch.func.jvp(lambda *xs: residual(xs, at[count:]), at[:count], tuple(x.contiguous() for x in ts))[1]
+            return along(run, at, range(count), ts)
 
         def equation(ts: Tensors, at: Tensors) -> Tensors:
             return tuple(a - b for a, b in zip(straight(ts, at[count:]), at[:count], strict=True))
@@ -180,6 +177,6 @@ def _solved(solve: Solve, product: Callable[..., Tensors], equation: Callable[..
     return _Root.apply(equation, solve, len(b), *solution, *b, *at)
 
 
-def _replaced(tensors: Sequence[Tensor], where: Sequence[int], some: Sequence[Tensor]) -> Tensors:
-    changed = dict(zip(where, some, strict=True))
-    return tuple(changed.get(i, x) for i, x in enumerate(tensors))
+def _of_one_list(residual: Callable[..., Tensors], count: int) -> Callable[..., Tensors]:
+    """A condition on unknowns and other tensors as a function of all of them, in this order."""
+    return lambda *at: residual(at[:count], at[count:])

@@ -134,7 +134,7 @@ class _Rematerialised(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.run, tensors = inputs[0], inputs[1:]
-        ctx.count, ctx.smooth = len(tensors), [is_smooth(x) for x in output]
+        ctx.smooth = [is_smooth(x) for x in output]
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.mark_non_differentiable(*(x for x in output if not is_smooth(x)))
@@ -143,13 +143,8 @@ class _Rematerialised(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
         tensors, run = ctx.saved_tensors, ctx.run
         moving = [i for i, x in enumerate(tensors) if is_smooth(x) and ctx.needs_input_grad[i + 1]]
-
-        def pulled(*inputs: Tensor) -> Tensors:
-            tensors, cotangents = inputs[: ctx.count], inputs[ctx.count :]
-            return torch.func.vjp(in_some(run, tensors, moving), *(tensors[i] for i in moving))[1](cotangents)
-
         # `torch.func.grad` records the backward pass too, for a derivative of it: that must not keep the inside either
-        slopes = _Rematerialised.apply(pulled, *tensors, *filter(is_smooth, cotangents))
+        slopes = back(run, tensors, moving, list(filter(is_smooth, cotangents)))
         found = dict(zip(moving, slopes, strict=True))
         return None, *(found.get(i) for i in range(len(tensors)))
 
@@ -158,6 +153,21 @@ class _Rematerialised(torch.autograd.Function):
         moving = [i for i, tangent in enumerate(tangents[1:]) if tangent is not None]
         rest = iter(along(ctx.run, ctx.saved_tensors, moving, [tangents[i + 1] for i in moving]))
         return tuple(next(rest) if smooth else None for smooth in ctx.smooth)
+
+
+def back(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int], cotangents: Sequence[Tensor]) -> Tensors:
+    """The slopes of some arguments of `run`, from the cotangents of those of its outputs that have derivatives.
+
+    For the `backward` of a function of autograd's: it runs again as another such function, without which torch mistakes the level
+    of what is differentiated inside and out.
+    """
+    count = len(tensors)
+
+    def pulled(*inputs: Tensor) -> Tensors:
+        tensors, cotangents = inputs[:count], inputs[count:]
+        return torch.func.vjp(in_some(run, tensors, moving), *(tensors[i] for i in moving))[1](cotangents)
+
+    return _Rematerialised.apply(pulled, *tensors, *cotangents)
 
 
 def along(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int], directions: Sequence[Tensor]) -> Tensors:
