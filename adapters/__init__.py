@@ -3,6 +3,7 @@
 from .drop_in import ASGD, SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
 from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
 from .generic_adaptive import GenericAdaptiveOptimizer
+from .lbfgs import LBFGS
 from .loading import LoadReport, load_by_name
 from .lr_scheduler import as_lr_scheduler
 from .step_param import as_optimizer_class, as_transform
@@ -20,6 +21,7 @@ __all__ = [
     "Adamax",
     "FunctionalState",
     "GenericAdaptiveOptimizer",
+    "LBFGS",
     "LoadReport",
     "Muon",
     "NAdam",

@@ -197,7 +197,7 @@ def test_the_value_has_the_derivative_of_its_explicit_part(implicit):
 # Where there is little to be found.
 
 
-@pytest.mark.parametrize("search", [solvers.zoom(), solvers.backtracking()])
+@pytest.mark.parametrize("search", [solvers.zoom(), solvers.strong_wolfe(), solvers.backtracking()])
 def test_values_that_are_not_finite_make_the_step_shorter(search):
     """−log x is infinite at 0 and NaN beyond, where the first step leads."""
     found = fo.minimize(lambda x: (x - torch.log(x)).sum(), vector(1e-3, 50), method=solvers.lbfgs(search=search))

@@ -1,0 +1,199 @@
+"""`LBFGS`: torch.optim's class, by the searches and directions of `functional_optim.solvers`."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim.solvers.backtracking import fixed
+from functional_optim.solvers.lbfgs import Pair, two_loops
+from functional_optim.solvers.search import Search
+from functional_optim.solvers.strong_wolfe import strong_wolfe
+
+
+class LBFGS(torch.optim.Optimizer):
+    """L-BFGS with the signature, the stops and the checkpoints of `torch.optim.LBFGS`, and its iterates to rounding.
+
+    Each `step(closure)` takes up to `max_iter` steps. The state lies under the first parameter, in torch's form, so that either
+    class loads what the other saved. Other than torch's, it takes several groups, whose options agree: together they are one
+    vector. And an evaluation that is infinite or NaN makes the step shorter, with or without a line search.
+
+    Args:
+        params: tensors, or groups of them.
+        lr: the length that a search tries first, or of every step without one.
+        max_iter: steps per call of `step`, at least 1.
+        max_eval: evaluations per call of `step`; by default 5/4 · `max_iter`.
+        tolerance_grad: end when no component of the gradient is larger.
+        tolerance_change: end when the step, or the change of the value, is smaller.
+        history_size: how many pairs of steps and changes of the gradient are kept.
+        line_search_fn: None or "strong_wolfe".
+
+    Raises:
+        ValueError: `lr` is negative, an unknown `line_search_fn`, or groups that differ in their options.
+
+    Source: Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; Nocedal & Wright 2006, Algorithms 3.5, 3.6 and 7.4.
+
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = LBFGS([w], line_search_fn="strong_wolfe")
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = ((w - 1) ** 2).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> optimizer.step(closure).detach(), w.detach().round(decimals=3)
+    (tensor(13.), tensor([1., 1.]))
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+    ) -> None:
+        if not float(lr) >= 0:
+            raise ValueError(f"lr = {lr}: expected a number that is not negative.")
+        if line_search_fn not in (None, "strong_wolfe"):
+            raise ValueError(f"line_search_fn = {line_search_fn!r}: expected None or 'strong_wolfe'.")
+        defaults = {
+            "lr": lr,
+            "max_iter": max_iter,
+            "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
+            "tolerance_grad": tolerance_grad,
+            "tolerance_change": tolerance_change,
+            "history_size": history_size,
+            "line_search_fn": line_search_fn,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose options must be those of the others."""
+        super().add_param_group(param_group)
+        first, last = self.param_groups[0], self.param_groups[-1]
+        different = [name for name in self.defaults if first[name] != last[name]]
+        if different:
+            self.param_groups.pop()
+            raise ValueError(
+                f"param_groups[{len(self.param_groups)}] has another {different[0]} than param_groups[0]: all groups are one "
+                "vector to L-BFGS, so their options must agree."
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Up to `max_iter` steps. Returns the loss of the first evaluation.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, and returns the loss.
+        """
+        if closure is None:
+            raise TypeError("LBFGS evaluates the loss several times in a step: step(closure), with a function that computes it.")
+        evaluate = torch.enable_grad()(closure)
+        group, state = self.param_groups[0], self.state[self._params[0]]
+        state.setdefault("func_evals", 0)
+        state.setdefault("n_iter", 0)
+        first = evaluate()
+        f, g, evals = _number(first), self._gradient(), 1
+        state["func_evals"] += 1
+        if float(g.abs().max()) <= group["tolerance_grad"]:
+            return first
+        for left in reversed(range(group["max_iter"])):
+            d, slope = self._direction(state, g, f)
+            t = float(group["lr"]) * (min(1.0, 1.0 / float(g.abs().sum())) if state["n_iter"] == 1 else 1.0)
+            state["t"] = t
+            if slope > -group["tolerance_change"]:
+                break
+            before = f
+            f, g, t, used = self._searched(evaluate, group, (f, g, d, slope), t, evals, is_last=left == 0)
+            evals, state["t"] = evals + used, t
+            state["func_evals"] += used
+            if left == 0 or evals >= group["max_eval"] or float(g.abs().max()) <= group["tolerance_grad"]:
+                break
+            if float(d.abs().max()) * t <= group["tolerance_change"] or abs(f - before) < group["tolerance_change"]:
+                break
+        return first
+
+    @property
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _direction(self, state: dict[str, Any], g: Tensor, f: float) -> tuple[Tensor, float]:
+        """The next direction and the slope along it, with what the last step has taught."""
+        state["n_iter"] += 1
+        if state["n_iter"] == 1:
+            state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1)
+        else:
+            y, s = g - state["prev_flat_grad"], state["d"] * state["t"]
+            ys = y.dot(s)
+            if float(ys) > 1e-10:
+                for name, new in (("old_dirs", y), ("old_stps", s), ("ro", 1 / ys)):
+                    state[name] = [*state[name], new][-self.param_groups[0]["history_size"] :]
+                state["H_diag"] = ys / y.dot(y)
+        pairs = [Pair(*pair) for pair in zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True)]
+        d = -two_loops(pairs, state["H_diag"], g)
+        state.update(d=d, prev_flat_grad=g, prev_loss=f)
+        return d, float(d.dot(g))
+
+    def _searched(
+        self,
+        evaluate: Callable[[], Any],
+        group: dict[str, Any],
+        start: tuple[float, Tensor, Tensor, float],
+        t: float,
+        evals: int,
+        *,
+        is_last: bool,
+    ) -> tuple[float, Tensor, float, int]:
+        """Value, gradient and length of the step that is taken, and how many evaluations that took; the parameters are there."""
+        f, g, d, slope = start
+        x, used = [p.clone() for p in self._params], 0
+        kept, tried = (f, g, 0.0), 0.0
+        if is_last and group["line_search_fn"] is None:  # Of a stochastic loss, a last evaluation would be of no use.
+            self._move(x, d, t)
+            return f, g, t, 0
+        search = _search(group, float(d.abs().max()), evals)
+        line, done = search.start(t, f, slope), False
+        while not done:
+            tried = float(line.t)
+            self._move(x, d, tried)
+            f, g = _number(evaluate()), self._gradient()
+            line, keep, done = search.told(line, f, float(g.dot(d)))
+            kept = (f, g, tried) if keep else kept
+            used += 1
+        if kept[2] != tried:
+            self._move(x, d, kept[2])
+        f, g, t = kept
+        return f, g, t, used
+
+    def _move(self, x: list[Tensor], d: Tensor, t: float) -> None:
+        """Put the parameters at x + t d."""
+        real = [_real(p) for p in self._params]
+        for p, start, piece in zip(real, x, d.split([p.numel() for p in real]), strict=True):
+            p.copy_(_real(start) + t * piece.view_as(p))
+
+    def _gradient(self) -> Tensor:
+        """The gradients as one vector, zeros for those that are None; a fresh one, since closures write to theirs."""
+        pieces = []
+        for p in self._params:
+            g = torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
+            pieces.append(_real(g).reshape(-1))
+        return torch.cat(pieces)
+
+
+def _search(group: dict[str, Any], size: float, evals: int) -> Search:
+    """How far to go along a direction with this largest component, after so many evaluations."""
+    if group["line_search_fn"] is None:
+        return fixed()
+    return strong_wolfe(precision=group["tolerance_change"] / size, max_evals=group["max_eval"] - evals)
+
+
+def _number(loss: Any) -> float:
+    return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
