@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .numbers import NotElementwise
-from .stand_ins import BOOLEAN, Node, Number, ask, is_away, is_one, quotient, root, sign
+from .stand_ins import BOOLEAN, IS_POSITIVE, Node, Number, ask, is_away, is_one, quotient, root, sign
 from .tracing import Traced, ordered
 
 PRODUCTS = ("mul", "div")
@@ -85,10 +85,6 @@ def _is_mild_both_ways(scale: float) -> bool:
     return 1 / MILD < abs(scale) < MILD
 
 
-def _is_positive(scale: float) -> bool:
-    return scale > 0
-
-
 def _node(op: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> Node:
     wide = op not in BOOLEAN and any(x.wide for x in args if isinstance(x, Node))
     return Node(op, args, options or {}, wide or op == "to")
@@ -130,7 +126,7 @@ def _add(a: Any, b: Any) -> Scaled:
 
 
 def _sqrt(x: Scaled) -> Scaled:
-    return Scaled(_node("sqrt", (x.node,)), root(x.scale)) if ask(x.scale, _is_positive) else Scaled(_node("sqrt", (x.whole(),)))
+    return Scaled(_node("sqrt", (x.node,)), root(x.scale)) if ask(x.scale, IS_POSITIVE) else Scaled(_node("sqrt", (x.whole(),)))
 
 
 def _sign(x: Scaled) -> Scaled:

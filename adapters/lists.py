@@ -281,7 +281,8 @@ def _alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def _dtype_of(work: Work) -> torch.dtype:
-    return _computed([work.p[0].dtype]).pop()
+    dtype = work.p[0].dtype.to_real()
+    return torch.float32 if dtype in LOW else dtype
 
 
 def _computed(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:

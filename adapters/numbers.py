@@ -5,6 +5,8 @@ of Python's, in double precision, whatever the tensors. A rule that asks whether
 step in which it is traced; the answer is noted too, and what was traced holds as long as it is the same.
 """
 
+import contextlib
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -57,8 +59,8 @@ HOST: Mapping[str, Callable[..., Any]] = {
     "mul": operator.mul,
     "ne": operator.ne,
     "neg": operator.neg,
-    "pow": operator.pow,
-    "reciprocal": lambda x: 1 / x,
+    "pow": math.pow,
+    "reciprocal": functools.partial(operator.truediv, 1.0),
     "remainder": operator.mod,
     "sqrt": math.sqrt,
     "sub": operator.sub,
@@ -66,7 +68,7 @@ HOST: Mapping[str, Callable[..., Any]] = {
 }
 
 # As Python's operators, which take a number on either side of a () tensor on another device.
-OPERATORS = {name: HOST[name] for name in "abs add div eq ge gt le lt mul ne neg pow reciprocal sub".split()}
+OPERATORS = {name: HOST[name] for name in "abs add div eq ge gt le lt mul ne neg reciprocal sub".split()} | {"pow": operator.pow}
 
 # With this second argument the first is the result.
 NEUTRAL = {"mul": 1, "div": 1, "pow": 1}
@@ -86,12 +88,8 @@ class Operation:
         if any(isinstance(x, Tensor) for x in args):
             return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*args)
         if self.function is not None:
-            try:
-                value = self.function(*args)
-                if not isinstance(value, complex):
-                    return value
-            except (ArithmeticError, ValueError):
-                pass
+            with contextlib.suppress(ArithmeticError, ValueError):
+                return self.function(*args)
         return _by_torch(self.name, args)
 
 
@@ -150,24 +148,28 @@ class Prologue:
         outputs: the places of what is needed.
     """
 
-    def __init__(self, tape: Tape, inputs: int, outputs: Sequence[int]) -> None:
-        self.guards = list(tape.guards)
-        needed = {*outputs, *(index for index, _, _ in self.guards)}
-        for i, operation in reversed(list(enumerate(tape.operations, start=inputs))):
-            if i in needed:
+    def __init__(self, tape: Tape, inputs: int, outputs: Sequence[Place]) -> None:
+        self.guards = list(dict.fromkeys(tape.guards))
+        needed = {*outputs, *(place for place, _, _ in self.guards)}
+        operations = list(enumerate(tape.operations, start=inputs))
+        for place, operation in reversed(operations):
+            if place in needed:
                 needed |= {x for x in operation.args if type(x) is Place}
+        self.operations = [(place, operation) for place, operation in operations if place in needed]
         self.others = [(i, x) for i, x in enumerate(tape.values[:inputs]) if not isinstance(x, int | float | Tensor)]
-        self.operations: list[tuple[int, Operation]] = [
-            (i, operation) for i, operation in enumerate(tape.operations, start=inputs) if i in needed
-        ]
-        self.length, self.outputs = len(tape.values), list(outputs)
+        self.inputs, self.outputs = inputs, list(outputs)
+        # Behind the places of inputs and results are the constants, so that all arguments are at places.
+        self.further: list[Any] = [None] * len(operations)
+        self.calls = [(place, operation.function, self._taken(operation)) for place, operation in self.operations]
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
         """The numbers: Python's, and () tensors where an input was one on another device than the host. None where a rule
         would have got another answer than when it was traced."""
-        values = [*map(_on_host, inputs), *[None] * (self.length - len(inputs))]
-        for place, operation in self.operations:
-            values[place] = operation(values)
+        values = [*(x if type(x) is float else _on_host(x) for x in inputs), *self.further]
+        if any(issubclass(kind, Tensor) for kind in set(map(type, values))):
+            self._compute_one_by_one(values)
+        else:
+            self._compute(values)
         for place, value in self.others:
             if values[place] != value:
                 return None
@@ -175,6 +177,28 @@ class Prologue:
             if question(values[place]) != answer:
                 return None
         return [values[place] for place in self.outputs]
+
+    def _compute(self, values: list[Any]) -> None:
+        """By Python's own functions; where one refuses, all over again."""
+        try:
+            for place, function, take in self.calls:
+                values[place] = function(*take(values))
+        except (ArithmeticError, TypeError, ValueError):
+            self._compute_one_by_one(values)
+
+    def _compute_one_by_one(self, values: list[Any]) -> None:
+        for place, operation in self.operations:
+            values[place] = operation(values)
+
+    def _taken(self, operation: Operation) -> Callable[[list[Any]], Sequence[Any]]:
+        """What takes the arguments of an operation out of all values."""
+        places: list[int] = []
+        for x in operation.args:
+            if type(x) is not Place:
+                self.further.append(x)
+            places.append(x if type(x) is Place else self.inputs + len(self.further) - 1)
+        # One place alone would give its value, and not a sequence of one.
+        return operator.itemgetter(*places) if len(places) > 1 else operator.itemgetter(slice(places[0], places[0] + 1))
 
 
 def _by_torch(name: str, args: Sequence[Any]) -> Any:

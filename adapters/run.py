@@ -42,6 +42,7 @@ class Work:
     arrived: dict[Mark, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.kind: Kind = self.part.kind
         self._remember()
 
     def next(self) -> None:
@@ -51,12 +52,8 @@ class Work:
             self._remember()
 
     def _remember(self) -> None:
-        self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
-
-    @property
-    def kind(self) -> Kind:
-        """What its leaves have in common."""
-        return self.part.kind
+        if self.stage.marks:
+            self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
 
     @property
     def stage(self) -> Stage:

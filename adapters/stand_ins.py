@@ -28,6 +28,9 @@ SAME |= {"truediv": "div", "absolute": "abs", "greater": "gt", "less": "lt", "an
 SAME |= {"invert": "logical_not", "xor": "logical_xor", "sgn": "sign", "arctan2": "atan2"}
 SAME |= {"mod": "remainder", "floordiv": "floor_divide"}
 REVERSIBLE = ("add", "sub", "mul", "truediv", "div", "pow", "mod", "floordiv", "and", "or", "xor")
+# Questions about a number, in functions that are not Python's.
+IS_ONE = functools.partial(operator.eq, 1.0)
+IS_POSITIVE = functools.partial(operator.lt, 0.0)
 DIVISION = Operation("div", operator.truediv, (Place(0), Place(1)))
 
 
@@ -128,7 +131,7 @@ def is_away(x: Any) -> bool:
 
 def is_one(x: Any) -> bool:
     """Whether a factor can be left out."""
-    return ask(x, _is_one)
+    return ask(x, IS_ONE)
 
 
 def quotient(a: Any, b: Any) -> Any:
@@ -146,10 +149,6 @@ def root(x: Any) -> Any:
 def sign(x: Any) -> Any:
     """1 with the sign of a number."""
     return _note(x.tape, "copysign", 1.0, x) if isinstance(x, Number) else math.copysign(1.0, x)
-
-
-def _is_one(x: Any) -> bool:
-    return x == 1
 
 
 def _note(tape: Tape, name: str, *args: Any) -> Number:

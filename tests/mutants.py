@@ -811,8 +811,8 @@ MUTANTS = [
     Mutant(
         "a factor that is 1 in one step is left out for good",
         "adapters/stand_ins.py",
-        "return ask(x, _is_one)",
-        "return _is_one(x.value if isinstance(x, Number) else x)",
+        "return ask(x, IS_ONE)",
+        "return IS_ONE(x.value if isinstance(x, Number) else x)",
         "test_host_overhead.py -k comes_back",
     ),
     Mutant(
