@@ -10,7 +10,7 @@ from problems import PROBLEMS, himmelblau, rosenbrock, vector
 import functional_optim as fo
 from functional_optim import solvers
 
-METHODS = ["lbfgs"]
+METHODS = ["lbfgs", "bfgs", "nonlinear_cg", *(solvers.nonlinear_cg(beta) for beta in ("FR", "HZ", "DY"))]
 
 
 def values_of(solve, problem):
@@ -247,8 +247,21 @@ def test_budgets_are_kept():
         (lambda: fo.minimize(lambda x: x.sum(), vector(1, 2), has_aux=True), ValueError, "returns a pair"),
         (lambda: fo.minimize(lambda x: x.sum(), torch.arange(2)), ValueError, "nothing to minimise over"),
         (lambda: solvers.lbfgs(history_size=0), ValueError, "history_size = 0"),
+        (lambda: solvers.nonlinear_cg("PR"), ValueError, "beta = 'PR'"),
     ],
 )
 def test_what_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Of a quadratic, with exact searches, all of these are the method of conjugate gradients.
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_of_a_quadratic_it_is_done_in_as_many_steps_as_there_are_variables(method):
+    method = {"bfgs": solvers.bfgs(), "nonlinear_cg": solvers.nonlinear_cg()}.get(method, method)
+    exact = solvers.Method(method.descent, solvers.zoom(decrease=1e-4, curvature=1e-9, precision=1e-12))
+    weights = vector(1, 3, 10, 20)
+    found = fo.minimize(lambda x: (weights * (x - 1) ** 2).sum(), vector(4, -3, 2, 5), method=exact, tol=1e-6)
+    assert found.converged and int(found.steps) == 4

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from functional_optim import hints, torch_internals, trees
+from functional_optim.solvers.bfgs import BFGSDescent
 from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
 from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine, State
 from functional_optim.solvers.more_thuente import zoom
+from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
 from functional_optim.solvers.search import Search
 from functional_optim.trees import Tree
@@ -76,7 +78,38 @@ def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
     return Method(LBFGSDescent(history_size), search or zoom())
 
 
-METHODS: Mapping[str, Callable[[], Method]] = {"lbfgs": lbfgs}
+def bfgs(search: Search | None = None) -> Method:
+    """BFGS with the search of Moré and Thuente, or another: of few variables, since it keeps a square matrix.
+
+    Args:
+        search: how far to go.
+
+    Source: Nocedal & Wright 2006, Algorithm 6.1.
+
+    >>> minimize(lambda x: ((x - 3) ** 2).sum(), torch.zeros(2), method=bfgs()).params
+    tensor([3., 3.])
+    """
+    return Method(BFGSDescent(), search or zoom())
+
+
+def nonlinear_cg(beta: str = "PR+", search: Search | None = None) -> Method:
+    """Nonlinear conjugate gradients with the search of Moré and Thuente, made more exact, or another: it keeps one vector.
+
+    Args:
+        beta: "FR" (Fletcher & Reeves), "PR+" (Polak & Ribière, not below 0), "HZ" (Hager & Zhang) or "DY" (Dai & Yuan).
+        search: how far to go.
+
+    Source: Nocedal & Wright 2006, section 5.2; Hager & Zhang 2005, https://doi.org/10.1137/030601880.
+
+    >>> minimize(lambda x: ((x - 3) ** 2).sum(), torch.zeros(2), method=nonlinear_cg("HZ")).params.round(decimals=3)
+    tensor([3., 3.])
+    """
+    if beta not in BETAS:
+        raise ValueError(f"beta = {beta!r}: expected {', '.join(map(repr, BETAS))}.")
+    return Method(ConjugateDescent(beta), search or zoom(decrease=1e-4, curvature=0.1))
+
+
+METHODS: Mapping[str, Callable[[], Method]] = {"lbfgs": lbfgs, "bfgs": bfgs, "nonlinear_cg": nonlinear_cg}
 
 
 def minimize(
@@ -108,7 +141,7 @@ def minimize(
         params: where to start, a tree of tensors: of any shapes, and mixed dtypes, complex ones included. The work is done in the
             precision that all fit into. Integer tensors and None are left as they are.
         args: what `fn` takes after the parameters. What derivatives are taken of should be here.
-        method: "lbfgs", or a value such as `fo.solvers.lbfgs(history_size=20)`.
+        method: "lbfgs", "bfgs", "nonlinear_cg", or a value such as `fo.solvers.lbfgs(history_size=20)`.
         tol: a gradient none of whose components is larger counts as 0.
         max_steps: at most so many steps.
         max_evals: at most so many evaluations of value and gradient; by default 2 · `max_steps`.
