@@ -103,7 +103,7 @@ from functional_optim.schedules import (
     warmup_cosine,
     warmup_stable_decay,
 )
-from functional_optim.solvers import minimize
+from functional_optim.solvers import least_squares, minimize
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
 __version__: str
@@ -488,6 +488,7 @@ __all__ = [
     "warmup_cosine",
     "warmup_stable_decay",
     # Solvers
+    "least_squares",
     "minimize",
     # Optimizers
     "adabelief",

@@ -31,6 +31,7 @@ OTHERS = {
     "hparams_at",
     "inverse_sqrt",
     "join",
+    "least_squares",
     "linear",
     "minimize",
     "noam",

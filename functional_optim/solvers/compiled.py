@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.solvers.machine import Machine, State
 
-
-def compiled_run(machine: Machine, state: State) -> State:
+def compiled_run(machine: Any, state: Any) -> Any:
     """The state when the budget is spent; what has ended before, stays as it is."""
     # Where no compiler is used, none is imported.
     from functional_optim.meta.compiled import run_loop, structure_key
@@ -37,6 +35,6 @@ def compiled_run(machine: Machine, state: State) -> State:
         structure.append(None)
         return pack(own.tick(rebuild_carry(carry)))[0], []
 
-    key = structure_key((state, given)), machine.descent, machine.search, machine.budget
+    key = structure_key((state, given)), tuple(machine[1:])
     ended, _, _ = run_loop(step, carry, constants, (), steps=count, cache={}, key=key, structure=structure)
     return rebuild_carry(ended)

@@ -86,7 +86,7 @@ class Machine(NamedTuple):
         x = problem.start
         point, _ = self._point(x, torch.zeros_like(x))
         memory = self.descent.init(problem, point)
-        none, zero = problem.flag(False), self._count(0)
+        none, zero = problem.flag(False), self.problem.count(0)
         state = State(point, point, point, none, -point.g, None, memory, none, zero, zero, zero + 1, zero)
         return self._line(state, memory, none)
 
@@ -107,7 +107,7 @@ class Machine(NamedTuple):
         )
         state = choose(heard.done, lambda: self._searched(state), lambda: state)
         spent = (state.status == GOING) & (state.evals >= self.budget.evals)
-        return state._replace(status=pick(spent, self._count(BUDGET), state.status))
+        return state._replace(status=pick(spent, self.problem.count(BUDGET), state.status))
 
     def _searched(self, state: State) -> State:
         """The search is over: a step, or else a new start by the steepest descent."""
@@ -116,9 +116,9 @@ class Machine(NamedTuple):
         memory = choose(moved, lambda: learn(problem, state.memory, state.at, state.kept), lambda: forget(problem, state.at))
         stepped = state._replace(at=state.kept, steps=state.steps + pick(moved, 1, 0))
         new = self._line(stepped, memory, negate(moved))
-        stalls = pick(moved & (state.kept.f < state.at.f), self._count(0), state.stalls + 1)
+        stalls = pick(moved & (state.kept.f < state.at.f), self.problem.count(0), state.stalls + 1)
         vain = (new.status == GOING) & ((negate(moved) & state.steepest) | (stalls >= STALLS))
-        return new._replace(stalls=stalls, status=pick(vain, self._count(NO_PROGRESS), new.status))
+        return new._replace(stalls=stalls, status=pick(vain, self.problem.count(NO_PROGRESS), new.status))
 
     def _line(self, state: State, memory: Any, steepest: Flag) -> State:
         """A new line from `state.at`, unless it is where to end."""
@@ -129,7 +129,9 @@ class Machine(NamedTuple):
         t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
         d = choose(steepest, lambda: -at.g, lambda: towards.d)
         finite = is_finite(at.f) & is_finite(largest)
-        ended = pick(largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self._count(BUDGET), GOING))
+        ended = pick(
+            largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self.problem.count(BUDGET), GOING)
+        )
         return state._replace(
             kept=at,
             moved=problem.flag(False),
@@ -137,18 +139,13 @@ class Machine(NamedTuple):
             line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
             memory=choose(steepest, lambda: self.descent.init(problem, at), lambda: towards.memory),
             steepest=steepest,
-            status=pick(finite, ended, self._count(NOT_FINITE)),
+            status=pick(finite, ended, self.problem.count(NOT_FINITE)),
         )
 
     def _point(self, x: Tensor, d: Tensor) -> tuple[Point, Scalar]:
         f, g, aux = self.problem.evaluate(x)
         value, slope = self.problem.read(f, g.dot(d))
         return Point(x, value, g, aux), slope
-
-    def _count(self, number: int) -> Any:
-        if self.problem.on_host:
-            return number
-        return torch.tensor(number, device=self.problem.leaves[self.problem.trained[0]].device)
 
 
 def _like(d: Tensor, t: Scalar) -> Tensor:

@@ -13,7 +13,7 @@ from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
-from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine, State
+from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine
 from functional_optim.solvers.more_thuente import zoom
 from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
@@ -169,24 +169,29 @@ def minimize(
     (tensor([1., 1.], dtype=torch.float64), 'converged: no component of the gradient is larger than tol')
     """
     method = _method(method)
+    budget = budget_of(tol, max_steps, max_evals)
+    problem = problem_of(fn, params, args, has_aux, constant=bool(implicit))
+    if callback is not None and not problem.on_host:
+        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
+
+    def solve(problem: Problem) -> Minimum:
+        return outcome(problem, run(Machine(problem, method.descent, method.search, budget), callback))
+
+    return implicitly(solve, problem, by_cg if implicit is True else implicit) if implicit else solve(problem)
+
+
+def budget_of(tol: float, max_steps: int, max_evals: int | None) -> Budget:
+    """When to end; numbers out of range are a ValueError."""
     evals = 2 * max_steps if max_evals is None else max_evals
     for name, count in (("max_steps", max_steps), ("max_evals", evals)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
     if isinstance(tol, int | float) and not tol >= 0:
         raise ValueError(f"tol = {tol!r}: expected a number that is not negative.")
-    budget = Budget(tol, max_steps, evals)
-    problem = problem_of(fn, params, args, has_aux, constant=bool(implicit))
-    if callback is not None and not problem.on_host:
-        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
-
-    def solve(problem: Problem) -> Minimum:
-        return _found(problem, _run(Machine(problem, method.descent, method.search, budget), callback))
-
-    return implicitly(solve, problem, _by_cg if implicit is True else implicit) if implicit else solve(problem)
+    return Budget(tol, max_steps, evals)
 
 
-def _run(machine: Machine, callback: Callable[[Minimum], Any] | None) -> State:
+def run(machine: Any, callback: Callable[[Minimum], Any] | None) -> Any:
     """All ticks: until it has ended, where that can be seen."""
     state = machine.start()
     if machine.problem.on_host:
@@ -195,7 +200,7 @@ def _run(machine: Machine, callback: Callable[[Minimum], Any] | None) -> State:
             state = machine.tick(state)
             if callback is not None and state.steps > steps:
                 steps = state.steps
-                if callback(_found(machine.problem, state)) is True:
+                if callback(outcome(machine.problem, state)) is True:
                     break
         return state
     if torch_internals.is_traced():
@@ -217,7 +222,8 @@ def _have_ended(status: Tensor) -> bool:
     return not bool((status == GOING).any())
 
 
-def _found(problem: Problem, state: State) -> Minimum:
+def outcome(problem: Problem, state: Any) -> Minimum:
+    """What a state has come to."""
     best = state.best
     device = best.x.device
 
@@ -228,7 +234,8 @@ def _found(problem: Problem, state: State) -> Minimum:
     return Minimum(problem.tree(best.x), tensor(best.f, torch.float64), problem.gradients(best.g), best.aux, *counts)
 
 
-def _by_cg(matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
+def by_cg(matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
+    """The solution of a symmetric, positive definite system."""
     from functional_optim.meta.solvers import cg
 
     size = sum(x.numel() for x in trees.leaves(b))

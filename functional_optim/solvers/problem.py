@@ -130,6 +130,10 @@ class Problem:
         """A number of the kind that `read` returns."""
         return number if self.on_host else numerics.double(number, self.leaves[self.trained[0]].device)
 
+    def count(self, number: int) -> Any:
+        """A whole number that stays one: a tensor where values can't be read."""
+        return number if self.on_host else torch.tensor(number, device=self.leaves[self.trained[0]].device)
+
     def flag(self, holds: bool) -> bool | Tensor:
         """A flag of the kind that comparisons of these numbers return."""
         return holds if self.on_host else self.scalar(0.0) == (0.0 if holds else 1.0)
