@@ -265,3 +265,22 @@ def test_of_a_quadratic_it_is_done_in_as_many_steps_as_there_are_variables(metho
     weights = vector(1, 3, 10, 20)
     found = fo.minimize(lambda x: (weights * (x - 1) ** 2).sum(), vector(4, -3, 2, 5), method=exact, tol=1e-6)
     assert found.converged and int(found.steps) == 4
+
+
+@pytest.mark.full
+def test_a_compiled_batch_is_a_loop_over_one_tick():
+    """The compiler contracts products and sums, and 40 evaluations make that no larger than this."""
+    calls = [0]
+
+    def fn(x):
+        calls[0] += 1
+        return himmelblau(x)
+
+    def batch(starts):
+        return torch.vmap(lambda start: fo.minimize(fn, start, method=solvers.lbfgs(history_size=1), max_evals=40))(starts).params
+
+    starts = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    compiled = fo.meta.compiled(batch)
+    found = compiled(starts)
+    assert calls[0] < 20, "the program grows with the budget"
+    torch.testing.assert_close(found, batch(starts), rtol=0, atol=1e-8)
