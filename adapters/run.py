@@ -345,7 +345,7 @@ class Run:
     def _keep(self, link: Link, form: Numbered, work: Work, new: Mapping[str, Any]) -> None:
         for name in form.own:
             places = self._places(link, name, work)
-            column = torch.as_tensor(new[name], dtype=torch.float64, device=None).expand(len(places))
+            column = new[name].double().expand(len(places))
             self._pending.append(functools.partial(foreach["copy_"], places, list(column.unbind())))
 
     def _places(self, link: Link, name: str, work: Work) -> list[Tensor]:

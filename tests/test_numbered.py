@@ -37,6 +37,8 @@ WRAPPED = {
     "inside, behind a rule with shapes": lambda: ended(
         fo.cautious(fo.chain(divide_by_average_norm(), fo.with_gradient_signs(fo.scale(0.5))))
     ),
+    "norms on the way": lambda: fo.chain(fo.monitor("grad"), fo.clip_by_global_norm(), fo.adamw(eps=0.1), fo.monitor("update")),
+    "norms around": lambda: fo.log_norms(fo.chain(fo.clip_by_global_norm(), fo.adamw(eps=0.1))),
     "around branches": lambda: ended(
         fo.cautious(fo.partition({"matrix": fo.trace(0.5), "rest": fo.scale_by_adam(eps=0.1)}, fo.by_ndim({2: "matrix"}, "rest")))
     ),

@@ -1,39 +1,31 @@
 """Transforms that remember norms, for a person to read, and change nothing."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
+from torch import Tensor
 
-from functional_optim import trees
-from functional_optim.combinators.combined import Combined
-from functional_optim.form import Form, Path
+from functional_optim.combinators.compared import ARRIVED, Compared
 from functional_optim.hparams import HParams
-from functional_optim.numerics import double, global_norm
+from functional_optim.numerics import sqrt
 from functional_optim.recipe import recorded
-from functional_optim.transform import Transform, require_transform
-from functional_optim.trees import Tree
+from functional_optim.transform import Transform, numbered, require_transform
 
 
-@dataclass(frozen=True, eq=False)
-class Monitor(Form):
-    """The form of a monitor: what the updates at its place are called."""
+def _zero(p: Tensor, hp: HParams) -> Tensor:
+    del hp
+    return torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype.to_real(), torch.float32)).sum()
 
-    what: str
 
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """Norms of 0."""
-        zeros = trees.map_leaves(lambda p: torch.zeros_like(p.detach(), dtype=_real(p)).sum(), params)
-        return {f"{self.what}_norm": _total(zeros), f"{self.what}_norms": zeros}
+def _norms(hp, numbers, *, what):
+    def terms(u, p):
+        return u * u
 
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The updates as they came, and their norms; a leaf without a gradient keeps its last."""
-        del extra
-        norms, old = trees.leaves(trees.map_leaves(_norm, updates)), state[f"{self.what}_norms"]
-        kept = [x if new is None else new.to(x.dtype) for new, x in zip(norms, trees.leaves(old), strict=True)]
-        new = {f"{self.what}_norm": _total(norms), f"{self.what}_norms": trees.unflatten(trees.flatten(old)[1], kept)}
-        return updates, new
+    def finish(sums):
+        return {f"{what}_norms": sqrt(sums.own[0]), f"{what}_norm": sqrt(sums.all[0])}
+
+    def rule(new, u, p):
+        return u
+
+    return terms, finish, rule
 
 
 @recorded
@@ -51,42 +43,36 @@ def monitor(what: str = "update") -> Transform:
 
     Differs from `optax.monitor`, which takes functions and averages.
     """
-    form = Monitor(what)
-    return Transform.of(form, {}, f"monitor_{what}")
+    numbers = {f"{what}_norm": 0.0}
+    return numbered(own={f"{what}_norms": _zero}, shared=numbers, name=f"monitor_{what}")(_norms)(what)
 
 
-GRAD, UPDATE, PARAM = Monitor("grad"), Monitor("update"), Monitor("param")
+SEEN = ("grad", "update", "param")
 
 
-@dataclass(frozen=True, eq=False)
-class Logged(Combined):
-    """The form of a transform whose norms are remembered."""
+@numbered(
+    own={"effective_lrs": _zero, **{f"{what}_norms": _zero for what in SEEN}},
+    shared={"effective_lr": 0.0, **{f"{what}_norm": 0.0 for what in SEEN}},
+    leaf_extra=(ARRIVED,),
+    name="log_norms",
+)
+def _all_norms(hp, numbers):
+    def terms(u, p, g):
+        return g * g, u * u, p * p
 
-    inner: Transform
-
-    @property
-    def parts(self) -> Mapping[Path, Transform]:
-        return {("inner",): self.inner}
-
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """Norms of 0, and the inner state."""
-        norms = {**GRAD.init(params, hp), **UPDATE.init(params, hp), **PARAM.init(params, hp)}
-        ratios = {"effective_lr": norms["grad_norm"].clone(), "effective_lrs": trees.map_leaves(torch.clone, norms["grad_norms"])}
-        return {**norms, **ratios, "inner": self.inner.init_fn(params, self.inner.select(hp))}
-
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The inner update, and the norms of what went in and came out."""
-        if params is None:
-            raise ValueError("log_norms needs the parameters: update(grads, state, params).")
-        seen = trees.map_leaves(lambda g, p: p, updates, params)
-        grads = GRAD.update(updates, state, params, hp)[1]
-        updates, inner = self.inner.update_fn(updates, state["inner"], params, self.inner.select(hp), **extra)
-        norms = {**grads, **UPDATE.update(updates, state, params, hp)[1], **PARAM.update(seen, state, params, hp)[1]}
-        ratios = {
-            "effective_lr": _ratio(norms["update_norm"], norms["grad_norm"]),
-            "effective_lrs": trees.map_leaves(_ratio, norms["update_norms"], norms["grad_norms"]),
+    def finish(sums):
+        own, total = (dict(zip(SEEN, map(sqrt, squares), strict=True)) for squares in (sums.own, sums.all))
+        return {
+            "effective_lrs": _ratio(own["update"], own["grad"]),
+            "effective_lr": _ratio(total["update"], total["grad"]),
+            **{f"{what}_norms": norm for what, norm in own.items()},
+            **{f"{what}_norm": norm for what, norm in total.items()},
         }
-        return updates, {**norms, **ratios, "inner": inner}
+
+    def rule(new, u, p, g):
+        return u
+
+    return terms, finish, rule
 
 
 @recorded
@@ -109,23 +95,10 @@ def log_norms(transform: Transform) -> Transform:
     (5.0, 0.5)
     """
     require_transform(transform, "log_norms")
-    form = Logged(transform)
+    form = Compared(transform, _all_norms(), ("inner",))
     return Transform.of(form, transform.declared, transform.name)
 
 
-def _ratio(norm: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _ratio(norm: Tensor, other: Tensor) -> Tensor:
     zero = other == 0
     return torch.where(zero, 0.0, norm / torch.where(zero, 1.0, other))
-
-
-def _norm(x: torch.Tensor) -> torch.Tensor:
-    return global_norm([torch.view_as_real(x) if x.is_complex() else x])
-
-
-def _total(norms: Any) -> torch.Tensor:
-    norm = global_norm(trees.leaves(norms))
-    return double(norm)
-
-
-def _real(p: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(p.real.dtype if p.is_complex() else p.dtype, torch.float32)
