@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_the_table_has_all_our_classes():
-    assert len(INFOS) == 13
+    assert len(INFOS) == 14
 
 
 def start(differentiable):
@@ -32,14 +32,27 @@ def start(differentiable):
     return [value.clone() if differentiable else torch.nn.Parameter(value.clone()) for value in values]
 
 
+def target(p, shift):
+    return torch.sin(torch.arange(p.numel(), dtype=p.dtype) + shift).view(p.shape)
+
+
 def walked(cls, kwargs, schedules=(), steps=5):
     params = start(kwargs.get("differentiable"))
     optimizer = cls(params, **copy.deepcopy(kwargs))
     schedulers = [schedule(optimizer) for schedule in schedules]
     for t in range(steps):
+
+        def closure(t=t):
+            """A loss whose minimum moves on at each step."""
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                loss = sum(((p - target(p, t + i)) ** 2 * (1 + i)).sum() for i, p in enumerate(params))
+                loss.backward()
+            return loss
+
         for i, p in enumerate(params):
-            p.grad = torch.sin(torch.arange(p.numel(), dtype=p.dtype) + t + i).view(p.shape)
-        optimizer.step()
+            p.grad = target(p, t + i)
+        optimizer.step(closure) if isinstance(optimizer, adapters.LBFGS | torch.optim.LBFGS) else optimizer.step()
         for scheduler in schedulers:
             scheduler.step(1.0) if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else scheduler.step()
     return params
