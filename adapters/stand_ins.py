@@ -56,8 +56,26 @@ class Node:
         return [x for x in self.args if isinstance(x, Node)]
 
 
-class Value:
-    """A stand-in for a tensor. It takes part in operators, and in torch's functions and methods."""
+class StandIn:
+    """Takes part in operators, and in torch's functions and methods, and writes down what is done with it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        del types
+        return record(function.__name__.strip("_"), *args, **(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in KNOWN:
+            raise NotElementwise(f"a rule asks for {name!r}, which is not known to treat every element alike")
+        return functools.partial(record, name, self)
+
+
+class Value(StandIn):
+    """A stand-in for a tensor."""
 
     __slots__ = ("dtype", "node")
 
@@ -65,8 +83,8 @@ class Value:
         self.node, self.dtype = node, dtype
 
 
-class Number:
-    """A stand-in for a number, or a () tensor. It takes part in operators, and in torch's functions and methods."""
+class Number(StandIn):
+    """A stand-in for a number, or a () tensor."""
 
     __slots__ = ("place", "tape")
 
@@ -227,23 +245,7 @@ def _operator(name: str) -> Callable[..., Any]:
     return operator
 
 
-def _torch_function(cls: Any, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-    del cls, types
-    return record(function.__name__.strip("_"), *args, **(kwargs or {}))
-
-
-def _method(self: Any, name: str) -> Callable[..., Any]:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    if name not in KNOWN:
-        raise NotElementwise(f"a rule asks for {name!r}, which is not known to treat every element alike")
-    return functools.partial(record, name, self)
-
-
-for _class in (Value, Number):
-    for _name in (*REVERSIBLE, "neg", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(_class, f"__{_name}__", _operator(_name))
-    for _name in REVERSIBLE:
-        setattr(_class, f"__r{_name}__", _operator(f"r{_name}"))
-    _class.__torch_function__ = classmethod(_torch_function)
-    _class.__getattr__ = _method
+for _name in (*REVERSIBLE, "neg", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(StandIn, f"__{_name}__", _operator(_name))
+for _name in REVERSIBLE:
+    setattr(StandIn, f"__r{_name}__", _operator(f"r{_name}"))
