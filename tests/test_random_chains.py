@@ -96,7 +96,7 @@ def built(links, around):
         parts.append(link)
     tx = fo.chain(*parts, fo.scale_by_learning_rate(0.1))
     for name in around:
-        if name != "scheduled" or "lr" in tx.declared:
+        if name not in ("scheduled", "renamed") or "lr" in tx.declared:
             tx = WRAPPERS[name](tx)
     return tx
 
@@ -180,8 +180,10 @@ class Edits(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(numbers))
         value = factor * float(self.optimizers[0].param_groups[0][name])
         for optimizer in self.optimizers:
+            # One tensor for all groups: some hyper-parameters are one for all, and of tensors nobody asks whether they are equal.
+            new = torch.tensor(value, dtype=torch.float64) if as_tensor else value
             for group in optimizer.param_groups:
-                group[name] = torch.tensor(value, dtype=torch.float64) if as_tensor else value
+                group[name] = new
         self.given = self.given | {name}
 
     @rule(factor=st.sampled_from([0.5, 0.9]))
