@@ -208,9 +208,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         >>> w.sum().backward()
         >>> optimizer.step()
         >>> print(optimizer.explain())
-        group 0, 1 parameters: monitor_update
-            the rules themselves (it is no rule for one tensor, its gradient and its slots), 0 of state, per element
-        group 0, 1 parameters: scale_by_lion → scale_by_learning_rate
+        group 0, 1 parameters: monitor_update → scale_by_lion → scale_by_learning_rate
             torch's in-place operations, over lists and blocks; 12 bytes read, 8 written, 4 of state, per element
         """
         return explained(list(self._steps.values()))
