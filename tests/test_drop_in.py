@@ -519,6 +519,7 @@ SPARSE = [
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of what torch's Adagrad makes
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")  # of torch's own loading, from 2.14 on
 @pytest.mark.parametrize("name, options", SPARSE, ids=str)
 def test_sparse_gradients_retrace_torch(name, options):
     def make(cls):

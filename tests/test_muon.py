@@ -63,7 +63,13 @@ def updates_of(tx, gs):
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize(
     "shape, adjust, factor",
-    [((2, 3), None, 1.0), ((4, 2), "original", 2**0.5), ((3, 3), None, 1.0), ((4, 2), "match_rms_adamw", 0.4)],
+    [
+        ((2, 3), None, 1.0),
+        ((4, 2), "original", 2**0.5),
+        ((3, 3), None, 1.0),
+        ((4, 2), "match_rms_adamw", 0.4),
+        ((2, 4), "spectral_unclamped", 0.5**0.5),
+    ],
 )
 def test_the_papers_loop(shape, adjust, factor, nesterov):
     gs = [randn(*shape, seed=seed) for seed in range(5)]

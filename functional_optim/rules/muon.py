@@ -31,6 +31,7 @@ FACTORS = {
     None: lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
     "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
     "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
 }
 
 
@@ -89,7 +90,8 @@ def scale_by_muon(
         nesterov: orthogonalise the momentum looked ahead.
         ns_steps: k, how often to iterate, fewer than 100.
         adjust_lr_fn: None or "original" makes updates of tall matrices longer, so that outputs move alike whatever the width;
-            "match_rms_adamw" gives updates the root mean square of AdamW's, about 0.2, so that its learning rates can be kept.
+            "match_rms_adamw" gives updates the root mean square of AdamW's, about 0.2, so that its learning rates can be kept;
+            "spectral_unclamped" is √(rows / columns) where that is below 1, too, as in torch from 2.14 on.
         ns_dtype: round the factors and the results of each product to this dtype; None computes in that of the parameter, at
             least float32. `torch.bfloat16` is torch's, whatever the parameter.
         state_dtype: dtype of the slot; the parameter's by default.
