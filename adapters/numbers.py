@@ -27,16 +27,10 @@ class Place(int):
     """Stands in an argument list for the value at this index."""
 
 
-def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    x = low if low is not None and x < low else x
-    return high if high is not None and x > high else x
-
-
 # As Python computes them; whatever is not here, or what Python refuses, such as 1 / 0, torch computes.
 HOST: Mapping[str, Callable[..., Any]] = {
     "abs": abs,
     "add": operator.add,
-    "clamp": _clamp,
     "clamp_max": lambda x, high: min(x, high) if x == x else x,
     "clamp_min": lambda x, low: max(x, low) if x == x else x,
     "copysign": math.copysign,
@@ -79,7 +73,7 @@ class Operation:
     """One operation on numbers."""
 
     name: str
-    function: Callable[..., Any] | None
+    function: Callable[..., Any]
     args: tuple[Any, ...]
 
     def __call__(self, values: Sequence[Any]) -> Any:
@@ -87,10 +81,9 @@ class Operation:
         args = [values[x] if type(x) is Place else x for x in self.args]
         if any(isinstance(x, Tensor) for x in args):
             return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*args)
-        if self.function is not None:
-            with contextlib.suppress(ArithmeticError, ValueError):
-                return self.function(*args)
-        return _by_torch(self.name, args)
+        with contextlib.suppress(ArithmeticError, ValueError):
+            return self.function(*args)
+        return _by_torch(self.name, *args)
 
 
 # The value at an index, what is asked of it, and the answer for which something was traced.
@@ -118,7 +111,7 @@ class Tape:
             return args[0]
         key = name, tuple((type(x), x) for x in args)
         if key not in self._known:
-            operation = Operation(name, HOST.get(name), args)
+            operation = Operation(name, HOST.get(name) or functools.partial(_by_torch, name), args)
             self.values.append(operation(self.values))
             self.operations.append(operation)
             self._known[key] = Place(len(self.values) - 1)
@@ -183,7 +176,7 @@ class Prologue:
         try:
             for place, function, take in self.calls:
                 values[place] = function(*take(values))
-        except (ArithmeticError, TypeError, ValueError):
+        except (ArithmeticError, ValueError):
             self._compute_one_by_one(values)
 
     def _compute_one_by_one(self, values: list[Any]) -> None:
@@ -201,9 +194,9 @@ class Prologue:
         return operator.itemgetter(*places) if len(places) > 1 else operator.itemgetter(slice(places[0], places[0] + 1))
 
 
-def _by_torch(name: str, args: Sequence[Any]) -> Any:
+def _by_torch(name: str, *args: Any) -> Any:
     kinds = [torch.bool if isinstance(x, bool) else torch.float64 for x in args]
-    tensors = [None if x is None else torch.tensor(x, dtype=kind, device="cpu") for x, kind in zip(args, kinds, strict=True)]
+    tensors = [torch.tensor(x, dtype=kind, device="cpu") for x, kind in zip(args, kinds, strict=True)]
     return getattr(torch, name)(*tensors).item()
 
 
