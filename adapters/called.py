@@ -26,8 +26,8 @@ class Called:
     def ready(self, run: Run, work: Work) -> None:
         """Look at the numbers: a rule may refuse them."""
         values, counts = run.numbers[work.kind]
+        found = run.found(work)
         for link in work.stage.links:
-            found = run.found(work)
             if link.rule and (not link.rule.finds or link in found):
                 step = counts[link.step] + 1 if link.rule.counts else None
                 link.rule.rule(values[link], step, found.get(link))
@@ -41,9 +41,9 @@ class Called:
             for column, values in zip(slots, new, strict=True):
                 foreach["copy_"](column, values)
             return
+        scalars, names = run.scalars(work, links), [(link.form, name) for link in links for name in link.slots]
         for i, leaf in enumerate(work.part.leaves):
-            u, new = run_links(links, self._scalars(run, work, links, i), self._row(work, links, i))
-            names = [(link.form, name) for link in links for name in link.slots]
+            u, new = run_links(links, _of_leaf(scalars, i), self._row(work, links, i))
             for (form, name), slot, value in zip(names, slots, new, strict=True):
                 slot[i].copy_(form.closed(name, value, slot[i]))
             if links:
@@ -56,23 +56,24 @@ class Called:
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Of each leaf's terms."""
         links = work.stage.links[: work.stage.links.index(link) + 1]
-        sums = []
+        scalars, sums = run.scalars(work, links), []
         for i in range(len(work.u)):
-            terms, _ = run_links(links, self._scalars(run, work, links, i), self._row(work, links, i), total=True)
+            terms, _ = run_links(links, _of_leaf(scalars, i), self._row(work, links, i), total=True)
             sums.append([term.sum() for term in terms])
         return [torch.stack(column) for column in zip(*sums, strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """Through the links before it, whose new slots are forgotten."""
         links = work.stage.links[: work.stage.links.index(link)]
-        return [run_links(links, self._scalars(run, work, links, i), self._row(work, links, i))[0] for i in range(len(work.u))]
+        scalars = run.scalars(work, links)
+        return [run_links(links, _of_leaf(scalars, i), self._row(work, links, i))[0] for i in range(len(work.u))]
 
     def _row(self, work: Work, links: Sequence[Link], i: int) -> list[Tensor]:
         """What the first few links of a stage see of a leaf."""
         u, *others = (column[i] for column in work.columns_of(links))
         return [widened(real(x)) for x in (u.to(wider(u, work.part.leaves[i])), *others)]
 
-    def _scalars(self, run: Run, work: Work, links: Sequence[Link], i: int) -> list[Any]:
-        """Their scalars, of which a leaf may have some for itself."""
-        scalars = run.scalars(work, links)
-        return trees.map_leaves(lambda x: x[i] if isinstance(x, Tensor) and x.ndim else x, scalars)
+
+def _of_leaf(scalars: Sequence[Any], i: int) -> list[Any]:
+    """The scalars of links for one leaf, which may have some for itself."""
+    return trees.map_leaves(lambda x: x[i] if isinstance(x, Tensor) and x.ndim else x, list(scalars))

@@ -68,7 +68,8 @@ class Compiled:
 
     def ready(self, run: Run, work: Work) -> None:
         """Compute the numbers, once all are known."""
-        if all(link in run.found(work) for link in work.stage.links if link.form.finds):
+        found = run.found(work)
+        if all(link in found for link in work.stage.links if link.form.finds):
             self._vector(run, self._kernels(work).step, len(work.stage.links), work)
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:

@@ -97,7 +97,8 @@ class Lists:
         Raises:
             Refused: its rules can't be written down.
         """
-        waiting = [link for link in work.stage.links if link.form.finds and link not in run.found(work)]
+        found = run.found(work)
+        waiting = [link for link in work.stage.links if link.form.finds and link not in found]
         try:
             if not waiting:
                 self._arranged(run, work)
