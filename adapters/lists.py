@@ -6,7 +6,7 @@ in-place operations do it (see `program`): a block of a large tensor stays in th
 small tensors go through `torch._foreach_*` together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,9 +38,11 @@ BLOCK = 1 << 19
 # Up to this many elements, what an operation costs is the call.
 SMALL = 1 << 15
 
-
 # On other devices, where a call costs more: elements of a list, 256 MB in float32.
 LONG = 1 << 26
+
+# Of a run whose numbers keep giving other answers, so many programs are kept.
+VARIANTS = 8
 
 
 class Arranged(NamedTuple):
@@ -49,10 +51,6 @@ class Arranged(NamedTuple):
     program: Program
     numbers: Sequence[float]
     by_row: Sequence[Sequence[Tensor]]
-
-
-# Of a run whose numbers keep giving other answers, so many programs are kept.
-VARIANTS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ class Lists:
             return "a parameter is complex, and not all rules are elementwise"
         if any(map(is_lazy, tensors)) or any(x.shape != p.shape or x.is_complex() != p.is_complex() for x in slots):
             return "a slot is not like its parameter"
-        if len(_computed([leaf.grad_dtype, *(x.dtype for x in tensors)])) != 1:
+        if len({_computed_in(dtype) for dtype in (leaf.grad_dtype, *(x.dtype for x in tensors))}) != 1:
             return "a parameter and its slots are of several precisions"
         return ""
 
@@ -204,7 +202,7 @@ def _pieces(work: Work, at_least: int = 1) -> list[list[int]]:
     On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
     so many.
     """
-    sizes = list(map(reals, work.p))
+    sizes = work.part.lengths
     is_host = on_host(work.p[0])
     longest = BLOCK if is_host else min(LONG, sum(sizes) // at_least)
     pieces: list[list[int]] = []
@@ -261,7 +259,7 @@ def _like(number: Any, dtype: torch.dtype) -> Any:
 
 def _opened(row: Sequence[Sequence[Tensor]]) -> Row:
     """What a rule sees: at least float32, and pairs of reals."""
-    return [_converted(list(map(real, xs)), torch.float32 if xs[0].dtype in LOW else xs[0].dtype.to_real()) for xs in row]
+    return [_converted(list(map(real, xs)), _computed_in(xs[0].dtype)) for xs in row]
 
 
 def _converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
@@ -282,14 +280,13 @@ def _alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def _dtype_of(work: Work) -> torch.dtype:
-    dtype = work.p[0].dtype.to_real()
+    return _computed_in(work.p[0].dtype)
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a rule sees a tensor of this one: at least float32, and of complex numbers that of the parts."""
+    dtype = dtype.to_real()
     return torch.float32 if dtype in LOW else dtype
-
-
-def _computed(dtypes: Iterable[torch.dtype]) -> set[torch.dtype]:
-    """In what these are computed."""
-    reals = {dtype.to_real() for dtype in dtypes}
-    return {torch.float32 if dtype in LOW else dtype for dtype in reals}
 
 
 def _is_plain(work: Work) -> bool:
