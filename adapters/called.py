@@ -12,6 +12,7 @@ from functional_optim.lifting import widened
 
 from .links import Link, run_links
 from .memory import foreach, real
+from .numbers import is_column
 from .parts import Column, Leaf
 from .run import Run, Work, lifted, wider
 
@@ -76,4 +77,4 @@ class Called:
 
 def _of_leaf(scalars: Sequence[Any], i: int) -> list[Any]:
     """The scalars of links for one leaf, which may have some for itself."""
-    return trees.map_leaves(lambda x: x[i] if isinstance(x, Tensor) and x.ndim else x, list(scalars))
+    return trees.map_leaves(lambda x: x[i] if is_column(x) else x, list(scalars))

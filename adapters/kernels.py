@@ -20,7 +20,7 @@ from functional_optim.lifting import widened
 from .direct import Direct, Lengths, direct
 from .links import Link, structure_of
 from .memory import flat
-from .numbers import Prologue
+from .numbers import Prologue, is_column
 from .program import FUNCTIONS
 from .stages import TARGETED, Dtypes, Ending, wide
 from .stand_ins import Node, Number
@@ -202,7 +202,7 @@ def _total(x: Tensor) -> Tensor:
 
 
 def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor | Sequence[Tensor]:
-    by_row = {i: value for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim}
+    by_row = {i: value for i, value in enumerate(values) if is_column(value)}
     if by_row:
         common = _vector([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
         assert isinstance(common, Tensor)

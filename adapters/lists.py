@@ -20,7 +20,7 @@ from functional_optim.reductions import SumOver
 from .factors import drawn_out, require_one_dtype, stepped
 from .links import Link, marks_before, slot_count
 from .memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
-from .numbers import Prologue
+from .numbers import Prologue, is_column
 from .parts import Column, Leaf
 from .program import Program
 from .run import Refused, Run, Work
@@ -162,7 +162,7 @@ class Lists:
         """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
         ending, dtype = key[2:]
         flat_scalars = trees.leaves(list(scalars))
-        by_row = {i: x for i, x in enumerate(flat_scalars) if isinstance(x, Tensor) and x.ndim}
+        by_row = {i: x for i, x in enumerate(flat_scalars) if is_column(x)}
         columns = [x.to(dtype).unbind() for x in by_row.values()]
         known = self.variants.setdefault((*key, *by_row), [])
         for variant in known:

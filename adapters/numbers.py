@@ -23,6 +23,11 @@ class NotElementwise(Exception):
     """A rule did something that can't be written down."""
 
 
+def is_column(x: Any) -> bool:
+    """Whether this is no single number, but one for each leaf."""
+    return isinstance(x, Tensor) and x.ndim > 0
+
+
 class Place(int):
     """Stands in an argument list for the value at this index."""
 

@@ -23,7 +23,7 @@ from functional_optim.reductions import SumOver
 
 from .layout import Flat, Key, Layout, detached_from
 from .links import Link, Mark, marks_before, scalars_of, slot_count, values_of
-from .memory import foreach, real
+from .memory import foreach, on_host, real
 from .parts import Column, Kind, Leaf, Part, Way
 from .stages import Stage
 
@@ -338,8 +338,7 @@ class Run:
         for name in form.own:
             places = self._places(link, name, work)
             column = torch.stack(places).double()
-            on_host = column.device.type == "cpu"
-            numbers[name] = column[0] if on_host and bool((column == column[0]).all()) else column
+            numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
         return {**numbers, **{name: layout.shared((*link.path, name), self.plan.states).double() for name in form.shared}}
 
     def _keep(self, link: Link, form: Numbered, work: Work, new: Mapping[str, Any]) -> None:

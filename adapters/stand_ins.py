@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .memory import on_host
 from .numbers import NotElementwise, Operation, Place, Tape
 
 BOOLEAN = frozenset("eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isfinite signbit".split())
@@ -194,7 +195,7 @@ def _noted(name: str, *args: Any, **options: Any) -> Any:
 def _plain(x: Any) -> Any:
     """An argument as a stand-in or a number: a () tensor on the host is a number as well."""
     if isinstance(x, Tensor):
-        if x.ndim or x.device.type != "cpu" or x.is_complex():
+        if x.ndim or not on_host(x) or x.is_complex():
             raise NotElementwise("a rule combines its tensors with a tensor from elsewhere")
         return x.item()
     return x

@@ -13,7 +13,7 @@ from torch import Tensor
 from functional_optim import trees
 
 from .links import Link, marks_before, run_links, slot_count
-from .numbers import NotElementwise, Place, Tape
+from .numbers import NotElementwise, Place, Tape, is_column
 from .stages import Dtypes, wide
 from .stand_ins import Node, Number, Value
 
@@ -55,7 +55,7 @@ def trace(
     inputs = [x.node for x in columns]
 
     def stand_in(i: int, x: Any) -> Any:
-        if isinstance(x, Tensor) and x.ndim:
+        if is_column(x):
             inputs.append(Node("input", wide=False))
             return Value(inputs[-1], columns[0].dtype)
         return Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x

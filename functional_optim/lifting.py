@@ -188,6 +188,12 @@ class Lifted(Form):
             x = torch.view_as_real(x.resolve_conj())
         return widened(x)
 
+    def _shared_starts(self, params: Tree, hp: HParams) -> dict[str, Tensor]:
+        """The first value of each that all leaves share, a () tensor of float64 where the parameters are."""
+        device = device_of(params) or torch.device("cpu")
+        starts: dict[str, Any] = {name: start(hp) if callable(start) else start for name, start in self.shared.items()}
+        return {name: double(start, device) for name, start in starts.items()}
+
     def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
         """A slot's first value; a rule that sees whole tensors sees them here too."""
         slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
@@ -380,9 +386,7 @@ class WholeTree(Lifted):
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The first state: the slots', and the shared values at their start, () tensors of float64."""
-        device = device_of(params) or torch.device("cpu")
-        starts: dict[str, Any] = {name: start(hp) if callable(start) else start for name, start in self.shared.items()}
-        return {**super().init(params, hp), **{name: double(start, device) for name, start in starts.items()}}
+        return {**super().init(params, hp), **self._shared_starts(params, hp)}
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """One step of the rule on the leaves that have a gradient; the other leaves' slots stay as they are."""

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, spread
-from functional_optim.lifting import Leafwise, Rule, advanced, device_of
-from functional_optim.numerics import double
+from functional_optim.lifting import Leafwise, Rule, advanced
 from functional_optim.sharded import on_one_mesh, total, whole
 from functional_optim.trees import Tree
 
@@ -120,8 +119,6 @@ class Numbered(Leafwise):
         """The first state: every slot and number at its start."""
         leaves, spec = trees.flatten(params)
         scalars = spread(hp, None, spec)
-        device = device_of(params) or torch.device("cpu")
-        starts: dict[str, Any] = {name: start(hp) if callable(start) else start for name, start in self.shared.items()}
         own = {
             name: [None if p is None else start(p, each.hp) for p, each in zip(leaves, scalars, strict=True)]
             for name, start in self.own.items()
@@ -129,7 +126,7 @@ class Numbered(Leafwise):
         return {
             **super().init(params, hp),
             **{name: trees.unflatten(spec, numbers) for name, numbers in own.items()},
-            **{name: double(start, device) for name, start in starts.items()},
+            **self._shared_starts(params, hp),
         }
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
