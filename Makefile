@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
 
 # A process for each core, one thread each: small tensors gain nothing from more, and much of the time goes into compilers.
-# TESTS="tests/test_fused.py" are these alone.
+# TESTS="tests/engine/test_fused.py" are these alone.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 8 --dist worksteal
 

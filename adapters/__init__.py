@@ -1,14 +1,28 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
-from .drop_in import ASGD, SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, Muon, NAdam, RAdam, RMSprop, Rprop
-from .functional_state import FunctionalState, functional_state, load_functional_state, transform_of
-from .generic_adaptive import GenericAdaptiveOptimizer
-from .lbfgs import LBFGS
-from .loading import LoadReport, load_by_name
-from .lr_scheduler import as_lr_scheduler
-from .step_param import as_optimizer_class, as_transform
-from .torch_optimizer import OptimizerAdapter
-from .weight_decay import WeightDecay
+from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
+from .bridges.lr_scheduler import as_lr_scheduler
+from .optimizer import OptimizerAdapter
+from .state.loading import LoadReport, load_by_name
+from .template.optimizer import GenericAdaptiveOptimizer
+from .template.transform import as_optimizer_class, as_transform
+from .template.weight_decay import WeightDecay
+from .torch_classes.drop_in import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
+from .torch_classes.lbfgs import LBFGS
 
 __all__ = [
     "ASGD",

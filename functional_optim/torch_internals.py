@@ -6,7 +6,7 @@ Each is looked up when it is first used. Where it is gone, one of these follows,
 - fused:    `fused=True` warns once, at the line that steps, and the optimizer takes the ordinary step
 - compiled: `fo.meta.compiled` and `unroll(..., compile=True)` raise `Gone`, which names it; without them nothing is missing
 
-What still is there may do something else than it did. So a kernel is tried before anything depends on it (`adapters/trial.py`).
+What still is there may do something else than it did. So a kernel is tried before anything depends on it (`trial.py`).
 """
 
 import functools

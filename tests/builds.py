@@ -11,6 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 KEPT = ["functional_optim", "adapters", "tests", "notebooks", ".editable", ".ci"]
 KEPT += ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE"]
+SOURCES = [path for folder in ("functional_optim", "adapters") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def copied_sources(folder: Path) -> Path:

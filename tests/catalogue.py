@@ -133,7 +133,7 @@ def _peers(doc: str) -> str:
 
 def _tests(name: str) -> list[Path]:
     """The files that call it, other than the tables that every transform is in."""
-    every = sorted((ROOT / "tests").glob("test_*.py"))
+    every = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda path: path.name)
     general = {"laws", "fused", "bad_input", "adapter", "testing", "recipe", "direction"}
     return [
         path for path in every if path.stem.removeprefix("test_") not in general and re.search(rf"fo\.{name}\b", path.read_text())

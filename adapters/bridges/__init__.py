@@ -1,0 +1,1 @@
+"""Between the adapter and what is around it: the pure form, and torch's schedulers."""

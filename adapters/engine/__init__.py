@@ -1,0 +1,1 @@
+"""What runs a step: stages of a chain, planned once and run by a backend."""

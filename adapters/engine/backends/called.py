@@ -1,0 +1,80 @@
+"""The way that always works: each rule is called as its transform calls it, leaf by leaf."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.hparams import HParams
+from functional_optim.lifting import widened
+
+from ..buckets import Column, Leaf
+from ..memory import foreach, real
+from ..prologue import is_column
+from ..route import Link, run_links
+from ..run import Run, Work, lifted, wider
+
+
+class Called:
+    """Stages whose rules are called themselves."""
+
+    def refuses(self, leaf: Leaf, hparams: HParams) -> str:
+        """Nothing: this always works."""
+        return ""
+
+    def ready(self, run: Run, work: Work) -> None:
+        """Look at the numbers: a rule may refuse them."""
+        values, counts = run.numbers[work.kind]
+        found = run.found(work)
+        for link in work.stage.links:
+            if link.rule and (not link.rule.finds or link in found):
+                step = counts[link.step] + 1 if link.rule.counts else None
+                link.rule.rule(values[link], step, found.get(link))
+
+    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+        """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
+        updates: Column = []
+        links = work.stage.links
+        if work.stage.is_batched:
+            work.u, new = lifted(run, links[0], work.part.leaves, work.u, work.p, slots)
+            for column, values in zip(slots, new, strict=True):
+                foreach["copy_"](column, values)
+            return
+        scalars, names = run.scalars(work, links), [(link.form, name) for link in links for name in link.slots]
+        for i, leaf in enumerate(work.part.leaves):
+            u, new = run_links(links, _of_leaf(scalars, i), self._row(work, links, i))
+            for (form, name), slot, value in zip(names, slots, new, strict=True):
+                slot[i].copy_(form.closed(name, value, slot[i]))
+            if links:
+                u = links[-1].form.closed("update", u, widened(work.u[i].to(wider(work.u[i], leaf))))
+            updates.append(leaf.laid_out(u))
+            if work.stage.last and work.stage.fuses and not work.stage.is_still:
+                work.p[i].add_(u.to(leaf.update_dtype))
+        work.u = updates
+
+    def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
+        """Of each leaf's terms."""
+        links = work.stage.links[: work.stage.links.index(link) + 1]
+        scalars, sums = run.scalars(work, links), []
+        for i in range(len(work.u)):
+            terms, _ = run_links(links, _of_leaf(scalars, i), self._row(work, links, i), total=True)
+            sums.append([term.sum() for term in terms])
+        return [torch.stack(column) for column in zip(*sums, strict=True)]
+
+    def reaching(self, run: Run, work: Work, link: Link) -> Column:
+        """Through the links before it, whose new slots are forgotten."""
+        links = work.stage.links[: work.stage.links.index(link)]
+        scalars = run.scalars(work, links)
+        return [run_links(links, _of_leaf(scalars, i), self._row(work, links, i))[0] for i in range(len(work.u))]
+
+    def _row(self, work: Work, links: Sequence[Link], i: int) -> list[Tensor]:
+        """What the first few links of a stage see of a leaf."""
+        u, *others = (column[i] for column in work.columns_of(links))
+        return [widened(real(x)) for x in (u.to(wider(u, work.part.leaves[i])), *others)]
+
+
+def _of_leaf(scalars: Sequence[Any], i: int) -> list[Any]:
+    """The scalars of links for one leaf, which may have some for itself."""
+    return trees.map_leaves(lambda x: x[i] if is_column(x) else x, list(scalars))

@@ -1,0 +1,295 @@
+"""The ordinary way of elementwise rules: their formula, run over lists of small tensors and over blocks of large ones.
+
+A rule creates a new tensor with every operation. That is slow where tensors are large, because each of them is fresh memory,
+and where they are many, because each is a call. Here what the rules compute is written down once (see `tracing`), and torch's
+in-place operations do it (see `program`): a block of a large tensor stays in the cache from the first operation to the last, and
+small tensors go through `torch._foreach_*` together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.hparams import HParams
+from functional_optim.reductions import SumOver
+
+from ..buckets import Column, Leaf
+from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
+from ..passes import drawn_out, require_one_dtype, stepped
+from ..program import Program
+from ..prologue import Prologue, is_column
+from ..route import Link, marks_before, slot_count
+from ..run import Refused, Run, Work
+from ..stages import Dtypes, Ending
+from ..trace import Traced, trace
+
+Row: TypeAlias = list[Sequence[Tensor]]
+
+LOW = (torch.bfloat16, torch.float16)
+
+# Elements of a block. With fewer, the threads of an operation wait for each other as long as they work, on a busy machine; with
+# more, what it stores leaves the cache: of AdamW six tensors, 12 MB.
+BLOCK = 1 << 19
+
+# Up to this many elements, what an operation costs is the call.
+SMALL = 1 << 15
+
+# On other devices, where a call costs more: elements of a list, 256 MB in float32.
+LONG = 1 << 26
+
+# Of a run whose numbers keep giving other answers, so many programs are kept.
+VARIANTS = 8
+
+
+class Arranged(NamedTuple):
+    """A program, and its numbers in one step: those of all leaves, and columns of those that each leaf has."""
+
+    program: Program
+    numbers: Sequence[float]
+    by_row: Sequence[Sequence[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """What a run of links computes, as long as its rules get the same answers.
+
+    Attributes:
+        prologue: the scalars of the links to the program's numbers.
+        program: of the update, the parameter and the slots.
+    """
+
+    prologue: Prologue
+    program: Program
+
+
+class Lists:
+    """The way of lists and blocks, for one plan."""
+
+    def __init__(self) -> None:
+        self.variants: dict[Any, list[Variant]] = {}
+
+    def refuses(self, leaf: Leaf, hparams: HParams) -> str:
+        """Why it can't take this parameter; or nothing."""
+        del hparams
+        if not any(stage.fuses for stage in leaf.kind.passage.stages):
+            return "no rule is elementwise"
+        p, slots = leaf.param, [leaf.values()[i] for i in leaf.kind.passage.elementwise]
+        tensors = [p, *slots]
+        if any(type(x) not in PLAIN or x.layout != torch.strided or x.device != p.device for x in tensors):
+            return f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}"
+        if p.is_complex() and not leaf.kind.passage.is_one_run:
+            return "a parameter is complex, and not all rules are elementwise"
+        if any(map(is_lazy, tensors)) or any(x.shape != p.shape or x.is_complex() != p.is_complex() for x in slots):
+            return "a slot is not like its parameter"
+        if len({_computed_in(dtype) for dtype in (leaf.grad_dtype, *(x.dtype for x in tensors))}) != 1:
+            return "a parameter and its slots are of several precisions"
+        return ""
+
+    def ready(self, run: Run, work: Work) -> None:
+        """Arrange the program of the stage, and compute its numbers.
+
+        Raises:
+            Refused: its rules can't be written down.
+        """
+        found = run.found(work)
+        waiting = [link for link in work.stage.links if link.form.finds and link not in found]
+        try:
+            if not waiting:
+                self._arranged(run, work)
+            elif run.plan.is_new:
+                first = waiting[0]
+                self._arranged(run, work, first, Ending.TOTAL if isinstance(first.form.reduce, SumOver) else Ending.PEEK)
+        except Exception as error:  # A rule may raise what it likes when it gets stand-ins for tensors.
+            raise Refused(f"{', '.join(map(str, work.stage.links))}: {type(error).__name__}: {error}") from error
+
+    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+        """Over lists, or block by block."""
+        arranged, last, plain = self._arranged(run, work), work.stage.last, _is_plain(work)
+        end = 2 + len(slots)
+        updates: dict[int, Tensor] = {}
+        for piece in _pieces(work):
+            row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
+            own = [[column[i] for i in piece] for column in arranged.by_row]
+            blocks = _blocks(row)
+            if last or len(blocks) == 1:
+                for block in blocks:
+                    results = _run(arranged, block, own, plain, end)
+                    if last and not work.stage.is_still:
+                        _add(block[1], results, work.part.leaves[0].update_dtype)
+                    elif not last:
+                        updates |= zip(piece, results, strict=True)
+            else:
+                updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
+                for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
+                    place.copy_(_run(arranged, block, own, plain, end)[0])
+        work.u = [updates[i] for i in sorted(updates)]
+
+    def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
+        """Over the same pieces."""
+        program, numbers, by_row = self._arranged(run, work, link, Ending.TOTAL)
+        sums: dict[int, list[Tensor]] = {}
+        for piece in _pieces(work, at_least=2):  # The terms are stored twice, of half the tensors at a time.
+            own = [[column[i] for i in piece] for column in by_row]
+            for block in _blocks([[column[i] for i in piece] for column in work.columns]):
+                results = _summed(program.run([*_opened(block), *own], numbers), each=not link.form.sums_all_only)
+                for i, terms in zip(piece, results, strict=False):
+                    sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
+        return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
+
+    def reaching(self, run: Run, work: Work, link: Link) -> Column:
+        """Written down as far as that."""
+        program, numbers, by_row = self._arranged(run, work, link, Ending.PEEK)
+        (updates,) = program.run([*_opened(work.columns), *map(list, by_row)], numbers)
+        return list(updates)
+
+    def _arranged(self, run: Run, work: Work, until: Link | None = None, ending: Ending | None = None) -> Arranged:
+        """The program of a stage, or of the links that come before one of them, and its numbers in this step."""
+        stage = work.stage
+        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and _is_plain(work) else Ending.UPDATE)
+        key = stage, until, ending, _dtype_of(work)
+        whose = key, run.owner(work)
+        if whose not in run.cache:
+            count = len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)
+            scalars = run.scalars(work, stage.links[:count])
+            run.cache[whose] = self._variant(key, scalars, stage.links, count, work.p[0].device)
+        return run.cache[whose]
+
+    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], count: int, device: torch.device) -> Arranged:
+        """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
+        ending, dtype = key[2:]
+        flat_scalars = trees.leaves(list(scalars))
+        by_row = {i: x for i, x in enumerate(flat_scalars) if is_column(x)}
+        columns = [x.to(dtype).unbind() for x in by_row.values()]
+        known = self.variants.setdefault((*key, *by_row), [])
+        for variant in known:
+            numbers = variant.prologue(flat_scalars)
+            if numbers is not None:
+                return Arranged(variant.program, [_like(x, dtype) for x in numbers], columns)
+        dtypes = Dtypes(dtype, dtype, (dtype,) * slot_count(links), (dtype,) * len(marks_before(links)))
+        traced = trace(links, scalars, dtypes, count=count, total=ending is Ending.TOTAL, asks=True)
+        require_one_dtype(traced)
+        program = program_of(traced, ending)
+        prologue = traced.tape.prologue(program.numbers)
+        numbers = [_like(x, dtype) for x in prologue(flat_scalars) or ()]
+        where = device if any(isinstance(x, Tensor) for x in numbers) else torch.device("cpu")
+        for length in (1, 2):  # What torch refuses has to be known before anything is written.
+            shape = torch.ones(1, dtype=dtype, device=where)
+            program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], numbers)
+        known[:] = [Variant(prologue, program), *known[: VARIANTS - 1]]
+        return Arranged(program, numbers, columns)
+
+
+def program_of(traced: Traced, ending: Ending) -> Program:
+    """What was traced, with its results where the ending wants them."""
+    results = drawn_out(traced)
+    if ending in (Ending.TOTAL, Ending.PEEK):
+        return Program(traced.inputs, {}, results[: None if ending is Ending.TOTAL else 1])
+    u, stored = results[0], dict(enumerate(results[1:], start=2))
+    if ending is Ending.STORE:
+        return Program(traced.inputs, stored)
+    if ending is Ending.UPDATE:
+        return Program(traced.inputs, stored, [u])
+    return Program(traced.inputs, {**stored, 1: stepped(traced.inputs[1], u)})
+
+
+def _pieces(work: Work, at_least: int = 1) -> list[list[int]]:
+    """The leaves of a part in lists.
+
+    On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
+    so many.
+    """
+    sizes = work.part.lengths
+    is_host = on_host(work.p[0])
+    longest = BLOCK if is_host else min(LONG, sum(sizes) // at_least)
+    pieces: list[list[int]] = []
+    growing, length = [], 0
+    for i, size in enumerate(sizes):
+        if is_host and size > SMALL:
+            pieces.append([i])
+        else:
+            if not growing or length >= longest:
+                growing, length = [], 0
+                pieces.append(growing)
+            growing.append(i)
+            length += size
+    return pieces
+
+
+def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
+    """The row, or on the host a large tensor block by block."""
+    tensors = [x[0] for x in row]
+    if len(row[0]) > 1 or not on_host(tensors[0]) or reals(tensors[0]) <= BLOCK or not _alike(tensors):
+        return [list(row)]
+    return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
+
+
+def _run(arranged: Arranged, row: Row, own: Sequence[Sequence[Tensor]], plain: bool, end: int) -> Sequence[Tensor]:
+    """Run on the tensors themselves; where they are complex, or stored in low precision, on what a rule sees of them.
+
+    `own` are the numbers that each has for itself; behind the update and the parameter, up to `end`, is what is stored.
+    """
+    opened = row if plain else _opened(row)
+    results = arranged.program.run([*opened, *own], arranged.numbers)
+    for stored, wide in zip(row[2:end], opened[2:end], strict=True):
+        if stored[0].dtype != wide[0].dtype and not stored[0].is_complex():
+            foreach["copy_"](stored, wide)
+    return results[0] if results else ()
+
+
+def _summed(columns: Sequence[Sequence[Tensor]], *, each: bool) -> list[list[Tensor]]:
+    """The sums over each row of some columns, or over all rows together."""
+    if each:
+        return [[x.sum() for x in row] for row in zip(*columns, strict=True)]
+    return [[torch.cat([x.reshape(-1) for x in column]).sum() for column in columns]]
+
+
+def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:
+    if updates:
+        foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
+
+
+def _like(number: Any, dtype: torch.dtype) -> Any:
+    """A number that is a tensor in the dtype of those that it is combined with."""
+    return number.to(dtype) if isinstance(number, Tensor) else number
+
+
+def _opened(row: Sequence[Sequence[Tensor]]) -> Row:
+    """What a rule sees: at least float32, and pairs of reals."""
+    return [_converted(list(map(real, xs)), _computed_in(xs[0].dtype)) for xs in row]
+
+
+def _converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """The tensors in this dtype; all are of one."""
+    if tensors[0].dtype == dtype:
+        return tensors
+    if on_host(tensors[0]):
+        return [x.to(dtype) for x in tensors]
+    targets = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    foreach["copy_"](targets, tensors)
+    return targets
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether the tensors are dense, and all in the same order of elements."""
+    strides = tensors[0].stride()
+    return all(x.stride() == strides and not is_lazy(x) for x in tensors) and is_dense(tensors[0])
+
+
+def _dtype_of(work: Work) -> torch.dtype:
+    return _computed_in(work.p[0].dtype)
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a rule sees a tensor of this one: at least float32, and of complex numbers that of the parts."""
+    dtype = dtype.to_real()
+    return torch.float32 if dtype in LOW else dtype
+
+
+def _is_plain(work: Work) -> bool:
+    """Whether all tensors of a stage are real, and stored in what they are computed in."""
+    tensors = [column[0] for column in work.columns]
+    return {x.dtype for x in tensors} == {_dtype_of(work)}

@@ -1,0 +1,175 @@
+"""The way of compiled kernels, which read and write every tensor once, in place.
+
+The numbers are the ordinary step's, to rounding. A run of elementwise links is one kernel, whatever the number of parameters,
+their sizes and the hyper-parameters.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import torch_internals, trees
+from functional_optim.combinators.origin import Counts
+from functional_optim.hparams import HParams
+from functional_optim.lifting import widened
+from functional_optim.numbered import Found, Numbered, Sums
+from functional_optim.reductions import SumOver
+
+from ..buckets import Column, Leaf, Signature
+from ..memory import PLAIN, real
+from ..route import Link, scalars_of, slot_count, values_of
+from ..run import Run, Work
+from ..stages import Dtypes, Ending, Stage, wide
+from .kernels import Kernel, kernel_for
+
+DEVICES = ("cpu", "cuda")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """The kernels of a stage for one signature: those that its quantities are computed with, by link, and the one that steps."""
+
+    quantities: Mapping[int, Kernel | None]
+    step: Kernel
+
+
+class Compiled:
+    """Stages as kernels, for one plan; each is compiled before the first step."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[tuple[Stage, Signature], Kernels] = {}
+        self.failed: dict[tuple[Stage, Signature], str] = {}
+
+    def refuses(self, leaf: Leaf, hparams: HParams) -> str:
+        """Why no kernel can step this parameter; or nothing, and then they are compiled."""
+        p = leaf.param
+        if type(p) not in PLAIN or p.layout != torch.strided or p.device.type not in DEVICES:
+            return f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}"
+        if p.is_complex() and not leaf.kind.passage.is_one_run:
+            return "a parameter is complex, and a rule of the chain takes no complex tensors"
+        for i in leaf.kind.passage.elementwise:
+            slot = leaf.values()[i]
+            if slot.shape != p.shape or slot.is_complex() != p.is_complex() or slot.device != p.device:
+                return f"the slot {leaf.slots[i]!r} is not shaped like its parameter, or lies on another device"
+        for i, stage in enumerate(leaf.kind.passage.stages):
+            key = (stage, leaf.signature())
+            if stage.fuses and not stage.is_idle and key not in self.kernels and key not in self.failed:
+                try:
+                    self.kernels[key] = _kernels_of(stage, _at_stage(leaf, i, stage), hparams)
+                except Exception as error:  # Whatever goes wrong in a compiler: no toolchain, a rule it can't trace, its own bug.
+                    self.failed[key] = f"compiling the step failed: {type(error).__name__}: {error}"
+            if key in self.failed:
+                return self.failed[key]
+        return ""
+
+    def ready(self, run: Run, work: Work) -> None:
+        """Compute the numbers, once all are known."""
+        found = run.found(work)
+        if all(link in found for link in work.stage.links if link.form.finds):
+            self._vector(run, self._kernels(work).step, len(work.stage.links), work)
+
+    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+        """One kernel, over all leaves."""
+        stage, kernel = work.stage, self._kernels(work).step
+        columns = [work.u, work.p, *slots, *work.further]
+        if not stage.last:
+            work.u = _targets(work.u)
+            columns.append(work.u)
+        kernel(self._vector(run, kernel, len(stage.links), work), columns, work.part.lengths)
+
+    def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
+        """One kernel that reads."""
+        i = work.stage.links.index(link)
+        kernel = self._kernels(work).quantities[i]
+        assert kernel is not None
+        columns = work.columns_of(work.stage.links[: i + 1])
+        return kernel(self._vector(run, kernel, i + 1, work), columns, work.part.lengths)
+
+    def reaching(self, run: Run, work: Work, link: Link) -> Column:
+        """One kernel that stores them, or what came in."""
+        i = work.stage.links.index(link)
+        kernel = self._kernels(work).quantities[i]
+        if kernel is None:
+            return work.u
+        u = _targets(work.u)
+        columns = [*work.columns_of(work.stage.links[:i]), u]
+        kernel(self._vector(run, kernel, i, work), columns, work.part.lengths)
+        return u
+
+    def _kernels(self, work: Work) -> Kernels:
+        return self.kernels[work.stage, work.part.signature]
+
+    def _vector(self, run: Run, kernel: Kernel, links: int, work: Work) -> Tensor | Sequence[Tensor]:
+        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share most."""
+        key = (kernel, work.stage, run.owner(work))
+        if key not in run.cache:
+            run.cache[key] = kernel.vector(run.scalars(work, work.stage.links[:links]))
+        return run.cache[key]
+
+
+def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
+    """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
+    device, dtypes = signature
+    counts: Counts = defaultdict(int)
+    values, reduced = values_of(stage.links, hparams, counts), {}
+
+    def compiled(links: list[Link], ending: Ending) -> Kernel:
+        scalars = scalars_of(links, values, counts, reduced)
+        return kernel_for(links, ending, dtypes.restricted(links), device, scalars)
+
+    quantities: dict[int, Kernel | None] = {}
+    for i, link in enumerate(stage.links):
+        before = slot_count(stage.links[:i])
+        if isinstance(link.form, Numbered):
+            sums, found = _found_like(link.form, values[link])
+            reduced[link] = found.old
+            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL) if sums else None
+            reduced[link] = found
+        elif isinstance(link.form.reduce, SumOver):
+            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL)
+        elif link.form.reduce:
+            quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
+        if link.form.reduce:
+            own = dtypes.slots[before : before + len(link.slots)]
+            reduced[link] = _reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
+    ending = Ending.STORE if stage.is_still else Ending.STEP if stage.last else Ending.UPDATE
+    return Kernels(quantities, compiled(stage.links, ending))
+
+
+def _reduced_like(link: Link, dtypes: Dtypes) -> Any:
+    """A stand-in for what a link reduces to: a tree of the same structure, of ones."""
+    with torch_internals.FakeTensorMode():
+        tensors = [torch.empty(2, dtype=dtype, device="cpu") for dtype in (dtypes.update, dtypes.param, *dtypes.slots)]
+        u, p, *slots = [[widened(x)] for x in tensors]
+        assert link.form.reduce is not None
+        like = link.form.reduce(u, p, **dict(zip(link.form.slots, slots, strict=True)))
+    if any(not isinstance(x, Tensor) or x.ndim for x in trees.leaves(like)):
+        raise TypeError(f"{link.form.name} reduces to something else than () tensors")
+    return trees.map_leaves(lambda x: 1.0, like)
+
+
+def _found_like(form: Numbered, hp: HParams) -> tuple[int, Found]:
+    """How many sums a rule asks for, and a stand-in for its numbers: of the same structure, of ones."""
+    old = dict.fromkeys(form.kept, torch.ones((), dtype=torch.float64, device="cpu"))
+    terms = form.terms(hp, 1, old)
+    columns = [torch.ones(2, dtype=torch.float64, device="cpu") for _ in (*"up", *form.slots, *form.leaf_extra)]
+    sums = () if terms is None else tuple(x.sum() for x in terms(*columns))
+    return len(sums), trees.map_leaves(lambda x: 1.0, form.finish(hp, 1, old, Sums(sums, sums)))
+
+
+def _at_stage(leaf: Leaf, number: int, stage: Stage) -> Signature:
+    """What reaches a stage: its own slots, and after the first one updates in at least float32."""
+    device, dtypes = leaf.signature()
+    first = leaf.kind.passage.came_first
+    further = tuple(dtypes.update if mark in first else wide(dtypes.update) for mark in stage.further)
+    update = wide(dtypes.update) if number else dtypes.update
+    return device, Dtypes(update, dtypes.param, dtypes.slots[stage.slots], further)
+
+
+def _targets(column: Column) -> Column:
+    """Memory for what a kernel makes of some updates."""
+    return [torch.empty_like(real(x), dtype=wide(x.dtype.to_real())) for x in column]

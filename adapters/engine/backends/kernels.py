@@ -1,0 +1,225 @@
+"""Compiled kernels: one for each structure of rules, dtypes and device, whatever the tensors' sizes and the numbers.
+
+`compile_fx_inner` is the compiler below `torch.compile`: a call to what it returns costs 5 µs, where the guards of
+`torch.compile` cost 25 to 50. There is nothing to guard: lengths are symbols, numbers are inputs, and the key holds the rest.
+On the host it usually returns a single function, which is called `direct`ly.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import inductor, torch_internals, trees
+from functional_optim.lifting import widened
+
+from ..memory import flat
+from ..program import FUNCTIONS
+from ..prologue import Prologue, is_column
+from ..route import Link, structure_of
+from ..stages import TARGETED, Dtypes, Ending, wide
+from ..stand_ins import Node, Number
+from ..trace import Traced, ordered, trace
+from .inductor_call import Direct, Lengths, direct
+from .trial import try_out
+
+# Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
+SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
+
+# Any length but 0 and 1, which the tracer would take for constants; odd, or half of it might pass for exactly half. The compiler
+# reads it as "large: use all threads".
+TYPICAL_LENGTH = (1 << 20) + 7
+
+# A compiled kernel may count elements in 32 bits; longer tensors are cut.
+LONGEST = 1 << 30
+
+_kernels: dict[Any, "Kernel"] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A compiled run of links.
+
+    Attributes:
+        prologue: scalars to the numbers that `compiled` takes as one vector.
+        compiled: `[length, vector, u, p, *slots[, out]] -> sums`, of 1-D tensors; writes where its ending says.
+        direct: the same for columns of tensors, where there is such a function.
+        dtype: of the vector.
+        device: of the vector and all tensors.
+        links: keeps what the cache knows by its `id` alive.
+    """
+
+    prologue: Prologue
+    compiled: Any
+    direct: Direct | None
+    dtype: torch.dtype
+    device: torch.device
+    links: Sequence[Link]
+
+    def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
+        """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
+        numbers = self.prologue(trees.leaves(list(scalars)))
+        assert numbers is not None
+        return _vector(numbers, self.dtype, self.device)
+
+    def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
+        """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
+
+        Args:
+            vector: what `vector` returned.
+            columns: updates, parameters, each slot, what arrived before, and, with an ending that needs one, targets.
+            lengths: of the rows.
+
+        Returns:
+            The sums over each row.
+        """
+        if self.direct:
+            return self.direct(vector, columns, lengths)
+        vectors = repeat(vector) if isinstance(vector, Tensor) else vector
+        rows = [
+            [self.compiled([piece[0].numel(), own, *piece]) for piece in _pieces(row)]
+            for own, row in zip(vectors, zip(*columns, strict=True), strict=False)
+        ]
+        sums = [[torch.stack(column).sum() for column in zip(*pieces, strict=True)] for pieces in rows]
+        return [torch.stack(column) for column in zip(*sums, strict=True)]
+
+
+def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, scalars: Sequence[Any]) -> Kernel:
+    """The kernel of this structure, compiled at its first use and shared by all optimizers.
+
+    `scalars` are such as it will get; it is tried with them.
+    """
+    spec = trees.flatten(list(scalars))[1]
+    key = (structure_of(links), ending, dtypes, device, spec)
+    with inductor.lock:
+        if key not in _kernels:
+            body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
+            compiled = compile_body(body, ending, dtypes, device)
+            inputs = 1 + len(dtypes.all) + (ending in TARGETED)
+            kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
+            vector = kernel.vector(scalars)
+            assert isinstance(vector, Tensor)
+            try_out(kernel, vector, links, ending, dtypes, scalars)
+            _kernels[key] = kernel
+        return _kernels[key]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What is compiled: the work per element, given the numbers of a step.
+
+    Attributes:
+        prologue: the scalars of the links to these numbers.
+        run: `(vector, u, p, *slots, *further)`, the numbers in one 1-D tensor, to the results of what was traced.
+    """
+
+    prologue: Prologue
+    run: Callable[..., list[Tensor]]
+
+
+def body_of(traced: Traced) -> Body:
+    """What was traced, as a function of tensors."""
+    nodes = ordered(traced.results, traced.inputs)
+    arguments = [x for node in nodes for x in (*node.args, *node.options.values()) if isinstance(x, Number)]
+    numbers = {x.place: x for x in arguments}
+
+    def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        values: dict[Any, Tensor] = dict(zip(traced.inputs, map(widened, tensors), strict=True))
+        for i, (place, number) in enumerate(numbers.items()):
+            values[place] = vector[i] != 0 if number.is_bool else vector[i]
+
+        def value(x: Any) -> Any:
+            return values[x] if isinstance(x, Node) else values[x.place] if isinstance(x, Number) else x
+
+        for node in nodes:
+            options = {name: value(x) for name, x in node.options.items()}
+            values[node] = FUNCTIONS[node.op](*map(value, node.args), **options)
+        return [values[node] for node in traced.results]
+
+    return Body(traced.tape.prologue(list(numbers)), run)
+
+
+def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
+    """Compile the body of a traced run, with its writes in place."""
+    count, end = len(dtypes.all), 2 + len(dtypes.slots)
+
+    def run(length: Any, vector: Tensor, *tensors: Tensor) -> list[Tensor]:
+        del length  # An input of its own, since a compiler need not look for it in the tensors' shapes.
+        results = body.run(vector, *tensors[:count])
+        if ending is Ending.TOTAL:
+            return [_total(result) for result in results]
+        # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
+        # can change. (The compiler would drop a `clone`.)
+        results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]
+        u, p, *slots = tensors[:end]
+        first = [] if ending is Ending.STORE else [p if ending is Ending.STEP else tensors[count]]
+        for target, result in zip([*first, *slots], results, strict=ending is not Ending.PEEK):
+            target.copy_(result)
+        return []
+
+    def traced_writes() -> inductor.Traced:
+        mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
+        tensors = _fake_tensors(mode, dtypes, device)
+        with mode:
+            if ending in TARGETED:
+                tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
+            vector = torch.empty(max(len(body.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
+            inputs = [tensors[0].shape[0], vector, *tensors]
+            decompositions = torch_internals.select_decomp_table()
+            graph = torch_internals.make_fx(run, decomposition_table=decompositions)(*inputs)
+        return graph, inputs, mode
+
+    return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)
+
+
+def _fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
+    """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
+    dynamic = torch_internals.DimDynamic.DYNAMIC
+    symbolic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[dynamic])
+    meta = torch.empty(TYPICAL_LENGTH, device="meta")
+    length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
+    with mode:
+        return [torch.empty(length, dtype=dtype, device=device) for dtype in dtypes.all]
+
+
+def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
+    return zip(*(flat(x).split(LONGEST) for x in row), strict=True)
+
+
+def _total(x: Tensor) -> Tensor:
+    """The sum, in float64, which takes no longer; a float32 sum of 40 million squares is off in the fourth digit."""
+    if x.device.type != "cpu":
+        return x.sum(dtype=torch.float64)
+    # Each processor reads two stretches side by side a tenth faster than one.
+    half = x.shape[0] // 2
+    halves = x[: 2 * half].view(2, half).sum(0, dtype=torch.float64).sum()
+    is_odd = torch.scalar_tensor(x.shape[0] - 2 * half, device=x.device) > 0
+    return halves + torch.where(is_odd, x[-1].double(), 0.0)
+
+
+def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor | Sequence[Tensor]:
+    by_row = {i: value for i, value in enumerate(values) if is_column(value)}
+    if by_row:
+        common = _vector([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
+        assert isinstance(common, Tensor)
+        table = common.repeat(len(next(iter(by_row.values()))), 1)
+        for i, column in by_row.items():
+            table[:, i] = column
+        return table.unbind()
+    numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
+    # `torch.tensor` takes four times as long.
+    vector = torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype)
+    if device.type == "cpu":
+        return vector
+    vector = vector.pin_memory().to(device, non_blocking=True)
+    on_device = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    if on_device:
+        parts = list(vector.unbind())
+        for i in on_device:
+            parts[i] = values[i].to(device=device, dtype=dtype, non_blocking=True)
+        vector = torch.stack(parts)
+    return vector

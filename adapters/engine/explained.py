@@ -1,0 +1,98 @@
+"""How an optimizer steps, for people: the stages of each kind of parameters, in which way they are run, and what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .buckets import Part, Way
+from .run import Plan
+from .stages import Stage
+from .step import Step
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage that some parameters go through.
+
+    Attributes:
+        group: the number of their group.
+        parameters: how many they are.
+        links: what is run, in order, by the keys to its state.
+        way: how.
+        reason: why not in a better way; or nothing.
+        reads, writes: bytes for each element of a parameter, of the updates, the parameter and the slots; 0 where the links are
+            called, since what they do is their own matter.
+        state: bytes of slots for each element.
+    """
+
+    group: int
+    parameters: int
+    links: tuple[str, ...]
+    way: str
+    reason: str
+    reads: int
+    writes: int
+    state: int
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        traffic = f"; {self.reads} bytes read, {self.writes} written" if self.reads else ""
+        return (
+            f"group {self.group}, {self.parameters} parameters: {' → '.join(self.links) or 'nothing'}\n"
+            f"    {self.way}{why}{traffic}, {self.state} of state, per element"
+        )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` returns: `rows`, and as text one after another.
+
+    Attributes:
+        rows: the stages of the last step, in order.
+        reasons: why a transform, or a part of it, is not run in a better way.
+    """
+
+    rows: tuple[StageRow, ...]
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.rows), *self.reasons]) or "There has been no step yet."
+
+
+def explained(steps: list[Step]) -> Explanation:
+    """What these steps do."""
+    plans = [step.plan for step in steps if step.plan is not None]
+    rows = [row for plan in plans for row in _rows(plan)]
+    return Explanation(tuple(rows), tuple(dict.fromkeys(reason for step in steps for reason in step.reasons)))
+
+
+def _rows(plan: Plan) -> Iterator[StageRow]:
+    parts: dict[Any, list[Part]] = {}
+    for part in plan.parts:
+        parts.setdefault((part.kind.passage, part.kind.group, part.way, part.signature), []).append(part)
+    for own in parts.values():
+        for stage in own[0].kind.passage.stages:
+            yield _row(plan, own, stage)
+
+
+def _row(plan: Plan, parts: list[Part], stage: Stage) -> StageRow:
+    part, leaf = parts[0], parts[0].leaves[0]
+    reason = plan.refusals.get((stage, part.way), "")
+    called = not stage.fuses or bool(reason) or part.way is Way.CALLED
+    whole = [link for link in stage.links if link.rule is None]
+    if not stage.fuses:
+        reason = "it is no rule for one tensor, its gradient and its slots" if whole else "it needs the shapes of tensors"
+    sizes = [leaf.values()[i].element_size() for i in range(stage.slots.start, stage.slots.stop)]
+    size, grad = leaf.param.element_size(), leaf.grad_dtype.itemsize
+    state = sum(sizes)
+    moves = 0 if stage.is_still else size
+    return StageRow(
+        group=part.kind.group,
+        parameters=sum(len(each.leaves) for each in parts),
+        links=tuple(str(link) for link in stage.links if not link.remembers),
+        way=(Way.CALLED if called else part.way).value,
+        reason=reason,
+        reads=0 if called or stage.is_idle else grad * (1 + len(stage.further)) + moves + state,
+        writes=0 if called else moves + state,
+        state=state,
+    )

@@ -1,0 +1,220 @@
+"""What was traced as a short list of torch's own operations, which overwrite whatever is not needed any more.
+
+A program works on lists of tensors at once: one call of `torch._foreach_*` for many small tensors; or on single ones, which
+have the size of a cache, so that what it stores meanwhile never leaves it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .memory import foreach, on_host
+from .passes import PRODUCTS, Scaled
+from .prologue import Place
+from .stand_ins import Node, Number, is_one
+from .trace import ordered
+
+COMMUTATIVE = ("mul", "maximum", "minimum")
+
+# Operations that take a list of tensors, or a number, as their second argument.
+REPEATED = ("add", "mul")
+
+# Operations that take no memory to put their result in.
+NEW = ("to", "clone", "zeros_like", "ones_like")
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {**vars(torch), "to": Tensor.to}
+
+
+class Register(int):
+    """Stands in an argument list for the tensors, or the number, at this index."""
+
+
+@dataclass(eq=False, slots=True)
+class Instruction:
+    """`registers[out] = op(*args, **options)`, in the memory of the argument number `target` where that is given.
+
+    `keeps` says that it must be that memory, an input's, and not just might be; `frees`, which registers nobody needs after it.
+    """
+
+    op: str
+    args: list[Any]
+    options: Mapping[str, Any]
+    out: int
+    target: int | None
+    keeps: bool
+    frees: list[int]
+
+    def on_tensors(self, registers: list[Any]) -> None:
+        """Run where each register holds a tensor."""
+        args, options = self._filled(registers)
+        if self.target is None:
+            registers[self.out] = FUNCTIONS[self.op](*args, **options)
+        else:
+            registers[self.out] = FUNCTIONS[self.op](*args, **options, out=args[self.target])
+
+    def on_lists(self, registers: list[Any]) -> None:
+        """Run where each register holds a list of tensors."""
+        args, options = self._filled(registers)
+        if self.op in REPEATED and not isinstance(args[1], Sequence):
+            args[1] = _repeated(args[1], args[0])
+        if self.target == 0 and f"{self.op}_" in foreach:
+            foreach[f"{self.op}_"](*args, **options)
+        elif self.target == 1 and "alpha" in options:
+            foreach["mul_"](args[1], _repeated(options["alpha"], args[1]))
+            foreach["add_"](args[1], args[0])
+        elif self.target is not None and self.keeps:
+            foreach["copy_"](args[self.target], self._results(args, options))
+        else:
+            registers[self.out] = self._results(args, options)
+            return
+        registers[self.out] = args[self.target]
+
+    def _filled(self, registers: list[Any]) -> tuple[list[Any], Mapping[str, Any]]:
+        """The arguments, and the keyword arguments."""
+        args = [registers[x] if type(x) is Register else x for x in self.args]
+        return args, {name: registers[x] if type(x) is Register else x for name, x in self.options.items()}
+
+    def _results(self, args: list[Any], options: Mapping[str, Any]) -> Sequence[Tensor]:
+        if self.op in foreach and isinstance(args[0], Sequence):
+            return foreach[self.op](*args, **options)
+        length = next(len(x) for x in args if isinstance(x, Sequence))
+        rows = zip(*(x if isinstance(x, Sequence) else [x] * length for x in args), strict=True)
+        return [FUNCTIONS[self.op](*row, **options) for row in rows]
+
+
+def _repeated(number: Any, tensors: Sequence[Tensor]) -> Any:
+    """A number as torch multiplies lists with it fastest: on the host three times as fast as with the number itself."""
+    if not on_host(tensors[0]):
+        return number
+    return [torch.tensor(number, dtype=tensors[0].dtype, device=tensors[0].device)] * len(tensors)
+
+
+class Program:
+    """Instructions on the registers of the inputs, in their order, and on further ones.
+
+    Attributes:
+        numbers: the places of the numbers that `run` gets.
+    """
+
+    def __init__(self, inputs: Sequence[Node], stored: Mapping[int, Scaled], returned: Sequence[Scaled] = ()) -> None:
+        """Arrange what computes some values.
+
+        Args:
+            inputs: the nodes that `run` gets tensors for.
+            stored: the value that is to replace an input, by the input's index.
+            returned: what `run` returns.
+        """
+        results = [value.whole() for value in returned]
+        results = [Node("clone", (node,)) if node in inputs else node for node in results]
+        self.emptied = [index for index, value in stored.items() if value.node.op == "zeros_like"]
+        stored = {index: value for index, value in stored.items() if index not in self.emptied}
+        nodes, finals = _ordered(inputs, stored, results)
+        self.inputs = len(inputs)
+        self.registers = {node: Register(i) for i, node in enumerate([*inputs, *nodes])}
+        self.numbers: list[Place] = []
+        self.last_use = {x: i for i, node in enumerate(nodes) for x in node.operands}
+        self.kept = {*results, *finals.values()}
+        # The memory in which a node lies: an input's, by its index, or some of its own, None.
+        self.home: dict[Node, int | None] = {node: i for i, node in enumerate(inputs)}
+        self.instructions: list[Instruction] = []
+        for i, node in enumerate(nodes):
+            own = {index for index, final in finals.items() if final is node}
+            self._append(node, self._target(i, node, {None, *(own if node in self.kept else stored)}))
+            last = [x for x in node.operands if self.last_use[x] == i and self.home[x] is None and x not in self.kept]
+            self.instructions[-1].frees += {self.registers[x] for x in last} - {self.registers[node]}
+        self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
+        self.returned = [self.registers[node] for node in results]
+
+    def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float]) -> list[Sequence[Tensor]]:
+        """Run on a list of tensors for each input, all of one length, and the numbers."""
+        further = [None] * len(self.instructions)
+        if len(tensors[0]) == 1:
+            registers: list[Any] = [*(x for (x,) in tensors), *further, *numbers]
+            for instruction in self.instructions:
+                instruction.on_tensors(registers)
+            for target, source in self.moves:
+                registers[target].copy_(registers[source])
+            for target in self.emptied:
+                registers[target].zero_()
+            return [[registers[i]] for i in self.returned]
+        registers = [*tensors, *further, *numbers]
+        for instruction in self.instructions:
+            instruction.on_lists(registers)
+            for register in instruction.frees:
+                registers[register] = None
+        for target, source in self.moves:
+            foreach["copy_"](registers[target], registers[source])
+        for target in self.emptied:
+            foreach["zero_"](registers[target])
+        return [registers[i] for i in self.returned]
+
+    def _append(self, node: Node, target: int | None) -> None:
+        args = list(node.args)
+        if target == 1 and (node.op in COMMUTATIVE or is_one(node.options.get("alpha"))):
+            args, target = args[::-1], 0
+        self.home[node] = None if target is None else self.home[args[target]]
+        options = {name: self._register(x) for name, x in node.options.items()}
+        keeps = self.home[node] is not None
+        self.instructions.append(
+            Instruction(node.op, list(map(self._register, args)), options, self.registers[node], target, keeps, [])
+        )
+
+    def _register(self, x: Any) -> Any:
+        """The register of a node or a number, or what a constant is."""
+        if isinstance(x, Node):
+            return self.registers[x]
+        if not isinstance(x, Number):
+            return x
+        if x.place not in self.numbers:
+            self.numbers.append(x.place)
+        return Register(len(self.registers) + self.numbers.index(x.place))
+
+    def _target(self, i: int, node: Node, allowed: Collection[int | None]) -> int | None:
+        """The argument whose memory the result takes over: one that nobody needs after this node."""
+        free = [
+            (self.home[x] is None, j)
+            for j, x in enumerate(node.args)
+            if isinstance(x, Node) and self.last_use[x] == i and x.wide and x not in self.kept and self.home[x] in allowed
+        ]
+        return min(free)[1] if free and node.wide and node.op not in NEW else None
+
+
+def _ordered(
+    inputs: Sequence[Node], stored: Mapping[int, Scaled], returned: Sequence[Node]
+) -> tuple[list[Node], dict[int, Node]]:
+    """The nodes in the order of execution, and the one that each stored input ends with."""
+    bases = {index: _base(inputs, index, value) for index, value in stored.items()}
+    roots = [*returned, *bases.values()]
+    uses = Counter([*roots, *(x for node in ordered(roots) for x in node.operands)])
+    for node in list(uses):
+        _absorb_product(node, uses)
+    # The parameter, which is input 1, is written when nothing reads it any more, nor a gradient that might be its memory.
+    last = [bases[1]] if 1 in bases else []
+    first = [x for node in last for x in node.operands]
+    nodes = ordered([*first, *(root for root in roots if root not in last), *last], inputs)
+    # A number times what was computed comes at the very end: until there, others may need it without the number.
+    finals = {}
+    for index, base in bases.items():
+        scale = stored[index].scale
+        finals[index] = base if is_one(scale) else Node("mul", (base, scale))
+    return [*nodes, *(node for index, node in finals.items() if node is not bases[index])], finals
+
+
+def _base(inputs: Sequence[Node], index: int, value: Scaled) -> Node:
+    """What a stored value is a multiple of; never another input, which might have been overwritten by then."""
+    if value.node in inputs and value.node is not inputs[index]:
+        return Node("clone", (value.node,)) if is_one(value.scale) else value.whole()
+    return value.node
+
+
+def _absorb_product(node: Node, uses: Mapping[Node, int]) -> None:
+    """Turn a sum with a product or quotient that nobody else needs into one operation."""
+    if node.op == "add" and isinstance(other := node.args[1], Node) and other.op in PRODUCTS and uses[other] == 1:
+        factors = other.operands
+        if len(factors) == 2 and all(x.wide for x in (node, *factors)):
+            node.op, node.args = f"addc{other.op}", (node.args[0], *factors)
+            node.options = {"value": node.options["alpha"]}

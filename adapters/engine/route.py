@@ -1,0 +1,205 @@
+"""What a transform is made of, in order; which of it each parameter goes through; and the numbers that each link takes."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from functional_optim.combinators.compared import ARRIVED
+from functional_optim.combinators.innermost import Asked, Mark, innermost
+from functional_optim.combinators.origin import Counts, Origin
+from functional_optim.form import Path
+from functional_optim.hparams import HParams
+from functional_optim.lifting import Leafwise
+from functional_optim.transform import Transform
+from functional_optim.trees import distinct
+
+from ..state.layout import Key, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A place in a transform where something happens to updates: a rule, or what can only be called itself.
+
+    Attributes:
+        transform: what stands there.
+        path: the keys to its state.
+        hparams: where its hyper-parameters come from.
+        members: the parameters that it sees.
+        asks: the gate that wants to know what it has reduced.
+        is_still: whether its updates are 0.
+        mark: see `Placed`.
+    """
+
+    transform: Transform
+    path: Path
+    hparams: Mapping[str, Origin]
+    members: Container[Key]
+    asks: Asked | None = None
+    is_still: bool = False
+    mark: Mark | None = None
+
+    @cached_property
+    def rule(self) -> Leafwise | None:
+        """Its form, where it is a rule of gradient, parameter and slots."""
+        form = self.transform.form
+        given = {*form.extra, *form.leaf_extra} - {ARRIVED} if isinstance(form, Leafwise) else ()
+        return form if isinstance(form, Leafwise) and not given else None
+
+    @property
+    def form(self) -> Leafwise:
+        """Its rule, which it has."""
+        assert self.rule is not None
+        return self.rule
+
+    @property
+    def packs(self) -> bool:
+        """Whether it is a rule that treats every element alike."""
+        return self.rule is not None and self.rule.packs
+
+    @property
+    def joins(self) -> bool:
+        """Whether all leaves that it sees have to be there before it does anything with one of them."""
+        return self.rule is None or self.rule.finds
+
+    @property
+    def sees(self) -> Mark | None:
+        """The place where the updates that it asks for arrived."""
+        return self.mark if self.rule and ARRIVED in self.rule.leaf_extra else None
+
+    @property
+    def remembers(self) -> Mark | None:
+        """The place that it is."""
+        return None if self.sees else self.mark
+
+    @property
+    def slots(self) -> Sequence[str]:
+        """What its rule calls its slots."""
+        return tuple(self.rule.slots) if self.rule else ()
+
+    @property
+    def step(self) -> Path:
+        """The path of its count of updates, where it has one."""
+        return (*self.path, "step")
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for links that compute the same: everything about a link but its numbers and names."""
+        form = self.form
+        options = tuple((name, _known_by(value)) for name, value in sorted(form.options.items()))
+        return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
+
+    def __str__(self) -> str:
+        return self.transform.name if self.sees else ".".join(self.path) or self.transform.name
+
+
+# What a parameter goes through.
+Route: TypeAlias = tuple[Link, ...]
+
+
+def links_of(transform: Transform, params: Params | None = None, gates: Mapping[Path, bool] | None = None) -> list[Link]:
+    """What a transform is made of, in order, where these gates are open or closed."""
+    placed = innermost(transform, params, gates)
+    return [
+        Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark) for each in placed
+    ]
+
+
+def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
+    """What each parameter goes through."""
+    return [tuple(link for link in links if key in link.members) for key in keys]
+
+
+def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[Link, HParams]:
+    """The hyper-parameters of every link, of a group's and of the counts before the step."""
+    return {link: _given(link, hparams, counts) for link in links}
+
+
+def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
+    """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
+
+    `counts` are those before the step; `reduced` lacks the last link where that one is about to reduce.
+    """
+    return [
+        (
+            {name: _separate(value) for name, value in values[link].items()},
+            (counts[link.step] + 1,) if link.form.counts else (),
+            (reduced[link],) if link in reduced else (),
+        )
+        for link in links
+    ]
+
+
+def structure_of(links: Sequence[Link]) -> tuple[Any, ...]:
+    """Equal for runs of links that compute the same, whatever their numbers and names are."""
+    places = [*(link.remembers for link in links), *marks_before(links)]
+    return tuple((link.structure, places.index(link.sees) if link.sees else None) for link in links)
+
+
+def marks_before(links: Sequence[Link]) -> list[Mark]:
+    """The places before some links where updates arrived that these ask for."""
+    own = [link.remembers for link in links]
+    return list(dict.fromkeys(link.sees for link in links if link.sees and link.sees not in own))
+
+
+def run_links(
+    links: Sequence[Link], scalars: Sequence[Any], columns: Sequence[Any], *, total: bool = False
+) -> tuple[Any, list[Any]]:
+    """What the rules of elementwise links make of an update, a parameter and their slots: the new update and slots.
+
+    Args:
+        links: in order.
+        scalars: of each; see `scalars_of`.
+        columns: the update, the parameter, each slot, and what arrived at `marks_before`: tensors in at least float32, or what
+            stands for them.
+        total: whether the last link is not run, but the terms of its sums are asked for: these are the result, and no slots.
+    """
+    u, p, *stored = columns
+    known, rest, new = dict(zip(marks_before(links), stored[slot_count(links) :], strict=True)), iter(stored), []
+    for link, (hp, t, reduced) in zip(links, scalars, strict=True):
+        own = [next(rest) for _ in link.slots]
+        if link.remembers:
+            known[link.remembers] = u
+        arguments = (u, p, *own, *([known[link.sees]] if link.sees else ()))
+        if total and link is links[-1]:
+            terms = link.form.terms(hp, *(t or (None,)), *(reduced or (None,)))
+            assert terms is not None
+            return terms(*arguments), []
+        results = link.form.rule(hp, *(t or (None,)), *(reduced or (None,)))(*arguments)
+        results = results if isinstance(results, tuple | list) else (results,)
+        if len(results) != 1 + len(link.slots):
+            raise TypeError(f"the rule of {link.form.name} did not return a tensor for the update and each slot")
+        u = results[0].to(u.dtype)
+        new += results[1:]
+    return u, new
+
+
+def slot_count(links: Iterable[Link]) -> int:
+    """How many slots these links have together."""
+    return sum(len(link.slots) for link in links)
+
+
+def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:
+    origins = link.hparams.items()
+    return {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
+
+
+def _separate(value: Any) -> Any:
+    """A pair as a tuple of its entries, however it was given."""
+    if isinstance(value, Tensor) and value.ndim:
+        return tuple(value.unbind())
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known_by(value: Any) -> Any:
+    return distinct(value) if _is_hashable(value) else id(value)
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,447 @@
+"""One step over a plan: stage after stage, each in its way, up to the places where several leaves must meet.
+
+First comes what may fail, and what has to be known of all leaves: it writes to nothing that belongs to the optimizer, and new
+slots of the stages that it has to pass are kept aside. Then the rest runs in place.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.origin import Counts
+from functional_optim.form import Path
+from functional_optim.hparams import HParams, one_or_each
+from functional_optim.lifting import widened
+from functional_optim.numbered import Numbered, Sums
+from functional_optim.reductions import SumOver
+
+from ..state.layout import Flat, Key, Layout, detached_from
+from .buckets import Column, Kind, Leaf, Part, Way
+from .memory import foreach, on_host, real
+from .route import Link, Mark, marks_before, scalars_of, slot_count, values_of
+from .stages import Stage
+
+# The hyper-parameters of each link, and the counts before the step.
+Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
+
+
+@dataclass(eq=False)
+class Work:
+    """A part on its way through the stages: the updates so far and the parameters, and how many stages are done."""
+
+    part: Part
+    u: Column
+    p: Column
+    done: int = 0
+    arrived: dict[Mark, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.kind: Kind = self.part.kind
+        self._remember()
+
+    def next(self) -> None:
+        """Go on to the stage after this one."""
+        self.done += 1
+        if self.done < len(self.kind.passage.stages):
+            self._remember()
+
+    def _remember(self) -> None:
+        if self.stage.marks:
+            self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that comes next."""
+        return self.kind.passage.stages[self.done]
+
+    @property
+    def slots(self) -> list[Column]:
+        """The slots of that stage."""
+        return self.part.slots[self.stage.slots]
+
+    @property
+    def further(self) -> list[Column]:
+        """The updates that arrived before, as far as that stage asks for them."""
+        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All that the stage sees."""
+        return [self.u, self.p, *self.slots, *self.further]
+
+    def columns_of(self, links: Sequence[Link]) -> list[Column]:
+        """All that its first few links see."""
+        slots, further = self.slots[: slot_count(links)], self.further[: len(marks_before(links))]
+        return [self.u, self.p, *slots, *further]
+
+
+class Backend(Protocol):
+    """A way of running elementwise stages."""
+
+    def refuses(self, leaf: Leaf, hparams: HParams) -> str:
+        """Why it can't run this parameter; or nothing."""
+        ...
+
+    def ready(self, run: "Run", work: Work) -> None:
+        """Make sure that the work's next stage can be run in this step.
+
+        Raises:
+            Refused: it can't.
+            Exception: whatever is wrong with a number.
+        """
+        ...
+
+    def step(self, run: "Run", work: Work, slots: Sequence[Column]) -> None:
+        """Run the next stage: these slots are written to, and the parameters if it is the last one; else the updates are new."""
+        ...
+
+    def sums(self, run: "Run", work: Work, link: Link) -> list[Tensor]:
+        """The sums that a link of the next stage asks for, over the updates that reach it: of each leaf, or, if only those
+        over all matter, of any stretches of them. Nothing is written."""
+        ...
+
+    def reaching(self, run: "Run", work: Work, link: Link) -> Column:
+        """The updates that reach a link of the next stage; nothing is written."""
+        ...
+
+
+class Closed(Exception):
+    """A gate is closed that was thought to be open; nothing has been written yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+class Refused(Exception):
+    """Why a stage, or a step, can't be run in some way."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a run needs to know.
+
+    Attributes:
+        layout: of the state.
+        parts: the parameters.
+        links: all that the transform is made of, in order.
+        states: of the parameters, and of others that have any.
+        backends: the ways in which elementwise stages are run.
+        rows: of each kind, the number of one of its leaves.
+        refusals: of stages that some way can't run, the reasons; from then on their rules are called.
+        advances: what a step adds to the counts.
+        is_new: whether nothing has been run so far.
+    """
+
+    layout: Layout
+    parts: list[Part]
+    links: list[Link]
+    states: Mapping[Key, Flat]
+    backends: Mapping[Way, Backend]
+    rows: Mapping[Kind, int]
+    refusals: dict[tuple[Stage, Way], str]
+    advances: Tensor
+    is_new: bool = True
+
+
+class Run:
+    """One step over a plan.
+
+    Args:
+        plan: what is stepped.
+        grads: of its parameters.
+        hparams: of each group, by its number.
+        counts: of a kind, before the step.
+        extra: what else the transform was given.
+
+    Attributes:
+        hparams: of each group.
+        numbers: of each kind.
+        reduced: what links have reduced to.
+        cache: for backends, until the step is over.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        grads: Sequence[Tensor],
+        hparams: Mapping[int, HParams],
+        counts: Callable[[int], Counts],
+        extra: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.plan, self.hparams, self.extra = plan, hparams, extra
+        self.numbers: dict[Kind, Numbers] = {}
+        for kind, row in plan.rows.items():
+            now = counts(row)
+            now = {**now, **self._shared_steps(kind)}
+            self.numbers[kind] = values_of(kind.passage.place, hparams[kind.group], now), now
+        self.reduced: dict[Link, Any] = {}
+        self._own: dict[Part, dict[Link, Any]] = {}
+        self.cache: dict[Any, Any] = {}
+        self.works = [Work(part, *part.open(grads)) for part in plan.parts]
+        self._pending: list[Callable[[], None]] = []
+        self._writes = False
+
+    def compute(self) -> Callable[[], None]:
+        """All that may fail; what is returned writes."""
+        for link in self.plan.links:
+            # Whatever is wrong with a rule that is called, its first step says.
+            if link.joins or (self.plan.is_new and not link.packs):
+                meeting = [work for work in self.works if link in work.kind.passage.place]
+                for work in meeting:
+                    self._advance(work, work.kind.passage.place[link])
+                if meeting:
+                    self._meet(link, meeting)
+                if link.asks:
+                    self._ask(link, meeting)
+        for work in self.works:
+            self._look_ahead(work)
+        return self.write
+
+    def write(self) -> None:
+        """Step every parameter."""
+        self._writes = True
+        for store in self._pending:
+            store()
+        while self.works:
+            work = self.works.pop()
+            self._advance(work, len(work.kind.passage.stages))
+            if not work.kind.passage.stages[-1].fuses:
+                for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
+                    p.add_(u.to(leaf.update_dtype))
+            work.part.close(work.p)
+        self.plan.is_new = False
+
+    def found(self, work: Work) -> Mapping[Link, Any]:
+        """What links have found out for this work."""
+        return {**self.reduced, **self._own.get(work.part, {})}
+
+    def owner(self, work: Work) -> Any:
+        """Works of the same owner have the same numbers."""
+        return work.part if work.part in self._own else work.kind
+
+    def scalars(self, work: Work, links: Sequence[Link]) -> list[Any]:
+        """Those of some links of the next stage of a work."""
+        return scalars_of(links, *self.numbers[work.kind], self.found(work))
+
+    def backend(self, work: Work) -> Backend:
+        """What runs the next stage of a work."""
+        way = work.part.way
+        called = not work.stage.fuses or (work.stage, way) in self.plan.refusals
+        return self.plan.backends[Way.CALLED if called else way]
+
+    def _advance(self, work: Work, number: int) -> None:
+        """Bring a part to this stage."""
+        while work.done < number:
+            if not work.stage.is_idle:
+                self._ready(work)
+                self.backend(work).step(self, work, self._target(work))
+            work.next()
+
+    def _target(self, work: Work) -> list[Column]:
+        """The slots of a stage; before the time of writing, copies that are stored then."""
+        if self._writes:
+            return work.slots
+        copies = [[x.clone() for x in column] for column in work.slots]
+        self._store(work.slots, copies)
+        return copies
+
+    def _store(self, slots: Sequence[Column], new: Sequence[Column]) -> None:
+        def store() -> None:
+            for column, values in zip(slots, new, strict=True):
+                for slot, value in zip(column, values, strict=True):
+                    slot.copy_(value)
+
+        self._pending.append(store)
+
+    def _ready(self, work: Work) -> None:
+        try:
+            self.backend(work).ready(self, work)
+        except Refused as reason:
+            self.plan.refusals[work.stage, work.part.way] = str(reason)
+            self.backend(work).ready(self, work)
+
+    def _look_ahead(self, work: Work) -> None:
+        """Get everything ready that comes after, which is then no more than tensors and their shapes."""
+        done, count = work.done, len(work.kind.passage.stages)
+        while work.done < count:
+            if not work.stage.is_idle:
+                self._ready(work)
+            work.done += 1
+        work.done = done
+
+    def _ask(self, link: Link, works: Sequence[Work]) -> None:
+        """Raise Closed if the gate at this link is."""
+        assert link.asks is not None
+        kind = works[0].kind
+        if not link.asks.opens(self.hparams[kind.group], self.numbers[kind][1], self.reduced[link]):
+            raise Closed(link.path)
+
+    def _meet(self, link: Link, works: list[Work]) -> None:
+        """What a link does with all parts before it does anything with one of them."""
+        if link.rule is None:
+            self._call(link, works)
+        elif not link.packs:
+            for together in [works] if link.form.finds else [[work] for work in works]:
+                self._lift(link, together)
+        elif isinstance(link.form, Numbered):
+            self._find(link, link.form, works)
+        else:
+            for work in works:
+                self._ready(work)
+            self.reduced[link] = self._sum(link, works) if isinstance(link.form.reduce, SumOver) else self._reduce(link, works)
+
+    def _sum(self, link: Link, works: list[Work]) -> Any:
+        reduction = link.form.reduce
+        assert isinstance(reduction, SumOver)
+        return reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works]))
+
+    def _find(self, link: Link, form: Numbered, works: list[Work]) -> None:
+        """The numbers of a rule: new ones are stored when the parameters are."""
+        self._require_one_value(link, works)
+        for work in works:
+            self._ready(work)
+            self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
+        old = [self._own[work.part][link] for work in works]
+        asks = [form.terms(*self._hp_and_step(link, work), own) is not None for work, own in zip(works, old, strict=True)]
+        sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
+        totals = _totals(sums)
+        for work, numbers, own in zip(works, old, sums, strict=True):
+            found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals))
+            self._own[work.part][link] = found
+            self._keep(link, form, work, found.new)
+        names: dict[Path, Any] = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
+        if form.shared and form.counts:
+            names[link.step] = self.numbers[works[0].kind][1][link.step] + 1
+        self._pending.append(lambda: self.plan.layout.share(names, self.plan.states))
+
+    def _hp_and_step(self, link: Link, work: Work) -> tuple[HParams, Any]:
+        values, counts = self.numbers[work.kind]
+        return values[link], counts[link.step] + 1 if link.form.counts else None
+
+    def _require_one_value(self, link: Link, works: list[Work]) -> None:
+        """Raise ValueError where groups have different values of what there is one of for all."""
+        kinds = list(dict.fromkeys(work.kind for work in works))
+        if len(kinds) > 1:
+            values = [self.numbers[kind][0][link] for kind in kinds]
+            link.transform.select({name: one_or_each({i: own[name] for i, own in enumerate(values)}) for name in values[0]})
+
+    def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
+        """The numbers that a rule keeps: of each leaf, unless all are equal, and what all share."""
+        layout = self.plan.layout
+        numbers: dict[str, Tensor] = {}
+        for name in form.own:
+            places = self._places(link, name, work)
+            column = torch.stack(places).double()
+            numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
+        return {**numbers, **{name: layout.shared((*link.path, name), self.plan.states).double() for name in form.shared}}
+
+    def _keep(self, link: Link, form: Numbered, work: Work, new: Mapping[str, Any]) -> None:
+        for name in form.own:
+            places = self._places(link, name, work)
+            column = new[name].double().expand(len(places))
+            self._pending.append(functools.partial(foreach["copy_"], places, list(column.unbind())))
+
+    def _places(self, link: Link, name: str, work: Work) -> list[Tensor]:
+        """Where a number is kept, of each leaf."""
+        layout = self.plan.layout
+        return [leaf.state[layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+
+    def _shared_steps(self, kind: Kind) -> dict[Path, int]:
+        """The steps that all leaves share with other numbers."""
+        links = [link for link in kind.passage.place if isinstance(link.rule, Numbered) and link.rule.counts and link.rule.shared]
+        return {link.step: int(self.plan.layout.shared(link.step, self.plan.states)) for link in links}
+
+    def _reduce(self, link: Link, works: list[Work]) -> Any:
+        """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
+        assert link.form.reduce is not None
+        rows: dict[int, list[Any]] = {}
+        for work in works:
+            u = self.backend(work).reaching(self, work, link)
+            own = work.slots[work.stage.slots_of(link)]
+            columns = [work.part.shaped(column) for column in (u, work.p, *own)]
+            for leaf, *tensors in zip(work.part.leaves, *columns, strict=True):
+                rows[leaf.index] = [widened(real(x)) for x in tensors]
+        u, p, *slots = ([rows[i][j] for i in sorted(rows)] for j in range(2 + len(link.slots)))
+        return link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True)))
+
+    def _lift(self, link: Link, works: list[Work]) -> None:
+        """A rule that needs shapes, over the leaves of these works."""
+        leaves = [leaf for work in works for leaf in work.part.leaves]
+        u = [x for work in works for x in work.u]
+        p = [x for work in works for x in work.p]
+        slots = [[x for work in works for x in work.slots[i]] for i in range(len(link.slots))]
+        new_u, new = lifted(self, link, leaves, u, p, slots)
+        self._store(slots, new)
+        self._hand_out(works, new_u)
+
+    def _call(self, link: Link, works: list[Work]) -> None:
+        """What is no rule is called itself, on its own part of the state."""
+        layout, states = self.plan.layout, self.plan.states
+        leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
+        leaves.sort(key=lambda item: item[0].index)
+        keys = [leaf.key for leaf, _, _ in leaves]
+        updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
+        params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
+        values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
+        hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
+        old = layout.read(keys, states, counts_on_host=True, under=link.path)
+        owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        extra = {name: _restricted(value, keys) for name, value in self.extra().items()}
+        computed = link.transform.update_fn(updates, old, params, link.transform.select(hp), **extra)
+        new_updates, new_state = detached_from(owned, computed)
+        self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
+        for leaf, work, i in leaves:
+            work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
+        for work in works:
+            work.next()
+
+    def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
+        first = 0
+        for work in works:
+            work.u = updates[first : first + len(work.u)]
+            first += len(work.u)
+            work.next()
+
+
+def _totals(sums: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """The sums over all works, of their sums in columns."""
+    return tuple(torch.cat([x.to(column[0].device) for x in column]).sum() for column in zip(*sums, strict=True))
+
+
+def lifted(
+    run: Run, link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written.
+
+    A whole-tree quantity that is known already is taken as it is: it may span others, too.
+    """
+    form = link.form
+    if link in run.reduced:
+        form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
+    keys = range(len(leaves))
+    numbers = [run.numbers[leaf.kind] for leaf in leaves]
+    hp = {name: one_or_each({i: numbers[i][0][link][name] for i in keys}) for name in numbers[0][0][link]}
+    state: dict[str, Any] = {name: dict(enumerate(column)) for name, column in zip(link.slots, slots, strict=True)}
+    if form.counts:
+        state["step"] = one_or_each({i: numbers[i][1][link.step] for i in keys})
+    updates = {i: widened(x.to(wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
+    computed = form.update(updates, state, {i: widened(x) for i, x in enumerate(p)}, hp)
+    new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
+    return [leaf.laid_out(new_u[i]) for i, leaf in enumerate(leaves)], [[new[name][i] for i in keys] for name in link.slots]
+
+
+def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
+    """A gradient is taken in at least its parameter's precision."""
+    return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype
+
+
+def _restricted(value: Any, keys: Sequence[Key]) -> Any:
+    """Of a tree like the parameters, the leaves of these."""
+    is_tree = isinstance(value, dict) and all(isinstance(key, Key) for key in value)
+    return {key: value.get(key) for key in keys} if is_tree else value

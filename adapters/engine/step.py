@@ -1,0 +1,288 @@
+"""What an optimizer knows of how a step is run: whether a plan still fits, and what a step computes.
+
+A transform is cut into stages, each of which is run in the best way there is for it: a compiled kernel where that is asked for,
+torch's in-place operations over lists and blocks, the rules themselves; what is no rule is called as it is, on its own part of
+the state. One link that can't be seen through costs itself, and not the rest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from functional_optim.checks import check_gradients
+from functional_optim.combinators.innermost import Asked, gates_of
+from functional_optim.form import Path
+from functional_optim.hparams import HParams
+from functional_optim.lifting import WholeTree
+from functional_optim.sharded import is_sharded
+from functional_optim.transform import Transform
+
+from ..state.layout import Flat, Key, Layout, Value
+from .backends.called import Called
+from .backends.foreach import Lists
+from .buckets import Kind, Leaf, Way, parts_of
+from .memory import PLAIN, are_same, on_host
+from .route import Link, links_of, routes_of
+from .run import Backend, Closed, Plan, Refused, Run
+from .snapshot import Held, Present, States, likeness
+from .stages import passage_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a step is made of.
+
+    Attributes:
+        present: the parameters and gradients.
+        hparams: of each group, by its number.
+        extra: what else the transform is given; trees by key.
+        whole: the step of the transform itself.
+    """
+
+    present: Present
+    hparams: Mapping[int, HParams]
+    extra: Callable[[], Mapping[str, Any]]
+    whole: Callable[[], Callable[[], None]]
+
+
+class Step(Protocol):
+    """How the parameters of one transform are stepped.
+
+    Attributes:
+        fused: whether kernels are wanted.
+        reasons: why something is not run as well as it might be.
+        plan: how it is run; None where the transform itself is called.
+    """
+
+    fused: bool
+    reasons: dict[str, None]
+    plan: Plan | None
+
+    def fits(self, present: Present, states: States) -> bool:
+        """Whether it can go on with these tensors: nobody added, replaced or moved one, or set a count."""
+        ...
+
+    def compute(self, request: Request) -> Callable[[], None]:
+        """One step, of which what may fail is done; what is returned writes."""
+        ...
+
+    def settle(self, states: States) -> None:
+        """These are the states of the optimizer from now on; the step fits as long as they do."""
+        ...
+
+
+class WholeStep:
+    """The transform itself is called; why it has to be is remembered while the tensors are what they are."""
+
+    def __init__(self, present: Present, reason: str, *, fused: bool) -> None:
+        self.plan: Plan | None = None
+        self.fused, self.reasons = fused, {f"{reason}. This optimizer steps eagerly instead": None}
+        self._params, self._groups = present.params, present.groups
+        self._are_alike = likeness((*present.params, *present.grads))
+
+    def fits(self, present: Present, states: States) -> bool:
+        """Whether the reason still holds."""
+        alike = present.groups == self._groups and are_same(present.params, self._params)
+        return alike and self._are_alike(*present.params, *present.grads)
+
+    def compute(self, request: Request) -> Callable[[], None]:
+        """See `Step`."""
+        return request.whole()
+
+    def settle(self, states: States) -> None:
+        """Nothing is known of the states."""
+
+
+class PlannedStep:
+    """A step in stages.
+
+    Where the transform has gates there is a plan for each way in which they may stand, made when they first stand like this.
+
+    Args:
+        transform: what is stepped with.
+        layout: of the state.
+        present: the parameters and gradients.
+        states: of all parameters that have any; complete, those of the present ones.
+        hparams: of each group, by its number.
+        fused: whether kernels are wanted.
+
+    Attributes:
+        plan: that of the last step.
+        reasons: why something is not run as kernels, where they are wanted.
+
+    Raises:
+        Refused: nothing would be gained, or something would come out otherwise.
+        TypeError: a gradient is unfit.
+    """
+
+    def __init__(
+        self,
+        transform: Transform,
+        layout: Layout,
+        present: Present,
+        states: Mapping[Key, Flat],
+        hparams: Mapping[int, HParams],
+        *,
+        fused: bool,
+    ) -> None:
+        self.fused, self.reasons = fused, dict[str, None]()
+        self._transform, self._layout, self._states = transform, layout, dict(states)
+        self._kept: States | None = None
+        self._params = dict(zip(present.keys, present.params, strict=True))
+        check_gradients(dict(zip(present.keys, present.grads, strict=True)), self._params)
+        foreign = [p for p in present.params if type(p) not in PLAIN]
+        if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
+            p = foreign[0]
+            raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
+        gates = gates_of(transform)
+        self._gates = gates if all(map(on_host, present.params)) else _decided_by_clocks(gates)
+        waiting = {key: state for key, state in states.items() if key not in self._params}
+        if waiting and self._gates:
+            raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
+        self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
+        self._plans: dict[Any, Plan] = {}
+        self.plan: Plan | None = self._plan_for(self._standing(hparams[present.groups[0]]), present, hparams)
+
+    def fits(self, present: Present, states: States) -> bool:
+        """Whether nobody added, replaced or moved a tensor, or set a count."""
+        return self.held.fits(present, states) and all(part.fits() for plan in self._plans.values() for part in plan.parts)
+
+    def compute(self, request: Request) -> Callable[[], None]:
+        """See `Step`."""
+        present, hparams = request.present, request.hparams
+        gates = self._standing(hparams[present.groups[0]])
+        while True:
+            plan = self._plan_for(gates, present, hparams)
+            try:
+                write = Run(plan, present.grads, hparams, self.held.counts_of, request.extra).compute()
+                break
+            except Closed as closed:
+                gates = self._standing(hparams[present.groups[0]], {**gates, closed.path: False})
+        counts = self.held.counts_of(0)
+        is_new = plan.is_new
+        clocks = {
+            (*gate.path, name): float(value)
+            for gate in self._gates
+            if gate.path in gates
+            for name, value in gate.form.advanced(gate.clocks(counts), gates[gate.path]).items()
+        }
+
+        def write_all() -> None:
+            write()
+            torch.autograd.graph.increment_version(self.held.params)
+            self.held.advance(plan.advances, clocks)
+            self.plan = plan
+            if is_new and self._kept is not None:  # It may have laid out slots anew.
+                self.held.settle(self._kept)
+
+        return write_all
+
+    def settle(self, states: States) -> None:
+        """These are the states of the optimizer from now on; the plan holds as long as they do."""
+        self._kept = states
+        self._states |= {key: states[p] for key, p in self._params.items()}
+        self.held.settle(states)
+
+    def _standing(self, hparams: HParams, known: Mapping[Path, bool] | None = None) -> dict[Path, bool]:
+        """Which gates are open in this step, of those that are reached; one that looks at gradients is, as long as is known."""
+        counts, gates = self.held.counts_of(0), dict[Path, bool]()
+        for gate in self._gates:
+            if self._is_reached(gate.path, gates):
+                waits = gate.form.reduce is not None
+                is_open = (known or {}).get(gate.path, True) if waits else gate.opens(hparams, counts, None)
+                gates[gate.path] = is_open
+        return gates
+
+    def _is_reached(self, path: Path, gates: Mapping[Path, bool]) -> bool:
+        outer = [gate for gate in self._gates if gate.path != path and path[: len(gate.path)] == gate.path]
+        return all(
+            gate.path in gates
+            and any(keys and path[len(gate.path) :][: len(keys)] == keys for keys, _ in gate.form.acts(gates[gate.path]))
+            for gate in outer
+        )
+
+    def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> Plan:
+        key = tuple(gates.items())
+        if key not in self._plans:
+            self._plans[key] = self._planned(gates, present, hparams)
+        return self._plans[key]
+
+    def _planned(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> Plan:
+        links = links_of(self._transform, self._params, gates)
+        whole = [link for link in links if link.rule is None]
+        waiting = [key for key in self._states if key not in self._params]
+        for link in whole:
+            if waiting and not isinstance(link.transform.form, WholeTree):
+                raise Refused(f"{link} may have something to do for parameters without a gradient")
+        backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.LISTED: Lists()}
+        if self.fused:
+            self.reasons |= dict.fromkeys(map(_no_rule, whole))
+            self._add_kernels(backends)
+        leaves = self._leaves(links, present)
+        for leaf in leaves:
+            leaf.go(self._way(leaf, backends, hparams[leaf.kind.group]))
+        if not gates and all(leaf.way is Way.CALLED for leaf in leaves):
+            closed = f"{', '.join(map(str, links))} can only be called as a whole"
+            raise Refused("; ".join(self.reasons) or closed)
+        rows = {leaf.kind: leaf.index for leaf in reversed(leaves)}
+        advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
+        return Plan(self._layout, parts_of(leaves), links, self._states, backends, rows, {}, advances)
+
+    def _leaves(self, links: Sequence[Link], present: Present) -> list[Leaf]:
+        routes = routes_of(links, present.keys)
+        passages = {route: passage_of(route, self._layout, key) for route, key in zip(routes, present.keys, strict=True)}
+        leaves = []
+        for i, (key, route) in enumerate(zip(present.keys, routes, strict=True)):
+            state = self._states[key]
+            kind = Kind(passages[route], present.groups[i], tuple(map(int, self._layout.counts_in(key, state))))
+            leaves.append(Leaf(i, key, kind, present.params[i], present.grads[i], state))
+        return leaves
+
+    def _slots(self, keys: Sequence[Key]) -> list[list[str]]:
+        """What the parameters call all their slots."""
+        slots = [value.path for value in self._layout.values if value.kind == "slot"]
+        names = [self._layout.names(key) for key in keys]
+        return [[own[path] for path in slots if path in own] for own in names]
+
+    def _add_kernels(self, backends: dict[Way, Backend]) -> None:
+        try:
+            from .backends.inductor import Compiled  # Half a second of the compiler's modules, for those who ask for it.
+        except ImportError as problem:  # They are private to torch, and may move.
+            self.reasons[f"{problem}"] = None
+        else:
+            backends[Way.COMPILED] = Compiled()
+
+    def _way(self, leaf: Leaf, backends: Mapping[Way, Backend], hparams: HParams) -> Way:
+        """The best way for a parameter."""
+        if not leaf.param.numel():
+            return Way.CALLED
+        for way in (Way.COMPILED, Way.LISTED):
+            if way in backends:
+                reason = backends[way].refuses(leaf, hparams)
+                if not reason:
+                    return way
+                if way is Way.COMPILED:
+                    self.reasons[f"{reason}; what that concerns steps eagerly"] = None
+        return Way.CALLED
+
+
+def _decided_by_clocks(gates: Sequence[Asked]) -> list[Asked]:
+    """Those that don't look at gradients: on another device than the host, what these decide stays in a tensor, for which
+    nobody waits, and with it all that is inside."""
+    others = [gate.path for gate in gates if gate.form.reduce is not None]
+    return [gate for gate in gates if not any(gate.path[: len(path)] == path for path in others)]
+
+
+def _advances(value: Value, links: Sequence[Link]) -> bool:
+    """Whether a count advances by 1 in each step in which these links are run; what is no rule sees to its own."""
+    if any(link.rule is None and value.path[: len(link.path)] == link.path for link in links):
+        return False
+    if value.kind == "count":
+        return any(link.step == value.path for link in links)
+    return any(link.path[: len(value.owner)] == value.owner for link in links)
+
+
+def _no_rule(link: Link) -> str:
+    return f"{link} is no rule for one tensor, its gradient and its slots, so it is called as it is, between kernels"

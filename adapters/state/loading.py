@@ -1,0 +1,380 @@
+"""Checkpoints on their way in: what they must agree in with the optimizer, and `load_by_name`, which matches them by names.
+
+torch matches a checkpoint by position and looks at nothing but the number of parameters: momentum loaded into Adam fails at
+some later step, or never. Here the slots of the two are compared first, by name and shape.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from functional_optim.combinators.innermost import innermost
+from functional_optim.transform import Transform
+
+from .. import user
+from .adopting import Adopted, adopted
+from .layout import Key, Layout
+
+if TYPE_CHECKING:
+    from ..optimizer import TransformOptimizer
+
+StateDict: TypeAlias = Mapping[str, Any]
+Group: TypeAlias = dict[str, Any]
+Slots: TypeAlias = Mapping[str, tuple[int, ...]]
+
+# Hyper-parameters that say nothing about which optimizer a group was written for.
+COMMON = ("lr", "weight_decay")
+
+# What a group says about its learning rate; torch's schedulers start from `initial_lr`.
+OF_LR = ("lr", "lr_is_factor", "initial_lr")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_by_name` could not match; empty lists where everything fitted.
+
+    Attributes:
+        missing: parameters of the optimizer that the checkpoint doesn't know. They start afresh.
+        unexpected: parameters of the checkpoint that the optimizer doesn't have. They are left out.
+        mismatched: parameters whose slots have another shape in the checkpoint. They start afresh.
+        groups: numbers of the optimizer's groups that keep their own hyper-parameters, because the checkpoint has none for
+            their parameters, or has them in several groups that disagree.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+    groups: list[int]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to report."""
+        return any(vars(self).values())
+
+
+def load_by_name(
+    optimizer: "TransformOptimizer", state_dict: StateDict, strict: bool = True, model: torch.nn.Module | None = None
+) -> LoadReport:
+    """Load a checkpoint whose parameters are matched by their names, whatever their order and their groups.
+
+    A group takes the hyper-parameters of the group that its parameters were in. Hooks are called as by `load_state_dict`.
+
+    Args:
+        optimizer: made with named parameters (`model.named_parameters()`), or else give `model`.
+        state_dict: of an optimizer with named parameters; its groups hold them as `param_names`, or `params` holds names
+            itself, as in the state dicts of `torch.distributed.checkpoint`.
+        strict: raise unless everything fits; else load what does.
+        model: has the names of the optimizer's parameters.
+
+    Returns:
+        What did not fit; nothing under `strict`.
+
+    Raises:
+        TypeError: the optimizer is none of this library, or the checkpoint none of an optimizer.
+        ValueError: names are lacking or not unique; or, under `strict`, something doesn't fit. Nothing has been changed then.
+
+    >>> from functional_optim.adapters import AdamW
+    >>> small, large = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    >>> saved = AdamW((("0." + name, p) for name, p in small.named_parameters()), lr=0.5).state_dict()
+    >>> load_by_name(AdamW(large.named_parameters()), saved, strict=False)
+    LoadReport(missing=['1.weight', '1.bias'], unexpected=[], mismatched=[], groups=[])
+    """
+    require_own(optimizer)
+    require_state_dict(state_dict)
+    names = names_of(optimizer, model)
+    saved = dict(_saved_params(state_dict))
+    found = {p: saved[name] for p, name in names.items() if name in saved}
+    keyed = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
+    groups, kept = _regrouped(optimizer, found)
+    expected = expected_slots(optimizer, groups)
+    problems = ((p, _misfit(expected.get(key), found[p][1])) for key, p in keyed if p in found)
+    mismatched = {p: problem for p, problem in problems if problem}
+    report = LoadReport(
+        [name for p, name in names.items() if p not in found],
+        [name for name in saved if name not in names.values()],
+        [names[p] for p in mismatched],
+        kept,
+    )
+    if strict and report:
+        raise ValueError(
+            f"the checkpoint does not fit: {report}. strict=False loads what does. {' '.join(mismatched.values())}".rstrip()
+        )
+    state = {i: found[p][1] for i, (_, p) in enumerate(keyed) if p in found and p not in mismatched}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return report
+
+
+def require_own(optimizer: Any) -> None:
+    """Raise TypeError unless this is an optimizer that steps with a transform."""
+    if not hasattr(optimizer, "transform_for"):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}: expected an OptimizerAdapter or another class of fo.adapters. "
+            "Their load_state_dict takes what torch's classes saved."
+        )
+
+
+def require_state_dict(found: Any) -> None:
+    """Raise TypeError unless this may be what an optimizer's `state_dict` returned."""
+    if not isinstance(found, Mapping) or not {"state", "param_groups"} <= set(found):
+        first = ", ".join(map(repr, itertools.islice(found, 3))) if isinstance(found, Mapping) else ""
+        held = f" with {first}{', …' if len(found) > 3 else ''}" if first else ""
+        raise TypeError(
+            f"state_dict is a {type(found).__name__}{held}: expected what optimizer.state_dict() returned, a mapping with "
+            "'state' and 'param_groups'."
+        )
+
+
+def names_of(optimizer: torch.optim.Optimizer, model: torch.nn.Module | None = None) -> dict[Tensor, str]:
+    """The name of every parameter of the optimizer: the model's, where one is given, or those it was made with.
+
+    Raises:
+        ValueError: a parameter has no name, or two have the same.
+    """
+    known = {} if model is None else {p: name for name, p in model.named_parameters()}
+    advice = "pass model=, or make the optimizer with names" if model is None else f"it is not in the {type(model).__name__}"
+    names = {}
+    for index, group in enumerate(optimizer.param_groups):
+        own = group.get("param_names", [None] * len(group["params"])) if model is None else map(known.get, group["params"])
+        for i, (p, name) in enumerate(zip(group["params"], own, strict=True)):
+            if name is None:
+                raise ValueError(f"parameter {i} of param_groups[{index}] has no name: {advice}.")
+            names[p] = name
+    if len(set(names.values())) != len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise ValueError(f"two parameters of the optimizer are called {twice!r}: pass a model that holds them all as model=.")
+    return names
+
+
+def with_own_meaning_of_lr(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with the optimizer's own `lr` where the two mean different things by it, a rate and a factor of rates.
+
+    A checkpoint without any, of a chain in which a schedule gives the rate, leaves it alone too.
+    """
+    groups = list(state_dict["param_groups"])
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        is_factor, was_factor = "lr_is_factor" in group, "lr_is_factor" in saved
+        if "lr" in saved and is_factor != was_factor:
+            kinds = ("a learning rate", "a factor of learning rates")
+            user.warn(
+                f"param_groups[{index}]: lr = {saved['lr']} of the checkpoint is {kinds[was_factor]}, and here it is "
+                f"{kinds[is_factor]}, which stays {group['lr']}."
+            )
+        if "lr" in group and ("lr" not in saved or is_factor != was_factor):
+            rest = {name: value for name, value in saved.items() if name not in OF_LR}
+            groups[index] = {**rest, **{name: group[name] for name in OF_LR if name in group}}
+    return {**state_dict, "param_groups": groups}
+
+
+def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dict[Any, dict[str, Any]]:
+    """The state of a checkpoint under the names of this optimizer, of each rule all or nothing; with a warning of what is lost.
+
+    Raises:
+        ValueError: nothing in the checkpoint is of use to this optimizer, or a slot has the wrong shape.
+    """
+    groups = state_dict["param_groups"]
+    expected = expected_slots(optimizer, groups)
+    state = {
+        number: {name: value for name, value in slots.items() if value is not None and not _is_blank(value)}
+        for number, slots in state_dict["state"].items()
+    }
+    remarks = _Remarks()
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        # Options switched in a group leave slots behind, and links added to a chain know no group of before.
+        if optimizer.is_chain:
+            remarks.others.update(dict.fromkeys(_other_choices(optimizer, saved)))
+        else:
+            _check_group(optimizer, index, saved)
+        for (key, _), number in zip(keys_of(index, group), saved["params"], strict=False):
+            slots, known = state.get(number, {}), expected.get(key)
+            problem = _misfit(known, slots)
+            if problem:
+                raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
+            if known and _present(slots):
+                taken = known.adopted(slots)
+                remarks.note(known, taken, slots, optimizer.is_chain)
+                left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
+                state[number] = {**left, **{name: slots[old] for name, old in taken.names.items()}}
+    if remarks:
+        user.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.")
+    return state
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a parameter will keep.
+
+    Attributes:
+        layout, key: by which the names are known.
+        shapes: of the slots that are of use to it, counts left out.
+    """
+
+    layout: Layout
+    key: Key
+    shapes: Slots
+
+    @property
+    def names(self) -> set[str]:
+        """Everything that it will keep."""
+        return set(self.layout.names(self.key).values())
+
+    def adopted(self, slots: StateDict) -> Adopted:
+        """What it takes over of these."""
+        unused = {name for name in self.names if name not in self.shapes and not _is_count(name)}
+        return adopted(self.layout, self.key, list(slots), unused)
+
+
+class _Remarks:
+    """What to tell of a checkpoint that fits in part."""
+
+    def __init__(self) -> None:
+        self.going_on: dict[str, None] = {}
+        self.others: dict[str, None] = {}
+
+    def note(self, expected: Expected, taken: Adopted, slots: StateDict, is_chain: bool) -> None:
+        """One parameter; of classes that choose their rules by the options of a group, only what is broken."""
+        self.going_on.update(dict.fromkeys(taken.going_on))
+        for rule, lacking in taken.afresh.items():
+            if lacking or is_chain:
+                self.others[f"{rule} starts afresh{f', for {_listed(lacking)} is missing' if lacking else ''}"] = None
+        strange = set(taken.strange) & _present(slots)
+        if strange and is_chain:
+            self.others[f"{_listed(strange)} belongs to none of its links"] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.others)
+
+    def __str__(self) -> str:
+        return "; ".join([*(f"{rule} goes on" for rule in self.going_on), *self.others])
+
+
+def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Expected]:
+    """What each parameter will keep under these groups.
+
+    Parameters of which that can't be told without their values are not in it.
+    """
+    layouts: dict[Transform, Layout] = {}
+    found: dict[Key, Expected] = {}
+    for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
+        transform = optimizer.transform_for({**optimizer.defaults, **saved})
+        layout = layouts.setdefault(transform, Layout(transform))
+        params = {key: torch.empty(p.shape, dtype=p.dtype, device="meta") for key, p in keys_of(index, group) if not is_lazy(p)}
+        states: dict[Key, dict[str, Any]] = {key: {} for key in params}
+        try:
+            layout.admit(params, transform.hparams)
+            layout.start(params, transform.hparams, states, counts_on_host=False)
+        except Exception:  # Whatever a transform by hand makes of tensors without values.
+            continue
+        for key, state in states.items():
+            shapes = {name: tuple(state[name].shape) for name in _present(state)}
+            found[key] = Expected(layout, key, shapes)
+    return found
+
+
+def keys_of(index: int, group: Group) -> Iterator[tuple[Key, Tensor]]:
+    """The parameters of a group, with what a transform and its errors call them."""
+    names = group.get("param_names") or [None] * len(group["params"])
+    for i, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+        yield Key(index, i, name), p
+
+
+def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
+    """Refuse a group that has other hyper-parameters, and none of this optimizer's own."""
+    own = {name for name, value in optimizer.defaults.items() if _is_number(value)} - set(COMMON)
+    foreign = saved.keys() - optimizer.defaults.keys() - {"params", "param_names"}
+    if own and foreign and not own & saved.keys():
+        raise ValueError(
+            f"param_groups[{index}] has {_listed(foreign)} and lacks {_listed(own)}: this is no checkpoint of "
+            f"{type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this optimizer's."
+        )
+
+
+def _misfit(expected: Expected | None, slots: StateDict) -> str:
+    """Why these slots can't be those of the parameter; or nothing."""
+    found = _present(slots)
+    if not expected or not expected.shapes or not found:
+        return ""
+    if not {name.split(".")[-1] for name in found} & {name.split(".")[-1] for name in expected.shapes}:
+        return f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected.shapes)}: another kind saved it."
+    for name, old in sorted(expected.adopted(slots).names.items()):
+        shape = tuple(slots[old].shape) if isinstance(slots[old], Tensor) else ()
+        if old in found and shape != expected.shapes.get(name, shape):
+            return f"{old!r} has shape {shape}, expected {expected.shapes[name]}: it belongs to another parameter."
+    return ""
+
+
+def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
+    """Options of the group that a chain was built without: a drop-in class takes them from the group."""
+    built: dict[str, list[Any]] = {"maximize": [False]}
+    for placed in innermost(optimizer.transform_for(saved)):
+        for name, value in placed.transform.form.options.items():
+            built.setdefault(name, []).append(value)
+    for name in built.keys() & saved.keys() - optimizer.defaults.keys():
+        if saved[name] not in built[name]:
+            yield f"its groups have {name}={saved[name]}, this one was built with {name}={built[name][0]}"
+
+
+def _present(slots: StateDict) -> set[str]:
+    """The slots that hold something; empty ones stand for those that a parameter of this shape has no use for."""
+    return {
+        name
+        for name, value in slots.items()
+        if value is not None and not _is_count(name) and not (isinstance(value, Tensor) and not value.numel())
+    }
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether this is what `torch.distributed.checkpoint` makes of a slot that a flat checkpoint lacks."""
+    return isinstance(value, Mapping) and not value
+
+
+def _is_count(name: str) -> bool:
+    return name.split(".")[-1] == "step"
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float | tuple | list | Tensor)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
+
+def _saved_params(state_dict: StateDict) -> Iterator[tuple[str, tuple[Group, StateDict]]]:
+    """Name, group and slots of every parameter of a checkpoint."""
+    seen: set[str] = set()
+    for index, group in enumerate(state_dict["param_groups"]):
+        numbers = group["params"]
+        names = group.get("param_names") or (numbers if all(isinstance(each, str) for each in numbers) else None)
+        if names is None:
+            raise ValueError(
+                f"param_groups[{index}] of the checkpoint has no param_names: the optimizer that saved it knew none."
+            )
+        for name, number in zip(names, numbers, strict=True):
+            if name in seen:
+                raise ValueError(f"two parameters of the checkpoint are called {name!r}.")
+            seen.add(name)
+            yield name, (group, state_dict["state"].get(number, {}))
+
+
+def _regrouped(optimizer: torch.optim.Optimizer, found: Mapping[Tensor, tuple[Group, Any]]) -> tuple[list[Group], list[int]]:
+    """The optimizer's groups with the numbers of the checkpoint; and which of them had to keep their own."""
+    groups, kept, count = [], [], 0
+    for index, group in enumerate(optimizer.param_groups):
+        own = {name: value for name, value in group.items() if name != "params"}
+        choices = []
+        for p in group["params"]:
+            if p in found:
+                saved = {k: v for k, v in found[p][0].items() if k not in ("params", "param_names")}
+                choices += [saved] if saved not in choices else []
+        if len(choices) == 1:
+            own = {name: value for name, value in own.items() if name not in OF_LR or "lr" not in choices[0]}
+            own = {**own, **choices[0]}
+        else:
+            kept.append(index)
+        groups.append({**own, "params": list(range(count, count + len(group["params"])))})
+        count += len(group["params"])
+    return groups, kept

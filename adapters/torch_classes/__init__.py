@@ -1,0 +1,1 @@
+"""torch.optim's own classes, with its signatures and its checkpoints."""

@@ -1,0 +1,193 @@
+"""What the classes with torch's names share: torch's slots in checkpoints, sparse gradients, differentiable steps."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from functional_optim.transform import Transform
+
+from .. import user
+from ..optimizer import Group, Leaf, Numbered, TransformOptimizer, full_gradient, leaves_of
+from ..state.groups import lenient_hparams_of
+from ..state.layout import Flat
+
+Write = Callable[[], None]
+
+
+class TorchClass(TransformOptimizer):
+    """An optimizer that stands for one of torch.optim.
+
+    Its `state_dict` holds the slots that torch's class has, and no others, so that either loads what the other saved, through
+    `torch.distributed.checkpoint` too, which wants the same keys on both sides.
+    """
+
+    counts: ClassVar[bool] = True
+    """Whether torch's class keeps a step count."""
+    takes_complex: ClassVar[bool] = True
+    takes_sparse: ClassVar[bool] = False
+    """Whether gradients may be sparse, as those of `torch.nn.Embedding(sparse=True)`."""
+
+    _CACHES = (*TransformOptimizer._CACHES, "_warned")
+    _warned: dict[str, bool]
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group, as in torch."""
+        if isinstance(param_group, dict):
+            group = {**self.defaults, **param_group}
+            if group.get("fused") and group.get("differentiable"):
+                raise RuntimeError(f"param_groups[{len(self.param_groups)}]: a differentiable step can't be fused: choose one.")
+        super().add_param_group(param_group)
+
+    def hparams_of(self, transform: Transform, index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete hyper-parameters of a group.
+
+        `betas` are held to their ranges in a new group only: torch's cyclic schedulers write what they are told into them, and
+        torch's classes look at nothing then. A warning says so, once.
+        """
+        if index >= len(self.param_groups):
+            return super().hparams_of(transform, index, group)
+        hparams, odd = lenient_hparams_of(transform, group, ("betas",))
+        if odd and not self._warned:
+            self._warned["betas"] = True
+            user.warn(
+                f"param_groups[{index}]: betas = {tuple(group['betas'])} is out of range. Steps go on with it, as torch's would."
+            )
+        return hparams
+
+    def computed(
+        self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
+    ) -> Write:
+        """The step of one transform, computed; what is returned writes it down."""
+        dense = super().computed
+        if any(group.get("differentiable") for _, group in groups):
+            return self._differentiable(transform, groups, self._leaves(groups))
+        if not self.takes_complex:
+            self._leaves(groups)
+        if not self.takes_sparse or not any(p.grad is not None and p.grad.is_sparse for _, g in groups for p in g["params"]):
+            return dense(transform, groups, closure, extra)
+
+        sparse = [leaf for leaf in leaves_of(groups) if _gradient(leaf).is_sparse]
+        for leaf in sparse:
+            if is_on(leaf.group["weight_decay"]):
+                raise RuntimeError(f"{leaf.key} has a sparse gradient, and a weight_decay would make it dense: use 0.")
+        touched = [leaf for leaf in sparse if not is_on(leaf.group.get("momentum", 0))]
+        writes = [self._of_touched(transform, groups, leaf) for leaf in touched]
+        kept = [(leaf.param, leaf.param.grad) for leaf in sparse]
+        try:
+            for leaf in sparse:
+                # Momentum goes on moving elements that are not touched any more.
+                leaf.param.grad = None if leaf in touched else _gradient(leaf).to_dense()
+            if leaves_of(groups):
+                writes.append(dense(transform, groups, closure, extra))
+        finally:
+            for p, grad in kept:
+                p.grad = grad
+
+        def write() -> None:
+            for each in writes:
+                each()
+
+        return write
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, as torch's class returns them: what `load_state_dict` of either takes."""
+        # The hooks of other people see what torch's class would show them.
+        handle = self.register_state_dict_post_hook(lambda _, found: _torchs(self, found), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `TransformOptimizer.load_state_dict`; what torch's class doesn't keep is made of what it does."""
+        super().load_state_dict(state_dict)
+        with contextlib.suppress(TypeError, ValueError):  # Of a number that is unfit, the next step says so.
+            self.start(p for p, slots in self.state.items() if slots)
+
+    def has_slot(self, name: str, p: Tensor) -> bool:
+        """Whether torch's class keeps this slot of our state; several counts of one parameter are one in torch."""
+        del p
+        return not name.endswith(".step") and (self.counts or name != "step")
+
+    def _leaves(self, groups: list[Numbered]) -> list[Leaf]:
+        """The parameters that have a gradient, none of them complex where torch's class takes none."""
+        leaves = leaves_of(groups)
+        for leaf in leaves if not self.takes_complex else ():
+            if leaf.param.is_complex():
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support complex parameters, but {leaf.key} is {leaf.param.dtype}. "
+                    "torch.view_as_real shows its parts as one real tensor."
+                )
+        return leaves
+
+    def _differentiable(self, transform: Transform, groups: list[Numbered], leaves: list[Leaf]) -> Write:
+        """The step of the transform, part of the graph: of gradients, parameters, slots and hyper-parameters that are tensors."""
+        for leaf in leaves:
+            if leaf.param.is_leaf and leaf.param.requires_grad:
+                raise RuntimeError(
+                    f"differentiable=True, but {leaf.key} is a leaf of the graph, which can't be written to: pass clones, "
+                    "[p.clone() for p in model.parameters()]."
+                )
+        on_host = not any(leaf.group.get("capturable") for leaf in leaves)
+        with torch.enable_grad():
+            layout, states = self.started(transform, groups, leaves, on_host)
+            params = {leaf.key: leaf.param.clone() for leaf in leaves}  # What a graph has seen must not be written to.
+            grads = {leaf.key: full_gradient(leaf.param) for leaf in leaves}
+            hparams = self.hparams_of_leaves(transform, leaves)
+            updates, nested = transform.update(grads, layout.read(list(params), states, on_host), params, hparams)
+            new = {key: {name: x.detach().clone() for name, x in slots.items()} for key, slots in states.items()}
+            layout.write(nested, list(params), new)
+
+        def write() -> None:
+            for leaf in leaves:
+                with torch.enable_grad():
+                    leaf.param.add_(updates[leaf.key])
+                self.state[leaf.param].update(new[leaf.key])
+
+        return write
+
+    def _of_touched(self, transform: Transform, groups: list[Numbered], leaf: Leaf) -> Write:
+        """The step of the elements that a sparse gradient names, of a rule that leaves all others as they are."""
+        gradient = _gradient(leaf).coalesce()
+        where = gradient.indices().unbind()
+        on_host = not leaf.group.get("capturable")
+        layout, states = self.started(transform, groups, [leaf], on_host)
+        slots, p = states[leaf.key], leaf.param
+        hparams = self.hparams_of_leaves(transform, [leaf])
+        own: Flat = {name: x[where] if x.shape == p.shape else x for name, x in slots.items()}
+        old = layout.read([leaf.key], {leaf.key: own}, on_host)
+        updates, nested = transform.update({leaf.key: gradient.values().to(p.dtype)}, old, {leaf.key: p[where]}, hparams)
+
+        def write() -> None:
+            layout.write(nested, [leaf.key], {leaf.key: own})
+            for name, x in slots.items():
+                if x.shape == p.shape:
+                    x[where] = own[name]
+            self.state[p].update(slots)
+            p[where] += updates[leaf.key]
+
+        return write
+
+
+def _gradient(leaf: Leaf) -> Tensor:
+    assert leaf.param.grad is not None
+    return leaf.param.grad
+
+
+def is_on(number: Any) -> bool:
+    """Whether a number does anything; a tensor always might."""
+    return isinstance(number, Tensor) or number != 0
+
+
+def _torchs(optimizer: TorchClass, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state without what torch's class doesn't keep."""
+    pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    params = {number: p for group, saved in pairs for number, p in zip(saved["params"], group["params"], strict=True)}
+    state = {
+        number: {name: x for name, x in slots.items() if number not in params or optimizer.has_slot(name, params[number])}
+        for number, slots in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state if any(state.values()) else {}}

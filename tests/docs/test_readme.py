@@ -1,0 +1,37 @@
+"""The README's programs run as they stand, one after another."""
+
+import re
+from pathlib import Path
+
+import pytest
+from builds import ROOT, SOURCES, relative
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_program_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(program, "README.md", "exec"), names)
+    printed = capsys.readouterr().out.strip()
+    assert f"# {printed}" in README, "what the README says is printed is not what was"
+    assert names["losses"].shape == (64,)
+    assert all(slope.isfinite() for slope in names["slopes"].values())
+
+
+MAP = README[README.index("\nfunctional_optim/\n") : README.index("\ntests/ ")]
+
+
+@pytest.mark.parametrize("path", dict.fromkeys(re.findall(r"(?:\.\./)?[\w/]*(?:\w\.py|\w/(?= ))", MAP)))
+def test_the_map_is_true(path):
+    found = [source for source in SOURCES if f"/{relative(source)}".endswith(f"/{path.removeprefix('../')}")]
+    assert found or (ROOT / path).is_dir() or list(ROOT.glob(f"[fa]*/{path}"))
+
+
+def test_every_public_name_is_in_a_table():
+    import functional_optim as fo
+
+    tables = README + (Path(fo.__file__).parent / "CATALOGUE.md").read_text()
+    missing = [name for name in [*fo.__all__, *fo.adapters.__all__] if f"`{name}`" not in tables]
+    assert not missing

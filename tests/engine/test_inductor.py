@@ -1,0 +1,142 @@
+"""The first kernels are compiled without the compiler's preparations, and with them where that fails."""
+
+import itertools
+import threading
+
+import pytest
+import torch
+from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+import functional_optim as fo
+from functional_optim import inductor
+from functional_optim.adapters import OptimizerAdapter
+from functional_optim.adapters.engine.backends import kernels
+
+REPORTED = {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
+needs_x86 = pytest.mark.skipif(REPORTED is None, reason="on other processors Inductor chooses the vector instructions")
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """How often Inductor wanted to try all vector instructions; it gets what the processor reports, or none."""
+    calls = []
+    believed = inductor._reported_isa()
+
+    def try_all():
+        calls.append(threading.get_ident())
+        return [believed] if believed else []
+
+    monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", try_all)
+    monkeypatch.setattr(kernels, "_kernels", {})
+    return calls
+
+
+@pytest.fixture
+def believing(monkeypatch):
+    """Have the quick start take this for the processor's instructions."""
+
+    def believe(isa):
+        monkeypatch.setattr(inductor, "_reported_isa", lambda: isa)
+
+    return believe
+
+
+def stepped(fused):
+    torch.manual_seed(0)
+    param = torch.nn.Parameter(torch.randn(1003))
+    optimizer = OptimizerAdapter([param], fo.chain(fo.clip_by_global_norm(), fo.adamw()), fused=fused)
+    for _ in range(2):
+        param.grad = torch.randn(1003)
+        optimizer.step()
+    return param.detach()
+
+
+def assert_like_eager():
+    # To rounding: the two sum the norm in different orders.
+    torch.testing.assert_close(stepped(True), stepped(None), rtol=1e-6, atol=1e-7)
+
+
+def current_settings():
+    return config.cpp.simdlen, config.cpp_cache_precompile_headers, cpu_vec_isa.valid_vec_isa_list
+
+
+@needs_x86
+def test_nothing_is_tried_and_nothing_stays(tried):
+    before = current_settings()
+    assert_like_eager()
+    assert not tried
+    assert current_settings() == before
+
+
+@needs_x86
+def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
+    widths = []
+
+    def elsewhere():
+        assert cpu_vec_isa.pick_vec_isa()
+        widths.append(config.cpp.simdlen)
+
+    with inductor.quick_start(with_header=False):
+        picked = cpu_vec_isa.pick_vec_isa()
+        assert picked and picked.bit_width() == REPORTED
+        assert not tried
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    assert widths == [None] and len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("kernels", "is_kernel", "expected"), [(0, True, False), (3, True, False), (4, True, None), (0, False, None)]
+)
+def test_the_header_is_precompiled_for_many_kernels(monkeypatch, kernels, is_kernel, expected):
+    usual, seen = config.cpp_cache_precompile_headers, []
+    monkeypatch.setattr(inductor, "_kernels", itertools.count(kernels))
+
+    def trace():
+        seen.append(config.cpp_cache_precompile_headers)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        inductor.lowered(trace, {}, is_kernel=is_kernel)
+    assert seen == [usual if expected is None else expected, usual]
+
+
+@needs_x86
+def test_instructions_that_the_compiler_does_not_know(tried, believing):
+    flags = {"build_arch_flags": lambda self: "-mavx8192", "__bool__": lambda self: True, "__hash__": object.__hash__}
+    newer = type("Newer", (cpu_vec_isa.VecAVX512,), flags)
+    believing(newer())
+    before = current_settings()
+    assert_like_eager()
+    assert tried, "the usual way, after the quick one has failed"
+    assert current_settings() == before
+
+
+def test_another_torch_without_these_settings(tried, monkeypatch):
+    monkeypatch.delattr(cpu_vec_isa, "x86_isa_checker")
+    assert_like_eager()
+    assert tried
+
+
+def test_what_a_user_has_chosen_stays(tried, monkeypatch):
+    with config.patch({"cpp.simdlen": 256}), inductor.quick_start(with_header=False):
+        assert config.cpp.simdlen == 256
+        cpu_vec_isa.pick_vec_isa()
+    with config.patch({"cpp.vec_isa_ok": False}), inductor.quick_start(with_header=False):
+        cpu_vec_isa.pick_vec_isa()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    with inductor.quick_start(with_header=False):
+        assert cpu_vec_isa.pick_vec_isa() is cpu_vec_isa.invalid_vec_isa
+    assert len(tried) == 3
+
+
+def test_without_a_compiler_there_is_no_quick_start(monkeypatch):
+    def missing():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", missing)
+    before = current_settings()
+    with pytest.raises(RuntimeError, match="no compiler"), inductor.quick_start(with_header=False):
+        pytest.fail("Inductor logs a page when it finds out later")
+    assert current_settings() == before
