@@ -1,6 +1,7 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
 from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
+from .bridges.logs import log_values
 from .bridges.lr_scheduler import as_lr_scheduler
 from .optimizer import OptimizerAdapter
 from .state.loading import LoadReport, load_by_name
@@ -50,5 +51,6 @@ __all__ = [
     "functional_state",
     "load_by_name",
     "load_functional_state",
+    "log_values",
     "transform_of",
 ]

@@ -16,6 +16,7 @@ from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.logs import log_values
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.lr_factor import with_lr_factor
 from functional_optim.combinators.master_copy import with_master_copy
@@ -381,6 +382,7 @@ __all__ = [
     "eval_params",
     "hparams_at",
     "log_norms",
+    "log_values",
     "lookahead",
     "masked",
     "mechanize",

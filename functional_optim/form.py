@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from torch import Tensor
+
 from functional_optim.hparams import HParams
 from functional_optim.trees import Tree
 
@@ -69,6 +71,11 @@ class Form(ABC):
     def seeds(self) -> tuple[str, ...]:
         """The keys of its state that hold a seed of random numbers."""
         return ()
+
+    def logs(self, state: Tree) -> Mapping[str, Tensor]:
+        """The numbers that it keeps for all leaves and that a person may want to follow, () tensors, by the keys of its state;
+        parts are asked for themselves."""
+        return {name: state[name] for name in self.clocks}
 
     @property
     def mixes_leaves(self) -> bool:
@@ -141,6 +148,11 @@ class ByHand(Form):
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """As the function given."""
         return self.update_fn(updates, state, params, hp, **extra)
+
+    def logs(self, state: Tree) -> Mapping[str, Tensor]:
+        """The () tensors among the entries of its state, if it has entries."""
+        entries = state.items() if isinstance(state, Mapping) else ()
+        return {name: value for name, value in entries if isinstance(value, Tensor) and value.ndim == 0}
 
 
 def nested(transform: Transform, path: Path = ()) -> Iterator[tuple[Path, Form]]:

@@ -121,6 +121,10 @@ class Lifted(Form):
         """The numbers and trees that the rule asks for."""
         return Needs(self.extra, self.leaf_extra)
 
+    def logs(self, state: Tree) -> Mapping[str, Tensor]:
+        """What all leaves share, but for seeds."""
+        return {name: state[name] for name in self.shared if name not in self.seeds}
+
     @property
     def state_names(self) -> set[str]:
         """The keys of the state."""

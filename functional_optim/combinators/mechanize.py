@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
@@ -48,6 +49,10 @@ class Mechanized(Combined):
             if p is not None and p.is_complex():
                 raise TypeError(f"mechanize takes no complex parameters, but {name!r} is {p.dtype}.")
         super().check(params)
+
+    def logs(self, state: Tree) -> Mapping[str, Tensor]:
+        """What the base's updates are multiplied with."""
+        return {"scale": state["scales"].sum()}
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The scales at their first value, and where the parameters start."""

@@ -33,6 +33,7 @@ OTHERS = {
     "join",
     "least_squares",
     "linear",
+    "log_values",
     "minimize",
     "noam",
     "one_cycle",

@@ -1,0 +1,82 @@
+"""`log_values`: the numbers that a run behind an optimizer is worth watching for."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from functional_optim.combinators import logs
+from functional_optim.transform import Transform
+
+from ..optimizer import Leaf, Numbered, TransformOptimizer
+from ..state.loading import keys_of, require_own
+
+
+def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:
+    """The hyper-parameters in force, and what the state holds for all parameters together, by flat names: for a logger.
+
+    As `functional_optim.log_values`, of the optimizer's state and groups: the rates that the next step uses, scheduled ones and
+    those of branches included; norms that monitors have kept; what gates and schedules count. Values in which groups differ are
+    told apart by the number of the group, `group_1.lr`. Where the groups hold a factor of the learning rates, it is `lr_factor`.
+
+    Args:
+        optimizer: an `OptimizerAdapter`, or another class of this package. It may not have stepped yet.
+
+    Returns:
+        Name to () tensor. Nothing is read or copied, and the state is left alone: these are its own tensors, which the next step
+        writes to. `float(value)` reads one, and waits for the device if it lies on one.
+
+    Raises:
+        TypeError: this is no optimizer that steps with a transform.
+
+    >>> import torch
+    >>> import functional_optim as fo
+    >>> w, v = torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.nn.Parameter(torch.zeros(1))
+    >>> tx = fo.chain(fo.monitor("grad"), fo.sgd())
+    >>> optimizer = fo.adapters.OptimizerAdapter([{"params": [w]}, {"params": [v], "lr": 0.5}], tx, lr=0.1)
+    >>> (w @ w / 2).backward()
+    >>> optimizer.step()
+    >>> {name: float(value) for name, value in log_values(optimizer).items()}
+    {'group_0.lr': 0.1, 'group_1.lr': 0.5, 'grad_norm': 5.0}
+    """
+    require_own(optimizer)
+    found: dict[int, dict[str, Tensor]] = {}
+    for transform, groups in optimizer._parts().items():
+        found |= dict(_of_groups(optimizer, transform, groups))
+    return _merged({index: found[index] for index in sorted(found)})
+
+
+def _of_groups(
+    optimizer: TransformOptimizer, transform: Transform, groups: list[Numbered]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The values of each group that has parameters: one of them holds a copy of whatever all share."""
+    for index, group in groups:
+        leaves = [Leaf(key, p, group) for key, p in keys_of(index, group) if not is_lazy(p)]
+        if leaves:
+            # One that has a state, if there is one; else the smallest, which is given one for the moment.
+            leaf = min(leaves, key=lambda leaf: (not optimizer.state.get(leaf.param), leaf.param.numel()))
+            layout, states = optimizer.started(transform, groups, [leaf], on_host=not group.get("capturable"))
+            state = layout.read([leaf.key], states, counts_on_host=False)
+            yield index, logs.log_values(transform, state, optimizer.hparams_of_leaves(transform, [leaf]))
+
+
+def _merged(found: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of all groups: once, where all have the same, else with the group's number."""
+    merged: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for values in found.values() for name in values):
+        each = {index: values[name] for index, values in found.items() if name in values}
+        if len(each) == len(found) and _agree(each.values()):
+            merged[name] = next(iter(each.values()))
+        else:
+            merged |= {f"group_{index}.{name}": value for index, value in each.items()}
+    return merged
+
+
+def _agree(values: Iterable[Tensor]) -> bool:
+    """Whether these are one tensor, or the same number on the host."""
+    first, *rest = values
+    return all(value is first or (_is_on_host(value) and _is_on_host(first) and bool(value == first)) for value in rest)
+
+
+def _is_on_host(value: Tensor) -> bool:
+    return value.device.type == "cpu" and not value.requires_grad
