@@ -1,11 +1,10 @@
 """One step over a plan: stage after stage, each in its way, up to the places where several leaves must meet.
 
-First comes what may fail, and what has to be known of all leaves: it writes to nothing that belongs to the optimizer, and new
-slots of the stages that it has to pass are kept aside. Then the rest runs in place.
+Where results go is the business of two kinds of run: into the tensors of an optimizer (`in_place`), or into new ones (`fresh`).
 """
 
 import dataclasses
-import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -13,7 +12,6 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim import trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
@@ -21,9 +19,9 @@ from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
 from functional_optim.reductions import SumOver
 
-from ..state.layout import Flat, Key, Layout, detached_from
+from ..state.layout import detached_from
 from .buckets import Column, Kind, Leaf, Part, Way
-from .memory import foreach, on_host, real
+from .memory import on_host, real
 from .route import Link, Mark, marks_before, scalars_of, slot_count, values_of
 from .stages import Stage
 
@@ -33,11 +31,12 @@ Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
 
 @dataclass(eq=False)
 class Work:
-    """A part on its way through the stages: the updates so far and the parameters, and how many stages are done."""
+    """A part on its way through the stages: the updates so far, the parameters and all slots, and how many stages are done."""
 
     part: Part
     u: Column
     p: Column
+    held: Sequence[Column]
     done: int = 0
     arrived: dict[Mark, Column] = field(default_factory=dict)
 
@@ -63,7 +62,7 @@ class Work:
     @property
     def slots(self) -> list[Column]:
         """The slots of that stage."""
-        return self.part.slots[self.stage.slots]
+        return list(self.held[self.stage.slots])
 
     @property
     def further(self) -> list[Column]:
@@ -127,49 +126,44 @@ class Plan:
     """What a run needs to know.
 
     Attributes:
-        layout: of the state.
         parts: the parameters.
         links: all that the transform is made of, in order.
-        states: of the parameters, and of others that have any.
         backends: the ways in which elementwise stages are run.
         rows: of each kind, the number of one of its leaves.
         refusals: of stages that some way can't run, the reasons; from then on their rules are called.
-        advances: what a step adds to the counts.
         is_new: whether nothing has been run so far.
     """
 
-    layout: Layout
     parts: list[Part]
     links: list[Link]
-    states: Mapping[Key, Flat]
     backends: Mapping[Way, Backend]
     rows: Mapping[Kind, int]
-    refusals: dict[tuple[Stage, Way], str]
-    advances: Tensor
-    is_new: bool = True
+    refusals: dict[tuple[Stage, Way], str] = field(default_factory=dict, kw_only=True)
+    is_new: bool = field(default=True, kw_only=True)
 
 
-class Run:
+class Run(ABC):
     """One step over a plan.
 
     Args:
         plan: what is stepped.
-        grads: of its parameters.
         hparams: of each group, by its number.
         counts: of a kind, before the step.
         extra: what else the transform was given.
 
     Attributes:
+        works: the parts on their way.
         hparams: of each group.
         numbers: of each kind.
         reduced: what links have reduced to.
         cache: for backends, until the step is over.
     """
 
+    works: list[Work]
+
     def __init__(
         self,
         plan: Plan,
-        grads: Sequence[Tensor],
         hparams: Mapping[int, HParams],
         counts: Callable[[int], Counts],
         extra: Callable[[], Mapping[str, Any]],
@@ -183,39 +177,49 @@ class Run:
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
-        self.works = [Work(part, *part.open(grads)) for part in plan.parts]
-        self._pending: list[Callable[[], None]] = []
-        self._writes = False
 
-    def compute(self) -> Callable[[], None]:
-        """All that may fail; what is returned writes."""
+    @abstractmethod
+    def target(self, work: Work) -> list[Column]:
+        """Where the next stage of a work is to write its slots."""
+
+    @abstractmethod
+    def store(self, works: Sequence[Work], new: Sequence[Column]) -> None:
+        """These are the new slots of the next stage of some works, columns over all of them."""
+
+    @abstractmethod
+    def places(self, link: Link, name: str, work: Work) -> list[Tensor]:
+        """A number that is kept for each leaf."""
+
+    @abstractmethod
+    def keep(self, link: Link, name: str, work: Work, new: Tensor) -> None:
+        """These are its new values, in float64; or one for all leaves of the work."""
+
+    @abstractmethod
+    def shared(self, path: Path) -> Tensor:
+        """The value at this path of the state, which all leaves share."""
+
+    @abstractmethod
+    def share(self, new: Mapping[Path, Any]) -> None:
+        """These are new values that all leaves share."""
+
+    @abstractmethod
+    def call(self, link: Link, works: Sequence[Work]) -> None:
+        """Call what is no rule itself, on its own part of the state."""
+
+    def meet(self) -> None:
+        """Go as far as the last place where leaves must meet, and look ahead: all that may fail."""
         for link in self.plan.links:
             # Whatever is wrong with a rule that is called, its first step says.
             if link.joins or (self.plan.is_new and not link.packs):
                 meeting = [work for work in self.works if link in work.kind.passage.place]
                 for work in meeting:
-                    self._advance(work, work.kind.passage.place[link])
+                    self.advance(work, work.kind.passage.place[link])
                 if meeting:
                     self._meet(link, meeting)
                 if link.asks:
                     self._ask(link, meeting)
         for work in self.works:
             self._look_ahead(work)
-        return self.write
-
-    def write(self) -> None:
-        """Step every parameter."""
-        self._writes = True
-        for store in self._pending:
-            store()
-        while self.works:
-            work = self.works.pop()
-            self._advance(work, len(work.kind.passage.stages))
-            if not work.kind.passage.stages[-1].fuses:
-                for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
-                    p.add_(u.to(leaf.update_dtype))
-            work.part.close(work.p)
-        self.plan.is_new = False
 
     def found(self, work: Work) -> Mapping[Link, Any]:
         """What links have found out for this work."""
@@ -235,29 +239,13 @@ class Run:
         called = not work.stage.fuses or (work.stage, way) in self.plan.refusals
         return self.plan.backends[Way.CALLED if called else way]
 
-    def _advance(self, work: Work, number: int) -> None:
+    def advance(self, work: Work, number: int) -> None:
         """Bring a part to this stage."""
         while work.done < number:
             if not work.stage.is_idle:
                 self._ready(work)
-                self.backend(work).step(self, work, self._target(work))
+                self.backend(work).step(self, work, self.target(work))
             work.next()
-
-    def _target(self, work: Work) -> list[Column]:
-        """The slots of a stage; before the time of writing, copies that are stored then."""
-        if self._writes:
-            return work.slots
-        copies = [[x.clone() for x in column] for column in work.slots]
-        self._store(work.slots, copies)
-        return copies
-
-    def _store(self, slots: Sequence[Column], new: Sequence[Column]) -> None:
-        def store() -> None:
-            for column, values in zip(slots, new, strict=True):
-                for slot, value in zip(column, values, strict=True):
-                    slot.copy_(value)
-
-        self._pending.append(store)
 
     def _ready(self, work: Work) -> None:
         try:
@@ -285,7 +273,7 @@ class Run:
     def _meet(self, link: Link, works: list[Work]) -> None:
         """What a link does with all parts before it does anything with one of them."""
         if link.rule is None:
-            self._call(link, works)
+            self.call(link, works)
         elif not link.packs:
             for together in [works] if link.form.finds else [[work] for work in works]:
                 self._lift(link, together)
@@ -314,11 +302,12 @@ class Run:
         for work, numbers, own in zip(works, old, sums, strict=True):
             found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals))
             self._own[work.part][link] = found
-            self._keep(link, form, work, found.new)
+            for name in form.own:
+                self.keep(link, name, work, found.new[name].double())
         names: dict[Path, Any] = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
         if form.shared and form.counts:
             names[link.step] = self.numbers[works[0].kind][1][link.step] + 1
-        self._pending.append(lambda: self.plan.layout.share(names, self.plan.states))
+        self.share(names)
 
     def _hp_and_step(self, link: Link, work: Work) -> tuple[HParams, Any]:
         values, counts = self.numbers[work.kind]
@@ -333,29 +322,16 @@ class Run:
 
     def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
         """The numbers that a rule keeps: of each leaf, unless all are equal, and what all share."""
-        layout = self.plan.layout
         numbers: dict[str, Tensor] = {}
         for name in form.own:
-            places = self._places(link, name, work)
-            column = torch.stack(places).double()
+            column = torch.stack(self.places(link, name, work)).double()
             numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
-        return {**numbers, **{name: layout.shared((*link.path, name), self.plan.states).double() for name in form.shared}}
-
-    def _keep(self, link: Link, form: Numbered, work: Work, new: Mapping[str, Any]) -> None:
-        for name in form.own:
-            places = self._places(link, name, work)
-            column = new[name].double().expand(len(places))
-            self._pending.append(functools.partial(foreach["copy_"], places, list(column.unbind())))
-
-    def _places(self, link: Link, name: str, work: Work) -> list[Tensor]:
-        """Where a number is kept, of each leaf."""
-        layout = self.plan.layout
-        return [leaf.state[layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+        return {**numbers, **{name: self.shared((*link.path, name)).double() for name in form.shared}}
 
     def _shared_steps(self, kind: Kind) -> dict[Path, int]:
         """The steps that all leaves share with other numbers."""
         links = [link for link in kind.passage.place if isinstance(link.rule, Numbered) and link.rule.counts and link.rule.shared]
-        return {link.step: int(self.plan.layout.shared(link.step, self.plan.states)) for link in links}
+        return {link.step: int(self.shared(link.step)) for link in links}
 
     def _reduce(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
@@ -377,29 +353,8 @@ class Run:
         p = [x for work in works for x in work.p]
         slots = [[x for work in works for x in work.slots[i]] for i in range(len(link.slots))]
         new_u, new = lifted(self, link, leaves, u, p, slots)
-        self._store(slots, new)
+        self.store(works, new)
         self._hand_out(works, new_u)
-
-    def _call(self, link: Link, works: list[Work]) -> None:
-        """What is no rule is called itself, on its own part of the state."""
-        layout, states = self.plan.layout, self.plan.states
-        leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
-        leaves.sort(key=lambda item: item[0].index)
-        keys = [leaf.key for leaf, _, _ in leaves]
-        updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
-        params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
-        values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
-        hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
-        old = layout.read(keys, states, counts_on_host=True, under=link.path)
-        owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
-        extra = {name: _restricted(value, keys) for name, value in self.extra().items()}
-        computed = link.transform.update_fn(updates, old, params, link.transform.select(hp), **extra)
-        new_updates, new_state = detached_from(owned, computed)
-        self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
-        for leaf, work, i in leaves:
-            work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
-        for work in works:
-            work.next()
 
     def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
         first = 0
@@ -439,9 +394,3 @@ def lifted(
 def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
     """A gradient is taken in at least its parameter's precision."""
     return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype
-
-
-def _restricted(value: Any, keys: Sequence[Key]) -> Any:
-    """Of a tree like the parameters, the leaves of these."""
-    is_tree = isinstance(value, dict) and all(isinstance(key, Key) for key in value)
-    return {key: value.get(key) for key in keys} if is_tree else value

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 
 from functional_optim.checks import check_gradients
-from functional_optim.combinators.innermost import Asked, gates_of
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import WholeTree
@@ -23,9 +22,11 @@ from ..state.layout import Flat, Key, Layout, Value
 from .backends.called import Called
 from .backends.foreach import Lists
 from .buckets import Kind, Leaf, Way, parts_of
+from .gates import gates_in
+from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
 from .route import Link, links_of, routes_of
-from .run import Backend, Closed, Plan, Refused, Run
+from .run import Backend, Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
 from .stages import passage_of
 
@@ -136,14 +137,14 @@ class PlannedStep:
         if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
             p = foreign[0]
             raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
-        gates = gates_of(transform)
-        self._gates = gates if all(map(on_host, present.params)) else _decided_by_clocks(gates)
+        self._gates = gates_in(transform, on_host=all(map(on_host, present.params)))
         waiting = {key: state for key, state in states.items() if key not in self._params}
         if waiting and self._gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
         self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
-        self._plans: dict[Any, Plan] = {}
-        self.plan: Plan | None = self._plan_for(self._standing(hparams[present.groups[0]]), present, hparams)
+        self._plans: dict[Any, InPlacePlan] = {}
+        gates = self._gates.standing(hparams[present.groups[0]], self.held.counts_of(0))
+        self.plan: Plan | None = self._plan_for(gates, present, hparams)
 
     def fits(self, present: Present, states: States) -> bool:
         """Whether nobody added, replaced or moved a tensor, or set a count."""
@@ -152,22 +153,17 @@ class PlannedStep:
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
         present, hparams = request.present, request.hparams
-        gates = self._standing(hparams[present.groups[0]])
+        numbers, counts = hparams[present.groups[0]], self.held.counts_of(0)
+        gates = self._gates.standing(numbers, counts)
         while True:
             plan = self._plan_for(gates, present, hparams)
             try:
-                write = Run(plan, present.grads, hparams, self.held.counts_of, request.extra).compute()
+                write = InPlaceRun(plan, present.grads, hparams, self.held.counts_of, request.extra).compute()
                 break
             except Closed as closed:
-                gates = self._standing(hparams[present.groups[0]], {**gates, closed.path: False})
-        counts = self.held.counts_of(0)
+                gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})
         is_new = plan.is_new
-        clocks = {
-            (*gate.path, name): float(value)
-            for gate in self._gates
-            if gate.path in gates
-            for name, value in gate.form.advanced(gate.clocks(counts), gates[gate.path]).items()
-        }
+        clocks = {path: float(value) for path, value in self._gates.advanced(gates, counts).items()}
 
         def write_all() -> None:
             write()
@@ -185,31 +181,13 @@ class PlannedStep:
         self._states |= {key: states[p] for key, p in self._params.items()}
         self.held.settle(states)
 
-    def _standing(self, hparams: HParams, known: Mapping[Path, bool] | None = None) -> dict[Path, bool]:
-        """Which gates are open in this step, of those that are reached; one that looks at gradients is, as long as is known."""
-        counts, gates = self.held.counts_of(0), dict[Path, bool]()
-        for gate in self._gates:
-            if self._is_reached(gate.path, gates):
-                waits = gate.form.reduce is not None
-                is_open = (known or {}).get(gate.path, True) if waits else gate.opens(hparams, counts, None)
-                gates[gate.path] = is_open
-        return gates
-
-    def _is_reached(self, path: Path, gates: Mapping[Path, bool]) -> bool:
-        outer = [gate for gate in self._gates if gate.path != path and path[: len(gate.path)] == gate.path]
-        return all(
-            gate.path in gates
-            and any(keys and path[len(gate.path) :][: len(keys)] == keys for keys, _ in gate.form.acts(gates[gate.path]))
-            for gate in outer
-        )
-
-    def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> Plan:
+    def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
         key = tuple(gates.items())
         if key not in self._plans:
             self._plans[key] = self._planned(gates, present, hparams)
         return self._plans[key]
 
-    def _planned(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> Plan:
+    def _planned(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
         links = links_of(self._transform, self._params, gates)
         whole = [link for link in links if link.rule is None]
         waiting = [key for key in self._states if key not in self._params]
@@ -228,7 +206,7 @@ class PlannedStep:
             raise Refused("; ".join(self.reasons) or closed)
         rows = {leaf.kind: leaf.index for leaf in reversed(leaves)}
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
-        return Plan(self._layout, parts_of(leaves), links, self._states, backends, rows, {}, advances)
+        return InPlacePlan(parts_of(leaves), links, backends, rows, self._layout, self._states, advances)
 
     def _leaves(self, links: Sequence[Link], present: Present) -> list[Leaf]:
         routes = routes_of(links, present.keys)
@@ -266,13 +244,6 @@ class PlannedStep:
                 if way is Way.COMPILED:
                     self.reasons[f"{reason}; what that concerns steps eagerly"] = None
         return Way.CALLED
-
-
-def _decided_by_clocks(gates: Sequence[Asked]) -> list[Asked]:
-    """Those that don't look at gradients: on another device than the host, what these decide stays in a tensor, for which
-    nobody waits, and with it all that is inside."""
-    others = [gate.path for gate in gates if gate.form.reduce is not None]
-    return [gate for gate in gates if not any(gate.path[: len(path)] == path for path in others)]
 
 
 def _advances(value: Value, links: Sequence[Link]) -> bool:

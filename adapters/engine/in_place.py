@@ -1,0 +1,146 @@
+"""A step into the tensors of an optimizer.
+
+First comes what may fail, and what has to be known of all leaves: it writes to nothing that belongs to the optimizer, and new
+slots of the stages that it has to pass are kept aside. Then the rest runs in place.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.combinators.origin import Counts
+from functional_optim.form import Path
+from functional_optim.hparams import HParams, one_or_each
+from functional_optim.lifting import widened
+
+from ..state.layout import Flat, Key, Layout, detached_from
+from .buckets import Column
+from .memory import foreach
+from .route import Link
+from .run import Plan, Run, Work, wider
+
+
+@dataclass(eq=False)
+class InPlacePlan(Plan):
+    """What is to be known of an optimizer.
+
+    Attributes:
+        layout: of the state.
+        states: of the parameters, and of others that have any.
+        advances: what a step adds to the counts.
+    """
+
+    layout: Layout
+    states: Mapping[Key, Flat]
+    advances: Tensor
+
+
+class InPlaceRun(Run):
+    """One step of an optimizer.
+
+    Args:
+        plan: what is stepped.
+        grads: of its parameters.
+        hparams, counts, extra: see `Run`.
+    """
+
+    def __init__(
+        self,
+        plan: InPlacePlan,
+        grads: Sequence[Tensor],
+        hparams: Mapping[int, HParams],
+        counts: Callable[[int], Counts],
+        extra: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self.layout, self.states = plan.layout, plan.states
+        super().__init__(plan, hparams, counts, extra)
+        self.works = [Work(part, *part.open(grads), part.slots) for part in plan.parts]
+        self._pending: list[Callable[[], None]] = []
+        self._writes = False
+
+    def compute(self) -> Callable[[], None]:
+        """All that may fail; what is returned writes."""
+        self.meet()
+        return self.write
+
+    def write(self) -> None:
+        """Step every parameter."""
+        self._writes = True
+        for store in self._pending:
+            store()
+        while self.works:
+            work = self.works.pop()
+            self.advance(work, len(work.kind.passage.stages))
+            if not work.kind.passage.stages[-1].fuses:
+                for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
+                    p.add_(u.to(leaf.update_dtype))
+            work.part.close(work.p)
+        self.plan.is_new = False
+
+    def target(self, work: Work) -> list[Column]:
+        """The slots themselves; before the time of writing, copies that are stored then."""
+        if self._writes:
+            return work.slots
+        copies = [[x.clone() for x in column] for column in work.slots]
+        self.store([work], copies)
+        return copies
+
+    def store(self, works: Sequence[Work], new: Sequence[Column]) -> None:
+        """Copied when it is time."""
+        slots = [[x for work in works for x in work.slots[i]] for i in range(len(new))]
+
+        def write() -> None:
+            for column, values in zip(slots, new, strict=True):
+                for slot, value in zip(column, values, strict=True):
+                    slot.copy_(value)
+
+        self._pending.append(write)
+
+    def places(self, link: Link, name: str, work: Work) -> list[Tensor]:
+        """In the states of the parameters."""
+        return [leaf.state[self.layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+
+    def keep(self, link: Link, name: str, work: Work, new: Tensor) -> None:
+        """Copied when it is time."""
+        places = self.places(link, name, work)
+        column = new.expand(len(places))
+        self._pending.append(functools.partial(foreach["copy_"], places, list(column.unbind())))
+
+    def shared(self, path: Path) -> Tensor:
+        """In some state, for all hold it."""
+        return self.layout.shared(path, self.states)
+
+    def share(self, new: Mapping[Path, Any]) -> None:
+        """Into all states."""
+        self._pending.append(lambda: self.layout.share(new, self.states))
+
+    def call(self, link: Link, works: Sequence[Work]) -> None:
+        """On what the states hold for it, as a tree by keys."""
+        layout, states = self.layout, self.states
+        leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
+        leaves.sort(key=lambda item: item[0].index)
+        keys = [leaf.key for leaf, _, _ in leaves]
+        updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
+        params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
+        values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
+        hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
+        old = layout.read(keys, states, counts_on_host=True, under=link.path)
+        owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        extra = {name: _restricted(value, keys) for name, value in self.extra().items()}
+        computed = link.transform.update_fn(updates, old, params, link.transform.select(hp), **extra)
+        new_updates, new_state = detached_from(owned, computed)
+        self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
+        for leaf, work, i in leaves:
+            work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
+        for work in works:
+            work.next()
+
+
+def _restricted(value: Any, keys: Sequence[Key]) -> Any:
+    """Of a tree like the parameters, the leaves of these."""
+    is_tree = isinstance(value, dict) and all(isinstance(key, Key) for key in value)
+    return {key: value.get(key) for key in keys} if is_tree else value
