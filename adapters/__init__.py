@@ -3,6 +3,7 @@
 from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
 from .bridges.logs import log_values
 from .bridges.lr_scheduler import as_lr_scheduler
+from .evaluation import eval_params
 from .optimizer import OptimizerAdapter
 from .state.loading import LoadReport, load_by_name
 from .template.optimizer import GenericAdaptiveOptimizer
@@ -48,6 +49,7 @@ __all__ = [
     "as_lr_scheduler",
     "as_optimizer_class",
     "as_transform",
+    "eval_params",
     "functional_state",
     "load_by_name",
     "load_functional_state",

@@ -26,6 +26,7 @@ from .engine.explained import Explanation, explained
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
+from .evaluation import Evaluation, without_trained
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from
 from .state.loading import adopted_state, keys_of, require_state_dict, with_own_meaning_of_lr
@@ -58,6 +59,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         _require_iterable(params)
         self._forget()
+        self.evaluation = Evaluation()
         super().__init__(params, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
@@ -148,7 +150,9 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError, ValueError: a gradient or a hyper-parameter is unfit. No parameter and no state has been changed then.
+            RuntimeError: the parameters are those to evaluate at, inside `eval_params` or after `eval()`.
         """
+        self.evaluation.require_training("step")
         loss = None
         if closure is not None:
             if not callable(closure):
@@ -225,13 +229,22 @@ class TransformOptimizer(torch.optim.Optimizer):
             TypeError: it is none of an optimizer, but a model's, say.
             ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
                 Nothing has been changed then.
+            RuntimeError: the parameters are those to evaluate at. If they were when the checkpoint was saved, they are thought to
+                be so afterwards: call `train()`.
         """
+        self.evaluation.require_training("load_state_dict")
+        trained: dict[Tensor, Tensor] = {}
         # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.
-        handle = self.register_load_state_dict_pre_hook(lambda _, found: _checked_and_boxed(self, found))
+        handle = self.register_load_state_dict_pre_hook(lambda _, found: _checked_and_boxed(self, found, trained))
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
+        self.evaluation.resume(trained)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch; with the parameters that are trained, where those of the model are the ones to evaluate at."""
+        return self.evaluation.noted(self, super().state_dict())
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps three attributes and loses those of subclasses. Hooks are left behind, as there; and so are methods
@@ -249,6 +262,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         names = set({**vars(self), **state}["defaults"])
         super().__setstate__(state)
         self._forget()
+        if "evaluation" not in vars(self):  # An older version's pickle.
+            self.evaluation = Evaluation()
         for name in self.defaults.keys() - names:  # torch adds `differentiable` to everything.
             del self.defaults[name]
         for group in self.param_groups:
@@ -568,6 +583,20 @@ class OptimizerAdapter(TransformOptimizer):
             self._watch.look(index, group)
         return super().computed(transform, groups, closure, extra)
 
+    def eval(self) -> None:
+        """Put the parameters where they are to be evaluated, until `train()`; see `eval_params`. `step` is refused there."""
+        self.evaluation.begin(self)
+
+    def train(self) -> None:
+        """Put the parameters back where they are trained.
+
+        Raises:
+            RuntimeError: inside `eval_params`, which puts them back itself.
+        """
+        if self.evaluation.is_lent:
+            self.evaluation.require_training("train")
+        self.evaluation.end()
+
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""
         return bool(self.fused)
@@ -593,12 +622,17 @@ class Boxed:
         return self.value.to(device, copy=True)
 
 
-def _checked_and_boxed(optimizer: TransformOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _checked_and_boxed(
+    optimizer: TransformOptimizer, state_dict: dict[str, Any], trained: dict[Tensor, Tensor]
+) -> dict[str, Any]:
     """The last hook before torch loads: refuse what can't be right, and hide the tensors from torch.
 
     torch casts every tensor it finds in the state to the parameter's dtype. What it can't look into, it leaves alone.
+    Parameters that are no state are put into `trained`.
     """
     require_state_dict(state_dict)
+    state_dict, found = without_trained(optimizer, state_dict)
+    trained.update(found)
     state_dict = with_own_meaning_of_lr(optimizer, state_dict)
     state = {
         p: {name: _boxed(name, value) for name, value in slots.items()}

@@ -14,6 +14,7 @@ from functional_optim.apply import apply_updates
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.evaluated import evaluated
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.logs import log_values
@@ -380,6 +381,7 @@ __all__ = [
     "conditionally",
     "ema_params",
     "eval_params",
+    "evaluated",
     "hparams_at",
     "log_norms",
     "log_values",

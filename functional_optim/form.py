@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.trees import Tree
 
@@ -76,6 +79,17 @@ class Form(ABC):
         """The numbers that it keeps for all leaves and that a person may want to follow, () tensors, by the keys of its state;
         parts are asked for themselves."""
         return {name: state[name] for name in self.clocks}
+
+    def evaluated(self, state: Tree, params: Tree) -> Tree:
+        """Where the parameters are to be evaluated, a tree like them; None for a leaf that is evaluated where it is trained.
+
+        Of several parts that tell, the last one does.
+        """
+        found = trees.map_leaves(lambda _: None, params)
+        for keys, part in self.parts.items():
+            own = part.form.evaluated(functools.reduce(operator.getitem, keys, state), params)
+            found = latter(found, own)
+        return found
 
     @property
     def mixes_leaves(self) -> bool:
@@ -153,6 +167,12 @@ class ByHand(Form):
         """The () tensors among the entries of its state, if it has entries."""
         entries = state.items() if isinstance(state, Mapping) else ()
         return {name: value for name, value in entries if isinstance(value, Tensor) and value.ndim == 0}
+
+
+def latter(tree: Tree, other: Tree) -> Tree:
+    """The leaves of `other`, and where these are None, those of `tree`."""
+    leaves, spec = trees.flatten(tree)
+    return trees.unflatten(spec, [a if b is None else b for a, b in zip(leaves, trees.leaves(other), strict=True)])
 
 
 def nested(transform: Transform, path: Path = ()) -> Iterator[tuple[Path, Form]]:

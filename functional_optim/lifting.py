@@ -254,10 +254,12 @@ class Leafwise(Lifted):
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
         batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
+        evaluated_at: `(p, *slots) -> x`, where a leaf is evaluated; None for where it is trained.
     """
 
     reduce: Reduction | None = None
     batched: bool = False
+    evaluated_at: Callable[..., Tensor] | None = None
 
     @property
     def own_counts(self) -> tuple[str, ...]:
@@ -320,6 +322,19 @@ class Leafwise(Lifted):
 
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+    def evaluated(self, state: Tree, params: Tree) -> Tree:
+        """As `evaluated_at` tells of each leaf."""
+        leaves, spec = trees.flatten(params)
+        at = self.evaluated_at
+        if at is None:
+            return trees.unflatten(spec, [None] * len(leaves))
+        slots = [trees.leaves_like(state[name], params, spec, f"state[{name!r}]", "params") for name in self.slots]
+        rows = zip(leaves, *slots, strict=True)
+        return trees.unflatten(spec, [None if row[0] is None else self._evaluated(at, row) for row in rows])
+
+    def _evaluated(self, at: Callable[..., Tensor], row: Sequence[Any]) -> Tensor:
+        return self.closed("a parameter to evaluate at", at(*on_one_mesh(list(map(self._opened, row)))), row[0])
 
     def rule(self, hp: HParams, t: Any, reduced: Any) -> Rule:
         """The rule for one tensor under these scalars."""

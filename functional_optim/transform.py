@@ -234,6 +234,7 @@ def elementwise(
     reduce: Reduction | None = None,
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
+    evaluated_at: Callable[..., torch.Tensor] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Make the constructor of a transform from its rule for one tensor that treats every element alike.
@@ -266,13 +267,17 @@ def elementwise(
         extra: names of further numbers that `update` has to be given, such as the loss `value`; found in `hp`.
         leaf_extra: names of trees like the parameters that `update` has to be given, such as `hessian_diag`; the rule gets its
             leaf of each after the slots, and None where the tree or the leaf is None.
+        evaluated_at: `(p, *slots) -> x`, of a rule that keeps better parameters than those it trains, such as an average: what
+            `evaluated`, and `eval_params` of an optimizer, put in the place of p. It treats every element alike, as the rule.
         name: of the transform; the function's own name by default.
 
     Returns:
         A decorator. The constructor it makes takes a new default for each hyper-parameter, the static choices, and, where there
         are slots, `state_dtype`, their dtype (the parameter's by default).
     """
-    lift = functools.partial(Leafwise, elementwise=True, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra))
+    lift = functools.partial(
+        Leafwise, elementwise=True, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra), evaluated_at=evaluated_at
+    )
     return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 
 

@@ -25,6 +25,34 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "what was lent for an evaluation is not given back after an error",
+        "adapters/evaluation.py",
+        "    try:\n        yield\n    finally:\n        evaluation.is_lent = False\n        evaluation.end()",
+        "    yield\n    evaluation.is_lent = False\n    evaluation.end()",
+        "test_evaluation.py -k given_back_after_an_error",
+    ),
+    Mutant(
+        "of several averages the innermost counts",
+        "functional_optim/form.py",
+        "a if b is None else b for",
+        "b if a is None else a for",
+        "test_evaluated.py -k outermost",
+    ),
+    Mutant(
+        "a checkpoint saved while evaluating loses the parameters that are trained",
+        "adapters/evaluation.py",
+        "state[number] = {**state.get(number, {}), TRAINED: self.kept[p]}",
+        "pass",
+        "test_evaluation.py -k resumes_to_the_bit",
+    ),
+    Mutant(
+        "values in which groups differ are not told apart",
+        "adapters/bridges/logs.py",
+        "if len(each) == len(found) and _agree(each.values()):",
+        "if each:",
+        "test_log_values.py -k groups_are_told_apart",
+    ),
+    Mutant(
         "the two loops of L-BFGS go through the pairs in one order",
         "functional_optim/solvers/lbfgs.py",
         "zip(pairs, reversed(alphas), strict=True)",

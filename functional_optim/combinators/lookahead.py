@@ -1,5 +1,7 @@
 """Averages of the parameters: lookahead, which trains them, and the exponential moving average, which watches them."""
 
+from torch import Tensor
+
 from functional_optim.combinators.chain import chain
 from functional_optim.hparams import FRACTION, Hparam, require_count
 from functional_optim.lifting import copied
@@ -8,7 +10,15 @@ from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise, require_transform
 
 
-@elementwise(slots={"slow_params": copied}, hparams={"slow_step_size": Hparam(0.5, "[0, 1]")}, name="lookahead")
+def _kept(p: Tensor, slot: Tensor) -> Tensor:
+    """What the slot holds."""
+    del p
+    return slot
+
+
+@elementwise(
+    slots={"slow_params": copied}, hparams={"slow_step_size": Hparam(0.5, "[0, 1]")}, evaluated_at=_kept, name="lookahead"
+)
 def _toward_slow(hp, t, *, sync_period):
     share = where(t % sync_period == 0, 1.0, 0.0)
 
@@ -32,8 +42,8 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
         sync_period: k, at least 1.
         slow_step_size: α, in [0, 1]; 1 is the transform itself. A hyper-parameter.
 
-    State: the transform's under its name; under `"lookahead"`, `step` and `slow_params` (φ). What the transform remembers is
-    kept when the weights meet.
+    State: the transform's under its name; under `"lookahead"`, `step` and `slow_params` (φ), where `evaluated` evaluates. What
+    the transform remembers is kept when the weights meet.
 
     Source: Zhang et al. 2019, Lookahead Optimizer: k steps forward, 1 step back, https://arxiv.org/abs/1907.08610. As
     `optax.lookahead`, whose parameters are pairs of fast and slow ones.
@@ -43,7 +53,7 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
     return chain(transform, _toward_slow(sync_period, slow_step_size), name="lookahead")
 
 
-@elementwise(slots={"ema_params": copied}, hparams={"ema_decay": Hparam(0.999, FRACTION)}, name="ema")
+@elementwise(slots={"ema_params": copied}, hparams={"ema_decay": Hparam(0.999, FRACTION)}, evaluated_at=_kept, name="ema")
 def _follow(hp):
     d = hp["ema_decay"]
 
@@ -57,7 +67,8 @@ def _follow(hp):
 def ema_params(transform: Transform, ema_decay: float = 0.999) -> Transform:
     """Keep an exponential moving average of the parameters beside the training: `a ← d a + (1 − d) θ` after each update.
 
-    Read it with `state_get(state, "ema_params")`, a tree like the parameters; behind the adapter, `state[p]["ema_params"]`.
+    `evaluated(transform, state, params)` is the average, a tree like the parameters; behind an optimizer it takes their place
+    inside `with fo.adapters.eval_params(optimizer):`.
 
     Args:
         transform: what trains; its updates pass unchanged.

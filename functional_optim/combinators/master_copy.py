@@ -32,6 +32,13 @@ class MasterCopied(Combined):
     def parts(self) -> Mapping[Path, Transform]:
         return {(self.inner.name,): self.inner}
 
+    def evaluated(self, state: Tree, params: Tree) -> Tree:
+        """Where the copy is evaluated, rounded."""
+        found, spec = trees.flatten(self.inner.form.evaluated(state[self.inner.name], state["fp32_copy"]))
+        return trees.unflatten(
+            spec, [None if x is None else x.to(p.dtype) for x, p in zip(found, trees.leaves(params), strict=True)]
+        )
+
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The copy, and the inner state over it."""
         copy = trees.map_leaves(lambda p: p.to(torch.promote_types(p.dtype, torch.float32), copy=True), params)

@@ -53,6 +53,15 @@ class Partitioned(Combined):
         """With the branch's label."""
         return f"{keys[0]}.{name}"
 
+    def evaluated(self, state: Tree, params: Tree) -> Tree:
+        """As each branch tells of its own leaves."""
+        found, spec = trees.flatten(trees.map_leaves(lambda _: None, params))
+        for label, share in self._shares(params).items():
+            own = self.branches[label].form.evaluated(state[label], share.of(params))
+            for key, i in share.places.items():
+                found[i] = own[key]
+        return trees.unflatten(spec, found)
+
     def check(self, params: Tree) -> None:
         """Raise ValueError for a label that no parameter has, unless it is that of the rest: most often a pattern is misspelt."""
         names = trees.names(params)

@@ -9,7 +9,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
 from functional_optim.recipe import recorded
-from functional_optim.rules.schedule_free import schedule_free_average
+from functional_optim.rules.schedule_free import average, schedule_free_average
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -66,8 +66,8 @@ def schedule_free(
 def eval_params(state: Tree, params: Tree) -> Tree:
     """The averaged parameters of a schedule-free optimizer, `x = (y − (1 − β) z) / β`, in the dtypes of `params`.
 
-    With several such optimizers inside a `partition`, each parameter gets its own average. Behind the adapter, where `s` is
-    `optimizer.state[p]`, that of one parameter is `p.lerp(s["z"], (1 - 1 / s["beta"]).item())`.
+    With several such optimizers inside a `partition`, each parameter gets its own average. `evaluated` is the same for whatever
+    keeps an average; behind an optimizer, evaluate inside `with fo.adapters.eval_params(optimizer):`.
 
     Args:
         state: that of a transform with `schedule_free` somewhere inside.
@@ -103,4 +103,4 @@ def _by_key(state: Any, slot: str) -> dict[Any, Any]:
 
 def _average(y: Tensor, z: Tensor, beta: Tensor) -> Tensor:
     wide = torch.promote_types(y.dtype, torch.float32)
-    return ((y.to(wide) - (1 - beta) * z.to(wide)) / beta).to(y.dtype)
+    return average(y.to(wide), z.to(wide), beta).to(y.dtype)

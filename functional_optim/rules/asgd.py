@@ -13,6 +13,7 @@ The schedule of η: Bottou's sgd, https://leon.bottou.org/projects/sgd, and Xu 2
 """
 
 import torch
+from torch import Tensor
 
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
 from functional_optim.lifting import OneNumber, zeros
@@ -50,11 +51,16 @@ def scale_by_asgd(hp, t):
     return rule
 
 
-@elementwise(slots={"mu": OneNumber(lambda hp: 1.0), "ax": zeros}, hparams={"t0": Hparam(1e6, ANY)})
+def _averaged(p: Tensor, mu: Tensor, a: Tensor) -> Tensor:
+    """The average; before the first step, and until it starts, the parameter."""
+    return torch.where(mu == 1, p, a)
+
+
+@elementwise(slots={"mu": OneNumber(lambda hp: 1.0), "ax": zeros}, hparams={"t0": Hparam(1e6, ANY)}, evaluated_at=_averaged)
 def average_iterates(hp, t):
     """Keep the average of the parameters from step `t0` on, in the state; updates pass unchanged. The last link of a chain.
 
-    Until then, `ax` is the parameter itself. Take it for evaluation: `state["average_iterates"]["ax"]`.
+    Until then, `ax` is the parameter itself. `evaluated(transform, state, params)` takes it for evaluation.
 
     Args:
         t0: the step at which the average starts.

@@ -9,11 +9,17 @@ Defazio et al. 2024, The Road Less Scheduled, https://arxiv.org/abs/2405.15682
 """
 
 import torch
+from torch import Tensor
 
 from functional_optim.hparams import NON_NEGATIVE, Hparam
 from functional_optim.lifting import OneNumber, copied
 from functional_optim.numerics import double
 from functional_optim.transform import elementwise
+
+
+def average(y: Tensor, z: Tensor, beta: Tensor, *_: Tensor) -> Tensor:
+    """x, of which y and z are made."""
+    return (y - (1 - beta) * z) / beta
 
 
 @elementwise(
@@ -28,6 +34,7 @@ from functional_optim.transform import elementwise
         "momentum": Hparam(0.9, "(0, 1]"),
         "weight_lr_power": Hparam(2.0, NON_NEGATIVE),
     },
+    evaluated_at=average,
 )
 def schedule_free_average(hp):
     """The last link of a schedule-free optimizer: see `schedule_free`, which puts it there.
@@ -53,7 +60,7 @@ def schedule_free_average(hp):
         weight = lr_max ** hp["weight_lr_power"]
         weight_sum = weight_sum + weight
         c = weight / torch.where(weight_sum == 0, 1.0, weight_sum)
-        x = (y - (1 - beta) * z) / beta
+        x = average(y, z, beta)
         z = z + u
         x = (1 - c) * x + c * z
         return new_beta * x + (1 - new_beta) * z - y, z, 0 * beta + new_beta, lr_max, weight_sum

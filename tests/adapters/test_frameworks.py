@@ -303,9 +303,79 @@ def test_lightnings_monitor_shows_the_factor(make, tmp_path):
     assert list(monitor.lrs.values()) == [[1.0, 0.5, 0.25, 0.125]]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_framework_finds_a_mode_to_switch(name):
-    # They call `optimizer.train()` and `optimizer.eval()` where these exist, as schedule-free optimizers need.
-    cls, kwargs = OPTIMIZERS[name]
-    optimizer = cls(Regression().parameters(), **kwargs)
-    assert not hasattr(optimizer, "train") and not hasattr(optimizer, "eval")
+# Evaluating the average: frameworks call `optimizer.eval()` and `optimizer.train()` where these exist.
+
+
+def averaging() -> fo.Transform:
+    """A chain that evaluates elsewhere than it trains."""
+    return fo.chain(fo.clip_by_global_norm(), fo.schedule_free_adamw(lr=0.05))
+
+
+@needs("transformers", "accelerate")
+def test_the_trainer_evaluates_and_ships_the_average_and_resumes_training(tmp_path):
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Seen(TrainerCallback):
+        """The parameters of the model while it is evaluated, by step."""
+
+        def __init__(self) -> None:
+            self.at: dict[int, dict[str, Tensor]] = {}
+
+        def on_evaluate(self, args, state, control, model=None, **others):
+            assert model is not None
+            self.at[state.global_step] = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def train(resume=False):
+        model, seen = Regression(), Seen()
+        optimizer = OptimizerAdapter(model.named_parameters(), averaging())
+        args = TrainingArguments(
+            str(tmp_path),
+            max_steps=6,
+            save_steps=3,
+            eval_strategy="steps",
+            eval_steps=3,
+            per_device_train_batch_size=4,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+        )
+        trainer = Trainer(
+            model,
+            args,
+            train_dataset=samples(),
+            eval_dataset=samples(),
+            optimizers=(optimizer, halving(optimizer)),
+            callbacks=[seen],
+        )
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3") if resume else None)
+        optimizer.train()
+        return fo.adapters.functional_state(optimizer), seen.at
+
+    straight, seen = train()
+    resumed, again = train(resume=True)
+    assert set(seen) == {3, 6} and set(again) == {6}
+    average = fo.evaluated(averaging(), straight.state, straight.params)
+    for name, p in straight.params.items():
+        assert torch.equal(resumed.params[name], p) and torch.equal(again[6][name], seen[6][name]), name
+        assert torch.equal(seen[6][name], average[name]) and not torch.equal(seen[6][name], p), name
+
+
+@needs("accelerate")
+def test_accelerate_switches_the_mode():
+    from accelerate import Accelerator
+
+    model = Regression()
+    optimizer = OptimizerAdapter(model.named_parameters(), averaging())
+    model, prepared = Accelerator(cpu=True).prepare(model, optimizer)
+    model(torch.ones(2, 3), torch.ones(2))["loss"].backward()
+    prepared.step(), prepared.step()
+    trained = [p.detach().clone() for p in model.parameters()]
+    prepared.eval()
+    assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), trained, strict=True))
+    prepared.train()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), trained, strict=True))
+
+
+def test_torchs_classes_have_no_mode_as_in_torch():
+    assert not hasattr(AdamW, "train") and not hasattr(AdamW, "eval")

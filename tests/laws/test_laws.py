@@ -26,6 +26,7 @@ OTHERS = {
     "cosine",
     "cosine_restarts",
     "eval_params",
+    "evaluated",
     "exponential",
     "gauss_newton_bartlett",
     "hparams_at",
