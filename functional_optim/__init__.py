@@ -20,6 +20,7 @@ from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
+from functional_optim.combinators.rotate import rotate
 from functional_optim.combinators.sam import asam, sam
 from functional_optim.combinators.schedule_free import eval_params, schedule_free
 from functional_optim.combinators.scheduled import scheduled
@@ -73,6 +74,7 @@ from functional_optim.optimizers import (
     signum,
     simplified_ademamix,
     sm3,
+    soap,
     sophia,
     stable_adamw,
     yogi,
@@ -183,6 +185,7 @@ __all__ = [
     "monitor",
     "partition",
     "rename_hparams",
+    "rotate",
     "sam",
     "schedule_free",
     "scheduled",
@@ -333,6 +336,7 @@ __all__ = [
     "signum",
     "simplified_ademamix",
     "sm3",
+    "soap",
     "sophia",
     "stable_adamw",
     "yogi",

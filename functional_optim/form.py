@@ -46,6 +46,8 @@ class Form(ABC):
 
     options: Mapping[str, Any] = {}
     """Static choices that were made when it was built."""
+    constants: tuple[str, ...] = ()
+    """The keys of its state that derivatives take for constants, though they change with what came before."""
 
     @abstractmethod
     def init(self, params: Tree, hp: HParams) -> Tree:

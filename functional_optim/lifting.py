@@ -97,6 +97,7 @@ class Lifted(Form):
         leaf_extra: names of the trees like the parameters that `update` has to be given, such as a Hessian's diagonal.
         shared: how each value that all leaves share starts: a number, or `hp -> number`.
         own: how each number starts that is kept for each leaf by itself, a () tensor.
+        constants: names of slots that derivatives take for constants: what the rule returns for them depends on nothing.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Lifted(Form):
     leaf_extra: tuple[str, ...] = ()
     shared: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, SlotInit] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
 
     @property
     def packs(self) -> bool:
@@ -367,7 +369,7 @@ class Leafwise(Lifted):
         leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
         if not self.batched:
             return [self._called(rule, leaves[0])]
-        stacks = [None if column[0] is None else torch.stack(column) for column in zip(*leaves, strict=True)]
+        stacks = [None if column[0] is None else _stacked(column) for column in zip(*leaves, strict=True)]
         return list(zip(*(x.unbind() for x in self._called(rule, stacks)), strict=True))
 
     def _called(self, rule: Rule, arguments: Sequence[Any]) -> Sequence[Tensor]:
@@ -438,6 +440,11 @@ def widened(x: Tensor | None) -> Tensor | None: ...
 def widened(x: Tensor | None) -> Tensor | None:
     """A tensor in at least float32, the precision that every rule computes in."""
     return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape along a new first dimension; one alone is not copied."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
 
 
 def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> None:

@@ -5,14 +5,16 @@ Scalars (hyper-parameters, the step) are Python numbers or () tensors: eager hos
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.sharded import total
-from functional_optim.torch_internals import in_forward_mode
+from functional_optim.torch_internals import in_forward_mode, is_at_hand
+from functional_optim.trees import Tree
 
 Scalar: TypeAlias = float | Tensor
 
@@ -116,6 +118,25 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 def either(condition: Any, a: Tensor, b: Tensor) -> Tensor:
     """`a` if the condition holds, else `b`, for tensors: `torch.where` as soon as the condition is a tensor."""
     return (a if condition else b) if isinstance(condition, bool) else torch.where(condition, a, b)
+
+
+def cond(condition: Any, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
+    """One of two trees of tensors of equal shapes, for what is done now and then: `cond(t % 10 == 0, new, lambda: old)`.
+
+    Where the condition is known on the host, the other function is not called: behind an optimizer, where the step is a number,
+    and in an ordinary loop on the CPU. Where it is batched, traced or on another device, nobody waits for it: both are called,
+    and leaf by leaf `torch.where` chooses. Then what is not chosen should have finite values and derivatives, too.
+
+    Args:
+        condition: a bool or a () tensor.
+        then: what is called where it holds.
+        otherwise: what is called where it does not.
+    """
+    if not isinstance(condition, Tensor):
+        return then() if condition else otherwise()
+    if is_at_hand(condition):
+        return then() if bool(condition) else otherwise()
+    return trees.map_leaves(lambda a, b: torch.where(condition, a, b), then(), otherwise())
 
 
 def log(x: Scalar) -> Scalar:

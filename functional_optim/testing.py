@@ -1,7 +1,9 @@
 """The laws that every transform promises, as functions: run them on one of your own with `check_transform`."""
 
 import contextlib
+import functools
 import itertools
+import operator
 import sys
 import threading
 import warnings
@@ -181,7 +183,10 @@ def one_graph_serves_all_steps(trial: Trial) -> None:
 
 
 def derivatives_are_right(trial: Trial) -> None:
-    """First and second derivatives of two steps in gradients, parameters and every hyper-parameter match finite differences."""
+    """First and second derivatives of two steps in gradients, parameters and every hyper-parameter match finite differences.
+
+    What a rule declares to be a constant to derivatives is held, between the steps, at what it is without a difference.
+    """
     function, inputs, _ = _two_steps(trial, zero=False)
     inputs = [x.clone().requires_grad_() for x in inputs]
     torch.autograd.gradcheck(function, inputs)
@@ -406,17 +411,27 @@ def _two_steps(trial: Trial, *, zero: bool) -> tuple[Callable[..., tuple[Tensor,
     gradients = [zeros_like(trial.params) if zero else trial.sample(step) for step in range(2)]
     given = {"grads": gradients, "params": trial.params, "hparams": trial.hparams()}
     leaves, spec = trees.flatten(given)
+    held: list[Tree] = []
 
     def function(*inputs: Tensor) -> tuple[Tensor, ...]:
         tree = trees.unflatten(spec, inputs)
         params, hparams, outputs = tree["params"], tree["hparams"], []
         state = trial.transform.init_state(params, hparams)
-        for grads in tree["grads"]:
+        for step, grads in enumerate(tree["grads"]):
             updates, state = trial.update(grads, state, params, hparams)
+            if not is_known:
+                held.append(state)
+            for path, form in nested(trial.transform):
+                for name in form.constants:
+                    kept = functools.reduce(operator.getitem, (*path, name), held[step])
+                    state = _with_part(state, (*path, name), lambda _, kept=kept: kept)
             params = apply_updates(params, updates)
             outputs += trees.leaves(params)
         return tuple(outputs) + tuple(x for x in trees.leaves(state) if isinstance(x, Tensor) and x.is_floating_point())
 
+    is_known = False
+    function(*leaves)
+    is_known = True
     return function, list(leaves), trees.paths(given)
 
 

@@ -179,6 +179,17 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or any(mode is not None and mode() is not None for mode in modes)
 
 
+def is_at_hand(x: Tensor) -> bool:
+    """Whether the value of a tensor can be had on the host at once: of an ordinary one there, that is not batched and not traced.
+
+    Without `is_functorch_wrapped_tensor`: as if it could not.
+    """
+    if is_traced() or x.device.type != "cpu" or type(x) is not Tensor:
+        return False
+    is_wrapped = get("is_functorch_wrapped_tensor")
+    return is_wrapped is not None and not is_wrapped(x)
+
+
 def transforms() -> list[str]:
     """The transforms of `torch.func` that are under way, from the outermost: "Grad", "Jvp", "Vmap" and others.
 

@@ -67,6 +67,27 @@ MUTANTS = [
         "test_minimize.py -k each_by_itself",
     ),
     Mutant(
+        "a basis turns, and the momentum in it does not",
+        "functional_optim/combinators/rotate.py",
+        "turned(turned(y, [q.mT for q in qs]), new_qs)",
+        "y",
+        "test_rotate.py -k other_rules",
+    ),
+    Mutant(
+        "a value per direction stays where it was when the directions are put in order",
+        "functional_optim/combinators/rotate.py",
+        "            y = arranged(y, order, i)\n",
+        "            pass\n",
+        "test_rotate.py -k papers_loop",
+    ),
+    Mutant(
+        "what is done now and then is computed at each step",
+        "functional_optim/numerics.py",
+        "    if is_at_hand(condition):",
+        "    if False:",
+        "test_rotate.py -k decomposed",
+    ),
+    Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
         "(sqrt(v / c2) + eps)",
@@ -411,9 +432,9 @@ MUTANTS = [
     ),
     Mutant(
         "the inner step is run though its gate is closed",
-        "functional_optim/combinators/gate.py",
+        "functional_optim/numerics.py",
         "return then() if condition else otherwise()",
-        "return choose(condition, then(), otherwise())",
+        "return (otherwise(), then())[bool(condition)]",
         "test_stages.py -k really_left_out",
     ),
     Mutant(

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.combined import Combined, choose, zero_unless
+from functional_optim.combinators.combined import Combined, zero_unless
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import new_count
+from functional_optim.numerics import cond
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform, elementwise
 from functional_optim.trees import Tree
@@ -85,13 +86,6 @@ class Gated(Combined):
 
         u, new = cond(opens, lambda: through(True), lambda: through(False))
         return u, {**self.advanced(clocks, opens), **new}
-
-
-def cond(condition: Any, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
-    """One of two trees: known on the host, the other is not computed; else both are, and leaf by leaf one is chosen."""
-    if isinstance(condition, Tensor):
-        return choose(condition, then(), otherwise())
-    return then() if condition else otherwise()
 
 
 def slots_of(rule: Transform) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
+from functional_optim.optimizers.matrices import soap
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -88,6 +89,7 @@ __all__ = [
     "signum",
     "simplified_ademamix",
     "sm3",
+    "soap",
     "sophia",
     "stable_adamw",
     "yogi",

@@ -24,7 +24,7 @@ LAYERS = [
     {"hparams", "checks", "reductions"},
     {"form"},
     {"lifting"},
-    {"numbered"},
+    {"numbered", "dimensions"},
     {"transform", "apply"},
     {"rules"},
     {"combinators", "schedules"},

@@ -1,0 +1,183 @@
+"""SOAP's rotation: another transform's work, done in the eigenbasis of the gradients' second moments.
+
+    R ← Qᴸᵀ G Qᴿ                          in the basis so far
+    U ← the transform's update of R       for Adam:  M ← β₁ M + (1 − β₁) R,  V ← β₂ V + (1 − β₂) R²,  U ← M̂ / (√V̂ + ε)
+    u ← Qᴸ U Qᴿᵀ
+    L ← β L + (1 − β) G Gᵀ                and R ← β R + (1 − β) Gᵀ G
+    Qᴸ ← qr(L Qᴸ)                         now and then, the columns by falling qᵀ L q; M then is turned into the new basis
+
+The first step moves nothing: Qᴸ and Qᴿ are the eigenvectors of the first L and R.
+
+Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam, https://arxiv.org/abs/2409.11321
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim.dimensions import arranged, folded, gram, per_dimension, sides, square_zeros, turned
+from functional_optim.hparams import FRACTION, Hparam, HParams, require_count
+from functional_optim.lifting import Leafwise
+from functional_optim.numerics import cond, where
+from functional_optim.recipe import recorded
+from functional_optim.transform import Transform, require_transform
+
+# The slots that are directions, as the gradient is; others have a value per direction, which turns with nothing.
+DIRECTIONS = ("exp_avg", "exp_avg_diff", "exp_avg_slow", "momentum_buffer", "grad_avg", "previous_grad")
+
+# A basis per dimension of a stack of tensors, and the slots of the transform inside.
+Bases = tuple[list[Tensor], list[Tensor]]
+
+
+@recorded
+def rotate(
+    transform: Transform,
+    shampoo_beta: float = 0.95,
+    *,
+    precondition_frequency: int = 10,
+    max_precond_dim: int = 10_000,
+    precondition_1d: bool = False,
+    dims: int = 2,
+    directions: Sequence[str] = DIRECTIONS,
+) -> Transform:
+    """Let a rule work in the eigenbasis of the gradients' second moments, along rows and along columns: `rotate(scale_by_adam())`
+    is SOAP's direction.
+
+    The gradient is turned into the basis, the rule's update is turned back. The basis follows the running means of `G Gᵀ` and
+    `Gᵀ G` by one step of the power iteration and a QR decomposition every `precondition_frequency` steps; in between it costs the
+    products alone. It is always that of earlier gradients: the first step finds it, and moves nothing.
+
+    Matrices of equal shapes are turned together. Scalars and vectors are left to the rule as they are, and so is a dimension
+    larger than `max_precond_dim`.
+
+    Args:
+        transform: a rule of gradients and slots, `scale_by_adam()`, `scale_by_lion()`, `scale_by_muon()`, …; without parameters.
+        shampoo_beta: decay of the means of G Gᵀ and Gᵀ G per step, in [0, 1).
+        precondition_frequency: in steps, at least 1.
+        max_precond_dim: the largest dimension that is turned.
+        precondition_1d: turn vectors, too: by the outer product of their gradient with itself.
+        dims: how many dimensions have a basis each; of a tensor with more, such as a convolution's, the last ones are taken
+            together as one. With 4, those of a convolution have one each.
+        directions: names of the rule's slots that are directions, and are turned when the basis is. Others have a value for each
+            direction of the basis, and are put in the order of the new one.
+
+    State: `step` () int64; `GG.0`, `GG.1`, … (L, R) and `Q.0`, `Q.1`, … of each leaf, square matrices of its dimensions, in at
+    least float32, empty for dimensions that are left out; the rule's slots, in the basis.
+
+    Derivatives take the basis, `Q`, for a constant, though it is made of gradients: eigenvectors have none where two eigenvalues
+    are equal. In the pure function, with a step that is batched, traced or on a GPU, a new basis is computed at each step, and
+    thrown away in between.
+
+    Raises:
+        TypeError: this is no transform; or not a rule of gradient and slots alone, for one tensor.
+
+    Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, and the authors' program. Neither torch nor optax has it.
+
+    >>> from functional_optim import scale_by_adam
+    >>> tx = rotate(scale_by_adam(betas=(0.95, 0.95)))
+    >>> g, state = torch.tensor([[2.0, 0.0], [0.0, -1.0]]), tx.init_state(torch.zeros(2, 2))
+    >>> for _ in range(2):
+    ...     update, state = tx.update(g, state)
+    >>> update.round(decimals=4)
+    tensor([[ 1.,  0.],
+            [ 0., -1.]])
+    """
+    require_transform(transform, "rotate")
+    inner = transform.form
+    if (
+        not (isinstance(inner, Leafwise) and (inner.elementwise or inner.batched))
+        or inner.finds
+        or inner.extra
+        or inner.leaf_extra
+    ):
+        raise TypeError(
+            f"rotate takes a rule of one tensor's gradient and slots, such as scale_by_adam(), but {transform.name} is none. "
+            "What comes before and behind it, such as decay and the learning rate, goes around: chain(rotate(...), ...)."
+        )
+    require_count("precondition_frequency", precondition_frequency, 1)
+    require_count("max_precond_dim", max_precond_dim, 0)
+    require_count("dims", dims, 1)
+
+    def sizes(shape: Sequence[int]) -> Sequence[int]:
+        return sides(shape, dims, max_precond_dim, precondition_1d)
+
+    slots = {
+        **per_dimension("GG", dims, sizes, square_zeros),
+        **per_dimension("Q", dims, sizes, torch.eye),
+        **inner.slots,
+    }
+    form = Leafwise(
+        name="rotate",
+        scalars=_rotated,
+        slots=slots,
+        counts=True,
+        elementwise=False,
+        options={"inner": transform, "every": precondition_frequency, "dims": dims, "directions": tuple(directions)},
+        batched=True,
+        constants=tuple(f"Q.{i}" for i in range(dims)),
+    )
+    return Transform.of(form, {**transform.declared, "shampoo_beta": Hparam(shampoo_beta, FRACTION)}, "rotate")
+
+
+def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, directions: Sequence[str]) -> Callable[..., Any]:
+    beta, form = hp["shampoo_beta"], inner.form
+    assert isinstance(form, Leafwise)
+    # The rule has seen a gradient less.
+    rule_inside = form.rule(inner.select(hp), where(t > 1, t - 1, 1), None)
+
+    def rule(g, p, *slots):
+        shape = g.shape[:1] + folded(g.shape[1:], dims)
+        ggs, qs, own = slots[:dims], slots[dims : 2 * dims], list(slots[2 * dims :])
+
+        def stepped():
+            inside = turned(g.reshape(shape), qs).reshape(g.shape)
+            u, *new = _as_tuple(rule_inside(inside, None, *own))
+            return turned(u.reshape(shape), [q.mT for q in qs]).reshape(g.shape), new
+
+        u, own = cond(t == 1, lambda: (torch.zeros_like(g), own), stepped)
+        grams = [gram(g.reshape(shape), i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+        ggs = [beta * gg + (1 - beta) * new for gg, new in zip(ggs, grams, strict=True)]
+        turns = [name in directions for name in form.slots]
+        known = [gg.detach() for gg in ggs]
+        qs, own = cond(
+            t == 1,
+            lambda: ([_eigenvectors(gg) for gg in known], own),
+            lambda: cond((t - 1) % every == 0, lambda: _followed(known, list(qs), own, turns, shape), lambda: (list(qs), own)),
+        )
+        # However they were turned, they lie in memory as they did.
+        return [x.contiguous() for x in (u, *ggs, *qs, *own)]
+
+    return rule
+
+
+def _eigenvectors(gg: Tensor) -> Tensor:
+    """Of each of a stack of symmetric matrices, by falling eigenvalue."""
+    return torch.linalg.eigh(gg)[1].flip(-1) if gg.shape[-1] else gg
+
+
+def _followed(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: list[bool], shape: Sequence[int]) -> Bases:
+    """One step of the power iteration from the bases so far, and the slots of the rule in the new ones."""
+    new_qs, orders = list(qs), {}
+    for i, (gg, q) in enumerate(zip(ggs, qs, strict=True)):
+        if gg.shape[-1]:
+            power = gg @ q
+            orders[i] = (q * power).sum(1).argsort(descending=True)
+            new_qs[i] = torch.linalg.qr(arranged(power, orders[i], 1))[0]
+
+    def moved(x: Tensor, turn: bool) -> Tensor:
+        y = x.reshape(shape)
+        if turn:
+            return turned(turned(y, [q.mT for q in qs]), new_qs).reshape(x.shape)
+        for i, order in orders.items():
+            y = arranged(y, order, i)
+        return y.reshape(x.shape)
+
+    like = [x.numel() == math.prod(shape) for x in own]
+    return new_qs, [moved(x, turn) if fits else x for x, turn, fits in zip(own, turns, like, strict=True)]
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

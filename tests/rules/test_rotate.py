@@ -1,0 +1,242 @@
+"""SOAP and `rotate`: a loop of plain operations that keeps its momentum unrotated, what happens now and then, and derivatives."""
+
+import math
+
+import pytest
+import torch
+
+import functional_optim as fo
+from functional_optim.adapters import OptimizerAdapter
+from functional_optim.testing import check_transform
+
+SHAPES = {"matrix": (6, 6), "vector": (5,), "scalar": ()}
+LR, BETAS, EPS, BETA = 0.02, (0.9, 0.95), 1e-8, 0.8
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def contracted(x, bases):
+    """x with each dimension contracted with the rows of its matrix, by einsum."""
+    letters = "abcd"
+    for i, q in enumerate(bases):
+        if q is not None:
+            old = letters[: x.ndim]
+            x = torch.einsum(f"{old},{old[i]}z->{old.replace(old[i], 'z')}", x, q)
+    return x
+
+
+def gram(g, i):
+    """The inner products of the slices along one dimension."""
+    rows = torch.stack([g.select(i, j).flatten() for j in range(g.shape[i])])
+    return rows @ rows.T
+
+
+class Soap:
+    """Vyas et al. 2024, algorithm 3, for one tensor, the momentum kept as it is and turned anew at each step."""
+
+    def __init__(self, shape, every, largest=100, vectors=False, decay=0.0):
+        self.every, self.decay, self.t, self.shape = every, decay, 0, shape
+        kept = [n <= largest and (len(shape) > 1 or vectors) for n in shape]
+        self.gg = [torch.zeros(n, n, dtype=torch.float64) if keep else None for n, keep in zip(shape, kept, strict=True)]
+        self.q = []
+        self.m = torch.zeros(shape, dtype=torch.float64)
+        self.v = torch.zeros(shape, dtype=torch.float64)
+
+    def step(self, p, g):
+        """The next parameter."""
+        (b1, b2), self.t, original = BETAS, self.t + 1, p.shape
+        g, p = g.reshape(self.shape), p.reshape(self.shape)
+        p = p - LR * self.decay * p
+        s = self.t - 1
+        if s:
+            back = [None if q is None else q.T for q in self.q]
+            self.m = b1 * self.m + (1 - b1) * g
+            self.v = b2 * self.v + (1 - b2) * contracted(g, self.q) ** 2
+            u = contracted(contracted(self.m, self.q) / (self.v.sqrt() + EPS), back)
+            p = p - LR * math.sqrt(1 - b2**s) / (1 - b1**s) * u
+        self.gg = [None if gg is None else BETA * gg + (1 - BETA) * gram(g, i) for i, gg in enumerate(self.gg)]
+        if s == 0:
+            self.q = [None if gg is None else torch.linalg.eigh(gg)[1].fliplr() for gg in self.gg]
+        elif s % self.every == 0:
+            for i, (gg, q) in enumerate(zip(self.gg, self.q, strict=True)):
+                if gg is not None:
+                    order = (q.T @ gg @ q).diag().argsort(descending=True)
+                    self.v = self.v.index_select(i, order)
+                    self.q[i] = torch.linalg.qr(gg @ q[:, order])[0]
+        return p.reshape(original)
+
+
+def distance(found, expected, start):
+    """The largest error, as a share of the largest displacement."""
+    return max(
+        float((found[k] - expected[k]).abs().max() / (expected[k] - start[k]).abs().max().clamp(min=1e-300)) for k in start
+    )
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("dims, convolution", [(2, (6, 3, 1, 2)), (4, (4, 3, 2, 2))])
+@pytest.mark.parametrize("every", [1, 7])
+def test_soap_is_the_papers_loop(every, dims, convolution, decay):
+    """All factors are of full rank: a null space may be turned as the eigensolver likes."""
+    params = {name: randn(*shape, seed=1) for name, shape in {**SHAPES, "convolution": convolution}.items()}
+    folded = {**SHAPES, "convolution": (6, 6) if dims == 2 else convolution}
+    loops = {name: Soap(folded[name], every, decay=decay) for name in params}
+    tx = fo.soap(LR, BETAS, EPS, decay, BETA, precondition_frequency=every, dims=dims)
+    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+    optimizer = OptimizerAdapter(leaves.items(), tx)
+    start, state, expected = params, tx.init_state(params), params
+    for step in range(30):
+        grads = {name: randn(*p.shape, seed=100 + step) for name, p in params.items()}
+        updates, state = tx.update(grads, state, params)
+        params = fo.apply_updates(params, updates)
+        expected = {name: loops[name].step(expected[name], grads[name]) for name in expected}
+        for name, leaf in leaves.items():
+            leaf.grad = grads[name]
+        optimizer.step()
+    # Power iterations and their inverses on matrices of condition up to 1e4.
+    assert distance(params, expected, start) < 1e-9
+    assert distance({name: leaf.detach() for name, leaf in leaves.items()}, expected, start) < 1e-9
+
+
+def test_large_dimensions_and_vectors_are_turned_as_asked():
+    params = {"wide": randn(3, 5, seed=1), "vector": randn(1, seed=1)}
+    loops = {"wide": Soap((3, 5), 2, largest=3), "vector": Soap((1,), 2, vectors=True)}
+    tx = fo.soap(LR, BETAS, EPS, 0.0, BETA, precondition_frequency=2, max_precond_dim=3, precondition_1d=True)
+    start, state, expected = params, tx.init_state(params), params
+    assert {name: tuple(x.shape) for name, x in state["rotate"]["Q.1"].items()} == {"wide": (0, 0), "vector": (0, 0)}
+    assert {name: tuple(x.shape) for name, x in state["rotate"]["Q.0"].items()} == {"wide": (3, 3), "vector": (1, 1)}
+    for step in range(12):
+        grads = {name: randn(*p.shape, seed=step) for name, p in params.items()}
+        updates, state = tx.update(grads, state, params)
+        params = fo.apply_updates(params, updates)
+        expected = {name: loops[name].step(expected[name], grads[name]) for name in expected}
+    assert distance(params, expected, start) < 1e-9
+
+
+def test_in_its_own_basis_a_rule_is_what_it_was():
+    """Of diagonal gradients by falling size the eigenvectors are the axes."""
+    gs = [torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64) + 0.1 * randn(3, seed=seed)) for seed in range(9)]
+    rotated, plain = fo.rotate(fo.scale_by_adam(), precondition_frequency=3), fo.scale_by_adam()
+    state, plain_state = rotated.init_state(gs[0]), plain.init_state(gs[0])
+    _, state = rotated.update(gs[0], state)
+    for g in gs[1:]:
+        u, state = rotated.update(g, state)
+        expected, plain_state = plain.update(g, plain_state)
+        torch.testing.assert_close(u, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_momentum_of_other_rules_is_turned_with_the_basis():
+    """Momentum is linear: turned there and back, it is what it was, whatever the basis."""
+    tx = fo.rotate(fo.trace(0.9), precondition_frequency=1)
+    state, plain_state = tx.init_state(randn(4, 3)), fo.trace(0.9).init_state(randn(4, 3))
+    _, state = tx.update(randn(4, 3), state)
+    for seed in range(1, 9):
+        u, state = tx.update(randn(4, 3, seed=seed), state)
+        expected, plain_state = fo.trace(0.9).update(randn(4, 3, seed=seed), plain_state)
+        torch.testing.assert_close(u, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_a_matrix_rule_may_be_inside():
+    """The closest orthogonal matrix turns with the basis."""
+    muon = fo.scale_by_muon(0.0, nesterov=False)
+    tx = fo.rotate(muon)
+    state = tx.init_state(randn(4, 4))
+    for seed in range(3):
+        _, state = tx.update(randn(4, 4, seed=seed), state)
+    u, _ = tx.update(randn(4, 4, seed=3), state)
+    expected, _ = muon.update(randn(4, 4, seed=3), muon.init_state(randn(4, 4)))
+    torch.testing.assert_close(u, expected, rtol=1e-10, atol=1e-10)
+
+
+def count_calls(monkeypatch, name):
+    calls, original = [], getattr(torch.linalg, name)
+
+    def counted(x):
+        calls.append(x.shape)
+        return original(x)
+
+    monkeypatch.setattr(torch.linalg, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("pure", [True, False])
+def test_between_two_bases_nothing_is_decomposed(monkeypatch, pure):
+    tx, params = fo.soap(precondition_frequency=4), {name: randn(4, 4, seed=1) for name in "abc"}
+    leaves = [p.clone().requires_grad_() for p in params.values()]
+    # The optimizer tries a new chain on something small.
+    optimizer, state, seen = OptimizerAdapter(leaves, tx), tx.init_state(params), []
+    eigh, qr = count_calls(monkeypatch, "eigh"), count_calls(monkeypatch, "qr")
+    for step in range(10):
+        if pure:
+            _, state = tx.update({name: randn(4, 4, seed=step) for name in params}, state, params)
+        else:
+            for leaf in leaves:
+                leaf.grad = randn(4, 4, seed=step)
+            optimizer.step()
+        seen.append((len(eigh), len(qr)))
+    # One call for rows and one for columns, of three matrices each.
+    assert seen == [(2, 0)] * 4 + [(2, 2)] * 4 + [(2, 4)] * 2
+    assert {tuple(shape) for shape in eigh + qr} == {(3, 4, 4)}
+
+
+def test_a_run_goes_on_in_the_middle_of_a_period():
+    def fresh():
+        p = randn(4, 4, seed=1).requires_grad_()
+        return p, OptimizerAdapter([p], fo.soap(precondition_frequency=4))
+
+    def run(p, optimizer, steps):
+        for step in steps:
+            p.grad = randn(4, 4, seed=step)
+            optimizer.step()
+
+    (p, optimizer), (q, other) = fresh(), fresh()
+    run(p, optimizer, range(6))
+    with torch.no_grad():
+        q.copy_(p)
+    other.load_state_dict(optimizer.state_dict())
+    run(p, optimizer, range(6, 12))
+    run(q, other, range(6, 12))
+    assert torch.equal(p, q)
+
+
+def test_derivatives_through_a_new_basis_take_it_for_a_constant():
+    """The slots after a step with a new basis: its derivative is that of the same step with the basis that came out."""
+    tx = fo.rotate(fo.scale_by_adam(eps=0.1), precondition_frequency=1)
+    g, state = [randn(3, 3, seed=seed) for seed in range(4)], tx.init_state(randn(3, 3))
+    for seed in range(3):
+        _, state = tx.update(g[seed], state)
+    basis = [tx.update(g[3], state)[1][f"Q.{i}"] for i in range(2)]
+
+    def momentum(g):
+        return tx.update(g, state)[1]["exp_avg"]
+
+    def expected(g):
+        old = state["Q.0"].T @ g @ state["Q.1"]
+        m = 0.9 * state["exp_avg"] + 0.1 * old
+        return basis[0].T @ (state["Q.0"] @ m @ state["Q.1"].T) @ basis[1]
+
+    torch.testing.assert_close(momentum(g[3]), expected(g[3]), rtol=1e-12, atol=1e-12)
+    v = randn(3, 3, seed=9)
+    step = 1e-6
+    differences = (expected(g[3] + step * v) - expected(g[3] - step * v)) / (2 * step)
+    for derivative in (torch.func.jvp(momentum, (g[3],), (v,))[1], torch.autograd.functional.jvp(momentum, g[3], v)[1]):
+        # A linear function: differences are exact but for rounding, 1e-16 / 1e-6.
+        torch.testing.assert_close(derivative, differences, rtol=1e-8, atol=1e-8)
+
+
+def test_three_bases_keep_the_laws():
+    params = {"cube": randn(2, 1, 2), "vector": randn(2), "scalar": randn()}
+    check_transform(fo.rotate(fo.scale_by_adam(), precondition_1d=True, dims=3), params)
+
+
+def test_what_is_no_rule_for_one_tensor_is_refused():
+    for tx in (fo.adamw(), fo.clip_by_global_norm(), fo.scale_by_sophia(), fo.scale_by_factored_rms()):
+        with pytest.raises(TypeError, match="rotate takes a rule of one tensor's gradient and slots"):
+            fo.rotate(tx)
+    with pytest.raises(ValueError, match="precondition_frequency = 0"):
+        fo.rotate(fo.scale_by_adam(), precondition_frequency=0)
+    tx = fo.rotate(fo.add_decayed_weights())
+    with pytest.raises(ValueError, match="without the parameters"):
+        tx.update(randn(2, 2), tx.update(randn(2, 2), tx.init_state(randn(2, 2)))[1])
