@@ -26,6 +26,8 @@ from functional_optim.combinators.schedule_free import eval_params, schedule_fre
 from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.signed import cautious, with_gradient_signs
 from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
+from functional_optim.config import from_config, to_config
+from functional_optim.find import find
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
     adabelief,
@@ -197,6 +199,10 @@ __all__ = [
     "with_gradient_signs",
     "with_lr_factor",
     "with_master_copy",
+    # As data, and what there is
+    "find",
+    "from_config",
+    "to_config",
     # Rules
     "adaptive_grad_clip",
     "add_corrected_decayed_weights",

@@ -118,7 +118,8 @@ def hint(name: str, accepted: Collection[str]) -> str:
     if name in ADVICE:
         return f" {ADVICE[name]}"
     meant = [known for known in MEANT.get(name, ()) if known in accepted]
-    found = meant or difflib.get_close_matches(name, accepted, n=1)
+    same = [known for known in accepted if known.lower() == name.lower()]
+    found = meant or same or difflib.get_close_matches(name, accepted, n=1)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -31,6 +31,15 @@ class Recipe:
         """What pickles and copies are rebuilt from."""
         return _made, (self.constructor, self.bound.args, self.bound.kwargs)
 
+    def arguments(self, shown: Collection[str]) -> Iterator[tuple[str, Any]]:
+        """The arguments by name, without those that have their default, unless they are shown; those of `**names` by theirs."""
+        for name, value in self.bound.arguments.items():
+            parameter = self.bound.signature.parameters[name]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                yield from value.items()
+            elif name in shown or not _is_default(value, parameter.default):
+                yield name, value
+
     def _texts(self, shown: Collection[str]) -> Iterator[str]:
         in_place = True  # No argument that is left out or named comes before it.
         for name, value in self.bound.arguments.items():

@@ -25,6 +25,20 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "a configuration writes the patterns of labels as a dict, whose order tools may change",
+        "functional_optim/config.py",
+        'fields = {"patterns": list(value.patterns.items())}',
+        "pass",
+        "test_config.py -k other_ways",
+    ),
+    Mutant(
+        "an error in a file does not say where",
+        "functional_optim/config.py",
+        'raise type(error)(f"{inside}: {error}") from None',
+        "raise",
+        "test_config.py -k errors_say_where",
+    ),
+    Mutant(
         "what was lent for an evaluation is not given back after an error",
         "adapters/evaluation.py",
         "    try:\n        yield\n    finally:\n        evaluation.is_lent = False\n        evaluation.end()",

@@ -135,8 +135,8 @@ class _Run:
     """The parameters that a run is about, by key, and what belongs to them; states are complete, but their owner's still."""
 
     def __init__(self, optimizer: TransformOptimizer, model: torch.nn.Module | None) -> None:
-        optimizer.evaluation.require_training("the functional state")
         self.transform = transform_of(optimizer)
+        optimizer.evaluation.require_training("the functional state")
         everyone = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
         names = _names(optimizer, model)
         self.params = {key: p for key, p in everyone if p.requires_grad}
