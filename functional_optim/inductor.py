@@ -1,10 +1,11 @@
 """The door to torch's compiler below `torch.compile`, without preparations that take twice as long as two kernels do.
 
 On a new machine Inductor first compiles a test program for each of the processor's vector instruction sets (up to 6 s), and a
-header, precompiled (6 s), which then saves each kernel 1.5 of its 2.3 s.
+header, precompiled (6 s), which then saves each file 1.5 of its 2.3 s.
 
-A few kernels need neither. Which instructions there are, the processor says. The test programs are compiled and loaded but not
-run; what they can find out, the first kernel finds out as well, by failing. It is then compiled with all preparations.
+A few files need neither, and a program's kernels become a few (see `kernel_files`). Which instructions there are, the processor
+says. The test programs are compiled and loaded but not run; what they can find out, the first kernel finds out as well, by
+failing. It is then compiled with all preparations.
 """
 
 import itertools
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor, fx
 
 from functional_optim import torch_internals
+from functional_optim.kernel_files import few_files
 
 # A graph, its inputs or some like them, and the mode that these were made in.
 Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor | torch.SymInt], Any]
 
-# How many kernels of a process are compiled without the precompiled header: as many as take the time that it takes.
+# How many kernels that are a file each are compiled without the precompiled header: as many as take the time that it takes.
 FEW = 4
 
 lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
@@ -48,7 +50,7 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel:
 
     with lock:
         try:
-            with quick_start(with_header=not is_kernel or next(_kernels) >= FEW):
+            with quick_start(with_header=is_kernel and next(_kernels) >= FEW), few_files():
                 return compiled()
         except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
             return compiled()

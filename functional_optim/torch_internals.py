@@ -45,6 +45,7 @@ NAMES: dict[str, Name] = {
     **_names(
         "fused, compiled",
         FakeTensorMode="torch._subclasses.FakeTensorMode",
+        ShapeEnv="torch.fx.experimental.symbolic_shapes.ShapeEnv",
         make_fx="torch.fx.experimental.proxy_tensor.make_fx",
         TracingContext="torch._guards.TracingContext",
         tracing="torch._guards.tracing",
@@ -54,7 +55,6 @@ NAMES: dict[str, Name] = {
     ),
     **_names(
         "fused",
-        ShapeEnv="torch.fx.experimental.symbolic_shapes.ShapeEnv",
         DimDynamic="torch.fx.experimental.symbolic_shapes.DimDynamic",
         StatelessSymbolicContext="torch.fx.experimental.symbolic_shapes.StatelessSymbolicContext",
     ),
@@ -86,6 +86,13 @@ NAMES: dict[str, Name] = {
         "another way: the compiler's usual preparations, so the first kernels take longer (see `inductor`)",
         cpp_builder="torch._inductor.cpp_builder",  # its get_cpp_compiler
         cpu_vec_isa="torch._inductor.cpu_vec_isa",  # its valid_vec_isa_list, x86_isa_checker, VecAVX512 and VecAVX2
+    ),
+    **_names(
+        "another way: each kernel of a program is translated by itself (see `kernel_files`)",
+        AsyncCompile="torch._inductor.async_compile.AsyncCompile",
+        get_compile_threads="torch._inductor.async_compile.get_compile_threads",
+        CppPythonBindingsCodeCache="torch._inductor.codecache.CppPythonBindingsCodeCache",
+        LambdaFuture="torch._inductor.codecache.LambdaFuture",
     ),
     **_names(
         "another way: other people's `make_fx` is noticed by its fake tensors alone",

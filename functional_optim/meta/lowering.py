@@ -77,7 +77,7 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
     """
     assert torch_internals.active_fake_mode, "which `is_traced` asks for, or it raises"
     with torch_internals.disable_current_modes():
-        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
+        mode = _fake_mode()
         try:
             with mode:
                 return list(function(*_like(like)))
@@ -92,7 +92,7 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
 def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
     """A function, for tensors like these."""
     with torch_internals.disable_current_modes():
-        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
+        mode = _fake_mode()
         with mode:
             inputs = _like(like)
         return Part(_traced(lambda *inputs: list(function(*inputs)), inputs, mode), mode)
@@ -119,12 +119,18 @@ def forward_and_transpose(
         return list(outputs), [x.contiguous() for x in pull(cotangents)]
 
     with torch_internals.disable_current_modes():
-        mode = torch_internals.FakeTensorMode(allow_non_fake_inputs=True)
+        mode = _fake_mode()
         with mode:
             given = _like([*like, *filter(is_smooth, outputs)])
         graph = _traced(joint, given, mode)  # which keeps what it calls, until the parts do
         forward, backward = _split(graph, len(like), len(outputs), mode)
         return Part(forward, mode), Part(backward, mode, is_backward=True)
+
+
+def _fake_mode() -> Any:
+    """A mode of tensors without elements, which knows that all sizes are fixed: else the compiler keeps nothing on disk."""
+    sizes = torch_internals.ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    return torch_internals.FakeTensorMode(allow_non_fake_inputs=True, shape_env=sizes)
 
 
 def _like(tensors: Sequence[Tensor]) -> list[Tensor]:

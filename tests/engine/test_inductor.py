@@ -87,9 +87,9 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "is_kernel", "expected"), [(0, True, False), (3, True, False), (4, True, None), (0, False, None)]
+    ("kernels", "is_kernel", "expected"), [(0, True, False), (3, True, False), (4, True, None), (4, False, False)]
 )
-def test_the_header_is_precompiled_for_many_kernels(monkeypatch, kernels, is_kernel, expected):
+def test_the_header_is_precompiled_for_many_files(monkeypatch, kernels, is_kernel, expected):
     usual, seen = config.cpp_cache_precompile_headers, []
     monkeypatch.setattr(inductor, "_kernels", itertools.count(kernels))
 

@@ -1,0 +1,100 @@
+"""Many kernels in one C++ file: the headers, which take longer to read than a dozen kernels to translate, are read once.
+
+Inductor writes a file for each kernel, and has each translated by itself. Here the kernels of a program come into a few files, in
+a namespace each, with the bindings that torch writes; each is a module of its own in the library that becomes of the file.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from functional_optim import torch_internals
+
+# Then the processor's other cores have something to do, and the headers are a small part.
+KERNELS_OF_A_FILE = 16
+
+_INCLUDE = re.compile(r"^\s*#include.*$", re.MULTILINE)
+
+
+@contextmanager
+def few_files() -> Iterator[None]:
+    """Kernels that the compiler makes meanwhile, in this thread, share files. Where torch is another, each has its own."""
+    compiler = torch_internals.get("AsyncCompile")
+    if compiler is None or not all(map(torch_internals.get, ("CppPythonBindingsCodeCache", "LambdaFuture"))):
+        yield
+        return
+    one_file, thread = compiler.cpp_pybinding, threading.get_ident()
+
+    def cpp_pybinding(self: Any, argtypes: Sequence[str], source_code: str) -> Any:
+        # with one thread nobody waits for what is under way: there a kernel is compiled when it is met
+        if threading.get_ident() != thread or torch_internals.get_compile_threads() <= 1:
+            return one_file(self, argtypes, source_code)
+        if not hasattr(self, "_files"):
+            self._files = _Files(self.submit)
+        return self._files.added(argtypes, source_code)
+
+    compiler.cpp_pybinding = cpp_pybinding
+    try:
+        yield
+    finally:
+        compiler.cpp_pybinding = one_file
+
+
+class _Files:
+    """The kernels of one program, translated when the first of them is asked for."""
+
+    def __init__(self, submit: Callable[..., Any]) -> None:
+        self.submit = submit
+        self.codes: list[str] = []
+        self.kinds: list[Any] = []
+        self.modules: list[Any] | None = None
+
+    def added(self, argtypes: Sequence[str], source: str) -> Any:
+        """What becomes of a kernel, to wait for."""
+        i = len(self.kinds)
+        entry = f"kernel_{i}"
+        files, base = self, torch_internals.CppPythonBindingsCodeCache
+
+        class One(base):
+            """The bindings of this kernel, of which torch writes the code."""
+
+            cache: dict[str, Any] = {}
+            entry_function = entry
+            call_entry_function = base.call_entry_function.replace("kernel(", f"{entry}(")
+
+            @classmethod
+            def load_async(cls, main_code: str, *args: Any, **options: Any) -> Callable[[], Any]:
+                files.codes.append(main_code)
+                return lambda: files.module(i)
+
+        self.kinds.append(One)
+        loaded = One.load_pybinding_async(argtypes, re.sub(r"\bkernel\(", f"{entry}(", source))
+        return torch_internals.LambdaFuture(loaded)
+
+    def module(self, i: int) -> Any:
+        """The module of a kernel, after all have been translated."""
+        if self.modules is None:
+            starts = range(0, len(self.kinds), KERNELS_OF_A_FILE)
+            under_way = [self._translated(slice(start, start + KERNELS_OF_A_FILE)) for start in starts]
+            self.modules = [module for library in under_way for module in library().modules]
+        return self.modules[i]
+
+    def _translated(self, some: slice) -> Callable[[], Any]:
+        """Begin to translate some kernels; a function that waits for the library."""
+        kinds, codes, base = self.kinds[some], self.codes[some], torch_internals.CppPythonBindingsCodeCache
+        includes = dict.fromkeys(line.strip() for code in codes for line in _INCLUDE.findall(code))
+        bodies = [f"namespace of_kernel_{i} {{\n{_INCLUDE.sub('', code)}\n}}" for i, code in enumerate(codes)]
+
+        class Library(base):
+            """A file with these kernels."""
+
+            cache: dict[str, Any] = {}
+
+            @classmethod
+            def _load_library_inner(cls, path: str, key: str) -> Any:
+                return SimpleNamespace(modules=[kind._load_library_inner(path, key) for kind in kinds])
+
+        return Library.load_async("\n".join(["#define PY_SSIZE_T_CLEAN", *includes, *bodies]), submit_fn=self.submit)

@@ -1,0 +1,99 @@
+"""What compiling costs: kernels share files, and what one process compiled, another finds on disk, whatever the values are."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from meta_helpers import close
+from torch._inductor import config
+from torch._inductor.codecache import CppPythonBindingsCodeCache
+
+import functional_optim as fo
+from functional_optim import torch_internals
+
+# Two kernels at least: a product lies between what comes before and after it.
+PROGRAM = """
+import sys
+import torch
+import functional_optim as fo
+from torch._dynamo.utils import counters
+
+lr, seed = float(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(seed)
+held = torch.tensor(2.0)
+
+def loss(p, x):
+    return ((torch.tanh(x @ p) @ p).exp() * held).mean()
+
+def outer(compile):
+    inner = fo.meta.unroll(loss, fo.sgd(), 3, compile=compile)
+    return torch.func.grad(lambda p, lr, x: loss(inner(p, {"lr": lr}, (x,)).params, x), (0, 1))
+
+given = torch.eye(3) / 2, torch.tensor(lr), torch.randn(4, 3)
+for found, expected in zip(fo.meta.compiled(outer(True))(*given), outer(False)(*given)):
+    torch.testing.assert_close(found, expected)
+print({name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")})
+"""
+
+
+def test_another_process_with_other_numbers_compiles_nothing(tmp_path):
+    found = []
+    for arguments in (("0.1", "0"), ("0.03", "1")):
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        ran = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        found.append(ran.stdout.strip())
+    assert found == ["{'hit': 0, 'miss': 1, 'bypass': 0}", "{'hit': 1, 'miss': 0, 'bypass': 0}"]
+    assert len(list(tmp_path.rglob("*.main.so"))) == 1
+
+
+def test_a_constant_is_part_of_what_is_on_disk():
+    for value in (2.0, 3.0):
+        held = torch.tensor(value)
+        assert fo.meta.compiled(lambda x, held=held: (x * held).exp().log())(torch.ones(2)).tolist() == pytest.approx([value] * 2)
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """The C++ files that reach the compiler."""
+    codes, original = [], CppPythonBindingsCodeCache.load_async.__func__
+
+    def load_async(cls, main_code, *args, **kwargs):
+        codes.append(main_code)
+        return original(cls, main_code, *args, **kwargs)
+
+    monkeypatch.setattr(CppPythonBindingsCodeCache, "load_async", classmethod(load_async))
+    return codes
+
+
+def many(x):
+    """Five kernels, none like another, with a product between any two."""
+    for function in (torch.tanh, torch.sin, torch.cos, torch.sigmoid, torch.exp):
+        x = function(x) @ x
+    return x
+
+
+@pytest.mark.parametrize(("kernels", "expected"), [pytest.param(16, [5], marks=pytest.mark.full), (2, [2, 2, 1])])
+def test_kernels_share_files(monkeypatch, files, kernels, expected):
+    monkeypatch.setattr("functional_optim.kernel_files.KERNELS_OF_A_FILE", kernels)
+    x = torch.eye(3) / kernels
+    with config.patch(force_disable_caches=True, compile_threads=2):
+        close(fo.meta.compiled(many)(x), many(x), rtol=1e-5, atol=1e-6)
+    assert [len(re.findall(r"PyInit_kernel_\d+\(", code)) for code in files] == expected
+
+
+@pytest.mark.parametrize("how", [pytest.param("one thread", marks=pytest.mark.full), "another torch"])
+def test_where_they_cannot_they_do_not(monkeypatch, files, how):
+    if how == "another torch":
+        monkeypatch.setitem(torch_internals.NAMES, "LambdaFuture", torch_internals.Name("torch._gone", "nothing"))
+        torch_internals.get.cache_clear()
+    x = torch.eye(3)
+    try:
+        with config.patch(force_disable_caches=True, compile_threads=1 if how == "one thread" else 2):
+            close(fo.meta.compiled(many)(x), many(x), rtol=1e-5, atol=1e-6)
+    finally:
+        torch_internals.get.cache_clear()
+    assert len(files) > 1 and not any("kernel_1" in code for code in files)
