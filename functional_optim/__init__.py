@@ -10,6 +10,8 @@ from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.evaluated import evaluated
+from functional_optim.combinators.graft import graft
+from functional_optim.combinators.hyperball import hyperball
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.logs import log_values
@@ -40,6 +42,7 @@ from functional_optim.optimizers import (
     adam_mini,
     adamax,
     adamc,
+    adamuon,
     adamw,
     adan,
     ademamix,
@@ -61,6 +64,7 @@ from functional_optim.optimizers import (
     muon,
     nadam,
     noisy_sgd,
+    normuon,
     novograd,
     optimistic_adam,
     optimistic_gradient_descent,
@@ -97,6 +101,7 @@ from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplifi
 from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.came import scale_by_came
+from functional_optim.rules.cautious_decay import cautious_decay
 from functional_optim.rules.centralize import centralize
 from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, clip_by_value
 from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
@@ -117,6 +122,7 @@ from functional_optim.rules.noise import add_noise
 from functional_optim.rules.normalize import normalize_by_update_norm
 from functional_optim.rules.novograd import scale_by_novograd
 from functional_optim.rules.optimistic import scale_by_optimistic_gradient
+from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.palm import scale_by_palm
 from functional_optim.rules.param_scale import scale_by_param_block_norm, scale_by_param_block_rms
 from functional_optim.rules.per_example import per_example_global_norm_clip
@@ -125,9 +131,11 @@ from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
 from functional_optim.rules.schedule_free import schedule_free_average
+from functional_optim.rules.shape import scale_by_shape, scale_to_rms
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
@@ -178,7 +186,9 @@ __all__ = [
     "ema_params",
     "eval_params",
     "evaluated",
+    "graft",
     "hparams_at",
+    "hyperball",
     "log_norms",
     "log_values",
     "lookahead",
@@ -210,6 +220,7 @@ __all__ = [
     "add_l1_decay",
     "add_noise",
     "average_iterates",
+    "cautious_decay",
     "centralize",
     "clip_by_adagc",
     "clip_by_block_rms",
@@ -226,6 +237,7 @@ __all__ = [
     "momo_adam",
     "negate",
     "normalize_by_update_norm",
+    "orthogonalize",
     "per_example_global_norm_clip",
     "reduce_on_plateau",
     "scale",
@@ -261,9 +273,11 @@ __all__ = [
     "scale_by_radam",
     "scale_by_relative_step",
     "scale_by_rms",
+    "scale_by_row_rms",
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
@@ -272,6 +286,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_to_rms",
     "schedule_free_average",
     "soft_threshold",
     "subtract_decayed_weights",
@@ -306,6 +321,7 @@ __all__ = [
     "adam_mini",
     "adamax",
     "adamc",
+    "adamuon",
     "adamw",
     "adan",
     "ademamix",
@@ -327,6 +343,7 @@ __all__ = [
     "muon",
     "nadam",
     "noisy_sgd",
+    "normuon",
     "novograd",
     "optimistic_adam",
     "optimistic_gradient_descent",

@@ -15,6 +15,8 @@ from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.evaluated import evaluated
+from functional_optim.combinators.graft import graft
+from functional_optim.combinators.hyperball import hyperball
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
 from functional_optim.combinators.logs import log_values
@@ -45,6 +47,7 @@ from functional_optim.optimizers import (
     adam_mini,
     adamax,
     adamc,
+    adamuon,
     adamw,
     adan,
     ademamix,
@@ -66,6 +69,7 @@ from functional_optim.optimizers import (
     muon,
     nadam,
     noisy_sgd,
+    normuon,
     novograd,
     optimistic_adam,
     optimistic_gradient_descent,
@@ -91,7 +95,9 @@ from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.muon import scale_by_muon
+from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.shape import scale_by_shape
 from functional_optim.rules.sophia import gauss_newton_bartlett
 from functional_optim.schedules import (
     constant,
@@ -120,6 +126,7 @@ def add_decayed_weights(weight_decay: float = 0.01) -> Transform: ...
 def add_l1_decay(l1_decay: float = 0.0001) -> Transform: ...
 def add_noise(eta: float = 0.01, gamma: float = 0.55, seed: float = 0) -> Transform: ...
 def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def cautious_decay(weight_decay: float = 0.01) -> Transform: ...
 def centralize() -> Transform: ...
 def clip_by_adagc(
     lambda_abs: float = 1.0,
@@ -300,6 +307,7 @@ def scale_by_rms(
     bias_correction: bool = False,
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
+def scale_by_row_rms(beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_rprop(
     lr: float = 0.01,
     etas: tuple[float, float] = (0.5, 1.2),
@@ -354,6 +362,7 @@ def scale_by_yogi(
     *,
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
+def scale_to_rms(rms: float = 0.2, rms_eps: float = 1e-08) -> Transform: ...
 def schedule_free_average(
     lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform: ...
@@ -386,7 +395,9 @@ __all__ = [
     "ema_params",
     "eval_params",
     "evaluated",
+    "graft",
     "hparams_at",
+    "hyperball",
     "log_norms",
     "log_values",
     "lookahead",
@@ -418,6 +429,7 @@ __all__ = [
     "add_l1_decay",
     "add_noise",
     "average_iterates",
+    "cautious_decay",
     "centralize",
     "clip_by_adagc",
     "clip_by_block_rms",
@@ -434,6 +446,7 @@ __all__ = [
     "momo_adam",
     "negate",
     "normalize_by_update_norm",
+    "orthogonalize",
     "per_example_global_norm_clip",
     "reduce_on_plateau",
     "scale",
@@ -469,9 +482,11 @@ __all__ = [
     "scale_by_radam",
     "scale_by_relative_step",
     "scale_by_rms",
+    "scale_by_row_rms",
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
@@ -480,6 +495,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_to_rms",
     "schedule_free_average",
     "soft_threshold",
     "subtract_decayed_weights",
@@ -514,6 +530,7 @@ __all__ = [
     "adam_mini",
     "adamax",
     "adamc",
+    "adamuon",
     "adamw",
     "adan",
     "ademamix",
@@ -535,6 +552,7 @@ __all__ = [
     "muon",
     "nadam",
     "noisy_sgd",
+    "normuon",
     "novograd",
     "optimistic_adam",
     "optimistic_gradient_descent",

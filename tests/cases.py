@@ -81,6 +81,7 @@ CASES: dict[str, list[Transform]] = {
     "adagrad": [fo.adagrad(lr_decay=0.1, weight_decay=0.1, initial_accumulator_value=0.1)],
     "adam": [fo.adam(), fo.adam(weight_decay=0.1, amsgrad=True)],
     "adamax": [fo.adamax(weight_decay=0.1)],
+    "adamuon": [fo.adamuon(ns_steps=1, ns_dtype=None, eps=0.1)],
     "adamw": [fo.adamw(), fo.adamw(amsgrad=True, state_dtype=torch.float64)],
     "adan": [fo.adan(weight_decay=0.1)],
     "adaptive_grad_clip": [fo.adaptive_grad_clip(), fo.adaptive_grad_clip(clipping=100.0)],
@@ -92,6 +93,7 @@ CASES: dict[str, list[Transform]] = {
     "asam": [fo.asam(fo.sgd(momentum=0.9))],
     "asgd": [fo.asgd(t0=0.5, weight_decay=0.1)],
     "average_iterates": [fo.average_iterates(t0=-1.5)],
+    "cautious_decay": [fo.cautious_decay()],
     "centralize": [fo.centralize()],
     "chain": [
         fo.chain(fo.clip_by_global_norm(), fo.adamw(), fo.clip_by_value(clip_value=1e-3)),
@@ -106,6 +108,8 @@ CASES: dict[str, list[Transform]] = {
     "ema_params": [fo.ema_params(fo.adam())],
     "freeze": [fo.freeze()],
     "fromage": [fo.fromage(lr=0.1)],
+    "graft": [fo.graft(fo.scale_by_sign(), fo.scale_by_adam()), fo.graft(fo.trace(), fo.scale_by_rms())],
+    "hyperball": [fo.hyperball(fo.scale_by_adam())],
     "identity": [fo.identity()],
     "keep_params_nonnegative": [fo.keep_params_nonnegative()],
     "lamb": [fo.lamb(weight_decay=0.1)],
@@ -121,7 +125,9 @@ CASES: dict[str, list[Transform]] = {
     "monitor": [fo.chain(fo.monitor("grad"), fo.adamw(), fo.monitor("update"))],
     "muon": [fo.muon(ns_steps=1, ns_dtype=None)],
     "nadam": [fo.nadam(weight_decay=0.1, decoupled_weight_decay=True)],
+    "normuon": [fo.normuon(ns_steps=1, ns_dtype=None)],
     "negate": [fo.negate()],
+    "orthogonalize": [fo.orthogonalize(ns_steps=2), fo.orthogonalize("polar_express", ns_steps=2)],
     "noisy_sgd": [fo.noisy_sgd()],
     "normalize_by_update_norm": [fo.normalize_by_update_norm()],
     "novograd": [fo.novograd()],
@@ -150,7 +156,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_inverse_time": [fo.scale_by_inverse_time(lr_decay=0.1)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
-    "scale_by_muon": [fo.scale_by_muon(ns_steps=2)],
+    "scale_by_muon": [fo.scale_by_muon(ns_steps=2), fo.scale_by_muon(ns_coefficients="quintic", ns_steps=2)],
     "scale_by_nadam": [fo.scale_by_nadam()],
     "scale_by_novograd": [fo.scale_by_novograd(weight_decay=0.1)],
     "scale_by_optimistic_gradient": [fo.scale_by_optimistic_gradient(alpha=0.7)],
@@ -161,9 +167,11 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_radam": [fo.scale_by_radam(), fo.scale_by_radam(degenerated_to_sgd=False, optimized_update=False)],
     "scale_by_relative_step": [fo.scale_by_relative_step(), fo.scale_by_relative_step(lr=2.0)],
     "scale_by_rms": [fo.scale_by_rms(0.5), fo.scale_by_rms(eps_in_sqrt=True, bias_correction=True)],
+    "scale_by_row_rms": [fo.scale_by_row_rms()],
     "scale_by_rprop": [fo.scale_by_rprop()],
     "scale_by_rss": [fo.scale_by_rss(), fo.scale_by_rss(0.1, eps_in_sqrt=True)],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
+    "scale_by_shape": [fo.scale_by_shape(), fo.scale_by_shape("match_rms_adamw")],
     "scale_by_sign": [fo.scale_by_sign()],
     "scale_by_sm3": [fo.scale_by_sm3()],
     # Not clipped, so that the derivatives show.
@@ -220,6 +228,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_prodigy": [fo.scale_by_prodigy(d0=0.1, use_bias_correction=True, safeguard_warmup=True)],
     "scale_by_simplified_ademamix": [fo.scale_by_simplified_ademamix(alpha=0.5)],
     "scale_by_stable_adamw": [fo.scale_by_stable_adamw()],
+    "scale_to_rms": [fo.scale_to_rms()],
     "schedule_free": [fo.schedule_free(fo.adamw(betas=(0.0, 0.999), lr=0.1))],
     "schedule_free_adamw": [fo.schedule_free_adamw()],
     "schedule_free_sgd": [fo.schedule_free_sgd(weight_decay=0.1)],
@@ -247,7 +256,7 @@ def _matrices() -> dict[str, torch.Tensor]:
 
 
 # What to try a transform on that refuses vectors, by its name in the table.
-PARAMS = {"scale_by_muon": _matrices()}
+PARAMS = dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices())
 
 # Every transform by a name of its own.
 TABLE = {f"{name}-{i}": tx for name, row in CASES.items() for i, tx in enumerate(row)}

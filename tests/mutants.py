@@ -102,6 +102,27 @@ MUTANTS = [
         "test_rotate.py -k decomposed",
     ),
     Mutant(
+        "all steps of an iteration have the coefficients of the first",
+        "functional_optim/rules/newton_schulz.py",
+        "schedule[min(step, len(schedule) - 1)]",
+        "schedule[0]",
+        "test_muon_family.py -k has_its_coefficients",
+    ),
+    Mutant(
+        "a row's mean square is that of the step alone",
+        "functional_optim/rules/row_rms.py",
+        "v = b2 * v + (1 - b2) *",
+        "v = 0 * v + 1.0 *",
+        "test_muon_family.py -k papers_loops",
+    ),
+    Mutant(
+        "a step on the ball leaves it",
+        "functional_optim/combinators/hyperball.py",
+        '"scale": radius / length',
+        '"scale": radius / radius',
+        "test_muon_family.py -k sphere",
+    ),
+    Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
         "(sqrt(v / c2) + eps)",

@@ -16,7 +16,8 @@ from torch import Tensor
 from functional_optim.combinators.chain import chain
 from functional_optim.optimizers import adadelta, adafactor, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd
 from functional_optim.rules.decay import add_decayed_weights
-from functional_optim.rules.muon import COEFFICIENTS, scale_by_muon
+from functional_optim.rules.muon import scale_by_muon
+from functional_optim.rules.newton_schulz import COEFFICIENTS
 from functional_optim.rules.scale import negate, scale_by_learning_rate
 from functional_optim.transform import Transform
 

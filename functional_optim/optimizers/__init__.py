@@ -1,7 +1,7 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
-from functional_optim.optimizers.matrices import soap
+from functional_optim.optimizers.matrices import adamuon, normuon, soap
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -53,6 +53,7 @@ __all__ = [
     "adam_mini",
     "adamax",
     "adamc",
+    "adamuon",
     "adamw",
     "adan",
     "ademamix",
@@ -74,6 +75,7 @@ __all__ = [
     "muon",
     "nadam",
     "noisy_sgd",
+    "normuon",
     "novograd",
     "optimistic_adam",
     "optimistic_gradient_descent",

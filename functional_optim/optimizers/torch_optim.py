@@ -18,8 +18,9 @@ from functional_optim.rules.asgd import average_iterates, scale_by_asgd
 from functional_optim.rules.clip import clip_by_block_rms
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.momentum import trace
-from functional_optim.rules.muon import COEFFICIENTS, MuonOrAdamW, scale_by_muon
+from functional_optim.rules.muon import MuonOrAdamW, scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
+from functional_optim.rules.newton_schulz import COEFFICIENTS, Schedule
 from functional_optim.rules.param_scale import scale_by_param_block_rms
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
@@ -432,7 +433,7 @@ def muon(
     lr: float = 1e-3,
     weight_decay: float = 0.1,
     momentum: float = 0.95,
-    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_coefficients: tuple[float, float, float] | str | Schedule = COEFFICIENTS,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     *,
@@ -451,7 +452,7 @@ def muon(
         lr: η of both, at least 0; `muon.lr` and `adamw.lr` set one of them.
         weight_decay: λ of both, at least 0; `muon.weight_decay` and `adamw.weight_decay` set one of them.
         momentum: μ of Muon, in [0, 1).
-        ns_coefficients: of its iteration.
+        ns_coefficients: of its iteration; see `scale_by_muon`.
         betas: AdamW's.
         eps: AdamW's. Muon's is the hyper-parameter `muon.eps`.
         nesterov, ns_steps, ns_dtype: see `scale_by_muon`; here, as in torch, the iteration is in bfloat16.

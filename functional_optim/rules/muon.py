@@ -13,54 +13,57 @@ With U = P Σ Qᵀ the iteration tends to P S Qᵀ, the singular values in S bet
 ones fast instead of bringing all of them to 1.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, require_count
-from functional_optim.numerics import sqrt
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
+from functional_optim.rules.newton_schulz import (
+    COEFFICIENTS,
+    Schedule,
+    margin_of,
+    orthogonalized,
+    require_matrix,
+    require_schedule,
+    schedule_of,
+)
+from functional_optim.rules.shape import FACTORS, require_factor
 from functional_optim.transform import Transform, per_tensor
-
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-FACTORS = {
-    None: lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
-    "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
-    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
-    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
-}
 
 
 def _matrix_zeros(p, hp):
-    if p.ndim < 2:
-        raise ValueError(
-            f"scale_by_muon orthogonalises matrices, but a parameter has shape {tuple(p.shape)}: give it parameters of at least "
-            "two dimensions, and the others to another rule."
-        )
+    require_matrix("scale_by_muon", p.shape)
     return torch.zeros_like(p, requires_grad=False)
+
+
+HPARAMS = {"momentum": Hparam(0.95, FRACTION), "eps": Hparam(1e-7, NON_NEGATIVE)}
 
 
 @per_tensor(
     slots={"momentum_buffer": _matrix_zeros},
-    hparams={
-        "momentum": Hparam(0.95, FRACTION),
-        "ns_coefficients": Hparam(COEFFICIENTS, ANY),
-        "eps": Hparam(1e-7, NON_NEGATIVE),
-    },
+    hparams={"momentum": HPARAMS["momentum"], "ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": HPARAMS["eps"]},
     batched=True,
     name="scale_by_muon",
 )
 def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
+    return _stepping(hp, [hp["ns_coefficients"]], None, nesterov, ns_steps, adjust_lr_fn, ns_dtype)
+
+
+@per_tensor(slots={"momentum_buffer": _matrix_zeros}, hparams=HPARAMS, batched=True, name="scale_by_muon")
+def _scheduled_muon(hp, *, schedule, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
+    return _stepping(hp, schedule_of(schedule), margin_of(schedule), nesterov, ns_steps, adjust_lr_fn, ns_dtype)
+
+
+def _stepping(hp, schedule, margin, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     mu = hp["momentum"]
 
     def rule(g, p, m):
         m = mu * m + (1 - mu) * g
         u = mu * m + (1 - mu) * g if nesterov else m
-        x = orthogonalized(u.flatten(2), hp["ns_coefficients"], hp["eps"], ns_steps, ns_dtype)
+        x = orthogonalized(u.flatten(2), schedule, hp["eps"], ns_steps, ns_dtype, margin)
         return FACTORS[adjust_lr_fn](*x.shape[1:]) * x.reshape(g.shape), m
 
     return rule
@@ -69,7 +72,7 @@ def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
 @recorded
 def scale_by_muon(
     momentum: float = 0.95,
-    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_coefficients: tuple[float, float, float] | str | Schedule = COEFFICIENTS,
     eps: float = 1e-7,
     *,
     nesterov: bool = True,
@@ -85,7 +88,8 @@ def scale_by_muon(
 
     Args:
         momentum: μ, in [0, 1).
-        ns_coefficients: a, b, c of the iteration.
+        ns_coefficients: a, b, c of the iteration; or of each of its steps, a list of triples or "polar_express" or "quintic",
+            see `orthogonalize`, and then no hyper-parameter.
         eps: at least 0, in units of the gradient's norm: a smaller momentum is not blown up.
         nesterov: orthogonalise the momentum looked ahead.
         ns_steps: k, how often to iterate, fewer than 100.
@@ -113,12 +117,14 @@ def scale_by_muon(
     tensor([[ 1.,  0.],
             [ 0., -1.]])
     """
-    if adjust_lr_fn not in FACTORS:
-        raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r}: expected one of {', '.join(map(repr, FACTORS))}.")
-    require_count("ns_steps", ns_steps, 0)
-    if ns_steps >= 100:
-        raise ValueError(f"ns_steps = {ns_steps} is outside [0, 100).")
-    return _muon(nesterov, ns_steps, adjust_lr_fn, ns_dtype, momentum, ns_coefficients, eps, state_dtype=state_dtype)
+    require_factor(adjust_lr_fn)
+    first = ns_coefficients[0]
+    by_steps = isinstance(first, str | tuple | list)
+    require_schedule(ns_coefficients if by_steps else [ns_coefficients], ns_steps)
+    options = {"nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "ns_dtype": ns_dtype}
+    if by_steps:
+        return _scheduled_muon(schedule=ns_coefficients, momentum=momentum, eps=eps, state_dtype=state_dtype, **options)
+    return _muon(momentum=momentum, ns_coefficients=ns_coefficients, eps=eps, state_dtype=state_dtype, **options)
 
 
 @dataclass(frozen=True)
@@ -132,22 +138,3 @@ class MuonOrAdamW:
     def is_reserve(self, label: str, names: Sequence[str]) -> bool:
         """Either branch may be left without parameters."""
         return True
-
-
-def orthogonalized(x, coefficients, eps, steps, dtype=None):
-    """Of each of a stack of matrices (n, rows, columns), nearly the closest orthogonal one, by Newton and Schulz's iteration."""
-    a, b, c = coefficients
-
-    def low(y):
-        return y if dtype is None else y.to(dtype).float()
-
-    def times(y, z):
-        # A GPU multiplies tensors of the low dtype many times faster, and rounds the product to it once more.
-        return y @ z if dtype is None or not y.is_cuda else (y.to(dtype) @ z.to(dtype)).float()
-
-    y = low(x if x.shape[1] <= x.shape[2] else x.mT)
-    y = low(y / low(sqrt((y * y).sum((1, 2), keepdim=True))).clamp(min=eps))
-    for _ in range(steps):
-        gram = low(times(y, y.mT))
-        y = low(a * y + times(low(b * gram + c * times(gram, gram)), y))
-    return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)

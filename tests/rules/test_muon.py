@@ -9,7 +9,7 @@ from trajectories import FLOAT64, assert_params_close, set_gradients
 
 import functional_optim as fo
 from functional_optim import adapters
-from functional_optim.rules.muon import orthogonalized
+from functional_optim.rules.newton_schulz import orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -84,13 +84,13 @@ def test_the_papers_loop(shape, adjust, factor, nesterov):
 def test_with_newtons_coefficients_it_tends_to_the_closest_orthogonal_matrix(shape):
     g = randn(*shape)
     p, _, q = torch.linalg.svd(g, full_matrices=False)
-    found = orthogonalized(g[None], (15 / 8, -10 / 8, 3 / 8), 1e-7, 40)[0]
+    found = orthogonalized(g[None], [(15 / 8, -10 / 8, 3 / 8)], 1e-7, 40)[0]
     # 40 steps bring each singular value of this g to 1, to rounding.
     torch.testing.assert_close(found, p @ q, rtol=1e-10, atol=1e-10)
 
 
 def test_five_steps_bring_singular_values_near_1():
-    values = torch.linalg.svdvals(orthogonalized(randn(1, 20, 60), COEFFICIENTS, 1e-7, 5))
+    values = torch.linalg.svdvals(orthogonalized(randn(1, 20, 60), [COEFFICIENTS], 1e-7, 5))
     assert 0.65 < values.min() and values.max() < 1.25
 
 

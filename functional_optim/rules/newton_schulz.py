@@ -1,0 +1,98 @@
+"""The iteration of Newton and Schulz, which orthogonalises matrices by products alone, and its coefficients.
+
+    X ← U / max(‖U‖, ε)                    polar express:  U / (1.02 ‖U‖ + ε)
+    X ← aₖ X + (bₖ X Xᵀ + cₖ (X Xᵀ)²) X    k times
+
+With U = P Σ Qᵀ it tends to P S Qᵀ, where S is near 1: how near, and how fast, is a matter of the coefficients.
+
+Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks, https://kellerjordan.github.io/posts/muon/
+Amsel et al. 2025, The Polar Express, https://arxiv.org/abs/2505.16932: the best coefficients of each step
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim.hparams import require_count
+from functional_optim.numerics import Scalar, sqrt
+
+# a, b, c of each step; after the last, its again.
+Schedule: TypeAlias = Sequence[tuple[Scalar, Scalar, Scalar]]
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+SCHEDULES: dict[str, Schedule] = {
+    "muon": [COEFFICIENTS],
+    # As modded-nanogpt computed them by the paper's method, for five steps with a margin of 2 %.
+    "polar_express": [
+        (8.156554524902461, -22.48329292557795, 15.878769915207462),
+        (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+        (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+        (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+        (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+    ],
+    # Nearer to 1 at the end than Muon's, by Jiacheng You.
+    "quintic": [
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ],
+}
+# How much larger than the norm of the whole matrix polar express takes it for.
+MARGINS = {"polar_express": 1.02}
+
+
+def schedule_of(coefficients: str | Schedule) -> Schedule:
+    """The coefficients of each step, by name or as they are given."""
+    return SCHEDULES[coefficients] if isinstance(coefficients, str) else coefficients
+
+
+def margin_of(coefficients: str | Schedule) -> float | None:
+    """How much larger than its norm a matrix is taken for; None for no larger."""
+    return MARGINS.get(coefficients) if isinstance(coefficients, str) else None
+
+
+def require_schedule(coefficients: str | Schedule, steps: int) -> None:
+    """Raise ValueError unless these are coefficients, for so many steps."""
+    if isinstance(coefficients, str) and coefficients not in SCHEDULES:
+        raise ValueError(f"coefficients = {coefficients!r}: expected one of {', '.join(map(repr, SCHEDULES))}, or triples.")
+    if not isinstance(coefficients, str) and not (coefficients and all(len(triple) == 3 for triple in coefficients)):
+        raise ValueError(f"coefficients = {coefficients!r}: expected the (a, b, c) of one step or more.")
+    require_count("ns_steps", steps, 0)
+    if steps >= 100:
+        raise ValueError(f"ns_steps = {steps} is outside [0, 100).")
+
+
+def require_matrix(name: str, shape: Sequence[int]) -> None:
+    """Raise ValueError unless a tensor of this shape can be taken for a matrix."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"{name} orthogonalises matrices, but a parameter has shape {tuple(shape)}: give it parameters of at least "
+            "two dimensions, and the others to another rule."
+        )
+
+
+def orthogonalized(
+    x: Tensor, schedule: Schedule, eps: float, steps: int, dtype: torch.dtype | None = None, margin: float | None = None
+) -> Tensor:
+    """Of each of a stack of matrices (n, rows, columns), nearly the closest orthogonal one, by Newton and Schulz's iteration."""
+
+    def low(y: Tensor) -> Tensor:
+        return y if dtype is None else y.to(dtype).float()
+
+    def times(y: Tensor, z: Tensor) -> Tensor:
+        # A GPU multiplies tensors of the low dtype many times faster, and rounds the product to it once more.
+        return y @ z if dtype is None or not y.is_cuda else (y.to(dtype) @ z.to(dtype)).float()
+
+    y = low(x if x.shape[1] <= x.shape[2] else x.mT)
+    size = low(sqrt((y * y).sum((1, 2), keepdim=True)))
+    y = low(y / (size.clamp(min=eps) if margin is None else margin * size + eps))
+    for step in range(steps):
+        a, b, c = schedule[min(step, len(schedule) - 1)]
+        gram = low(times(y, y.mT))
+        y = low(a * y + times(low(b * gram + c * times(gram, gram)), y))
+    return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)

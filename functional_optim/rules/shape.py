@@ -1,0 +1,90 @@
+"""Factors of the update that a matrix's shape gives, and an update of one size whatever its shape.
+
+    u ← √max(1, rows / columns) u       "original", Muon's: outputs move alike whatever the width
+    u ← 0.2 √max(rows, columns) u       "match_rms_adamw"
+    u ← √(rows / columns) u             "spectral_unclamped"
+    u ← r √n u / (‖u‖ + ε)              of n elements: the root mean square is r
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, Muon is Scalable for LLM Training,
+https://arxiv.org/abs/2502.16982; Bernstein 2025, Deriving Muon, https://jeremybernste.in/writing/deriving-muon
+"""
+
+import math
+
+import torch
+
+from functional_optim.hparams import NON_NEGATIVE, Hparam
+from functional_optim.numerics import sqrt
+from functional_optim.recipe import recorded
+from functional_optim.rules.newton_schulz import require_matrix
+from functional_optim.transform import Transform, numbered, per_tensor
+
+FACTORS = {
+    None: lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
+    "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
+    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
+}
+
+
+@per_tensor(name="scale_by_shape")
+def _scale_by_shape(hp, *, adjust_lr_fn):
+    def rule(u, p):
+        require_matrix("scale_by_shape", u.shape)
+        return FACTORS[adjust_lr_fn](u.shape[0], math.prod(u.shape[1:])) * u
+
+    return rule
+
+
+@recorded
+def scale_by_shape(adjust_lr_fn: str = "original") -> Transform:
+    """Multiply the update of a matrix by a factor that its shape gives; it goes behind `orthogonalize`.
+
+    A tensor of more than two dimensions is the matrix of its first dimension by all others together.
+
+    Args:
+        adjust_lr_fn: "original", √max(1, rows / columns), so that outputs move alike whatever the width; "match_rms_adamw", 0.2
+            √max(rows, columns), which gives an orthogonal matrix the root mean square of AdamW's updates; "spectral_unclamped",
+            √(rows / columns).
+
+    Raises:
+        ValueError: an unknown factor; or, by `update`, a tensor of fewer than two dimensions.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, https://arxiv.org/abs/2502.16982. The
+    names are those of `torch.optim.Muon`.
+    """
+    require_factor(adjust_lr_fn)
+    return _scale_by_shape(adjust_lr_fn)
+
+
+@numbered(hparams={"rms": Hparam(0.2, NON_NEGATIVE), "rms_eps": Hparam(1e-8, NON_NEGATIVE)})
+def scale_to_rms(hp, numbers):
+    """Give each tensor's update the root mean square `rms`: `r √n u / (‖u‖ + ε)`, of n elements.
+
+    Args:
+        rms: r, at least 0; 0.2 is about that of AdamW's updates, so that its learning rates can be kept.
+        rms_eps: ε, at least 0, in units of ‖u‖.
+
+    Source: Liu et al. 2025, https://arxiv.org/abs/2502.16982, for the 0.2.
+
+    >>> scale_to_rms(rms=1.0).update(torch.tensor([3.0, 4.0]), {})[0]
+    tensor([0.8485, 1.1314])
+    """
+
+    def terms(u, p):
+        return u * u, torch.ones_like(u)
+
+    def finish(sums):
+        square, count = sums.own
+        return {"factor": hp["rms"] * sqrt(count) / (sqrt(square) + hp["rms_eps"])}
+
+    def rule(new, u, p):
+        return new["factor"] * u
+
+    return terms, finish, rule
+
+
+def require_factor(adjust_lr_fn: str | None) -> None:
+    """Raise ValueError unless there is a factor of this name."""
+    if adjust_lr_fn not in FACTORS:
+        raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r}: expected one of {', '.join(map(repr, FACTORS))}.")
