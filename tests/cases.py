@@ -256,7 +256,7 @@ def _matrices() -> dict[str, torch.Tensor]:
 
 
 # What to try a transform on that refuses vectors, by its name in the table.
-PARAMS = dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices())
+PARAMS: dict[str, dict[str, torch.Tensor]] = dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices())
 
 # Every transform by a name of its own.
 TABLE = {f"{name}-{i}": tx for name, row in CASES.items() for i, tx in enumerate(row)}

@@ -15,6 +15,7 @@ ones fast instead of bringing all of them to 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,13 +119,13 @@ def scale_by_muon(
             [ 0., -1.]])
     """
     require_factor(adjust_lr_fn)
-    first = ns_coefficients[0]
-    by_steps = isinstance(first, str | tuple | list)
-    require_schedule(ns_coefficients if by_steps else [ns_coefficients], ns_steps)
+    given: Any = ns_coefficients
+    by_steps = isinstance(given[0], str | tuple | list)
+    require_schedule(given if by_steps else [given], ns_steps)
     options = {"nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "ns_dtype": ns_dtype}
     if by_steps:
-        return _scheduled_muon(schedule=ns_coefficients, momentum=momentum, eps=eps, state_dtype=state_dtype, **options)
-    return _muon(momentum=momentum, ns_coefficients=ns_coefficients, eps=eps, state_dtype=state_dtype, **options)
+        return _scheduled_muon(schedule=given, momentum=momentum, eps=eps, state_dtype=state_dtype, **options)
+    return _muon(momentum=momentum, ns_coefficients=given, eps=eps, state_dtype=state_dtype, **options)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ Li et al. 2025, NorMuon: Making Muon more efficient and scalable, https://arxiv.
 """
 
 import torch
+from torch import Tensor
 
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams
 from functional_optim.lifting import widened
 from functional_optim.numerics import sqrt
 from functional_optim.transform import per_tensor
 
 
-def _a_number_per_row(p, hp):
+def _a_number_per_row(p: Tensor, hp: HParams) -> Tensor:
+    del hp
     return torch.zeros(p.shape[:1], dtype=widened(p.detach()).dtype, device=p.device)
 
 

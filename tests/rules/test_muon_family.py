@@ -1,6 +1,7 @@
 """What is made of Muon's parts: schedules of coefficients, rows, shapes, grafting, the ball; NorMuon and AdaMuon."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -202,10 +203,11 @@ def test_hyperball_goes_round_on_the_sphere(fused):
 
 
 def test_bad_arguments():
+    pair: Any = (1.0, 2.0)
     with pytest.raises(ValueError, match="coefficients = 'newton': expected one of 'muon', 'polar_express', 'quintic'"):
         fo.orthogonalize("newton")
     with pytest.raises(ValueError, match=r"expected the \(a, b, c\) of one step or more"):
-        fo.orthogonalize([(1.0, 2.0)])
+        fo.orthogonalize([pair])
     with pytest.raises(ValueError, match=r"ns_steps = 100 is outside"):
         fo.orthogonalize(ns_steps=100)
     with pytest.raises(ValueError, match="adjust_lr_fn = 'tall': expected one of"):
@@ -213,3 +215,11 @@ def test_bad_arguments():
     for tx in (fo.orthogonalize(), fo.scale_by_shape()):
         with pytest.raises(ValueError, match=r"orthogonalises matrices, but a parameter has shape \(3,\)"):
             tx.update(randn(3), tx.init_state(randn(3)))
+
+
+def test_rows_come_out_alike_and_the_whole_as_large_as_it_was():
+    tx, u = fo.scale_by_row_rms(0.5, row_eps=0.0), randn(3, 4)
+    found, state = tx.update(u, tx.init_state(u))
+    torch.testing.assert_close(found.norm(), u.norm(), rtol=FLOAT64, atol=0)
+    torch.testing.assert_close(found.norm(dim=1), (u.norm() / math.sqrt(3)).expand(3), rtol=FLOAT64, atol=0)
+    torch.testing.assert_close(state["second_momentum_buffer"], 0.5 * u.square().mean(1), rtol=FLOAT64, atol=0)
