@@ -256,7 +256,7 @@ class Leafwise(Lifted):
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
         batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
-        evaluated_at: `(p, *slots) -> x`, where a leaf is evaluated; None for where it is trained.
+        evaluated_at: `(p, *slots, *own) -> x`, where a leaf is evaluated; None for where it is trained.
     """
 
     reduce: Reduction | None = None
@@ -331,7 +331,7 @@ class Leafwise(Lifted):
         at = self.evaluated_at
         if at is None:
             return trees.unflatten(spec, [None] * len(leaves))
-        slots = [trees.leaves_like(state[name], params, spec, f"state[{name!r}]", "params") for name in self.slots]
+        slots = [trees.leaves_like(state[name], params, spec, f"state[{name!r}]", "params") for name in (*self.slots, *self.own)]
         rows = zip(leaves, *slots, strict=True)
         return trees.unflatten(spec, [None if row[0] is None else self._evaluated(at, row) for row in rows])
 

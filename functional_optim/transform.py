@@ -363,6 +363,7 @@ def numbered(
     each: Sequence[str] | None = None,
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
+    evaluated_at: Callable[..., torch.Tensor] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that asks for sums, of a leaf or of all, and may keep numbers; engines run it as one.
@@ -394,6 +395,7 @@ def numbered(
         shared: name to first value, a number or `hp -> number`, of one that all leaves share: kept as a () tensor of float64.
             The step is shared then, too.
         each: names of hyper-parameters that may differ between leaves; all by default.
+        evaluated_at: as for `elementwise`, `(p, *slots, *own) -> x`.
     """
     lift = functools.partial(
         Numbered,
@@ -403,6 +405,7 @@ def numbered(
         each=None if each is None else tuple(each),
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
+        evaluated_at=evaluated_at,
     )
     return _decorator(lift, slots, hparams, reduces=True, name=name)
 

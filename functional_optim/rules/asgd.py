@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
-from functional_optim.lifting import OneNumber, zeros
+from functional_optim.lifting import OneNumber
 from functional_optim.numerics import double, where
-from functional_optim.transform import elementwise
+from functional_optim.transform import numbered
 
 
-@elementwise(
-    slots={"eta": OneNumber(lambda hp: hp["lr"])},
+@numbered(
+    own={"eta": OneNumber(lambda hp: hp["lr"])},
     hparams={"lr": Hparam(1e-2, NON_NEGATIVE), "lambd": Hparam(1e-4, NON_NEGATIVE), "alpha": Hparam(0.75, ANY)},
 )
-def scale_by_asgd(hp, t):
+def scale_by_asgd(hp, t, numbers):
     """Scale by a step size that decays as a power of time, after adding a decay of the parameter: `u = η (g + λ p)`.
 
     The result is a step, in units of the parameter: end the chain with `negate`, not with a learning rate.
@@ -45,19 +45,24 @@ def scale_by_asgd(hp, t):
     lr, lambd = hp["lr"], hp["lambd"]
     later = lr / (1 + lambd * lr * double(t)) ** hp["alpha"]
 
-    def rule(g, p, eta):
-        return eta * (g + lambd * p), later * torch.ones_like(eta)
+    def finish(sums):
+        return {"eta": later * torch.ones_like(numbers["eta"])}
 
-    return rule
+    def rule(new, g, p):
+        return numbers["eta"] * (g + lambd * p)
+
+    return None, finish, rule
 
 
-def _averaged(p: Tensor, mu: Tensor, a: Tensor) -> Tensor:
+def _averaged(p: Tensor, a: Tensor, mu: Tensor) -> Tensor:
     """The average; before the first step, and until it starts, the parameter."""
     return torch.where(mu == 1, p, a)
 
 
-@elementwise(slots={"mu": OneNumber(lambda hp: 1.0), "ax": zeros}, hparams={"t0": Hparam(1e6, ANY)}, evaluated_at=_averaged)
-def average_iterates(hp, t):
+@numbered(
+    slots=("ax",), own={"mu": OneNumber(lambda hp: 1.0)}, hparams={"t0": Hparam(1e6, ANY)}, evaluated_at=_averaged
+)
+def average_iterates(hp, t, numbers):
     """Keep the average of the parameters from step `t0` on, in the state; updates pass unchanged. The last link of a chain.
 
     Until then, `ax` is the parameter itself. `evaluated(transform, state, params)` takes it for evaluation.
@@ -85,7 +90,12 @@ def average_iterates(hp, t):
     ahead = double(t) - hp["t0"]
     later = 1 / where(ahead > 1, ahead, 1.0)
 
-    def rule(u, p, mu, a):
-        return u, later * torch.ones_like(mu), (1 - mu) * a + mu * (p + u)
+    mu = numbers["mu"]
 
-    return rule
+    def finish(sums):
+        return {"mu": later * torch.ones_like(mu)}
+
+    def rule(new, u, p, a):
+        return u, (1 - mu) * a + mu * (p + u)
+
+    return None, finish, rule

@@ -12,20 +12,21 @@ Here, as in torch, m decays by β₁ and not by μₜ.
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.lifting import OneNumber, zeros
+from functional_optim.lifting import OneNumber
 from functional_optim.numerics import bias_correction, double, sqrt
-from functional_optim.transform import elementwise
+from functional_optim.transform import numbered
 
 
-@elementwise(
-    slots={"mu_product": OneNumber(lambda hp: 1.0), "exp_avg": zeros, "exp_avg_sq": zeros},
+@numbered(
+    slots=("exp_avg", "exp_avg_sq"),
+    own={"mu_product": OneNumber(lambda hp: 1.0)},
     hparams={
         "betas": Hparam((0.9, 0.999), FRACTION),
         "eps": Hparam(1e-8, NON_NEGATIVE),
         "momentum_decay": Hparam(4e-3, NON_NEGATIVE),
     },
 )
-def scale_by_nadam(hp, t):
+def scale_by_nadam(hp, t, numbers):
     """Adam's update, its momentum looked ahead: `u = m̂ / (√v̂ + ε)`, m̂ a mix of the next momentum and the gradient.
 
     Args:
@@ -47,11 +48,14 @@ def scale_by_nadam(hp, t):
     c2 = bias_correction(b2, t)
     mu, mu_next = (b1 * (1 - 0.5 * 0.96 ** (double(step) * hp["momentum_decay"])) for step in (t, t + 1))
 
-    def rule(g, p, product, m, v):
-        product = product * mu
+    def finish(sums):
+        return {"mu_product": numbers["mu_product"] * mu}
+
+    def rule(new, g, p, m, v):
+        product = new["mu_product"]
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g * g
         ahead = mu_next / (1 - product * mu_next) * m + (1 - mu) / (1 - product) * g
-        return ahead / (sqrt(v / c2) + hp["eps"]), product, m, v
+        return ahead / (sqrt(v / c2) + hp["eps"]), m, v
 
-    return rule
+    return None, finish, rule

@@ -14,7 +14,7 @@ from torch import Tensor
 from functional_optim.hparams import NON_NEGATIVE, Hparam
 from functional_optim.lifting import OneNumber, copied
 from functional_optim.numerics import double
-from functional_optim.transform import elementwise
+from functional_optim.transform import numbered
 
 
 def average(y: Tensor, z: Tensor, beta: Tensor, *_: Tensor) -> Tensor:
@@ -22,9 +22,9 @@ def average(y: Tensor, z: Tensor, beta: Tensor, *_: Tensor) -> Tensor:
     return (y - (1 - beta) * z) / beta
 
 
-@elementwise(
-    slots={
-        "z": copied,
+@numbered(
+    slots={"z": copied},
+    own={
         "beta": OneNumber(lambda hp: hp["momentum"]),
         "lr_max": OneNumber(lambda hp: 0.0),
         "weight_sum": OneNumber(lambda hp: 0.0),
@@ -36,7 +36,7 @@ def average(y: Tensor, z: Tensor, beta: Tensor, *_: Tensor) -> Tensor:
     },
     evaluated_at=average,
 )
-def schedule_free_average(hp):
+def schedule_free_average(hp, numbers):
     """The last link of a schedule-free optimizer: see `schedule_free`, which puts it there.
 
     Args:
@@ -53,16 +53,17 @@ def schedule_free_average(hp):
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682.
     """
-    new_beta = hp["momentum"]
-
-    def rule(u, y, z, beta, lr_max, weight_sum):
-        lr_max = lr_max.clamp(min=double(hp["lr"]))
+    def finish(sums):
+        lr_max = numbers["lr_max"].clamp(min=double(hp["lr"]))
         weight = lr_max ** hp["weight_lr_power"]
-        weight_sum = weight_sum + weight
+        weight_sum = numbers["weight_sum"] + weight
         c = weight / torch.where(weight_sum == 0, 1.0, weight_sum)
-        x = average(y, z, beta)
+        return {"beta": 0 * weight + hp["momentum"], "lr_max": lr_max, "weight_sum": weight_sum, "c": c}
+
+    def rule(new, u, y, z):
+        x, beta, c = average(y, z, numbers["beta"]), new["beta"], new["c"]
         z = z + u
         x = (1 - c) * x + c * z
-        return new_beta * x + (1 - new_beta) * z - y, z, 0 * beta + new_beta, lr_max, weight_sum
+        return beta * x + (1 - beta) * z - y, z
 
-    return rule
+    return None, finish, rule
