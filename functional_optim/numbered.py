@@ -15,7 +15,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, spread
-from functional_optim.lifting import Leafwise, Rule, advanced
+from functional_optim.lifting import Leafwise, Rule, advanced, widened
 from functional_optim.sharded import on_one_mesh, total, whole
 from functional_optim.trees import Tree
 
@@ -28,11 +28,13 @@ class Sums(NamedTuple):
 
     Attributes:
         own: over those of one leaf.
-        all: over those of all leaves.
+        all: over those of all leaves, where the rule says that it takes them, or has numbers that all share; else none.
+        size: how many elements the leaf has, as reals: a number, or a tensor.
     """
 
     own: tuple[Tensor, ...]
     all: tuple[Tensor, ...]
+    size: Any
 
 
 class Found(NamedTuple):
@@ -53,9 +55,11 @@ class Numbered(Leafwise):
 
     Attributes:
         each: the hyper-parameters that may differ between leaves; None for all.
+        over_all: whether its numbers depend on sums over all leaves, or all share some.
     """
 
     each: tuple[str, ...] | None = None
+    over_all: bool = False
 
     @property
     def own_counts(self) -> tuple[str, ...]:
@@ -74,8 +78,8 @@ class Numbered(Leafwise):
 
     @property
     def mixes_leaves(self) -> bool:
-        """True: it may ask for sums over all."""
-        return True
+        """Whether it asks for sums over all."""
+        return self.over_all
 
     @property
     def sees_shapes(self) -> bool:
@@ -120,7 +124,7 @@ class Numbered(Leafwise):
         leaves, spec = trees.flatten(params)
         scalars = spread(hp, None, spec)
         own = {
-            name: [None if p is None else start(p, each.hp) for p, each in zip(leaves, scalars, strict=True)]
+            name: [None if p is None else self._started(start, p, each.hp) for p, each in zip(leaves, scalars, strict=True)]
             for name, start in self.own.items()
         }
         return {
@@ -145,11 +149,11 @@ class Numbered(Leafwise):
         rows: dict[int, Sequence[Any]] = dict(zip(present, zip(*columns, strict=True), strict=True))
         if not rows and u and shared:  # What all share changes nevertheless, as with a leaf that has no element.
             rows[0] = [torch.zeros(0, device="cpu")] * len(columns)
-        parts = {i: self.parts_of(*scalars[i][:2], {**shared, **{name: own[name][i] for name in own}}) for i in rows}
+        parts = {i: self.parts_of(*scalars[i][:2], {**shared, **{name: widened(own[name][i]) for name in own}}) for i in rows}
         has_params = params is not None
         sums = {i: self._sums(parts[i][0], row, has_params=has_params) for i, row in rows.items()}
-        totals = tuple(map(total, zip(*sums.values(), strict=True)))
-        new = {i: parts[i][1](Sums(tuple(map(whole, sums[i])), totals)) for i in rows}
+        totals = tuple(map(total, zip(*sums.values(), strict=True))) if self.over_all else ()
+        new = {i: parts[i][1](Sums(tuple(map(whole, sums[i])), totals, rows[i][0].numel())) for i in rows}
         for i in present:
             outputs = self._called(functools.partial(parts[i][2], new[i]), rows[i])
             for name, column, value in zip(("update", *self.slots), (u, *slots), outputs, strict=True):

@@ -361,6 +361,7 @@ def numbered(
     own: Mapping[str, SlotInit] | None = None,
     shared: Mapping[str, Any] | None = None,
     each: Sequence[str] | None = None,
+    over_all: bool = False,
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     evaluated_at: Callable[..., torch.Tensor] | None = None,
@@ -395,6 +396,7 @@ def numbered(
         shared: name to first value, a number or `hp -> number`, of one that all leaves share: kept as a () tensor of float64.
             The step is shared then, too.
         each: names of hyper-parameters that may differ between leaves; all by default.
+        over_all: whether `finish` takes sums over all leaves; where there are shared numbers, it does.
         evaluated_at: as for `elementwise`, `(p, *slots, *own) -> x`.
     """
     lift = functools.partial(
@@ -403,6 +405,7 @@ def numbered(
         own=dict(own or {}),
         shared=dict(shared or {}),
         each=None if each is None else tuple(each),
+        over_all=over_all or bool(shared),
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
         evaluated_at=evaluated_at,

@@ -107,7 +107,7 @@ def _slots(transform: fo.Transform) -> list[str]:
     names: dict[str, None] = {}
     for form in _forms(transform):
         if isinstance(form, Lifted):
-            names |= dict.fromkeys((*form.slots, *form.shared, *(["step"] if form.counts else [])))
+            names |= dict.fromkeys((*form.slots, *form.own, *form.shared, *(["step"] if form.counts else [])))
     return list(names)
 
 

@@ -218,7 +218,9 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
 
 
 def _is_packed(leaves: Sequence[Leaf]) -> bool:
-    return len(leaves) > 1 and leaves[0].is_packed and leaves[0].kind.passage.is_one_run
+    """Whether these share a buffer: what asks for sums over each leaf goes over them one by one."""
+    passage = leaves[0].kind.passage
+    return len(leaves) > 1 and leaves[0].is_packed and passage.is_one_run and all(x.form.sums_all_only for x in passage.place)
 
 
 def _contiguous(x: Tensor) -> tuple[int, ...]:

@@ -298,9 +298,10 @@ class Run(ABC):
         old = [self._own[work.part][link] for work in works]
         asks = [form.terms(*self._hp_and_step(link, work), own) is not None for work, own in zip(works, old, strict=True)]
         sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
-        totals = _totals(sums)
+        totals = _totals(sums) if form.over_all else ()
         for work, numbers, own in zip(works, old, sums, strict=True):
-            found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals))
+            sizes = work.part.lengths.column(work.p[0].device)
+            found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals, sizes))
             self._own[work.part][link] = found
             for name in form.own:
                 self.keep(link, name, work, found.new[name].double())

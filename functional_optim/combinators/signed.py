@@ -7,8 +7,6 @@ Liang et al. 2024, Cautious Optimizers: Improving Training with One Line of Code
 Cao, Li & Song 2024, Grams: Gradient Descent with Adaptive Momentum Scaling, https://arxiv.org/abs/2412.17107
 """
 
-import torch
-
 from functional_optim.combinators.compared import ARRIVED, Compared
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, elementwise, numbered, require_transform
@@ -20,11 +18,10 @@ def _masked(hp, numbers):
         return (u * g > 0).to(u.dtype)
 
     def terms(u, p, g):
-        return passes(u, g), torch.ones_like(u)
+        return passes(u, g)
 
     def finish(sums):
-        passing, elements = sums.own
-        return {"share": (passing / elements.clamp(min=1.0)).clamp(min=1e-3)}
+        return {"share": (sums.own[0] / sums.size).clamp(min=1e-3)}
 
     def rule(new, u, p, g):
         return u * passes(u, g) / new["share"]

@@ -15,13 +15,8 @@ import torch
 
 from functional_optim.hparams import FRACTION, Hparam, require_count
 from functional_optim.lifting import OneNumber
-from functional_optim.numerics import norm, sqrt, where
-from functional_optim.reductions import SumOver
-from functional_optim.transform import per_tensor
-
-
-def _square(g, p, gamma):
-    return g * g
+from functional_optim.numerics import sqrt, where
+from functional_optim.transform import numbered
 
 
 def _bounded(limit, size):
@@ -29,12 +24,12 @@ def _bounded(limit, size):
     return limit / size.clamp(min=limit)
 
 
-@per_tensor(
-    slots={"gamma": OneNumber(lambda hp: 0.0)},
+@numbered(
+    own={"gamma": OneNumber(lambda hp: 0.0)},
     hparams={"lambda_abs": Hparam(1.0, "(0, inf)"), "lambda_rel": Hparam(1.05, "(0, inf)"), "beta": Hparam(0.98, FRACTION)},
-    reduce=SumOver(_square, finish=sqrt),
+    over_all=True,
 )
-def clip_by_adagc(hp, t, total, *, warmup_steps: int = 100):
+def clip_by_adagc(hp, t, numbers, *, warmup_steps: int = 100):
     """Scale each tensor's gradient so that its norm is at most `lambda_rel` times its usual one, an average of past norms.
 
     Args:
@@ -50,15 +45,21 @@ def clip_by_adagc(hp, t, total, *, warmup_steps: int = 100):
     Neither torch nor optax has a counterpart.
     """
     require_count("warmup_steps", warmup_steps, 0)
-    beta, early = hp["beta"], _bounded(hp["lambda_abs"], total)
+    beta, usual = hp["beta"], numbers["gamma"]
 
-    def rule(g, p, usual):
-        size, known = norm(g), usual > 0
+    def terms(g, p):
+        return g * g
+
+    def finish(sums):
+        size, known, early = sqrt(sums.own[0]), usual > 0, _bounded(hp["lambda_abs"], sqrt(sums.all[0]))
         late = torch.where(known, _bounded(hp["lambda_rel"] * torch.where(known, usual, 1.0), size), 1.0)
         factor = where(t < warmup_steps, early, late)
         clipped = factor * size
         least = torch.where(known & (clipped > 0), torch.minimum(usual, clipped), torch.maximum(usual, clipped))
         average = torch.where(known, beta * usual + (1 - beta) * clipped, clipped)
-        return factor * g, where(t < warmup_steps, least, average)
+        return {"gamma": where(t < warmup_steps, least, average), "factor": factor}
 
-    return rule
+    def rule(new, g, p):
+        return new["factor"] * g
+
+    return terms, finish, rule

@@ -59,9 +59,7 @@ def _averaged(p: Tensor, a: Tensor, mu: Tensor) -> Tensor:
     return torch.where(mu == 1, p, a)
 
 
-@numbered(
-    slots=("ax",), own={"mu": OneNumber(lambda hp: 1.0)}, hparams={"t0": Hparam(1e6, ANY)}, evaluated_at=_averaged
-)
+@numbered(slots=("ax",), own={"mu": OneNumber(lambda hp: 1.0)}, hparams={"t0": Hparam(1e6, ANY)}, evaluated_at=_averaged)
 def average_iterates(hp, t, numbers):
     """Keep the average of the parameters from step `t0` on, in the state; updates pass unchanged. The last link of a chain.
 

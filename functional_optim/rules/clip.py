@@ -10,9 +10,9 @@ The 10⁻⁶ is `torch.nn.utils.clip_grad_norm_`'s.
 """
 
 from functional_optim.hparams import POSITIVE, Hparam
-from functional_optim.numerics import root_mean_square, sqrt
+from functional_optim.numerics import sqrt
 from functional_optim.reductions import SumOver
-from functional_optim.transform import elementwise, per_tensor
+from functional_optim.transform import elementwise, numbered
 
 
 def _square(g, p):
@@ -62,8 +62,8 @@ def clip_by_value(hp):
     return rule
 
 
-@per_tensor(hparams={"threshold": Hparam(1.0, POSITIVE)})
-def clip_by_block_rms(hp):
+@numbered(hparams={"threshold": Hparam(1.0, POSITIVE)})
+def clip_by_block_rms(hp, numbers):
     """Scale each tensor so that its root mean square is at most `threshold`: `g / max(1, rms g / c)`.
 
     Args:
@@ -76,7 +76,10 @@ def clip_by_block_rms(hp):
     [tensor([0.8485, 1.1314]), tensor(0.5000)]
     """
 
-    def rule(g, p):
-        return g / (root_mean_square(g) / hp["threshold"]).clamp(min=1.0)
+    def finish(sums):
+        return {"excess": (sqrt(sums.own[0] / sums.size) / hp["threshold"]).clamp(min=1.0)}
 
-    return rule
+    def rule(new, g, p):
+        return g / new["excess"]
+
+    return _square, finish, rule

@@ -9,11 +9,11 @@ This is the paper's MARS-approx: exact MARS evaluates g₋ on the present batch,
 """
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.numerics import norm, where
-from functional_optim.transform import per_tensor
+from functional_optim.numerics import sqrt, where
+from functional_optim.transform import numbered
 
 
-@per_tensor(
+@numbered(
     slots=("last_grad",),
     hparams={
         "betas": Hparam((0.95, 0.99), FRACTION),
@@ -21,7 +21,7 @@ from functional_optim.transform import per_tensor
         "correction_norm": Hparam(1.0, "(0, inf)"),
     },
 )
-def mars_correction(hp, t):
+def mars_correction(hp, t, numbers):
     """Add to the gradient what it has changed by, scaled by `gamma · β₁ / (1 − β₁)`, and clip the result, tensor by tensor.
 
     Its place is before the moments: `chain(mars_correction(), scale_by_adam((0.95, 0.99)), ...)`, which share `betas`.
@@ -40,8 +40,16 @@ def mars_correction(hp, t):
     b1, _ = hp["betas"]
     share = where(t == 1, 0.0, hp["gamma"] * b1 / (1 - b1))
 
-    def rule(g, p, last):
-        c = g + share * (g - last)
-        return c * (hp["correction_norm"] / norm(c).clamp(min=hp["correction_norm"])), g
+    def corrected(g, last):
+        return g + share * (g - last)
 
-    return rule
+    def terms(g, p, last):
+        return corrected(g, last) ** 2
+
+    def finish(sums):
+        return {"factor": hp["correction_norm"] / sqrt(sums.own[0]).clamp(min=hp["correction_norm"])}
+
+    def rule(new, g, p, last):
+        return new["factor"] * corrected(g, last), g
+
+    return terms, finish, rule

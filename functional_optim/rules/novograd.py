@@ -12,24 +12,24 @@ https://arxiv.org/abs/1905.11286
 import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
-from functional_optim.lifting import zeros
 from functional_optim.numerics import sqrt, where
-from functional_optim.transform import per_tensor
+from functional_optim.transform import numbered
 
 
 def _one_number(p, hp):
-    return torch.zeros((), dtype=p.dtype, device=p.device)
+    return torch.zeros((), dtype=p.dtype.to_real(), device=p.device)
 
 
-@per_tensor(
-    slots={"exp_avg": zeros, "exp_avg_sq": _one_number},
+@numbered(
+    slots=("exp_avg",),
+    own={"exp_avg_sq": _one_number},
     hparams={
         "betas": Hparam((0.9, 0.25), FRACTION),
         "eps": Hparam(1e-8, NON_NEGATIVE),
         "weight_decay": Hparam(0.0, NON_NEGATIVE),
     },
 )
-def scale_by_novograd(hp, t):
+def scale_by_novograd(hp, t, numbers):
     """Accumulate each tensor's gradient, divided by its average norm, with momentum: `m ← β₁ m + g / (√v + ε) + λ p`.
 
     Args:
@@ -48,9 +48,15 @@ def scale_by_novograd(hp, t):
     b1, b2 = hp["betas"]
     share = where(t == 1, 1.0, 1 - b2)
 
-    def rule(g, p, m, v):
-        v = b2 * v + share * (g * g).sum()
-        m = b1 * m + g / (sqrt(v) + hp["eps"]) + hp["weight_decay"] * p
-        return m, m, v
+    def terms(g, p, m):
+        return g * g
 
-    return rule
+    def finish(sums):
+        v = b2 * numbers["exp_avg_sq"] + share * sums.own[0]
+        return {"exp_avg_sq": v, "size": sqrt(v) + hp["eps"]}
+
+    def rule(new, g, p, m):
+        m = b1 * m + g / new["size"] + hp["weight_decay"] * p
+        return m, m
+
+    return terms, finish, rule

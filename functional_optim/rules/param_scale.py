@@ -6,14 +6,22 @@ Shazeer & Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory C
 """
 
 from functional_optim.hparams import NON_NEGATIVE, Hparam
-from functional_optim.numerics import norm, root_mean_square
-from functional_optim.transform import per_tensor
+from functional_optim.numerics import sqrt
+from functional_optim.transform import numbered
 
 HPARAMS = {"min_scale": Hparam(1e-3, NON_NEGATIVE)}
 
 
-@per_tensor(hparams=HPARAMS)
-def scale_by_param_block_norm(hp):
+def _square(u, p):
+    return p * p
+
+
+def _scaled(new, u, p):
+    return new["scale"] * u
+
+
+@numbered(hparams=HPARAMS)
+def scale_by_param_block_norm(hp, numbers):
     """Multiply each tensor's update by the norm of its parameter, `u · max(‖p‖, s)`.
 
     Args:
@@ -25,14 +33,14 @@ def scale_by_param_block_norm(hp):
     As `optax.scale_by_param_block_norm`; derivatives at a parameter of 0 are finite.
     """
 
-    def rule(u, p):
-        return norm(p).clamp(min=hp["min_scale"]) * u
+    def finish(sums):
+        return {"scale": sqrt(sums.own[0]).clamp(min=hp["min_scale"])}
 
-    return rule
+    return _square, finish, _scaled
 
 
-@per_tensor(hparams=HPARAMS)
-def scale_by_param_block_rms(hp):
+@numbered(hparams=HPARAMS)
+def scale_by_param_block_rms(hp, numbers):
     """Multiply each tensor's update by the root mean square of its parameter, `u · max(rms p, s)`.
 
     Args:
@@ -45,7 +53,7 @@ def scale_by_param_block_rms(hp):
     parameter of 0 are finite.
     """
 
-    def rule(u, p):
-        return root_mean_square(p).clamp(min=hp["min_scale"]) * u
+    def finish(sums):
+        return {"scale": sqrt(sums.own[0] / sums.size).clamp(min=hp["min_scale"])}
 
-    return rule
+    return _square, finish, _scaled

@@ -53,6 +53,7 @@ def schedule_free_average(hp, numbers):
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682.
     """
+
     def finish(sums):
         lr_max = numbers["lr_max"].clamp(min=double(hp["lr"]))
         weight = lr_max ** hp["weight_lr_power"]

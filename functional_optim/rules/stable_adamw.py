@@ -12,10 +12,10 @@ The clip is Adafactor's (Shazeer & Stern 2018). As in the paper, it divides the 
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
 from functional_optim.numerics import bias_correction, sqrt
-from functional_optim.transform import per_tensor
+from functional_optim.transform import numbered
 
 
-@per_tensor(
+@numbered(
     slots=("exp_avg", "exp_avg_sq"),
     hparams={
         "betas": Hparam((0.9, 0.99), FRACTION),
@@ -23,7 +23,7 @@ from functional_optim.transform import per_tensor
         "weight_decay": Hparam(1e-2, NON_NEGATIVE),
     },
 )
-def scale_by_stable_adamw(hp, t):
+def scale_by_stable_adamw(hp, t, numbers):
     """AdamW's step, decay included, divided by how far the gradient's size exceeds what the second moment expects.
 
     Args:
@@ -43,10 +43,17 @@ def scale_by_stable_adamw(hp, t):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
 
-    def rule(g, p, m, v):
-        m = b1 * m + (1 - b1) * g
-        v = b2 * v + (1 - b2) * g * g
-        excess = sqrt((g * g / (v / c2).clamp(min=hp["eps"] ** 2)).mean()).clamp(min=1.0)
-        return (m / c1 / (sqrt(v / c2) + hp["eps"]) + hp["weight_decay"] * p) / excess, m, v
+    def moment(g, v):
+        return b2 * v + (1 - b2) * g * g
 
-    return rule
+    def terms(g, p, m, v):
+        return g * g / (moment(g, v) / c2).clamp(min=hp["eps"] ** 2)
+
+    def finish(sums):
+        return {"excess": sqrt(sums.own[0] / sums.size).clamp(min=1.0)}
+
+    def rule(new, g, p, m, v):
+        m, v = b1 * m + (1 - b1) * g, moment(g, v)
+        return (m / c1 / (sqrt(v / c2) + hp["eps"]) + hp["weight_decay"] * p) / new["excess"], m, v
+
+    return terms, finish, rule

@@ -9,18 +9,18 @@ You et al. 2020, Large Batch Optimization for Deep Learning: Training BERT in 76
 import torch
 
 from functional_optim.hparams import NON_NEGATIVE, Hparam
-from functional_optim.numerics import norm
-from functional_optim.transform import per_tensor
+from functional_optim.numerics import sqrt
+from functional_optim.transform import numbered
 
 
-@per_tensor(
+@numbered(
     hparams={
         "min_norm": Hparam(0.0, NON_NEGATIVE),
         "trust_coefficient": Hparam(1.0, NON_NEGATIVE),
         "eps": Hparam(0.0, NON_NEGATIVE),
     }
 )
-def scale_by_trust_ratio(hp, *, trust_clip: bool = False):
+def scale_by_trust_ratio(hp, numbers, *, trust_clip: bool = False):
     """Give each tensor's update the length of its parameter: `u · c ‖p‖ / (‖u‖ + ε)`; unscaled where a norm is 0.
 
     A () parameter is a tensor too: its update becomes ±c |p|. Biases and gains are usually spared.
@@ -38,12 +38,18 @@ def scale_by_trust_ratio(hp, *, trust_clip: bool = False):
     As `optax.scale_by_trust_ratio`; derivatives at a norm of 0 are finite.
     """
 
-    def rule(u, p):
-        p_norm, u_norm = (norm(x).clamp(min=hp["min_norm"]) for x in (p, u))
+    def terms(u, p):
+        return p * p, u * u
+
+    def finish(sums):
+        p_norm, u_norm = (sqrt(square).clamp(min=hp["min_norm"]) for square in sums.own)
         zero = (p_norm == 0) | (u_norm == 0)
         # The division is made safe before the choice: a derivative takes both branches.
         ratio = hp["trust_coefficient"] * p_norm / torch.where(zero, 1.0, u_norm + hp["eps"])
         ratio = torch.where(zero, 1.0, ratio)
-        return (ratio.clamp(max=1.0) if trust_clip else ratio) * u
+        return {"ratio": ratio.clamp(max=1.0) if trust_clip else ratio}
 
-    return rule
+    def rule(new, u, p):
+        return new["ratio"] * u
+
+    return terms, finish, rule

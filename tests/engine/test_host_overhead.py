@@ -114,6 +114,13 @@ def test_packed_is_eager(name):
 
 
 @pytest.mark.usefixtures("as_if_elsewhere")
+def test_what_sums_over_each_tensor_does_not_see_several_as_one():
+    plain, packed = pair(fo.chain(fo.cautious(fo.scale_by_adam(eps=0.1)), fo.scale_by_learning_rate(0.1)), SHAPES)
+    run(plain, packed, steps=5)
+    assert_same_progress(plain, packed)
+
+
+@pytest.mark.usefixtures("as_if_elsewhere")
 @pytest.mark.parametrize("edit", EDITS)
 def test_what_people_do_to_packed_tensors_is_seen(edit):
     plain, packed = pair(fo.adam())

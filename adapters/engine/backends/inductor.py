@@ -158,7 +158,7 @@ def _found_like(form: Numbered, hp: HParams) -> tuple[int, Found]:
     terms = form.terms(hp, 1, old)
     columns = [torch.ones(2, dtype=torch.float64, device="cpu") for _ in (*"up", *form.slots, *form.leaf_extra)]
     sums = () if terms is None else tuple(x.sum() for x in terms(*columns))
-    return len(sums), trees.map_leaves(lambda x: 1.0, form.finish(hp, 1, old, Sums(sums, sums)))
+    return len(sums), trees.map_leaves(lambda x: 1.0, form.finish(hp, 1, old, Sums(sums, sums, columns[0].numel())))
 
 
 def _at_stage(leaf: Leaf, number: int, stage: Stage) -> Signature:

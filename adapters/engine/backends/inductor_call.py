@@ -40,6 +40,16 @@ class Lengths(tuple[int, ...]):
             self._rooms.append((sums, sums.unbind()))
         return self._rooms[:count]
 
+    @functools.cached_property
+    def _columns(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def column(self, device: torch.device) -> Tensor:
+        """The same as numbers on a device; made once."""
+        if device not in self._columns:
+            self._columns[device] = torch.tensor(self, dtype=torch.float64, device=device)
+        return self._columns[device]
+
 
 class Direct:
     """A function of C++ over columns of dense tensors, row by row.
