@@ -29,7 +29,7 @@ MUTANTS = [
         "functional_optim/config.py",
         'fields = {"patterns": list(value.patterns.items())}',
         "pass",
-        "test_config.py -k other_ways",
+        "test_config.py -k sorting",
     ),
     Mutant(
         "an error in a file does not say where",

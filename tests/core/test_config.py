@@ -117,6 +117,12 @@ def test_other_ways_carry_it_too(case, carried):
     assert fo.to_config(fo.from_config(carried(config), OWN), OWN) == config
 
 
+def test_sorting_does_not_change_which_pattern_wins():
+    tx = WRAPPED["labels by name"]
+    again = fo.from_config(through_sorted_json(fo.to_config(tx)))
+    assert repr(again.form.labels) == repr(tx.form.labels)
+
+
 def test_the_cases_name_every_constructor():
     named = json.dumps([fo.to_config(tx, names_of(tx)) for tx in EVERY.values()])
     schedules = {name for name in fo.schedules.__all__ if name != "Schedule"}
