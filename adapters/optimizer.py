@@ -16,13 +16,14 @@ from torch.nn.parameter import is_lazy
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
+from functional_optim.explain import Explanation
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
 from . import user
-from .engine.explained import Explanation, explained
+from .bridges.explained import explanation_of
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
@@ -204,18 +205,29 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._store(groups, states)
 
     def explain(self) -> Explanation:
-        """How the last step was run: stage by stage, in which way and why, what is read and written, and bytes of state.
+        """What happens to each parameter, as `functional_optim.explain` tells it, with the numbers that are in force; and, after
+        a step, how that was run: in which way and why, what is read and written, and bytes of state.
 
         >>> import functional_optim as fo
         >>> w = torch.nn.Parameter(torch.ones(2))
-        >>> optimizer = OptimizerAdapter([w], fo.chain(fo.monitor(), fo.scale_by_lion(), fo.scale_by_learning_rate()))
+        >>> optimizer = OptimizerAdapter([("w", w)], fo.chain(fo.scale_by_lion(), fo.scale_by_learning_rate()))
         >>> w.sum().backward()
         >>> optimizer.step()
         >>> print(optimizer.explain())
-        group 0, 1 parameters: monitor_update → scale_by_lion → scale_by_learning_rate
-            torch's in-place operations, over lists and blocks; 12 bytes read, 8 written, 4 of state, per element
+        w: 2 numbers
+          scale_by_lion: The sign of a mix of momentum and gradient: every element moves by ±1, before the learning rate.
+              c ← β₁ m + (1 − β₁) g
+              m ← β₂ m + (1 − β₂) g
+              u ← sign(c)
+              betas=(0.9, 0.99); keeps exp_avg (8 bytes)
+          scale_by_learning_rate: Multiply updates by `−lr`, which turns their sign.
+              lr=0.001
+        <BLANKLINE>
+        the last step
+          group 0, 1 parameters: scale_by_lion → scale_by_learning_rate
+              torch's in-place operations, over lists and blocks; 12 bytes read, 8 written, 4 of state, per element
         """
-        return explained(list(self._steps.values()))
+        return explanation_of(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.

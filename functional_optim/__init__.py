@@ -29,6 +29,7 @@ from functional_optim.combinators.scheduled import scheduled
 from functional_optim.combinators.signed import cautious, with_gradient_signs
 from functional_optim.combinators.skip import apply_if_finite, skip_large_updates
 from functional_optim.config import from_config, to_config
+from functional_optim.explain import explain
 from functional_optim.find import find
 from functional_optim.hparams import Hparam, PerLeaf
 from functional_optim.optimizers import (
@@ -210,6 +211,7 @@ __all__ = [
     "with_lr_factor",
     "with_master_copy",
     # As data, and what there is
+    "explain",
     "find",
     "from_config",
     "to_config",

@@ -25,6 +25,13 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "an explanation of an optimizer tells the numbers of its first step",
+        "adapters/bridges/explained.py",
+        "return explained(transform, params, kept, state, hparams)",
+        "return explained(transform, params, kept, kept, hparams)",
+        "test_explain.py -k closed_gate",
+    ),
+    Mutant(
         "a configuration writes the patterns of labels as a dict, whose order tools may change",
         "functional_optim/config.py",
         'fields = {"patterns": list(value.patterns.items())}',

@@ -1,6 +1,6 @@
 """How an optimizer steps, for people: the stages of each kind of parameters, in which way they are run, and what they cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,27 +43,14 @@ class StageRow:
         )
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What `explain` returns: `rows`, and as text one after another.
-
-    Attributes:
-        rows: the stages of the last step, in order.
-        reasons: why a transform, or a part of it, is not run in a better way.
-    """
-
-    rows: tuple[StageRow, ...]
-    reasons: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self.rows), *self.reasons]) or "There has been no step yet."
+def stages_of(steps: Sequence[Step]) -> tuple[StageRow, ...]:
+    """The stages of these steps, in order."""
+    return tuple(row for step in steps if step.plan is not None for row in _rows(step.plan))
 
 
-def explained(steps: list[Step]) -> Explanation:
-    """What these steps do."""
-    plans = [step.plan for step in steps if step.plan is not None]
-    rows = [row for plan in plans for row in _rows(plan)]
-    return Explanation(tuple(rows), tuple(dict.fromkeys(reason for step in steps for reason in step.reasons)))
+def reasons_of(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Why a transform, or a part of it, is not run in a better way."""
+    return tuple(dict.fromkeys(reason for step in steps for reason in step.reasons))
 
 
 def _rows(plan: Plan) -> Iterator[StageRow]:

@@ -20,6 +20,7 @@ def _kept(p: Tensor, slot: Tensor) -> Tensor:
     slots={"slow_params": copied}, hparams={"slow_step_size": Hparam(0.5, "[0, 1]")}, evaluated_at=_kept, name="lookahead"
 )
 def _toward_slow(hp, t, *, sync_period):
+    """Every few steps, pull the parameters and slow weights together: `φ ← φ + α (θ − φ), θ ← φ`."""
     share = where(t % sync_period == 0, 1.0, 0.0)
 
     def rule(u, p, slow):
@@ -55,6 +56,7 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
 
 @elementwise(slots={"ema_params": copied}, hparams={"ema_decay": Hparam(0.999, FRACTION)}, evaluated_at=_kept, name="ema")
 def _follow(hp):
+    """Keep an average of the parameters: `a ← d a + (1 − d) θ`."""
     d = hp["ema_decay"]
 
     def rule(u, p, average):

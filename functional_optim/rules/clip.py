@@ -21,7 +21,7 @@ def _square(g, p):
 
 @elementwise(hparams={"max_norm": Hparam(1.0, POSITIVE)}, reduce=SumOver(_square, finish=sqrt))
 def clip_by_global_norm(hp, norm):
-    """Scale all gradients by one factor so that their common norm is at most `max_norm`.
+    """Scale all gradients by one factor so that their common norm is at most `max_norm`: `g · min(1, c / ‖g‖)`.
 
     The norm spans every leaf; behind the adapter, every parameter group. A gradient of 0 stays 0, with finite derivatives.
     A NaN or an infinite gradient anywhere makes the factor NaN or 0 everywhere.

@@ -56,7 +56,9 @@ def scale_by_schedule(hp, t, *, schedule: Callable[[Scalar], Scalar]):
 
 @elementwise(hparams={"lr": Hparam(1e-3, NON_NEGATIVE)})
 def scale_by_learning_rate(hp):
-    """Multiply updates by `−lr`: the one place where the sign turns, so that updates are added to the parameters.
+    """Multiply updates by `−lr`, which turns their sign.
+
+    It is the one place where the sign turns, so that updates are added to the parameters.
 
     Args:
         lr: the learning rate, at least 0.

@@ -59,7 +59,7 @@ def test_the_gradient_that_is_compared_needs_no_memory_of_its_own():
     """In one run of elementwise rules it is read once: of Adam gradient, parameter and two slots; parameter and slots written."""
     optimizer = Fused(parameters([(3, 4), (150, 100)]), WRAPPED["cautious"]())
     run(optimizer, steps=1)
-    (row,) = optimizer.explain().rows
+    (row,) = optimizer.explain().stages
     assert (row.reads, row.writes, row.state) == (16, 12, 8) and not row.reason
     assert row.links == ("clip_by_global_norm", "cautious", "cautious", "add_decayed_weights", "scale_by_learning_rate")
 

@@ -30,7 +30,7 @@ LAYERS = [
     {"combinators", "schedules"},
     {"optimizers"},
     {"trials"},
-    {"direction"},
+    {"direction", "explain"},
     {"adapters", "meta", "solvers", "testing"},
     {"config", "find"},
 ]

@@ -161,9 +161,9 @@ def test_an_optimizer_explains_its_step():
     """Of AdamW: gradient, parameter and two slots are read; parameter and slots are written."""
     tx = fo.chain(fo.trace(0.5), divide_by_average_norm(), fo.adamw())
     optimizer = OptimizerAdapter(parameters([(3, 4), (150, 100)]), tx)
-    assert str(optimizer.explain()) == "There has been no step yet."
+    assert not optimizer.explain().stages and "the last step" not in str(optimizer.explain())
     run(optimizer, steps=2)
-    first, second, third = optimizer.explain().rows
+    first, second, third = optimizer.explain().stages
     assert (first.links, first.reads, first.writes, first.state) == (("trace",), 12, 8, 4)
     assert second.links == ("divide_by_average_norm",) and second.reason == "it needs the shapes of tensors" and not second.reads
     assert len(third.links) == 3 and (third.reads, third.writes, third.state) == (16, 12, 8)
@@ -174,4 +174,4 @@ def test_what_is_called_as_a_whole_is_explained_too():
     optimizer = OptimizerAdapter(parameters([(3, 4)]), fo.mechanize(fo.sgd()))
     run(optimizer, steps=1)
     explanation = optimizer.explain()
-    assert not explanation.rows and "mechanize can only be called as a whole" in str(explanation)
+    assert not explanation.stages and "mechanize can only be called as a whole" in str(explanation)

@@ -26,6 +26,7 @@ OTHERS = {
     "cosine",
     "cosine_restarts",
     "eval_params",
+    "explain",
     "find",
     "from_config",
     "to_config",
