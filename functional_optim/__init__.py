@@ -77,6 +77,7 @@ from functional_optim.optimizers import (
     schedule_free_adamw,
     schedule_free_sgd,
     sgd,
+    shampoo,
     sign_sgd,
     signum,
     simplified_ademamix,
@@ -136,6 +137,7 @@ from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
 from functional_optim.rules.schedule_free import schedule_free_average
+from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape, scale_to_rms
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
@@ -279,6 +281,7 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
     "scale_by_simplified_ademamix",
@@ -357,6 +360,7 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",

@@ -82,6 +82,7 @@ from functional_optim.optimizers import (
     schedule_free_adamw,
     schedule_free_sgd,
     sgd,
+    shampoo,
     sign_sgd,
     signum,
     simplified_ademamix,
@@ -98,6 +99,7 @@ from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape
 from functional_optim.rules.sophia import gauss_newton_bartlett
 from functional_optim.schedules import (
@@ -481,6 +483,7 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
     "scale_by_simplified_ademamix",
@@ -559,6 +562,7 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",

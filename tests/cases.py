@@ -171,6 +171,13 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_rprop": [fo.scale_by_rprop()],
     "scale_by_rss": [fo.scale_by_rss(), fo.scale_by_rss(0.1, eps_in_sqrt=True)],
     "scale_by_schedule": [fo.scale_by_schedule(fo.warmup_cosine(2.0, warmup_steps=2, total_steps=4, end=0.1))],
+    # The roots are constants to derivatives, and new ones are in use at once: not in the first two steps here.
+    "scale_by_shampoo": [fo.scale_by_shampoo((0.9, 0.99), precondition_frequency=3)],
+    "shampoo": [
+        fo.shampoo(
+            betas=(0.9, 0.99), grafting=fo.rename_hparams(fo.scale_by_adam(), betas="adam_betas"), precondition_frequency=3
+        )
+    ],
     "scale_by_shape": [fo.scale_by_shape(), fo.scale_by_shape("match_rms_adamw")],
     "scale_by_sign": [fo.scale_by_sign()],
     "scale_by_sm3": [fo.scale_by_sm3()],

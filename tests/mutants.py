@@ -130,6 +130,13 @@ MUTANTS = [
         "test_muon_family.py -k sphere",
     ),
     Mutant(
+        "sums of second moments weigh their gradients as means do",
+        "functional_optim/rules/shampoo.py",
+        "where(b2 < 1, 1 - b2, 1.0)",
+        "1 - b2",
+        "test_shampoo.py -k papers_loop",
+    ),
+    Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
         "(sqrt(v / c2) + eps)",

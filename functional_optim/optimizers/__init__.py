@@ -1,7 +1,7 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
-from functional_optim.optimizers.matrices import adamuon, normuon, soap
+from functional_optim.optimizers.matrices import adamuon, normuon, shampoo, soap
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -87,6 +87,7 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "simplified_ademamix",

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from functional_optim.combinators.chain import chain
+from functional_optim.combinators.graft import graft
 from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rotate import rotate
 from functional_optim.optimizers.torch_optim import adamw
@@ -18,6 +19,7 @@ from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.rms import scale_by_rms
 from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.scale import scale_by_learning_rate
+from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape, scale_to_rms
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.transform import Transform
@@ -67,6 +69,48 @@ def soap(
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(lr),
         name="soap",
+    )
+
+
+@recorded
+def shampoo(
+    lr: float = 1e-2,
+    betas: tuple[float, float] = (0.9, 1.0),
+    epsilon: float = 1e-12,
+    weight_decay: float = 0.0,
+    *,
+    grafting: Transform | None = None,
+    precondition_frequency: int = 1,
+    max_preconditioner_dim: int = 1024,
+    dims: int = 2,
+) -> Transform:
+    """Shampoo: momentum, preconditioned along each dimension; see `scale_by_shampoo`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the momentum and of the second moments per step, each in [0, 1); the second may be 1, for sums.
+        epsilon: ε, at least 0, in units of g².
+        weight_decay: λ, at least 0, decoupled.
+        grafting: what gives each tensor's update its size, such as `scale_by_adam()`, see `graft`; None leaves it as it is.
+        precondition_frequency: how many steps pass between two computations of the roots, at least 1.
+        max_preconditioner_dim: larger dimensions have no preconditioner.
+        dims: how many dimensions have one each; of a tensor with more, the last ones are taken together as one.
+
+    Source: Gupta et al. 2018, https://arxiv.org/abs/1802.09568; Shi et al. 2023, https://arxiv.org/abs/2309.06497, whose program
+    has these defaults.
+    """
+    direction = scale_by_shampoo(
+        betas,
+        epsilon,
+        precondition_frequency=precondition_frequency,
+        max_preconditioner_dim=max_preconditioner_dim,
+        dims=dims,
+    )
+    return chain(
+        direction if grafting is None else graft(direction, grafting),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(lr),
+        name="shampoo",
     )
 
 
