@@ -87,8 +87,10 @@ class TransformOptimizer(torch.optim.Optimizer):
         fused = any(self.is_fused(group) for _, group in groups)
         step, new = self._steps.get(transform), {}
         if step is None or step.fused != fused or not step.fits(present, self.state):
-            self._steps.pop(transform, None)  # It may hold the last reference to tensors that were replaced.
-            step, new = self._planned(transform, groups, present, hparams, fused)
+            others = {} if step is None else {p: like for p, like in step.known().items() if p.grad is None}
+            del step  # It may hold the last references to tensors that were replaced.
+            self._steps.pop(transform, None)
+            step, new = self._planned(transform, groups, present, self._present(groups, others), hparams, fused)
             self._steps[transform] = step
         write = step.compute(Request(present, hparams, functools.partial(self._given, groups, closure, extra), whole))
 
@@ -293,6 +295,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         transform: Transform,
         groups: list[Numbered],
         present: Present,
+        everyone: Present,
         hparams: Mapping[int, Mapping[str, Any]],
         fused: bool,
     ) -> tuple[Step, dict[Key, Flat]]:
@@ -301,7 +304,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             if any(group.get("capturable") for _, group in groups):
                 raise Refused("capturable=True keeps the step counts on the device")
             layout, states = self.started(transform, groups, leaves_of(groups), on_host=True)
-            step = PlannedStep(transform, layout, present, states, hparams, fused=fused)
+            step = PlannedStep(transform, layout, present, everyone, states, hparams, fused=fused)
         except Refused as reason:
             step, states = WholeStep(present, str(reason), fused=fused), {}
         for reason in step.reasons if fused else ():
@@ -367,11 +370,13 @@ class TransformOptimizer(torch.optim.Optimizer):
             if any(name in hparams for hparams in each.values())
         }
 
-    def _present(self, groups: list[Numbered]) -> Present:
-        """The parameters that have a gradient."""
+    def _present(self, groups: list[Numbered], others: Mapping[Tensor, Tensor] | None = None) -> Present:
+        """The parameters that have a gradient, or something else in its place."""
         keys, params, grads, numbers = [], [], [], []
         for index, group in groups:
             found = [p.grad for p in group["params"]]
+            if others:
+                found = [others.get(p) if g is None else g for p, g in zip(group["params"], found, strict=True)]
             has = [g is not None for g in found]
             keys += compress(self._keys_of(index, group), has)
             params += compress(group["params"], has)

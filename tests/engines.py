@@ -211,7 +211,7 @@ def ways(optimizer):
             return {"WHOLE"}
         assert not step.plan.is_new
         for part in step.plan.parts:
-            stages = [stage for stage in part.kind.passage.stages if stage.fuses and part.leaves[0].param.numel()]
+            stages = [stage for stage in part.passage.stages if stage.fuses and part.leaves[0].param.numel()]
             found |= {"CALLED" if (stage, part.way) in step.plan.refusals else part.way.name for stage in stages}
     return found
 

@@ -7,8 +7,8 @@ parameters are gathered each step.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
+from itertools import compress
 from typing import Any, TypeAlias
 
 import torch
@@ -43,43 +43,32 @@ class Way(Enum):
     CALLED = "the rules themselves"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What parameters that take the same numbers have in common.
-
-    Attributes:
-        passage: what they go through.
-        group: the number of their group.
-        counts: of updates so far; those that they have not are of no consequence.
-    """
-
-    passage: Passage
-    group: int
-    counts: tuple[int, ...]
-
-
 class Leaf:
-    """One parameter of a plan: its place among all, its kind, the tensor, its state, and how it is run.
+    """One parameter of a plan: its place among all, what it goes through, the tensor, its state, and how it is run.
 
     Attributes:
+        group: the number of its group.
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
         in_place: whether the parameter and its gradient are.
         is_packed: whether it is copied to its like and back.
     """
 
-    def __init__(self, index: int, key: Key, kind: Kind, param: Tensor, grad: Tensor, state: Flat) -> None:
-        self.index, self.key, self.kind, self.param, self.grad, self.state = index, key, kind, param, grad, state
+    def __init__(self, index: int, key: Key, group: int, passage: Passage, param: Tensor, grad: Tensor, state: Flat) -> None:
+        self.index, self.key, self.group, self.passage = index, key, group, passage
+        self.param, self.state = param, state
+        self._grad_strides = grad.stride() if grad.layout == torch.strided and not is_lazy(grad) else None
         self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, param.dtype)
-        self.slots = kind.passage.slots
+        self.slots = passage.slots
         self.go(Way.CALLED)
 
     def go(self, way: Way) -> None:
         """Be run in this way."""
         self.way, compiled = way, way is Way.COMPILED
         p = self.param
-        self.strides = p.stride() if compiled and is_dense(p) else _contiguous(p) if compiled else ()
-        self.in_place = not compiled or (self.fits(p) and self.fits(self.grad))
         self.is_packed = compiled and p.device.type not in IN_PLACE and reals(p) <= PACKED and not is_lazy(p)
+        in_own_order = is_dense(p) and not self.is_packed
+        self.strides = p.stride() if compiled and in_own_order else _contiguous(p) if compiled else ()
+        self.in_place = not compiled or (self.fits(p) and self._grad_strides == self.strides)
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
@@ -102,17 +91,27 @@ class Leaf:
 
 
 class Batch:
-    """Parameters of one kind, way and set of dtypes, each by itself, in place where a kernel fits."""
+    """Parameters of one passage, way and set of dtypes, each by itself, in place where a kernel fits.
 
-    def __init__(self, leaves: Sequence[Leaf]) -> None:
-        self.leaves, self.signature, self.way = list(leaves), leaves[0].signature(), leaves[0].way
-        self.kind = leaves[0].kind
-        self.lengths = Lengths(reals(leaf.param) for leaf in leaves)
+    Attributes:
+        groups: the numbers of their groups, each once.
+        rows: their places among all leaves.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], slots: Sequence[Column], lengths: Lengths) -> None:
+        self.leaves, self.slots, self.lengths = leaves, slots, lengths
+        self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
         self.in_place = all(leaf.in_place for leaf in leaves)
-        for leaf in leaves:
-            names = [leaf.slots[i] for i in self.kind.passage.elementwise]
-            leaf.state.update((name, leaf.laid_out(leaf.state[name])) for name in names)
-        self.slots: list[Column] = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
+        self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
+
+    def among(self, present: Sequence[Any]) -> "Batch | None":
+        """The part of it whose gradients are there; None where none is."""
+        there = [present[row] is not None for row in self.rows]
+        if all(there):
+            return self
+        leaves = list(compress(self.leaves, there))
+        slots = [list(compress(column, there)) for column in self.slots]
+        return Batch(leaves, slots, Lengths(compress(self.lengths, there))) if leaves else None
 
     def fits(self) -> bool:
         """True: nothing is known of the tensors' memory."""
@@ -138,12 +137,13 @@ class Batch:
 
 
 class Pack:
-    """Small tensors of one kind and set of dtypes, side by side in one buffer for each role."""
+    """Small tensors of one passage, group and set of dtypes, side by side in one buffer for each role."""
 
     def __init__(self, leaves: Sequence[Leaf]) -> None:
         self.leaves = list(leaves)
         first = self.leaves[0]
-        self.signature, self.kind, self.way = first.signature(), first.kind, first.way
+        self.signature, self.way, self.passage = first.signature(), first.way, first.passage
+        self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
         self.grad = [self._buffer(first.grad_dtype.to_real())]
         self.param = [self._buffer(first.param.dtype.to_real())]
         self.lengths = Lengths([self.grad[0].numel()])
@@ -158,6 +158,11 @@ class Pack:
                 leaf.state[leaf.slots[i]] = view
             self.slots.append(buffer)
         self.places = self._places()
+
+    def among(self, present: Sequence[Any]) -> "Pack | Batch | None":
+        """All of it where all gradients are there; else those that are, in their own places."""
+        there = [leaf for leaf in self.leaves if present[leaf.index] is not None]
+        return self if len(there) == len(self.leaves) else batch_of(there) if there else None
 
     def fits(self) -> bool:
         """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
@@ -201,25 +206,45 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     members: dict[Any, list[Leaf]] = {}
     batched = Counter[Any]()
     for leaf in leaves:
-        shares = leaf.kind.passage.is_one_run and (leaf.is_packed or leaf.in_place)
+        shares = leaf.passage.is_one_run and (leaf.is_packed or leaf.in_place)
         # Where a call costs more than what is in between, even large tensors share it.
         is_away = leaf.way is Way.LISTED and not on_host(leaf.param)
         small = leaf.is_packed, is_away or reals(leaf.param) <= SMALL
         # Kernels and their like see complex numbers as pairs of reals; lists of the two are kept apart.
         of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()
-        key = (leaf.kind, leaf.way, leaf.signature(), small, of_pairs)
-        if leaf.kind.passage.is_batched:
+        # What is packed, or computed together, takes the same numbers.
+        group = leaf.group if leaf.is_packed or leaf.passage.is_batched else None
+        key = (leaf.passage, leaf.way, leaf.signature(), small, of_pairs, group)
+        if leaf.passage.is_batched:
             key = (*key, leaf.param.shape)
             batched[key] += reals(leaf.param)
             largest = max(LARGEST_BATCHES[not on_host(leaf.param)], reals(leaf.param))
             key = (*key, (batched[key] - 1) // largest)
-        members.setdefault(key if shares or small[1] or leaf.kind.passage.is_batched else leaf.index, []).append(leaf)
-    return [Pack(own) if _is_packed(own) else Batch(own) for own in members.values()]
+        members.setdefault(key if shares or small[1] or leaf.passage.is_batched else leaf.index, []).append(leaf)
+    return [Pack(own) if _is_packed(own) else laid_out(own) for own in members.values()]
+
+
+def laid_out(leaves: Sequence[Leaf]) -> Batch:
+    """Leaves in a batch; their slots are laid out as kernels want them."""
+    for leaf in leaves:
+        names = [leaf.slots[i] for i in leaf.passage.elementwise]
+        leaf.state.update((name, leaf.laid_out(leaf.state[name])) for name in names)
+    return batch_of(leaves)
+
+
+def batch_of(leaves: Sequence[Leaf]) -> Batch:
+    """Leaves in a batch, as they are."""
+    slots = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
+    return Batch(leaves, slots, Lengths(reals(leaf.param) for leaf in leaves))
+
+
+def _groups_of(leaves: Sequence[Leaf]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(leaf.group for leaf in leaves))
 
 
 def _is_packed(leaves: Sequence[Leaf]) -> bool:
     """Whether these share a buffer: what asks for sums over each leaf goes over them one by one."""
-    passage = leaves[0].kind.passage
+    passage = leaves[0].passage
     return len(leaves) > 1 and leaves[0].is_packed and passage.is_one_run and all(x.form.sums_all_only for x in passage.place)
 
 

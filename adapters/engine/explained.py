@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .buckets import Part, Way
+from .buckets import Leaf, Part, Way
 from .run import Plan
 from .stages import Stage
 from .step import Step
@@ -54,16 +54,17 @@ def reasons_of(steps: Sequence[Step]) -> tuple[str, ...]:
 
 
 def _rows(plan: Plan) -> Iterator[StageRow]:
-    parts: dict[Any, list[Part]] = {}
+    members: dict[Any, list[tuple[Part, Leaf]]] = {}
     for part in plan.parts:
-        parts.setdefault((part.kind.passage, part.kind.group, part.way, part.signature), []).append(part)
-    for own in parts.values():
-        for stage in own[0].kind.passage.stages:
-            yield _row(plan, own, stage)
+        for leaf in part.leaves:
+            members.setdefault((part.passage, leaf.group, part.way, part.signature), []).append((part, leaf))
+    for own in members.values():
+        part, leaf = own[0]
+        for stage in part.passage.stages:
+            yield _row(plan, part, leaf, len(own), stage)
 
 
-def _row(plan: Plan, parts: list[Part], stage: Stage) -> StageRow:
-    part, leaf = parts[0], parts[0].leaves[0]
+def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> StageRow:
     reason = plan.refusals.get((stage, part.way), "")
     called = not stage.fuses or bool(reason) or part.way is Way.CALLED
     whole = [link for link in stage.links if link.rule is None]
@@ -74,8 +75,8 @@ def _row(plan: Plan, parts: list[Part], stage: Stage) -> StageRow:
     state = sum(sizes)
     moves = 0 if stage.is_still else size
     return StageRow(
-        group=part.kind.group,
-        parameters=sum(len(each.leaves) for each in parts),
+        group=leaf.group,
+        parameters=parameters,
         links=tuple(str(link) for link in stage.links if not link.remembers),
         way=(Way.CALLED if called else part.way).value,
         reason=reason,

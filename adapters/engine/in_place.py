@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
 
 from ..state.layout import Flat, Key, Layout, detached_from
-from .buckets import Column
+from .buckets import Column, Pack, Part, batch_of
+from .given import CountTable
 from .memory import foreach
 from .route import Link
 from .run import Plan, Run, Work, wider
@@ -31,7 +31,7 @@ class InPlacePlan(Plan):
     Attributes:
         layout: of the state.
         states: of the parameters, and of others that have any.
-        advances: what a step adds to the counts.
+        advances: what a step adds to the counts of a parameter.
     """
 
     layout: Layout
@@ -44,23 +44,28 @@ class InPlaceRun(Run):
 
     Args:
         plan: what is stepped.
-        grads: of its parameters.
+        grads: of its parameters; None where there is none, and then the parameter stays as it is.
         hparams, counts, extra: see `Run`.
     """
 
     def __init__(
         self,
         plan: InPlacePlan,
-        grads: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
         hparams: Mapping[int, HParams],
-        counts: Callable[[int], Counts],
+        counts: CountTable,
         extra: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.layout, self.states = plan.layout, plan.states
         super().__init__(plan, hparams, counts, extra)
-        self.works = [Work(part, *part.open(grads), part.slots) for part in plan.parts]
+        parts = [there for part in plan.parts if (there := part.among(grads))]
+        self.works = [Work(part, *part.open(grads), part.slots) for part in map(self._able, parts)]
         self._pending: list[Callable[[], None]] = []
         self._writes = False
+
+    def _able(self, part: Part) -> Part:
+        """What is packed has numbers in common; where it hasn't, its leaves in their own places."""
+        return batch_of(part.leaves) if isinstance(part, Pack) and self.given_to(part.leaves).varies else part
 
     def compute(self) -> Callable[[], None]:
         """All that may fail; what is returned writes."""
@@ -74,8 +79,8 @@ class InPlaceRun(Run):
             store()
         while self.works:
             work = self.works.pop()
-            self.advance(work, len(work.kind.passage.stages))
-            if not work.kind.passage.stages[-1].fuses:
+            self.advance(work, len(work.passage.stages))
+            if not work.passage.stages[-1].fuses:
                 for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
                     p.add_(u.to(leaf.update_dtype))
             work.part.close(work.p)
@@ -126,7 +131,7 @@ class InPlaceRun(Run):
         keys = [leaf.key for leaf, _, _ in leaves]
         updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
         params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
-        values = [self.numbers[leaf.kind][0][link] for leaf, _, _ in leaves]
+        values = [self.numbers(leaf)[0][link] for leaf, _, _ in leaves]
         hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
         old = layout.read(keys, states, counts_on_host=True, under=link.path)
         owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]

@@ -85,7 +85,7 @@ class Operation:
         """The value: Python's number, or a () tensor where an argument is one, on another device than the host."""
         args = [values[x] if type(x) is Place else x for x in self.args]
         if any(isinstance(x, Tensor) for x in args):
-            return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*args)
+            return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*map(_tensor, args))
         with contextlib.suppress(ArithmeticError, ValueError):
             return self.function(*args)
         return _by_torch(self.name, *args)
@@ -126,9 +126,10 @@ class Tape:
         """The answer of this step, which from now on has to be the same."""
         if not self._asks:
             raise NotElementwise("a rule asks for the value of a number")
-        if isinstance(self.values[place], Tensor):
+        value = self.values[place]
+        if isinstance(value, Tensor) and not on_host(value):
             raise NotElementwise("a rule asks for the value of a number that is on another device")
-        answer = question(self.values[place])
+        answer = question(value[0].item() if is_column(value) else value)
         self.guards.append((place, question, answer))
         return answer
 
@@ -161,20 +162,26 @@ class Prologue:
         self.calls = [(place, operation.function, self._taken(operation)) for place, operation in self.operations]
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
-        """The numbers: Python's, and () tensors where an input was one on another device than the host. None where a rule
-        would have got another answer than when it was traced."""
+        """The numbers: Python's, () tensors where an input was one on another device than the host, and columns where one was a
+        column. None where a rule would have got another answer than when it was traced."""
+        holds, numbers = self.by_row(inputs, 1)
+        return numbers if holds[0] else None
+
+    def by_row(self, inputs: Sequence[Any], rows: int) -> tuple[list[bool], list[Any]]:
+        """In which rows of the columns among the inputs a rule would get the same answers; and the numbers."""
         values = [*(x if type(x) is float else _on_host(x) for x in inputs), *self.further]
         if any(issubclass(kind, Tensor) for kind in set(map(type, values))):
             self._compute_one_by_one(values)
         else:
             self._compute(values)
-        for place, value in self.others:
-            if values[place] != value:
-                return None
+        holds = [all(values[place] == value for place, value in self.others)] * rows
         for place, question, answer in self.guards:
-            if question(values[place]) != answer:
-                return None
-        return [values[place] for place in self.outputs]
+            value = values[place]
+            if is_column(value):
+                holds = [there and question(x) == answer for there, x in zip(holds, value.tolist(), strict=True)]
+            elif question(value) != answer:
+                holds = [False] * rows
+        return holds, [values[place] for place in self.outputs]
 
     def _compute(self, values: list[Any]) -> None:
         """By Python's own functions; where one refuses, all over again."""
@@ -200,9 +207,12 @@ class Prologue:
 
 
 def _by_torch(name: str, *args: Any) -> Any:
-    kinds = [torch.bool if isinstance(x, bool) else torch.float64 for x in args]
-    tensors = [torch.tensor(x, dtype=kind, device="cpu") for x, kind in zip(args, kinds, strict=True)]
-    return getattr(torch, name)(*tensors).item()
+    return getattr(torch, name)(*map(_tensor, args)).item()
+
+
+def _tensor(x: Any) -> Tensor:
+    kind = torch.bool if isinstance(x, bool) else torch.float64
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind, device="cpu")
 
 
 def _on_host(value: Any) -> Any:

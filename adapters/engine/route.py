@@ -1,6 +1,6 @@
 """What a transform is made of, in order; which of it each parameter goes through; and the numbers that each link takes."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -117,18 +117,15 @@ def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[L
     return {link: _given(link, hparams, counts) for link in links}
 
 
-def scalars_of(links: Iterable[Link], values: Mapping[Link, HParams], counts: Counts, reduced: Mapping[Link, Any]) -> list[Any]:
+def scalars_of(
+    links: Iterable[Link], given: Callable[[Link], tuple[HParams, Any]], reduced: Mapping[Link, Any]
+) -> list[tuple[Any, ...]]:
     """The scalars of every link: its hyper-parameters, its step (counted from 1), and what it reduced, where it has these.
 
-    `counts` are those before the step; `reduced` lacks the last link where that one is about to reduce.
+    `given` gives the first two, a step None where there is none; `reduced` lacks the last link where that one is about to reduce.
     """
     return [
-        (
-            {name: _separate(value) for name, value in values[link].items()},
-            (counts[link.step] + 1,) if link.form.counts else (),
-            (reduced[link],) if link in reduced else (),
-        )
-        for link in links
+        (hp, () if t is None else (t,), (reduced[link],) if link in reduced else ()) for link in links for hp, t in [given(link)]
     ]
 
 
@@ -186,7 +183,7 @@ def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:
     return {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
 
 
-def _separate(value: Any) -> Any:
+def separate(value: Any) -> Any:
     """A pair as a tuple of its entries, however it was given."""
     if isinstance(value, Tensor) and value.ndim:
         return tuple(value.unbind())

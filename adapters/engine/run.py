@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
@@ -20,10 +21,12 @@ from functional_optim.numbered import Numbered, Sums
 from functional_optim.reductions import SumOver
 
 from ..state.layout import detached_from
-from .buckets import Column, Kind, Leaf, Part, Way
+from .buckets import Column, Leaf, Part, Way
+from .given import CountTable, Given
 from .memory import on_host, real
+from .prologue import is_column
 from .route import Link, Mark, marks_before, scalars_of, slot_count, values_of
-from .stages import Stage
+from .stages import Passage, Stage
 
 # The hyper-parameters of each link, and the counts before the step.
 Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
@@ -41,13 +44,13 @@ class Work:
     arrived: dict[Mark, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.kind: Kind = self.part.kind
+        self.passage: Passage = self.part.passage
         self._remember()
 
     def next(self) -> None:
         """Go on to the stage after this one."""
         self.done += 1
-        if self.done < len(self.kind.passage.stages):
+        if self.done < len(self.passage.stages):
             self._remember()
 
     def _remember(self) -> None:
@@ -57,7 +60,7 @@ class Work:
     @property
     def stage(self) -> Stage:
         """The stage that comes next."""
-        return self.kind.passage.stages[self.done]
+        return self.passage.stages[self.done]
 
     @property
     def slots(self) -> list[Column]:
@@ -129,7 +132,6 @@ class Plan:
         parts: the parameters.
         links: all that the transform is made of, in order.
         backends: the ways in which elementwise stages are run.
-        rows: of each kind, the number of one of its leaves.
         refusals: of stages that some way can't run, the reasons; from then on their rules are called.
         is_new: whether nothing has been run so far.
     """
@@ -137,7 +139,6 @@ class Plan:
     parts: list[Part]
     links: list[Link]
     backends: Mapping[Way, Backend]
-    rows: Mapping[Kind, int]
     refusals: dict[tuple[Stage, Way], str] = field(default_factory=dict, kw_only=True)
     is_new: bool = field(default=True, kw_only=True)
 
@@ -148,13 +149,12 @@ class Run(ABC):
     Args:
         plan: what is stepped.
         hparams: of each group, by its number.
-        counts: of a kind, before the step.
+        counts: of each leaf, before the step.
         extra: what else the transform was given.
 
     Attributes:
         works: the parts on their way.
         hparams: of each group.
-        numbers: of each kind.
         reduced: what links have reduced to.
         cache: for backends, until the step is over.
     """
@@ -165,15 +165,13 @@ class Run(ABC):
         self,
         plan: Plan,
         hparams: Mapping[int, HParams],
-        counts: Callable[[int], Counts],
+        counts: CountTable,
         extra: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.plan, self.hparams, self.extra = plan, hparams, extra
-        self.numbers: dict[Kind, Numbers] = {}
-        for kind, row in plan.rows.items():
-            now = counts(row)
-            now = {**now, **self._shared_steps(kind)}
-            self.numbers[kind] = values_of(kind.passage.place, hparams[kind.group], now), now
+        self.counts = counts
+        self._values: dict[tuple[Passage, int], Mapping[Link, HParams]] = {}
+        self._given: dict[Part, Given] = {}
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
@@ -211,9 +209,9 @@ class Run(ABC):
         for link in self.plan.links:
             # Whatever is wrong with a rule that is called, its first step says.
             if link.joins or (self.plan.is_new and not link.packs):
-                meeting = [work for work in self.works if link in work.kind.passage.place]
+                meeting = [work for work in self.works if link in work.passage.place]
                 for work in meeting:
-                    self.advance(work, work.kind.passage.place[link])
+                    self.advance(work, work.passage.place[link])
                 if meeting:
                     self._meet(link, meeting)
                 if link.asks:
@@ -225,13 +223,37 @@ class Run(ABC):
         """What links have found out for this work."""
         return {**self.reduced, **self._own.get(work.part, {})}
 
+    def given(self, work: Work) -> Given:
+        """What the rules of a work are given."""
+        if work.part not in self._given:
+            self._given[work.part] = self.given_to(work.part.leaves)
+        return self._given[work.part]
+
+    def given_to(self, leaves: Sequence[Leaf]) -> Given:
+        """What the rules of some leaves of one passage are given."""
+        return Given(leaves, lambda leaf: self.numbers(leaf)[0], self.counts, self._shared_steps(leaves[0].passage))
+
+    def numbers(self, leaf: Leaf) -> Numbers:
+        """What the rules of one leaf are given: the hyper-parameters of each link as its group has them, and its counts."""
+        shared = self._shared_steps(leaf.passage)
+        counts = {**self.counts.of(leaf.index), **shared}
+        key = leaf.passage, leaf.group
+        if key not in self._values:
+            # What counts decide, such as a schedule's clock, is the same for all leaves.
+            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], counts)
+        return self._values[key], counts
+
     def owner(self, work: Work) -> Any:
         """Works of the same owner have the same numbers."""
-        return work.part if work.part in self._own else work.kind
+        return work.part if work.part in self._own else self.given(work).owner
 
-    def scalars(self, work: Work, links: Sequence[Link]) -> list[Any]:
-        """Those of some links of the next stage of a work."""
-        return scalars_of(links, *self.numbers[work.kind], self.found(work))
+    def varies(self, work: Work) -> bool:
+        """Whether the leaves of a work have numbers of their own that links have found."""
+        return any(is_column(x) for x in trees.leaves(list(self._own.get(work.part, {}).values())))
+
+    def scalars(self, work: Work, links: Sequence[Link], given: Given | None = None) -> list[Any]:
+        """Those of some links of the next stage of a work, or of those of its leaves that are given this."""
+        return scalars_of(links, given or self.given(work), self.found(work))
 
     def backend(self, work: Work) -> Backend:
         """What runs the next stage of a work."""
@@ -256,7 +278,7 @@ class Run(ABC):
 
     def _look_ahead(self, work: Work) -> None:
         """Get everything ready that comes after, which is then no more than tensors and their shapes."""
-        done, count = work.done, len(work.kind.passage.stages)
+        done, count = work.done, len(work.passage.stages)
         while work.done < count:
             if not work.stage.is_idle:
                 self._ready(work)
@@ -266,8 +288,8 @@ class Run(ABC):
     def _ask(self, link: Link, works: Sequence[Work]) -> None:
         """Raise Closed if the gate at this link is."""
         assert link.asks is not None
-        kind = works[0].kind
-        if not link.asks.opens(self.hparams[kind.group], self.numbers[kind][1], self.reduced[link]):
+        leaf = works[0].part.leaves[0]
+        if not link.asks.opens(self.hparams[leaf.group], self.numbers(leaf)[1], self.reduced[link]):
             raise Closed(link.path)
 
     def _meet(self, link: Link, works: list[Work]) -> None:
@@ -296,29 +318,25 @@ class Run(ABC):
             self._ready(work)
             self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
         old = [self._own[work.part][link] for work in works]
-        asks = [form.terms(*self._hp_and_step(link, work), own) is not None for work, own in zip(works, old, strict=True)]
+        asks = [form.terms(*self.given(work)(link), own) is not None for work, own in zip(works, old, strict=True)]
         sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
         totals = _totals(sums) if form.over_all else ()
         for work, numbers, own in zip(works, old, sums, strict=True):
             sizes = work.part.lengths.column(work.p[0].device)
-            found = form.finish(*self._hp_and_step(link, work), numbers, Sums(tuple(own), totals, sizes))
+            found = form.finish(*self.given(work)(link), numbers, Sums(tuple(own), totals, sizes))
             self._own[work.part][link] = found
             for name in form.own:
                 self.keep(link, name, work, found.new[name].double())
         names: dict[Path, Any] = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
         if form.shared and form.counts:
-            names[link.step] = self.numbers[works[0].kind][1][link.step] + 1
+            names[link.step] = self.given(works[0])(link)[1]
         self.share(names)
-
-    def _hp_and_step(self, link: Link, work: Work) -> tuple[HParams, Any]:
-        values, counts = self.numbers[work.kind]
-        return values[link], counts[link.step] + 1 if link.form.counts else None
 
     def _require_one_value(self, link: Link, works: list[Work]) -> None:
         """Raise ValueError where groups have different values of what there is one of for all."""
-        kinds = list(dict.fromkeys(work.kind for work in works))
-        if len(kinds) > 1:
-            values = [self.numbers[kind][0][link] for kind in kinds]
+        leaves = {leaf.group: leaf for work in works for leaf in work.part.leaves}
+        if len(leaves) > 1:
+            values = [self.numbers(leaf)[0][link] for leaf in leaves.values()]
             link.transform.select({name: one_or_each({i: own[name] for i, own in enumerate(values)}) for name in values[0]})
 
     def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
@@ -329,10 +347,9 @@ class Run(ABC):
             numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
         return {**numbers, **{name: self.shared((*link.path, name)).double() for name in form.shared}}
 
-    def _shared_steps(self, kind: Kind) -> dict[Path, int]:
+    def _shared_steps(self, passage: Passage) -> dict[Path, int]:
         """The steps that all leaves share with other numbers."""
-        links = [link for link in kind.passage.place if isinstance(link.rule, Numbered) and link.rule.counts and link.rule.shared]
-        return {link.step: int(self.shared(link.step)) for link in links}
+        return {link.step: int(self.shared(link.step)) for link in passage.sharing}
 
     def _reduce(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""
@@ -381,7 +398,7 @@ def lifted(
     if link in run.reduced:
         form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
     keys = range(len(leaves))
-    numbers = [run.numbers[leaf.kind] for leaf in leaves]
+    numbers = [run.numbers(leaf) for leaf in leaves]
     hp = {name: one_or_each({i: numbers[i][0][link][name] for i in keys}) for name in numbers[0][0][link]}
     state: dict[str, Any] = {name: dict(enumerate(column)) for name, column in zip(link.slots, slots, strict=True)}
     if form.counts:

@@ -1,8 +1,8 @@
 """What a plan was made for: parameters, gradients and state; and whether they still are what they were."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +12,7 @@ from functional_optim import torch_internals
 from functional_optim.form import Path
 
 from ..state.layout import Flat, Key, Layout
+from .given import CountTable
 from .memory import are_same
 
 TensorGuards: Any = torch_internals.get("TensorGuards")
@@ -35,16 +36,23 @@ class Present:
     grads: list[Tensor]
     groups: list[int]
 
+    def among(self, keys: Container[Key]) -> "Present":
+        """Those that are called like this."""
+        there = [key in keys for key in self.keys]
+        return Present(*(list(compress(column, there)) for column in (self.keys, self.params, self.grads, self.groups)))
+
 
 class Held:
     """The parameters of a plan, their slots and counts; held, so that no other tensor can pass for one of them.
 
+    In a step some of the parameters may have no gradient: those sit it out.
+
     Attributes:
         params, groups: the parameters, and the number of the group of each.
         slots: theirs, one parameter after another.
-        counts: the step counts, one row for each parameter, and for each that sits out but has a clock to keep; those that a
-            parameter lacks are of no consequence. `optimizer.state` holds views of it.
-        seen: `counts` as lists, as the last step left them.
+        counts: the step counts, one row for each parameter, and for each that is not of the plan but has a clock to keep; those
+            that a parameter lacks are of no consequence. `optimizer.state` holds views of it.
+        table: `counts` as numbers, as the last step left them.
     """
 
     def __init__(
@@ -65,17 +73,20 @@ class Held:
             waiting: the states of parameters that sit out.
         """
         self.params, self.groups, keys = list(present.params), list(present.groups), present.keys
+        self._rows = {p: row for row, p in enumerate(self.params)}
         self._paths = [value.path for value in layout.counts]
         counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
         names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
         rows = list(zip(names, (state for _, state in counting), strict=True))
-        self.seen = [[float(state.get(name, 0)) for name in own] for own, state in rows]
-        self.counts = torch.tensor(self.seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
+        seen = [[float(state.get(name, 0)) for name in own] for own, state in rows]
+        self.counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
+        self.table = CountTable(self._paths, seen)
         for (own, state), row in zip(rows, self.counts, strict=True):
             state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
-        self._clocks = [value.kind == "clock" for value in layout.counts]
-        self._waiting = len(rows) - len(states)
+        self._are_clocks = torch.tensor([value.kind == "clock" for value in layout.counts], dtype=torch.bool, device="cpu")
         self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
+        own_slots = [[state[name] for name in own] for state, own in zip(states, slots, strict=True)]
+        self._likes = [_like(*row) for row in zip(present.grads, self.params, own_slots, strict=True)]
         self._are_alike = likeness((*present.params, *present.grads, *self.slots))
         self._states: list[Flat] = []
         self._own: list[Flat] = []
@@ -87,34 +98,68 @@ class Held:
         self._own = [states[p] for p in self.params]
         self._values = _values_of(self._own)
 
+    def placed(self, present: Present) -> list[Tensor | None] | None:
+        """The gradients of all parameters, None where there is none; or None, if there are those of others."""
+        if present.groups == self.groups and are_same(present.params, self.params):
+            return list(present.grads)
+        rows = [self._rows.get(p, -1) for p in present.params]
+        if -1 in rows or present.groups != [self.groups[row] for row in rows]:
+            return None
+        grads: list[Tensor | None] = [None] * len(self.params)
+        for row, grad in zip(rows, present.grads, strict=True):
+            grads[row] = grad
+        return grads
+
+    def known(self) -> dict[Tensor, Tensor]:
+        """By parameters, tensors that are like their gradients, whether those are there or not."""
+        likes = zip(self.params, self._likes, strict=True)
+        return {p: p.detach() if like is p else like for p, like in likes if like is not None}
+
     def fits(self, present: Present, states: States) -> bool:
         """Whether nobody added, replaced or reshaped a tensor, or set a count."""
+        placed = self.placed(present)
+        grads = None if placed is None else self._completed(placed)
         return (
-            present.groups == self.groups
-            and are_same(present.params, self.params)
+            grads is not None
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
-            and self._are_alike(*present.params, *present.grads, *self.slots)
-            and self.counts.tolist() == self.seen
+            and self._are_alike(*self.params, *grads, *self.slots)
+            and self.counts.tolist() == self.table.rows
         )
 
     def moving(self, paths: Collection[Path]) -> Tensor:
-        """What a step adds in which the counts at these paths advance; of parameters that sit out, the clocks among them do."""
-        moves = [path in paths for path in self._paths]
-        clocks = [moving and is_clock for moving, is_clock in zip(moves, self._clocks, strict=True)]
-        ones = [*[moves] * len(self.params), *[clocks] * self._waiting]
-        return torch.tensor(ones, dtype=torch.float32, device="cpu").view(self.counts.shape)
+        """What a step adds to the counts of a parameter in which those at these paths advance."""
+        return torch.tensor([float(path in paths) for path in self._paths], dtype=torch.float32, device="cpu")
 
-    def advance(self, ones: Tensor, clocks: Mapping[Path, float]) -> None:
-        """Count a step: add this, and set these clocks."""
-        self.counts.add_(ones)
+    def advance(self, ones: Tensor, grads: Sequence[Tensor | None], clocks: Mapping[Path, float]) -> None:
+        """Count a step, in which there were these gradients: add this, and set these clocks.
+
+        Of parameters without a gradient only clocks advance.
+        """
+        there = [grad is not None for grad in grads]
+        if len(there) == len(self.counts) and all(there):
+            self.counts.add_(ones)
+        else:
+            others = torch.tensor([*there, *[False] * (len(self.counts) - len(there))], device="cpu").logical_not()
+            self.counts.add_(torch.where(others[:, None] & ~self._are_clocks, 0.0, ones))
         for path, value in clocks.items():
             self.counts[:, self._paths.index(path)] = value
-        self.seen = self.counts.tolist()
+        self.table = CountTable(self._paths, self.counts.tolist())
 
-    def counts_of(self, row: int) -> dict[Path, int]:
-        """The counts of a parameter by their paths."""
-        return {path: int(count) for path, count in zip(self._paths, self.seen[row], strict=True)}
+    def _completed(self, grads: Sequence[Tensor | None]) -> list[Tensor] | None:
+        """The gradients, and what is like them where there is none; None where nothing is."""
+        likes = zip(grads, self.params, self._likes, strict=True)
+        completed = [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
+        return None if any(x is None for x in completed) else [x for x in completed if x is not None]
+
+
+def _like(grad: Tensor, p: Tensor, slots: Sequence[Tensor]) -> Tensor | None:
+    """What is like a gradient and there anyway: a slot, or, detached, the parameter itself; or None."""
+    traits = _traits(grad)
+    slot = next((slot for slot in slots if _traits(slot) == traits), None)
+    if slot is not None:
+        return slot.detach()  # A second time the same tensor would be no guard.
+    return p if _traits(p.detach()) == traits else None
 
 
 def _values_of(states: Sequence[Flat]) -> list[Any]:

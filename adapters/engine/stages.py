@@ -138,6 +138,11 @@ class Passage:
         return any(stage.is_batched for stage in self.stages)
 
     @cached_property
+    def sharing(self) -> list[Link]:
+        """The links whose step all leaves share with other numbers."""
+        return [link for link in self.place if link.rule and link.rule.counts and link.rule.shared]
+
+    @cached_property
     def elementwise(self) -> list[int]:
         """The places of the slots of elementwise links."""
         return [i for stage in self.stages if stage.fuses for i in range(stage.slots.start, stage.slots.stop)]

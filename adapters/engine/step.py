@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from functional_optim.checks import check_gradients
 from functional_optim.form import Path
@@ -21,7 +22,7 @@ from functional_optim.transform import Transform
 from ..state.layout import Flat, Key, Layout, Value
 from .backends.called import Called
 from .backends.foreach import Lists
-from .buckets import Kind, Leaf, Way, parts_of
+from .buckets import Leaf, Way, parts_of
 from .gates import gates_in
 from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
@@ -65,6 +66,10 @@ class Step(Protocol):
         """Whether it can go on with these tensors: nobody added, replaced or moved one, or set a count."""
         ...
 
+    def known(self) -> Mapping[Tensor, Tensor]:
+        """By the parameters that it could step, tensors that are like their gradients."""
+        ...
+
     def compute(self, request: Request) -> Callable[[], None]:
         """One step, of which what may fail is done; what is returned writes."""
         ...
@@ -88,6 +93,10 @@ class WholeStep:
         alike = present.groups == self._groups and are_same(present.params, self._params)
         return alike and self._are_alike(*present.params, *present.grads)
 
+    def known(self) -> Mapping[Tensor, Tensor]:
+        """None."""
+        return {}
+
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
         return request.whole()
@@ -105,6 +114,7 @@ class PlannedStep:
         transform: what is stepped with.
         layout: of the state.
         present: the parameters and gradients.
+        everyone: these, and others that may have gradients again, with what is like those.
         states: of all parameters that have any; complete, those of the present ones.
         hparams: of each group, by its number.
         fused: whether kernels are wanted.
@@ -123,6 +133,7 @@ class PlannedStep:
         transform: Transform,
         layout: Layout,
         present: Present,
+        everyone: Present,
         states: Mapping[Key, Flat],
         hparams: Mapping[int, HParams],
         *,
@@ -131,34 +142,46 @@ class PlannedStep:
         self.fused, self.reasons = fused, dict[str, None]()
         self._transform, self._layout, self._states = transform, layout, dict(states)
         self._kept: States | None = None
-        self._params = dict(zip(present.keys, present.params, strict=True))
-        check_gradients(dict(zip(present.keys, present.grads, strict=True)), self._params)
+        check_gradients(dict(zip(present.keys, present.grads, strict=True)), dict(zip(present.keys, present.params, strict=True)))
         foreign = [p for p in present.params if type(p) not in PLAIN]
         if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
             p = foreign[0]
             raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
         self._gates = gates_in(transform, on_host=all(map(on_host, present.params)))
+        self._waits = not self._gates and all(
+            map(_waits, links_of(transform, dict(zip(everyone.keys, everyone.params, strict=True))))
+        )
+        if self._waits:
+            present = everyone.among({key for key, state in states.items() if layout.is_complete(key, state)})
+        self._params = dict(zip(present.keys, present.params, strict=True))
         waiting = {key: state for key, state in states.items() if key not in self._params}
         if waiting and self._gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
         self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
         self._plans: dict[Any, InPlacePlan] = {}
-        gates = self._gates.standing(hparams[present.groups[0]], self.held.counts_of(0))
+        gates = self._gates.standing(next(iter(hparams.values())), self.held.table.of(0))
         self.plan: Plan | None = self._plan_for(gates, present, hparams)
 
     def fits(self, present: Present, states: States) -> bool:
-        """Whether nobody added, replaced or moved a tensor, or set a count."""
+        """Whether nobody added, replaced or moved a tensor, or set a count; a parameter without a gradient may sit a step out."""
+        if not self._waits and len(present.params) < len(self._params):
+            return False
         return self.held.fits(present, states) and all(part.fits() for plan in self._plans.values() for part in plan.parts)
+
+    def known(self) -> dict[Tensor, Tensor]:
+        """By the parameters that it knows, tensors that are like their gradients."""
+        return self.held.known()
 
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
         present, hparams = request.present, request.hparams
-        numbers, counts = hparams[present.groups[0]], self.held.counts_of(0)
+        grads, numbers, counts = self.held.placed(present), hparams[present.groups[0]], self.held.table.of(0)
+        assert grads is not None
         gates = self._gates.standing(numbers, counts)
         while True:
             plan = self._plan_for(gates, present, hparams)
             try:
-                write = InPlaceRun(plan, present.grads, hparams, self.held.counts_of, request.extra).compute()
+                write = InPlaceRun(plan, grads, hparams, self.held.table, request.extra).compute()
                 break
             except Closed as closed:
                 gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})
@@ -167,8 +190,8 @@ class PlannedStep:
 
         def write_all() -> None:
             write()
-            torch.autograd.graph.increment_version(self.held.params)
-            self.held.advance(plan.advances, clocks)
+            torch.autograd.graph.increment_version(present.params)
+            self.held.advance(plan.advances, grads, clocks)
             self.plan = plan
             if is_new and self._kept is not None:  # It may have laid out slots anew.
                 self.held.settle(self._kept)
@@ -192,21 +215,20 @@ class PlannedStep:
         whole = [link for link in links if link.rule is None]
         waiting = [key for key in self._states if key not in self._params]
         for link in whole:
-            if waiting and not isinstance(link.transform.form, WholeTree):
+            if waiting and not _waits(link):
                 raise Refused(f"{link} may have something to do for parameters without a gradient")
         backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.LISTED: Lists()}
         if self.fused:
             self.reasons |= dict.fromkeys(map(_no_rule, whole))
             self._add_kernels(backends)
-        leaves = self._leaves(links, present)
+        leaves, first = self._leaves(links, present), next(iter(hparams.values()))
         for leaf in leaves:
-            leaf.go(self._way(leaf, backends, hparams[leaf.kind.group]))
+            leaf.go(self._way(leaf, backends, hparams.get(leaf.group, first)))
         if not gates and all(leaf.way is Way.CALLED for leaf in leaves):
             closed = f"{', '.join(map(str, links))} can only be called as a whole"
             raise Refused("; ".join(self.reasons) or closed)
-        rows = {leaf.kind: leaf.index for leaf in reversed(leaves)}
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
-        return InPlacePlan(parts_of(leaves), links, backends, rows, self._layout, self._states, advances)
+        return InPlacePlan(parts_of(leaves), links, backends, self._layout, self._states, advances)
 
     def _leaves(self, links: Sequence[Link], present: Present) -> list[Leaf]:
         routes = routes_of(links, present.keys)
@@ -214,8 +236,7 @@ class PlannedStep:
         leaves = []
         for i, (key, route) in enumerate(zip(present.keys, routes, strict=True)):
             state = self._states[key]
-            kind = Kind(passages[route], present.groups[i], tuple(map(int, self._layout.counts_in(key, state))))
-            leaves.append(Leaf(i, key, kind, present.params[i], present.grads[i], state))
+            leaves.append(Leaf(i, key, present.groups[i], passages[route], present.params[i], present.grads[i], state))
         return leaves
 
     def _slots(self, keys: Sequence[Key]) -> list[list[str]]:
@@ -253,6 +274,11 @@ def _advances(value: Value, links: Sequence[Link]) -> bool:
     if value.kind == "count":
         return any(link.step == value.path for link in links)
     return any(link.path[: len(value.owner)] == value.owner for link in links)
+
+
+def _waits(link: Link) -> bool:
+    """Whether it has nothing to do for a parameter without a gradient."""
+    return link.rule is not None or isinstance(link.transform.form, WholeTree)
 
 
 def _no_rule(link: Link) -> str:

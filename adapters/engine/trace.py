@@ -12,7 +12,7 @@ from torch import Tensor
 
 from functional_optim import trees
 
-from .prologue import NotElementwise, Place, Tape, is_column
+from .prologue import NotElementwise, Place, Tape
 from .route import Link, marks_before, run_links, slot_count
 from .stages import Dtypes, wide
 from .stand_ins import Node, Number, Value
@@ -24,7 +24,7 @@ class Traced:
 
     Attributes:
         tape: their numbers.
-        inputs: the nodes of the update, the parameter, each slot, and what arrived before; then of numbers that each leaf has.
+        inputs: the nodes of the update, the parameter, each slot, and what arrived before.
         results: the nodes of the new update, and each new slot; or of the terms of a sum.
     """
 
@@ -54,13 +54,8 @@ def trace(
     columns = [Value(Node("input"), wide(dtype)) for dtype in dtypes.all]
     inputs = [x.node for x in columns]
 
-    def stand_in(i: int, x: Any) -> Any:
-        if is_column(x):
-            inputs.append(Node("input", wide=False))
-            return Value(inputs[-1], columns[0].dtype)
-        return Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x
-
-    stand_ins = trees.unflatten(spec, [stand_in(i, x) for i, x in enumerate(tape.values)])
+    numbers = [Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x for i, x in enumerate(tape.values)]
+    stand_ins = trees.unflatten(spec, numbers)
     run, end = links[:count], 2 + slot_count(links)
     seen = [*columns[: 2 + slot_count(run)], *columns[end : end + len(marks_before(run))]]
     result, new = run_links(run, stand_ins, seen, total=total)

@@ -1,18 +1,16 @@
 """The way that always works: each rule is called as its transform calls it, leaf by leaf."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_optim import trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 
 from ..buckets import Column, Leaf
+from ..given import of_leaf
 from ..memory import foreach, real
-from ..prologue import is_column
 from ..route import Link, run_links
 from ..run import Run, Work, lifted, wider
 
@@ -26,12 +24,11 @@ class Called:
 
     def ready(self, run: Run, work: Work) -> None:
         """Look at the numbers: a rule may refuse them."""
-        values, counts = run.numbers[work.kind]
         found = run.found(work)
         for link in work.stage.links:
             if link.rule and (not link.rule.finds or link in found):
-                step = counts[link.step] + 1 if link.rule.counts else None
-                link.rule.rule(values[link], step, found.get(link))
+                for _, given in run.given(work).kinds:
+                    link.rule.rule(*given(link), found.get(link))
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
@@ -44,7 +41,7 @@ class Called:
             return
         scalars, names = run.scalars(work, links), [(link.form, name) for link in links for name in link.slots]
         for i, leaf in enumerate(work.part.leaves):
-            u, new = run_links(links, _of_leaf(scalars, i), self._row(work, links, i))
+            u, new = run_links(links, of_leaf(scalars, i), self._row(work, links, i))
             for (form, name), slot, value in zip(names, slots, new, strict=True):
                 slot[i].copy_(form.closed(name, value, slot[i]))
             if links:
@@ -59,7 +56,7 @@ class Called:
         links = work.stage.links[: work.stage.links.index(link) + 1]
         scalars, sums = run.scalars(work, links), []
         for i in range(len(work.u)):
-            terms, _ = run_links(links, _of_leaf(scalars, i), self._row(work, links, i), total=True)
+            terms, _ = run_links(links, of_leaf(scalars, i), self._row(work, links, i), total=True)
             sums.append([term.sum() for term in terms])
         return [torch.stack(column) for column in zip(*sums, strict=True)]
 
@@ -67,14 +64,9 @@ class Called:
         """Through the links before it, whose new slots are forgotten."""
         links = work.stage.links[: work.stage.links.index(link)]
         scalars = run.scalars(work, links)
-        return [run_links(links, _of_leaf(scalars, i), self._row(work, links, i))[0] for i in range(len(work.u))]
+        return [run_links(links, of_leaf(scalars, i), self._row(work, links, i))[0] for i in range(len(work.u))]
 
     def _row(self, work: Work, links: Sequence[Link], i: int) -> list[Tensor]:
         """What the first few links of a stage see of a leaf."""
         u, *others = (column[i] for column in work.columns_of(links))
         return [widened(real(x)) for x in (u.to(wider(u, work.part.leaves[i])), *others)]
-
-
-def _of_leaf(scalars: Sequence[Any], i: int) -> list[Any]:
-    """The scalars of links for one leaf, which may have some for itself."""
-    return trees.map_leaves(lambda x: x[i] if is_column(x) else x, list(scalars))

@@ -8,6 +8,7 @@ small tensors go through `torch._foreach_*` together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -21,7 +22,7 @@ from ..buckets import Column, Leaf
 from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
 from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
-from ..prologue import Prologue, is_column
+from ..prologue import NotElementwise, Prologue, is_column
 from ..route import Link, marks_before, slot_count
 from ..run import Refused, Run, Work
 from ..stages import Dtypes, Ending
@@ -41,16 +42,28 @@ SMALL = 1 << 15
 # On other devices, where a call costs more: elements of a list, 256 MB in float32.
 LONG = 1 << 26
 
+# Leaves with the same numbers that are worth a list of their own, with numbers that are drawn out of it.
+ALONE = 4
+
 # Of a run whose numbers keep giving other answers, so many programs are kept.
 VARIANTS = 8
 
 
 class Arranged(NamedTuple):
-    """A program, and its numbers in one step: those of all leaves, and columns of those that each leaf has."""
+    """A program for some leaves of a part, or for all (None), and its numbers in one step; by leaf, where they differ."""
 
+    rows: Sequence[int] | None
     program: Program
-    numbers: Sequence[float]
-    by_row: Sequence[Sequence[Tensor]]
+    numbers: Sequence[Any]
+
+    def rows_of(self, work: Work) -> Sequence[int]:
+        """The places of the leaves."""
+        return range(len(work.part.lengths)) if self.rows is None else self.rows
+
+    def numbers_of(self, piece: Sequence[int]) -> list[Any]:
+        """Those of a list of leaves, or of a single one."""
+        single = len(piece) == 1
+        return [(x[piece[0]] if single else [x[i] for i in piece]) if isinstance(x, dict) else x for x in self.numbers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +88,13 @@ class Lists:
     def refuses(self, leaf: Leaf, hparams: HParams) -> str:
         """Why it can't take this parameter; or nothing."""
         del hparams
-        if not any(stage.fuses for stage in leaf.kind.passage.stages):
+        if not any(stage.fuses for stage in leaf.passage.stages):
             return "no rule is elementwise"
-        p, slots = leaf.param, [leaf.values()[i] for i in leaf.kind.passage.elementwise]
+        p, slots = leaf.param, [leaf.values()[i] for i in leaf.passage.elementwise]
         tensors = [p, *slots]
         if any(type(x) not in PLAIN or x.layout != torch.strided or x.device != p.device for x in tensors):
             return f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}"
-        if p.is_complex() and not leaf.kind.passage.is_one_run:
+        if p.is_complex() and not leaf.passage.is_one_run:
             return "a parameter is complex, and not all rules are elementwise"
         if any(map(is_lazy, tensors)) or any(x.shape != p.shape or x.is_complex() != p.is_complex() for x in slots):
             return "a slot is not like its parameter"
@@ -108,79 +121,112 @@ class Lists:
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Over lists, or block by block."""
-        arranged, last, plain = self._arranged(run, work), work.stage.last, _is_plain(work)
-        end = 2 + len(slots)
+        last, plain, end = work.stage.last, _is_plain(work), 2 + len(slots)
         updates: dict[int, Tensor] = {}
-        for piece in _pieces(work):
-            row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
-            own = [[column[i] for i in piece] for column in arranged.by_row]
-            blocks = _blocks(row)
-            if last or len(blocks) == 1:
-                for block in blocks:
-                    results = _run(arranged, block, own, plain, end)
-                    if last and not work.stage.is_still:
-                        _add(block[1], results, work.part.leaves[0].update_dtype)
-                    elif not last:
-                        updates |= zip(piece, results, strict=True)
-            else:
-                updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
-                for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
-                    place.copy_(_run(arranged, block, own, plain, end)[0])
+        for arranged in self._arranged(run, work):
+            for piece in _pieces(work, arranged):
+                row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
+                numbers, blocks = arranged.numbers_of(piece), _blocks(row)
+                if last or len(blocks) == 1:
+                    for block in blocks:
+                        results = _run(arranged.program, block, numbers, plain, end)
+                        if last and not work.stage.is_still:
+                            _add(block[1], results, work.part.leaves[0].update_dtype)
+                        elif not last:
+                            updates |= zip(piece, results, strict=True)
+                else:
+                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
+                    for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
+                        place.copy_(_run(arranged.program, block, numbers, plain, end)[0])
         work.u = [updates[i] for i in sorted(updates)]
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Over the same pieces."""
-        program, numbers, by_row = self._arranged(run, work, link, Ending.TOTAL)
         sums: dict[int, list[Tensor]] = {}
-        for piece in _pieces(work, at_least=2):  # The terms are stored twice, of half the tensors at a time.
-            own = [[column[i] for i in piece] for column in by_row]
-            for block in _blocks([[column[i] for i in piece] for column in work.columns]):
-                results = _summed(program.run([*_opened(block), *own], numbers), each=not link.form.sums_all_only)
-                for i, terms in zip(piece, results, strict=False):
-                    sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
+        for arranged in self._arranged(run, work, link, Ending.TOTAL):
+            for piece in _pieces(work, arranged, at_least=2):  # The terms are stored twice, of half the tensors at a time.
+                numbers = arranged.numbers_of(piece)
+                for block in _blocks([[column[i] for i in piece] for column in work.columns]):
+                    results = _summed(arranged.program.run(_opened(block), numbers), each=not link.form.sums_all_only)
+                    for i, terms in zip(piece, results, strict=False):
+                        sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
         return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """Written down as far as that."""
-        program, numbers, by_row = self._arranged(run, work, link, Ending.PEEK)
-        (updates,) = program.run([*_opened(work.columns), *map(list, by_row)], numbers)
-        return list(updates)
+        updates: dict[int, Tensor] = {}
+        for arranged in self._arranged(run, work, link, Ending.PEEK):
+            rows = arranged.rows_of(work)
+            row = [[column[i] for i in rows] for column in work.columns]
+            (results,) = arranged.program.run(_opened(row), arranged.numbers_of(rows))
+            updates |= zip(rows, results, strict=True)
+        return [updates[i] for i in sorted(updates)]
 
-    def _arranged(self, run: Run, work: Work, until: Link | None = None, ending: Ending | None = None) -> Arranged:
-        """The program of a stage, or of the links that come before one of them, and its numbers in this step."""
+    def _arranged(self, run: Run, work: Work, until: Link | None = None, ending: Ending | None = None) -> list[Arranged]:
+        """The program of a stage, or of the links that come before one of them, and its numbers in this step; several, where
+        rules get other answers for some leaves than for others."""
         stage = work.stage
         ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and _is_plain(work) else Ending.UPDATE)
         key = stage, until, ending, _dtype_of(work)
         whose = key, run.owner(work)
         if whose not in run.cache:
-            count = len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)
-            scalars = run.scalars(work, stage.links[:count])
-            run.cache[whose] = self._variant(key, scalars, stage.links, count, work.p[0].device)
+            links = stage.links[: len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)]
+            given, rows = run.given(work), range(len(work.part.leaves))
+            if not given.varies and not run.varies(work):
+                (arranged,) = self._programs(key, run.scalars(work, links), work, len(links), rows[:1])
+                run.cache[whose] = [arranged._replace(rows=None)]  # Other parts may be given the same numbers.
+            elif run.varies(work) or len(given.kinds) * ALONE > len(rows):
+                run.cache[whose] = self._programs(key, run.scalars(work, links), work, len(links), rows)
+            else:
+                run.cache[whose] = [
+                    arranged
+                    for own, numbers in given.kinds
+                    for arranged in self._programs(key, run.scalars(work, links, numbers), work, len(links), own)
+                ]
         return run.cache[whose]
 
-    def _variant(self, key: Any, scalars: Sequence[Any], links: Sequence[Link], count: int, device: torch.device) -> Arranged:
-        """One that was arranged before, if its rules get the same answers from these scalars; or a new one."""
+    def _programs(self, key: Any, scalars: Sequence[Any], work: Work, count: int, rows: Sequence[int]) -> list[Arranged]:
+        """Programs that were arranged before, for as many of these leaves as their rules get the same answers; and new ones."""
         ending, dtype = key[2:]
         flat_scalars = trees.leaves(list(scalars))
-        by_row = {i: x for i, x in enumerate(flat_scalars) if is_column(x)}
-        columns = [x.to(dtype).unbind() for x in by_row.values()]
-        known = self.variants.setdefault((*key, *by_row), [])
-        for variant in known:
-            numbers = variant.prologue(flat_scalars)
-            if numbers is not None:
-                return Arranged(variant.program, [_like(x, dtype) for x in numbers], columns)
+        columns = [i for i, x in enumerate(flat_scalars) if is_column(x)]
+        known = self.variants.setdefault((*key, *columns), [])
+        found: list[Arranged] = []
+        while rows:
+            matching = ((variant, *variant.prologue.by_row(flat_scalars, len(rows))) for variant in known)
+            variant, there, numbers = next((each for each in matching if any(each[1])), (None, [], []))
+            if variant is None:
+                variant = self._traced(key, flat_scalars, scalars, work, count)
+                there, numbers = variant.prologue.by_row(flat_scalars, len(rows))
+                if not any(there):
+                    raise NotElementwise("a rule gets other answers than when it is asked again")
+                known[:] = [variant, *known[: VARIANTS - 1]]
+            own = list(compress(rows, there))
+            found.append(Arranged(own, variant.program, [_like(x, dtype, own, there) for x in numbers]))
+            rows, left = [row for row, is_done in zip(rows, there, strict=True) if not is_done], torch.tensor(there, device="cpu")
+            if rows:
+                flat_scalars = [x[~left.to(x.device)] if is_column(x) else x for x in flat_scalars]
+        return found
+
+    def _traced(self, key: Any, flat_scalars: Sequence[Any], scalars: Sequence[Any], work: Work, count: int) -> Variant:
+        """What the links compute, traced with these numbers."""
+        ending, dtype = key[2:]
+        links, where = work.stage.links, torch.device("cpu")
         dtypes = Dtypes(dtype, dtype, (dtype,) * slot_count(links), (dtype,) * len(marks_before(links)))
-        traced = trace(links, scalars, dtypes, count=count, total=ending is Ending.TOTAL, asks=True)
+        spec = trees.flatten(list(scalars))[1]
+        traced = trace(links, trees.unflatten(spec, flat_scalars), dtypes, count=count, total=ending is Ending.TOTAL, asks=True)
         require_one_dtype(traced)
         program = program_of(traced, ending)
         prologue = traced.tape.prologue(program.numbers)
-        numbers = [_like(x, dtype) for x in prologue(flat_scalars) or ()]
-        where = device if any(isinstance(x, Tensor) for x in numbers) else torch.device("cpu")
+        numbers = prologue.by_row(flat_scalars, 1)[1]
+        if any(isinstance(x, Tensor) and not on_host(x) for x in numbers):
+            where = work.p[0].device
+        first = [_like(x[0] if is_column(x) else x, dtype) for x in numbers]
         for length in (1, 2):  # What torch refuses has to be known before anything is written.
             shape = torch.ones(1, dtype=dtype, device=where)
-            program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], numbers)
-        known[:] = [Variant(prologue, program), *known[: VARIANTS - 1]]
-        return Arranged(program, numbers, columns)
+            own = [[x] * length if is_column(y) and length > 1 else x for x, y in zip(first, numbers, strict=True)]
+            program.run([[shape.clone() for _ in range(length)] for _ in range(program.inputs)], own)
+        return Variant(prologue, program)
 
 
 def program_of(traced: Traced, ending: Ending) -> Program:
@@ -196,8 +242,8 @@ def program_of(traced: Traced, ending: Ending) -> Program:
     return Program(traced.inputs, {**stored, 1: stepped(traced.inputs[1], u)})
 
 
-def _pieces(work: Work, at_least: int = 1) -> list[list[int]]:
-    """The leaves of a part in lists.
+def _pieces(work: Work, arranged: Arranged, at_least: int = 1) -> list[list[int]]:
+    """The leaves of a program in lists.
 
     On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
     so many.
@@ -207,7 +253,8 @@ def _pieces(work: Work, at_least: int = 1) -> list[list[int]]:
     longest = BLOCK if is_host else min(LONG, sum(sizes) // at_least)
     pieces: list[list[int]] = []
     growing, length = [], 0
-    for i, size in enumerate(sizes):
+    for i in arranged.rows_of(work):
+        size = sizes[i]
         if is_host and size > SMALL:
             pieces.append([i])
         else:
@@ -227,13 +274,12 @@ def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
     return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
 
 
-def _run(arranged: Arranged, row: Row, own: Sequence[Sequence[Tensor]], plain: bool, end: int) -> Sequence[Tensor]:
-    """Run on the tensors themselves; where they are complex, or stored in low precision, on what a rule sees of them.
-
-    `own` are the numbers that each has for itself; behind the update and the parameter, up to `end`, is what is stored.
+def _run(program: Program, row: Row, numbers: Sequence[Any], plain: bool, end: int) -> Sequence[Tensor]:
+    """Run a program on tensors as they are, or on opened copies, of which all that comes after the update and the parameter, up
+    to `end`, is what is stored.
     """
     opened = row if plain else _opened(row)
-    results = arranged.program.run([*opened, *own], arranged.numbers)
+    results = program.run(opened, numbers)
     for stored, wide in zip(row[2:end], opened[2:end], strict=True):
         if stored[0].dtype != wide[0].dtype and not stored[0].is_complex():
             foreach["copy_"](stored, wide)
@@ -252,9 +298,12 @@ def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype
         foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
 
 
-def _like(number: Any, dtype: torch.dtype) -> Any:
-    """A number that is a tensor in the dtype of those that it is combined with."""
-    return number.to(dtype) if isinstance(number, Tensor) else number
+def _like(number: Any, dtype: torch.dtype, rows: Sequence[int] = (), there: Sequence[bool] = ()) -> Any:
+    """A number that is a tensor in the dtype of those that it is combined with; of a column, those of the leaves in question."""
+    if not isinstance(number, Tensor):
+        return number
+    number = number if number.dtype == torch.bool else number.to(dtype)
+    return dict(zip(rows, compress(number.unbind(), there), strict=True)) if is_column(number) else number
 
 
 def _opened(row: Sequence[Sequence[Tensor]]) -> Row:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from functional_optim import torch_internals, trees
-from functional_optim.combinators.origin import Counts
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.numbered import Found, Numbered, Sums
@@ -21,12 +20,15 @@ from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf, Signature
 from ..memory import PLAIN, real
-from ..route import Link, scalars_of, slot_count, values_of
+from ..route import Link, scalars_of, separate, slot_count, values_of
 from ..run import Run, Work
 from ..stages import Dtypes, Ending, Stage, wide
 from .kernels import Kernel, kernel_for
 
 DEVICES = ("cpu", "cuda")
+
+# Up to this many different numbers are computed one after another, by Python; more of them together, by torch.
+FEW = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +51,13 @@ class Compiled:
         p = leaf.param
         if type(p) not in PLAIN or p.layout != torch.strided or p.device.type not in DEVICES:
             return f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}"
-        if p.is_complex() and not leaf.kind.passage.is_one_run:
+        if p.is_complex() and not leaf.passage.is_one_run:
             return "a parameter is complex, and a rule of the chain takes no complex tensors"
-        for i in leaf.kind.passage.elementwise:
+        for i in leaf.passage.elementwise:
             slot = leaf.values()[i]
             if slot.shape != p.shape or slot.is_complex() != p.is_complex() or slot.device != p.device:
                 return f"the slot {leaf.slots[i]!r} is not shaped like its parameter, or lies on another device"
-        for i, stage in enumerate(leaf.kind.passage.stages):
+        for i, stage in enumerate(leaf.passage.stages):
             key = (stage, leaf.signature())
             if stage.fuses and not stage.is_idle and key not in self.kernels and key not in self.failed:
                 try:
@@ -104,21 +106,30 @@ class Compiled:
         return self.kernels[work.stage, work.part.signature]
 
     def _vector(self, run: Run, kernel: Kernel, links: int, work: Work) -> Tensor | Sequence[Tensor]:
-        """The numbers that a kernel over the first few links of a stage takes; parts of one kind share most."""
+        """The numbers that a kernel over the first few links of a stage takes: for all leaves, or for each."""
         key = (kernel, work.stage, run.owner(work))
         if key not in run.cache:
-            run.cache[key] = kernel.vector(run.scalars(work, work.stage.links[:links]))
+            given, first = run.given(work), work.stage.links[:links]
+            if not given.varies or run.varies(work) or len(given.kinds) > FEW:
+                run.cache[key] = kernel.vector(run.scalars(work, first))
+            else:
+                vectors: dict[int, Tensor] = {}
+                for rows, own in given.kinds:
+                    vectors |= dict.fromkeys(rows, kernel.vector(run.scalars(work, first, own)))
+                run.cache[key] = [vectors[i] for i in range(len(vectors))]
         return run.cache[key]
 
 
 def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
     """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
     device, dtypes = signature
-    counts: Counts = defaultdict(int)
-    values, reduced = values_of(stage.links, hparams, counts), {}
+    values, reduced = values_of(stage.links, hparams, defaultdict(int)), {}
+
+    def given(link: Link) -> tuple[HParams, Any]:
+        return {name: separate(value) for name, value in values[link].items()}, 1 if link.form.counts else None
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
-        scalars = scalars_of(links, values, counts, reduced)
+        scalars = scalars_of(links, given, reduced)
         return kernel_for(links, ending, dtypes.restricted(links), device, scalars)
 
     quantities: dict[int, Kernel | None] = {}
@@ -164,7 +175,7 @@ def _found_like(form: Numbered, hp: HParams) -> tuple[int, Found]:
 def _at_stage(leaf: Leaf, number: int, stage: Stage) -> Signature:
     """What reaches a stage: its own slots, and after the first one updates in at least float32."""
     device, dtypes = leaf.signature()
-    first = leaf.kind.passage.came_first
+    first = leaf.passage.came_first
     further = tuple(dtypes.update if mark in first else wide(dtypes.update) for mark in stage.further)
     update = wide(dtypes.update) if number else dtypes.update
     return device, Dtypes(update, dtypes.param, dtypes.slots[stage.slots], further)
