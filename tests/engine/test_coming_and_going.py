@@ -19,7 +19,7 @@ CHAINS = {
     "momentum": lambda: fo.sgd(momentum=0.9, weight_decay=0.1),
     "no slots": lambda: fo.sgd(0.1),
     "clip": lambda: fo.chain(fo.clip_by_global_norm(), fo.adamw(eps=0.1)),
-    "a rule that asks for its step": lambda: fo.chain(fo.scale_by_radam(), fo.scale_by_learning_rate()),
+    "a warm-up of its own": lambda: fo.chain(fo.scale_by_radam(), fo.scale_by_learning_rate()),
     "a schedule": lambda: fo.scheduled(fo.adamw(eps=0.1), lr=fo.warmup_cosine(0.1, 4, 20)),
     "numbers by leaf": lambda: fo.chain(fo.cautious(fo.scale_by_lion()), fo.scale_by_learning_rate()),
     "a monitor": lambda: fo.chain(fo.monitor("grad"), fo.adamw(eps=0.1)),
@@ -67,7 +67,27 @@ def test_any_parameters_may_sit_a_step_out(name, make):
     assert_same_progress(plain, other, torch.float64)
 
 
-@pytest.mark.parametrize("name", ["adamw", "momentum", "a rule that asks for its step", "clip", "a schedule", "numbers by leaf"])
+@fo.elementwise(slots=("m",), hparams={"lr": 0.1})
+def eager_at_first(hp, t):
+    """A rule that asks how many updates there have been."""
+    factor = 1.0 if t > 3 else 0.25
+
+    def rule(g, p, m):
+        m = 0.5 * m + g
+        return -hp["lr"] * factor * m, m
+
+    return rule
+
+
+def test_a_rule_may_get_other_answers_for_some_parameters():
+    plain, other = (kind(parameters(SHAPES, torch.float64), eager_at_first()) for kind in (Plain, OptimizerAdapter))
+    walked([plain, other])
+    assert_same_progress(plain, other, torch.float64)
+    explanation = str(other.explain())
+    assert "lists" in explanation and "(" not in explanation, "no way was refused"
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum", "a warm-up of its own", "clip", "a schedule", "numbers by leaf"])
 @pytest.mark.parametrize("make", [OptimizerAdapter, fused])
 @pytest.mark.parametrize("size", [1, 4])
 def test_groups_step_together_with_their_own_numbers(name, make, size):
