@@ -187,7 +187,7 @@ class Lists:
 
     def _programs(self, key: Any, scalars: Sequence[Any], work: Work, count: int, rows: Sequence[int]) -> list[Arranged]:
         """Programs that were arranged before, for as many of these leaves as their rules get the same answers; and new ones."""
-        ending, dtype = key[2:]
+        dtype = key[-1]
         flat_scalars = trees.leaves(list(scalars))
         columns = [i for i, x in enumerate(flat_scalars) if is_column(x)]
         known = self.variants.setdefault((*key, *columns), [])
@@ -196,7 +196,7 @@ class Lists:
             matching = ((variant, *variant.prologue.by_row(flat_scalars, len(rows))) for variant in known)
             variant, there, numbers = next((each for each in matching if any(each[1])), (None, [], []))
             if variant is None:
-                variant = self._traced(key, flat_scalars, scalars, work, count)
+                variant = self._traced(key, flat_scalars, scalars, work, count, len(rows))
                 there, numbers = variant.prologue.by_row(flat_scalars, len(rows))
                 if not any(there):
                     raise NotElementwise("a rule gets other answers than when it is asked again")
@@ -208,7 +208,9 @@ class Lists:
                 flat_scalars = [x[~left.to(x.device)] if is_column(x) else x for x in flat_scalars]
         return found
 
-    def _traced(self, key: Any, flat_scalars: Sequence[Any], scalars: Sequence[Any], work: Work, count: int) -> Variant:
+    def _traced(
+        self, key: Any, flat_scalars: Sequence[Any], scalars: Sequence[Any], work: Work, count: int, rows: int
+    ) -> Variant:
         """What the links compute, traced with these numbers."""
         ending, dtype = key[2:]
         links, where = work.stage.links, torch.device("cpu")
@@ -218,7 +220,7 @@ class Lists:
         require_one_dtype(traced)
         program = program_of(traced, ending)
         prologue = traced.tape.prologue(program.numbers)
-        numbers = prologue.by_row(flat_scalars, 1)[1]
+        numbers = prologue.by_row(flat_scalars, rows)[1]
         if any(isinstance(x, Tensor) and not on_host(x) for x in numbers):
             where = work.p[0].device
         first = [_like(x[0] if is_column(x) else x, dtype) for x in numbers]
