@@ -342,8 +342,8 @@ MUTANTS = [
     Mutant(
         "the clock of a parameter that sits out stands still",
         "adapters/engine/snapshot.py",
-        "[moving and is_clock for moving, is_clock in",
-        "[False for moving, is_clock in",
+        "torch.where(others[:, None] & ~self._are_clocks, 0.0, ones)",
+        "torch.where(others[:, None], 0.0, ones)",
         "test_branches.py -k late_parameters",
     ),
     Mutant(
@@ -433,7 +433,7 @@ MUTANTS = [
     Mutant(
         "a plan outlives a parameter that was turned",
         "adapters/engine/snapshot.py",
-        "            and self._are_alike(*present.params, *present.grads, *self.slots)\n",
+        "            and self._are_alike(*self.params, *grads, *self.slots)\n",
         "",
         "test_fused.py -k what_people_do",
     ),
@@ -447,7 +447,7 @@ MUTANTS = [
     Mutant(
         "a plan outlives a count that was set",
         "adapters/engine/snapshot.py",
-        "            and self.counts.tolist() == self.seen\n",
+        "            and self.counts.tolist() == self.table.rows\n",
         "",
         "test_fused.py -k what_people_do",
     ),
@@ -474,7 +474,7 @@ MUTANTS = [
     ),
     Mutant(
         "slots are written while a step may still fail",
-        "adapters/engine/run.py",
+        "adapters/engine/in_place.py",
         "        if self._writes:\n            return work.slots\n",
         "        return work.slots\n",
         "test_stages.py -k raises",
@@ -496,9 +496,23 @@ MUTANTS = [
     Mutant(
         "a program outlives an answer that its rules got",
         "adapters/engine/prologue.py",
-        "if question(values[place]) != answer:",
-        "if False:",
+        "elif question(value) != answer:",
+        "elif False:",
         "test_host_overhead.py -k depends_on",
+    ),
+    Mutant(
+        "the answer for one parameter is taken for those of all",
+        "adapters/engine/prologue.py",
+        "there and question(x) == answer",
+        "there",
+        "test_coming_and_going.py -k other_answers",
+    ),
+    Mutant(
+        "a parameter counts a step that it sat out",
+        "adapters/engine/snapshot.py",
+        "torch.where(others[:, None] & ~self._are_clocks, 0.0, ones)",
+        "ones",
+        "test_coming_and_going.py -k as_torch",
     ),
     Mutant(
         "a kernel that is called twice is called once",
