@@ -783,8 +783,8 @@ MUTANTS = [
     Mutant(
         "a schedule-free average forgets the β it was made with",
         "functional_optim/rules/schedule_free.py",
-        "0 * beta + new_beta",
-        "beta",
+        '"beta": 0 * weight + hp["momentum"]',
+        '"beta": numbers["beta"]',
         "test_schedule_free.py -k beta",
     ),
     Mutant(

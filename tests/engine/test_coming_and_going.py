@@ -83,8 +83,7 @@ def test_a_rule_may_get_other_answers_for_some_parameters():
     plain, other = (kind(parameters(SHAPES, torch.float64), eager_at_first()) for kind in (Plain, OptimizerAdapter))
     walked([plain, other])
     assert_same_progress(plain, other, torch.float64)
-    explanation = str(other.explain())
-    assert "lists" in explanation and "(" not in explanation, "no way was refused"
+    assert not any(stage.reason for stage in other.explain().stages), "no way was refused"
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum", "a warm-up of its own", "clip", "a schedule", "numbers by leaf"])
