@@ -71,6 +71,7 @@ from functional_optim.optimizers import (
     optimistic_gradient_descent,
     polyak_sgd,
     prodigy,
+    psgd_kron,
     radam,
     rmsprop,
     rprop,
@@ -131,6 +132,7 @@ from functional_optim.rules.per_example import per_example_global_norm_clip
 from functional_optim.rules.plateau import reduce_on_plateau
 from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
+from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.row_rms import scale_by_row_rms
@@ -274,6 +276,7 @@ __all__ = [
     "scale_by_param_block_rms",
     "scale_by_polyak",
     "scale_by_prodigy",
+    "scale_by_psgd_kron",
     "scale_by_radam",
     "scale_by_relative_step",
     "scale_by_rms",
@@ -354,6 +357,7 @@ __all__ = [
     "optimistic_gradient_descent",
     "polyak_sgd",
     "prodigy",
+    "psgd_kron",
     "radam",
     "rmsprop",
     "rprop",

@@ -137,6 +137,20 @@ MUTANTS = [
         "test_shampoo.py -k papers_loop",
     ),
     Mutant(
+        "a triangular factor is fitted as if it were full",
+        "functional_optim/rules/whitening.py",
+        "((first - second).triu() / size)",
+        "((first - second) / size)",
+        "test_psgd_kron.py -k programs_loop",
+    ),
+    Mutant(
+        "the probe goes through the factors as the gradient does",
+        "functional_optim/rules/whitening.py",
+        "q, y, upper=True, left=False)",
+        "q.mT, y, upper=False, left=False)",
+        "test_psgd_kron.py -k programs_loop",
+    ),
+    Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
         "(sqrt(v / c2) + eps)",

@@ -1,7 +1,7 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
-from functional_optim.optimizers.matrices import adamuon, normuon, shampoo, soap
+from functional_optim.optimizers.matrices import adamuon, normuon, psgd_kron, shampoo, soap
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -81,6 +81,7 @@ __all__ = [
     "optimistic_gradient_descent",
     "polyak_sgd",
     "prodigy",
+    "psgd_kron",
     "radam",
     "rmsprop",
     "rprop",

@@ -16,6 +16,7 @@ from functional_optim.rules.momentum import trace
 from functional_optim.rules.muon import MuonOrAdamW
 from functional_optim.rules.newton_schulz import Schedule
 from functional_optim.rules.orthogonalize import orthogonalize
+from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.rms import scale_by_rms
 from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.scale import scale_by_learning_rate
@@ -112,6 +113,45 @@ def shampoo(
         scale_by_learning_rate(lr),
         name="shampoo",
     )
+
+
+@recorded
+def psgd_kron(
+    lr: float = 3e-4,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    precond_lr: float = 0.1,
+    seed: float = 0,
+    *,
+    update_probability: float | None = None,
+    max_size_triangular: int = 8192,
+    min_ndim_triangular: int = 2,
+    precond_init_scale: float = 1.0,
+    dims: int = 2,
+) -> Transform:
+    """PSGD Kron: momentum, whitened by a Kronecker product of triangular matrices; see `scale_by_psgd_kron`.
+
+    Args:
+        lr: η, at least 0; about a third of AdamW's.
+        momentum: β, in [0, 1).
+        weight_decay: λ, at least 0, decoupled; of vectors and scalars, too.
+        precond_lr: the step of the fit, at least 0.
+        seed: a whole number, of its probes.
+        update_probability, max_size_triangular, min_ndim_triangular, precond_init_scale, dims: see `scale_by_psgd_kron`.
+
+    Source: Li 2015, https://arxiv.org/abs/1512.04202; kron_torch's `Kron`, whose decay leaves vectors and scalars as they are.
+    """
+    whitened = scale_by_psgd_kron(
+        momentum,
+        precond_lr,
+        seed,
+        update_probability=update_probability,
+        max_size_triangular=max_size_triangular,
+        min_ndim_triangular=min_ndim_triangular,
+        precond_init_scale=precond_init_scale,
+        dims=dims,
+    )
+    return chain(whitened, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="psgd_kron")
 
 
 @recorded
