@@ -76,6 +76,7 @@ from functional_optim.optimizers import (
     optimistic_gradient_descent,
     polyak_sgd,
     prodigy,
+    psgd_kron,
     radam,
     rmsprop,
     rprop,
@@ -99,6 +100,7 @@ from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.per_example import per_example_global_norm_clip
+from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape
 from functional_optim.rules.sophia import gauss_newton_bartlett
@@ -476,6 +478,7 @@ __all__ = [
     "scale_by_param_block_rms",
     "scale_by_polyak",
     "scale_by_prodigy",
+    "scale_by_psgd_kron",
     "scale_by_radam",
     "scale_by_relative_step",
     "scale_by_rms",
@@ -556,6 +559,7 @@ __all__ = [
     "optimistic_gradient_descent",
     "polyak_sgd",
     "prodigy",
+    "psgd_kron",
     "radam",
     "rmsprop",
     "rprop",

@@ -11,9 +11,10 @@ SGD via General Purpose Lie-Group Preconditioners, https://arxiv.org/abs/2402.04
 import math
 
 import torch
+from torch import Tensor
 
 from functional_optim.dimensions import folded
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
 from functional_optim.lifting import Leafwise, widened, zeros
 from functional_optim.numerics import bias_correction, cond, floor, sqrt, where
 from functional_optim.philox import normal
@@ -93,7 +94,7 @@ def scale_by_psgd_kron(
 
 def _factors(dims, largest, least_dims, scale):
     def begins(i):
-        def begin(p, hp):
+        def begin(p: Tensor, hp: HParams) -> Tensor:
             shape = folded(tuple(p.shape) or (1,), dims)
             size = shape[i] if i < len(shape) else 0
             is_diagonal = size == 1 or size > largest or len(shape) < least_dims
