@@ -1,8 +1,11 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
+from .bridges.callbacks import lightning_callback, trainer_callback
 from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
 from .bridges.logs import log_values
 from .bridges.lr_scheduler import as_lr_scheduler
+from .bridges.param_groups import param_groups
+from .bridges.timm import register_with_timm
 from .evaluation import eval_params
 from .optimizer import OptimizerAdapter
 from .state.loading import LoadReport, load_by_name
@@ -51,8 +54,12 @@ __all__ = [
     "as_transform",
     "eval_params",
     "functional_state",
+    "lightning_callback",
     "load_by_name",
     "load_functional_state",
     "log_values",
+    "param_groups",
+    "register_with_timm",
+    "trainer_callback",
     "transform_of",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from functional_optim.combinators.evaluated import evaluated
 from functional_optim.transform import Transform
 
-from .state.loading import keys_of, require_own
+from .state.loading import keys_of, require_own, unwrapped
 
 if TYPE_CHECKING:
     from .optimizer import Numbered, TransformOptimizer
@@ -127,6 +127,7 @@ def eval_params(optimizer: "TransformOptimizer") -> Iterator[None]:
     >>> w.item()
     -1.0
     """
+    optimizer = unwrapped(optimizer)
     require_own(optimizer)
     evaluation = optimizer.evaluation
     if evaluation.kept is not None:  # They are there already, and somebody else moves them back.
@@ -139,6 +140,16 @@ def eval_params(optimizer: "TransformOptimizer") -> Iterator[None]:
     finally:
         evaluation.is_lent = False
         evaluation.end()
+
+
+def eval_mode(optimizer: "TransformOptimizer", evaluating: bool) -> None:
+    """Put the parameters where they are evaluated, or where they are trained."""
+    if evaluating:
+        optimizer.evaluation.begin(optimizer)
+        return
+    if optimizer.evaluation.is_lent:
+        optimizer.evaluation.require_training("train")
+    optimizer.evaluation.end()
 
 
 def _moves(optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]") -> Iterator[tuple[Tensor, Tensor]]:

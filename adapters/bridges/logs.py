@@ -9,7 +9,7 @@ from functional_optim.combinators import logs
 from functional_optim.transform import Transform
 
 from ..optimizer import Leaf, Numbered, TransformOptimizer
-from ..state.loading import keys_of, require_own
+from ..state.loading import keys_of, require_own, unwrapped
 
 
 def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:
@@ -20,7 +20,8 @@ def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:
     told apart by the number of the group, `group_1.lr`. Where the groups hold a factor of the learning rates, it is `lr_factor`.
 
     Args:
-        optimizer: an `OptimizerAdapter`, or another class of this package. It may not have stepped yet.
+        optimizer: an `OptimizerAdapter`, or another class of this package, also inside the one that accelerate puts around it. It
+            may not have stepped yet.
 
     Returns:
         Name to () tensor. Nothing is read or copied, and the state is left alone: these are its own tensors, which the next step
@@ -39,6 +40,7 @@ def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:
     >>> {name: float(value) for name, value in log_values(optimizer).items()}
     {'group_0.lr': 0.1, 'group_1.lr': 0.5, 'grad_norm': 5.0}
     """
+    optimizer = unwrapped(optimizer)
     require_own(optimizer)
     found: dict[int, dict[str, Tensor]] = {}
     for transform, groups in optimizer._parts().items():

@@ -3,6 +3,7 @@
 Needs the packages of the extra `frameworks`; what is not installed is skipped.
 """
 
+import csv
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -379,3 +380,182 @@ def test_accelerate_switches_the_mode():
 
 def test_torchs_classes_have_no_mode_as_in_torch():
     assert not hasattr(AdamW, "train") and not hasattr(AdamW, "eval")
+
+
+# Logging what the optimizer knows.
+
+
+def watched() -> fo.Transform:
+    """A chain with a schedule of its own and the norm of the gradients."""
+    return fo.chain(fo.monitor("grad"), fo.scheduled(fo.sgd(), lr=fo.linear(0.5, 0.0, steps=5)))
+
+
+@needs("transformers", "accelerate")
+@pytest.mark.parametrize("first", [False, True])
+def test_the_trainer_logs_the_rate_in_force(first, tmp_path):
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Reporter(TrainerCallback):
+        """As those that report to TensorBoard."""
+
+        seen: list[dict[str, float]] = []
+
+        def on_log(self, args, state, control, logs=None, **others):
+            self.seen.append(dict(logs or {}))
+
+    model = Regression()
+    optimizer = OptimizerAdapter(model.named_parameters(), watched())
+    args = TrainingArguments(
+        str(tmp_path),
+        max_steps=4,
+        logging_steps=2,
+        per_device_train_batch_size=4,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    callback, reporter = fo.adapters.trainer_callback(["*lr", "*norm"]), Reporter()
+    reporter.seen = []
+    callbacks = [reporter] if first else [reporter, callback]
+    trainer = Trainer(model, args, train_dataset=samples(), optimizers=(optimizer, None), callbacks=callbacks)
+    if first:
+        trainer.callback_handler.callbacks.insert(0, callback)
+    trainer.train()
+    rates = [entry["optimizer/lr"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([0.3, 0.1])
+    assert any("optimizer/grad_norm" in logs for logs in reporter.seen) == first
+
+
+@needs("lightning")
+def test_lightning_logs_the_rate_in_force_and_validates_the_average(tmp_path):
+    import lightning
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Regression()
+            self.validated: list[Tensor] = []
+
+        def training_step(self, batch, index):
+            return self.model(**batch)["loss"]
+
+        def validation_step(self, batch, index):
+            self.validated.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
+
+        def configure_optimizers(self):
+            return OptimizerAdapter(self.model.named_parameters(), fo.chain(fo.monitor("grad"), fo.ema_params(watched(), 0.5)))
+
+    module = Module()
+    logger = CSVLogger(tmp_path)
+    trainer = lightning.Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        logger=logger,
+        log_every_n_steps=1,
+        val_check_interval=2,
+        num_sanity_val_steps=1,
+        callbacks=[fo.adapters.lightning_callback(["*lr", "*norm"])],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader(samples()), loader(samples()[:4]))
+    (optimizer,) = trainer.optimizers
+    trained = torch.cat([p.detach().flatten() for p in module.model.parameters()])
+    with fo.adapters.eval_params(optimizer):
+        average = torch.cat([p.detach().flatten() for p in module.model.parameters()])
+    assert torch.equal(module.validated[-1], average) and not torch.equal(average, trained)
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        logged = list(csv.DictReader(file))
+    assert [float(row["optimizer/lr"]) for row in logged] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert all(float(row[name]) > 0 for row in logged for name in row if name.endswith("grad_norm"))
+    assert sum(name.endswith("grad_norm") for name in logged[0]) == 2
+
+
+# Groups.
+
+
+@needs("peft")
+def test_lora_plus_has_the_rates_of_peft():
+    from peft import LoraConfig, get_peft_model
+    from peft.optimizers import create_loraplus_optimizer
+
+    model = get_peft_model(Regression(), LoraConfig(target_modules=["0", "2"], r=2))
+    theirs = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16)
+    ours = OptimizerAdapter(fo.adapters.param_groups(model, 1e-3, lora_ratio=16), fo.adamw())
+    rates = [{p: group["lr"] for group in each.param_groups for p in group["params"]} for each in (theirs, ours)]
+    assert rates[0] == rates[1] and set(rates[0].values()) == {1e-3, 16e-3}
+    labels = fo.by_name({"lora_B": "b", ".*": "a"})
+    OptimizerAdapter(fo.adapters.param_groups(model, lora_ratio=16), fo.partition({"a": fo.adamw(), "b": fo.sgd()}, labels))
+
+
+def timm() -> Any:
+    """The package, unless what it needs does not fit this torch."""
+    try:
+        import timm.optim
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm can't be imported: {error} (pip install timm, and torchvision for this torch)")
+    return timm
+
+
+@needs("timm")
+def test_timm_makes_our_optimizers_by_name():
+    optim = timm().optim
+    names = fo.adapters.register_with_timm(mine=clipped)
+    assert names == fo.adapters.register_with_timm() + ["fo-mine"] and {"fo-adamw", "fo-schedule-free-adamw"} <= set(names)
+    model = Regression()
+    ours = optim.create_optimizer_v2(model, "fo-adamw", lr=0.05, weight_decay=0.1, betas=(0.8, 0.9))
+    theirs = optim.create_optimizer_v2(model, "adamw", lr=0.05, weight_decay=0.1, betas=(0.8, 0.9))
+    assert isinstance(ours, OptimizerAdapter) and repr(ours.transform).startswith("adamw(")
+    for name in ("lr", "weight_decay", "betas"):
+        assert [group[name] for group in ours.param_groups] == [group[name] for group in theirs.param_groups]
+    for name in names:
+        assert isinstance(optim.create_optimizer_v2(Regression(), name, lr=0.05), OptimizerAdapter), name
+
+
+@needs("timm")
+def test_layers_decay_as_timms_do_whose_groups_are_taken_too():
+    package = timm()
+    model = package.create_model("vit_tiny_patch16_224", depth=3, num_classes=5)
+    spared = model.no_weight_decay()
+    theirs = package.optim.param_groups_layer_decay(model, weight_decay=0.1, layer_decay=0.5, no_weight_decay_list=spared)
+    ours = fo.adapters.param_groups(model, 1.0, weight_decay=0.1, layer_decay=0.5)
+    names = {p: name for name, p in model.named_parameters()}
+    expected = {names[p]: (group["lr_scale"], group["weight_decay"]) for group in theirs for p in group["params"]}
+    found = {name: (group["lr"], group["weight_decay"]) for group in ours for name, _ in group["params"]}
+    for name in ("norm.weight", "norm.bias"):  # That after the layers counts there as one of the last layer.
+        assert found.pop(name) == (1.0, 0.0) and expected.pop(name) == (0.5, 0.0)
+    assert found == expected and len({rate for rate, _ in found.values()}) == 5
+    OptimizerAdapter(theirs, fo.adamw())
+
+
+@needs("omegaconf")
+def test_any_sequence_is_a_pair():
+    from omegaconf import OmegaConf
+
+    betas = OmegaConf.create({"betas": [0.5, 0.75]}).betas
+    w = nn.Parameter(torch.ones(2))
+    assert fo.adamw(betas=betas).hparams["betas"] == (0.5, 0.75)
+    made = [
+        OptimizerAdapter([w], fo.adamw(), betas=betas),
+        OptimizerAdapter([w], fo.adamw(betas=betas)),
+        OptimizerAdapter([{"params": [w], "betas": betas}], fo.adamw()),
+        AdamW([w], betas=betas),
+        OptimizerAdapter([w], fo.adamw(betas=(0.5, 0.75))),
+    ]
+    results = []
+    for optimizer in made:
+        with torch.no_grad():
+            w.fill_(1.0)
+        for g in (1.0, -2.0):
+            w.grad = torch.full_like(w, g)
+            optimizer.step()
+        results.append(w.detach().clone())
+    for result in results:
+        torch.testing.assert_close(result, results[-1], rtol=0, atol=1e-7)  # float32
+    tx, p = fo.adamw(), torch.ones(2)
+    updates = [tx.update(p, tx.init_state(p), p, {"betas": each})[0] for each in (betas, (0.5, 0.75))]
+    assert torch.equal(*updates)
