@@ -158,7 +158,8 @@ class Lifted(Form):
                 _require_shapes(slot, updates, f"state[{name!r}]")
         return slots
 
-    def _numbers(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def numbers_of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers that it asks for beside the hyper-parameters, of what `update` is given."""
         given = {name: self._given(name, extra) for name in self.extra}
         for name, value in given.items():
             is_number = value.ndim == 0 if isinstance(value, Tensor) else isinstance(value, Real) and not isinstance(value, bool)
@@ -312,7 +313,7 @@ class Leafwise(Lifted):
         columns = (u, p, *slots, *given)
         work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
         reduced = self._reduced(list(work.values()))
-        scalars = spread({**hp, **self._numbers(extra)}, t, spec)
+        scalars = spread({**hp, **self.numbers_of(extra)}, t, spec)
         rules: dict[int, Rule] = {}
         for members in self._batches(work, scalars):
             own = scalars[members[0]]
@@ -421,7 +422,7 @@ class WholeTree(Lifted):
         columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
         own = spread(hp, None, spec)
         lists = {name: [own[i][0][name] for i in present] for name in self.each}
-        rule = self.scalars({**hp, **lists, **self._numbers(extra)}, *([t] if self.counts else []), **self.options)
+        rule = self.scalars({**hp, **lists, **self.numbers_of(extra)}, *([t] if self.counts else []), **self.options)
         shared = {name: state[name] for name in self.shared}
         arguments = (columns[0], columns[1], shared, *columns[2:])
         new_updates, new_shared, *new_slots = self._run(rule, arguments, has_params=params is not None)

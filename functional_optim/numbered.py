@@ -56,10 +56,12 @@ class Numbered(Leafwise):
     Attributes:
         each: the hyper-parameters that may differ between leaves; None for all.
         over_all: whether its numbers depend on sums over all leaves, or all share some.
+        agree: raises ValueError unless these hyper-parameters, of all leaves, go together.
     """
 
     each: tuple[str, ...] | None = None
     over_all: bool = False
+    agree: Callable[[Sequence[HParams]], None] | None = None
 
     @property
     def own_counts(self) -> tuple[str, ...]:
@@ -142,9 +144,10 @@ class Numbered(Leafwise):
         given = self._leaf_extras(extra, updates, spec)
         t = (state["step"] + 1 if self.shared else advanced(state["step"], u, spec)) if self.counts else None
         shared = {name: state[name] for name in self.shared}
-        scalars = spread({**hp, **self._numbers(extra)}, t, spec)
+        scalars = spread({**hp, **self.numbers_of(extra)}, t, spec)
 
         present = [i for i in range(len(u)) if u[i] is not None]
+        self.require_agreement([scalars[i].hp for i in present])
         columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
         rows: dict[int, Sequence[Any]] = dict(zip(present, zip(*columns, strict=True), strict=True))
         if not rows and u and shared:  # What all share changes nevertheless, as with a leaf that has no element.
@@ -164,6 +167,14 @@ class Numbered(Leafwise):
         new_state = {name: trees.unflatten(spec, leaves) for name, leaves in (*zip(self.slots, slots, strict=True), *own.items())}
         new_state |= {name: whole(new_shared[name]).to(state[name].dtype) for name in self.shared}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+    def require_agreement(self, hparams: Sequence[HParams]) -> None:
+        """Raise ValueError unless these, of all leaves, go together."""
+        try:
+            if self.agree is not None:
+                self.agree(hparams)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def _sums(self, terms: Callable[..., Any] | None, row: Sequence[Any], *, has_params: bool) -> tuple[Tensor, ...]:
         return () if terms is None else tuple(x.sum() for x in listed(self._run(terms, row, has_params=has_params)))

@@ -362,6 +362,7 @@ def numbered(
     shared: Mapping[str, Any] | None = None,
     each: Sequence[str] | None = None,
     over_all: bool = False,
+    agree: Callable[[Sequence[HParams]], None] | None = None,
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     evaluated_at: Callable[..., torch.Tensor] | None = None,
@@ -397,6 +398,7 @@ def numbered(
             The step is shared then, too.
         each: names of hyper-parameters that may differ between leaves; all by default.
         over_all: whether `finish` takes sums over all leaves; where there are shared numbers, it does.
+        agree: gets the hyper-parameters of every leaf, and raises ValueError where they don't go together.
         evaluated_at: as for `elementwise`, `(p, *slots, *own) -> x`.
     """
     lift = functools.partial(
@@ -406,6 +408,7 @@ def numbered(
         shared=dict(shared or {}),
         each=None if each is None else tuple(each),
         over_all=over_all or bool(shared),
+        agree=agree,
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
         evaluated_at=evaluated_at,

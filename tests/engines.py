@@ -10,12 +10,17 @@ from cases import TABLE
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.route import links_of
+from functional_optim.form import nested
 from functional_optim.reductions import SumOver
 
 # Both steps round the same formula, in another order (reciprocals, sums) and with other fused multiply-adds: a few units in the
 # last place a step. In bfloat16 the parameter itself is rounded each step, and a value near a tie falls to either side.
 TOLERANCE = {torch.float64: (1e-12, 1e-13), torch.float32: (1e-5, 1e-6), torch.bfloat16: (0.05, 0.05)}
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (1,), (2, 3, 5)]
+
+# Numbers that are small differences of large ones have lost so many roundings: the way since the start of parameters that move
+# by a thousandth of their size; the bound of a loss, of inner products with the parameters.
+SLACK = {TABLE["dowg-0"]: 10.0, TABLE["momo-1"]: 1000.0}
 
 
 @fo.elementwise(slots=("sign",), hparams={"beta": 0.9, "power": 0.5})
@@ -140,18 +145,19 @@ def set_gradients(step, *sets):
             p.grad = torch.empty_like(p).copy_(grad)
 
 
-def assert_close(ours, theirs, dtype=torch.float32):
-    rtol, atol = TOLERANCE[dtype]
+def assert_close(ours, theirs, dtype=torch.float32, slack=1.0):
+    rtol, atol = (slack * x for x in TOLERANCE[dtype])
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=rtol, atol=atol)
 
 
 def assert_same_progress(ours, theirs, dtype=torch.float32):
     """Parameters, names and values of the state."""
-    assert_close(params_of(ours), params_of(theirs), dtype)
+    slack = SLACK.get(ours.transform_for(ours.param_groups[0]), 1.0)
+    assert_close(params_of(ours), params_of(theirs), dtype, slack)
     for p, q in zip(params_of(ours), params_of(theirs), strict=True):
         assert ours.state[p].keys() == theirs.state[q].keys()
-        assert_close(ours.state[p].values(), [theirs.state[q][name] for name in ours.state[p]], dtype)
+        assert_close(ours.state[p].values(), [theirs.state[q][name] for name in ours.state[p]], dtype, slack)
 
 
 def assert_same_steps(ours, theirs, steps=20):
@@ -160,7 +166,8 @@ def assert_same_steps(ours, theirs, steps=20):
     The largest, not the present one: where large terms cancel, their rounding stays. (Without learning rate or clip, the second
     step of ADOPT is a quotient of two random numbers; 1 in 15,000 throws an element out by 1,000, and later ones bring it back.)
     """
-    rtol, atol = TOLERANCE[torch.float32]
+    slack = SLACK.get(ours.transform_for(ours.param_groups[0]), 1.0)
+    rtol, atol = (slack * x for x in TOLERANCE[torch.float32])
     largest = {}
     for step in range(steps):
         run(ours, theirs, steps=1, first=step)
@@ -227,7 +234,9 @@ def run(*optimizers, steps=20, first=0):
     for step in range(first, first + steps):
         set_gradients(step, *map(params_of, optimizers))
         for optimizer in optimizers:
-            optimizer.step()
+            forms = [form for group in optimizer.param_groups for _, form in nested(optimizer.transform_for(group))]
+            numbers = {name: 1 + 1 / (1 + step) for form in forms for name in form.needs.numbers}
+            optimizer.step(**numbers)
 
 
 def _move(tensor):

@@ -43,10 +43,9 @@ class Link:
 
     @cached_property
     def rule(self) -> Leafwise | None:
-        """Its form, where it is a rule of gradient, parameter and slots."""
+        """Its form, where it is a rule of numbers, gradient, parameter and slots."""
         form = self.transform.form
-        given = {*form.extra, *form.leaf_extra} - {ARRIVED} if isinstance(form, Leafwise) else ()
-        return form if isinstance(form, Leafwise) and not given else None
+        return form if isinstance(form, Leafwise) and not {*form.leaf_extra} - {ARRIVED} else None
 
     @property
     def form(self) -> Leafwise:
@@ -112,9 +111,15 @@ def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
     return [tuple(link for link in links if key in link.members) for key in keys]
 
 
-def values_of(links: Iterable[Link], hparams: HParams, counts: Counts) -> dict[Link, HParams]:
-    """The hyper-parameters of every link, of a group's and of the counts before the step."""
-    return {link: _given(link, hparams, counts) for link in links}
+def values_of(links: Iterable[Link], hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> dict[Link, HParams]:
+    """The hyper-parameters of every link, of a group's and of the counts before the step; and the numbers that rules ask for
+    beside these, of what the transform was given."""
+    return {link: _given(link, hparams, counts, extra) for link in links}
+
+
+def numbers_asked(links: Iterable[Link]) -> list[str]:
+    """The names of the numbers that rules ask for beside the hyper-parameters."""
+    return [name for link in links if link.rule for name in link.rule.extra]
 
 
 def scalars_of(
@@ -178,9 +183,10 @@ def slot_count(links: Iterable[Link]) -> int:
     return sum(len(link.slots) for link in links)
 
 
-def _given(link: Link, hparams: HParams, counts: Counts) -> HParams:
+def _given(link: Link, hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> HParams:
     origins = link.hparams.items()
-    return {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
+    own = {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
+    return {**own, **link.rule.numbers_of(extra)} if link.rule and link.rule.extra else own
 
 
 def separate(value: Any) -> Any:

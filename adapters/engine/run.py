@@ -25,7 +25,7 @@ from .buckets import Column, Leaf, Part, Way
 from .given import CountTable, Given
 from .memory import on_host, real
 from .prologue import is_column
-from .route import Link, Mark, marks_before, scalars_of, slot_count, values_of
+from .route import Link, Mark, marks_before, numbers_asked, scalars_of, slot_count, values_of
 from .stages import Passage, Stage
 
 # The hyper-parameters of each link, and the counts before the step.
@@ -169,7 +169,7 @@ class Run(ABC):
         extra: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.plan, self.hparams, self.extra = plan, hparams, extra
-        self.counts = counts
+        self.counts, self._extra = counts, extra() if numbers_asked(plan.links) else {}
         self._values: dict[tuple[Passage, int], Mapping[Link, HParams]] = {}
         self._given: dict[Part, Given] = {}
         self.reduced: dict[Link, Any] = {}
@@ -240,7 +240,7 @@ class Run(ABC):
         key = leaf.passage, leaf.group
         if key not in self._values:
             # What counts decide, such as a schedule's clock, is the same for all leaves.
-            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], counts)
+            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], counts, self._extra)
         return self._values[key], counts
 
     def owner(self, work: Work) -> Any:
@@ -313,7 +313,7 @@ class Run(ABC):
 
     def _find(self, link: Link, form: Numbered, works: list[Work]) -> None:
         """The numbers of a rule: new ones are stored when the parameters are."""
-        self._require_one_value(link, works)
+        self._require_one_value(link, form, works)
         for work in works:
             self._ready(work)
             self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
@@ -332,11 +332,12 @@ class Run(ABC):
             names[link.step] = self.given(works[0])(link)[1]
         self.share(names)
 
-    def _require_one_value(self, link: Link, works: list[Work]) -> None:
-        """Raise ValueError where groups have different values of what there is one of for all."""
+    def _require_one_value(self, link: Link, form: Numbered, works: list[Work]) -> None:
+        """Raise ValueError where groups have different values of what there is one of for all, or of what has to agree."""
         leaves = {leaf.group: leaf for work in works for leaf in work.part.leaves}
+        values = [self.numbers(leaf)[0][link] for leaf in leaves.values()]
+        form.require_agreement(values)
         if len(leaves) > 1:
-            values = [self.numbers(leaf)[0][link] for leaf in leaves.values()]
             link.transform.select({name: one_or_each({i: own[name] for i, own in enumerate(values)}) for name in values[0]})
 
     def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
@@ -404,7 +405,9 @@ def lifted(
     if form.counts:
         state["step"] = one_or_each({i: numbers[i][1][link.step] for i in keys})
     updates = {i: widened(x.to(wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
-    computed = form.update(updates, state, {i: widened(x) for i, x in enumerate(p)}, hp)
+    computed = form.update(
+        updates, state, {i: widened(x) for i, x in enumerate(p)}, hp, **{name: hp[name] for name in form.extra}
+    )
     new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
     return [leaf.laid_out(new_u[i]) for i, leaf in enumerate(leaves)], [[new[name][i] for i in keys] for name in link.slots]
 

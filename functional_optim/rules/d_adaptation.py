@@ -14,11 +14,21 @@ Defazio & Mishchenko 2023, Learning-Rate-Free Learning by D-Adaptation, https://
 import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
-from functional_optim.numerics import bias_correction, double, either, inner_product, sqrt, where
-from functional_optim.transform import whole_tree
+from functional_optim.numerics import bias_correction, double, either, sqrt
+from functional_optim.transform import numbered
 
 
-@whole_tree(
+def agree(hparams):
+    """One distance is estimated, for a rate that all parameters share that move at all."""
+    rates = sorted({float(hp["lr"]) for hp in hparams if not isinstance(hp["lr"], torch.Tensor)} - {0.0})
+    if len(rates) > 1:
+        raise ValueError(
+            f"parameters have the learning rates {', '.join(map(str, rates))}. They must be equal, or 0 for parameters that are "
+            "to stay as they are."
+        )
+
+
+@numbered(
     slots=("exp_avg", "exp_avg_sq", "s"),
     shared={"d": lambda hp: hp["d0"], "numerator_weighted": 0.0},
     hparams={
@@ -29,8 +39,9 @@ from functional_optim.transform import whole_tree
         "d0": Hparam(1e-6, POSITIVE),
     },
     each=("lr", "eps", "weight_decay"),
+    agree=agree,
 )
-def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
+def scale_by_d_adaptation(hp, t, numbers, *, use_bias_correction: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution, in the ∞-norm.
 
     The learning rate is part of the average m, so the update holds it, and the sign: no `scale_by_learning_rate` follows.
@@ -57,39 +68,34 @@ def scale_by_d_adaptation(hp, t, *, use_bias_correction: bool = False):
     `optax.contrib.dadapt_adamw` always corrects the bias. torch has no counterpart.
     """
     b1, b2 = hp["betas"]
-    root, move = double(b2) ** 0.5, moving("scale_by_d_adaptation", hp["lr"])
+    root, moves = double(b2) ** 0.5, hp["lr"] > 0
     correction = bias_correction(b2, t) ** 0.5 / bias_correction(b1, t) if use_bias_correction else 1.0
 
-    def rule(gs, ps, shared, ms, vs, ss):
-        d, r = shared["d"], shared["numerator_weighted"]
-        es = [d * lr * correction for lr in hp["lr"]]
-        normalised = [s / (sqrt(v) + eps) for s, v, eps in zip(ss, vs, hp["eps"], strict=True)]
-        numerator = root * r + (1 - root) * inner_product(gs, normalised, es)
-        ms = [either(x, b1 * m + (1 - b1) * e * g, m) for x, m, e, g in zip(move, ms, es, gs, strict=True)]
-        vs = [either(x, b2 * v + (1 - b2) * g * g, v) for x, v, g in zip(move, vs, gs, strict=True)]
-        ss = [either(x, root * s + (1 - root) * e * g, s) for x, s, e, g in zip(move, ss, es, gs, strict=True)]
-        total = (1 - root) * sum_of_sizes(move, ss)
+    d, r = numbers["d"], numbers["numerator_weighted"]
+    e = d * hp["lr"] * correction
+
+    def weighted(g, s):
+        return either(moves, root * s + (1 - root) * e * g, s)
+
+    def terms(g, p, m, v, s):
+        return e * g * s / (sqrt(v) + hp["eps"]), size(moves, weighted(g, s))
+
+    def finish(sums):
+        product, size = sums.all
+        numerator, total = root * r + (1 - root) * product, (1 - root) * size
         still = total == 0
         estimate = torch.maximum(d, numerator / torch.where(still, 1.0, total))
-        shared = {"d": torch.where(still, d, estimate), "numerator_weighted": torch.where(still, r, numerator)}
-        rows = zip(move, ms, vs, ps, es, hp["eps"], hp["weight_decay"], strict=True)
-        us = [either(x, -m / (sqrt(v) + eps) - decay * e * p, torch.zeros_like(m)) for x, m, v, p, e, eps, decay in rows]
-        return us, shared, ms, vs, ss
+        return {"d": torch.where(still, d, estimate), "numerator_weighted": torch.where(still, r, numerator)}
 
-    return rule
+    def rule(new, g, p, m, v, s):
+        m = either(moves, b1 * m + (1 - b1) * e * g, m)
+        v = either(moves, b2 * v + (1 - b2) * g * g, v)
+        u = -m / (sqrt(v) + hp["eps"]) - hp["weight_decay"] * e * p
+        return either(moves, u, torch.zeros_like(m)), m, v, weighted(g, s)
 
-
-def moving(name, lrs):
-    """Whether each of some parameters moves at all: one distance is estimated, for a rate that they share."""
-    rates = sorted({float(lr) for lr in lrs if not isinstance(lr, torch.Tensor)} - {0.0})
-    if len(rates) > 1:
-        raise ValueError(
-            f"{name}: parameters have the learning rates {', '.join(map(str, rates))}. They must be equal, or 0 for parameters "
-            "that are to stay as they are."
-        )
-    return [lr > 0 for lr in lrs]
+    return terms, finish, rule
 
 
-def sum_of_sizes(move, ss):
-    """|s|₁ over the parameters that move."""
-    return inner_product([s.abs() for s in ss], [torch.ones_like(s) for s in ss], [where(x, 1.0, 0.0) for x in move])
+def size(moves, s):
+    """The terms of |s|₁ over the parameters that move."""
+    return either(moves, s.abs(), torch.zeros_like(s))

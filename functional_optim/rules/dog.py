@@ -17,20 +17,21 @@ import torch
 
 from functional_optim.hparams import POSITIVE, Hparam
 from functional_optim.lifting import copied
-from functional_optim.numerics import inner_product, sqrt
-from functional_optim.transform import whole_tree
+from functional_optim.numerics import sqrt
+from functional_optim.transform import numbered
 
 
-def _square_norm(xs):
-    return inner_product(xs, xs)
+def _scaled(new, g, p, x0):
+    return new["factor"] * g, x0
 
 
-@whole_tree(
+@numbered(
     slots={"x0": copied},
     shared={"max_dist": 0.0, "sum_sq_norm_grads": 0.0},
     hparams={"reps_rel": Hparam(1e-6, POSITIVE), "eps": Hparam(1e-8, POSITIVE)},
+    each=(),
 )
-def scale_by_dog(hp):
+def scale_by_dog(hp, numbers):
     """Multiply the gradient by the largest distance from the start over the root of the sum of squared gradient norms.
 
     It needs no learning rate (the one that follows is 1); the authors evaluate an average of the iterates.
@@ -50,23 +51,26 @@ def scale_by_dog(hp):
     counterpart.
     """
 
-    def rule(gs, ps, shared, x0s):
-        first = hp["reps_rel"] * (1 + sqrt(_square_norm(x0s)))
-        travelled = sqrt(_square_norm([p - x0 for p, x0 in zip(ps, x0s, strict=True)]))
-        largest = torch.maximum(torch.maximum(shared["max_dist"], first), travelled)
-        total = shared["sum_sq_norm_grads"] + _square_norm(gs)
-        factor = largest / (total + hp["eps"]).sqrt()
-        return [factor * g for g in gs], {"max_dist": largest, "sum_sq_norm_grads": total}, x0s
+    def terms(g, p, x0):
+        return x0 * x0, (p - x0) ** 2, g * g
 
-    return rule
+    def finish(sums):
+        start, travelled, gradient = sums.all
+        first = hp["reps_rel"] * (1 + sqrt(start))
+        largest = torch.maximum(torch.maximum(numbers["max_dist"], first), sqrt(travelled))
+        total = numbers["sum_sq_norm_grads"] + gradient
+        return {"max_dist": largest, "sum_sq_norm_grads": total, "factor": largest / (total + hp["eps"]).sqrt()}
+
+    return terms, finish, _scaled
 
 
-@whole_tree(
+@numbered(
     slots={"x0": copied},
     shared={"estim_sq_dist": lambda hp: hp["eps"], "weighted_sq_norm_grads": 0.0},
     hparams={"eps": Hparam(1e-4, POSITIVE)},
+    each=(),
 )
-def scale_by_dowg(hp):
+def scale_by_dowg(hp, numbers):
     """As `scale_by_dog`, with each squared gradient norm weighted by the distance that it was met at.
 
     Args:
@@ -82,11 +86,14 @@ def scale_by_dowg(hp):
     Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. As in `optax.contrib.dowg(1.0)`; torch has no counterpart.
     """
 
-    def rule(gs, ps, shared, x0s):
-        travelled = _square_norm([p - x0 for p, x0 in zip(ps, x0s, strict=True)])
-        largest = torch.maximum(shared["estim_sq_dist"], travelled)
-        total = shared["weighted_sq_norm_grads"] + largest * _square_norm(gs)
-        factor = largest / (sqrt(total) + hp["eps"])
-        return [factor * g for g in gs], {"estim_sq_dist": largest, "weighted_sq_norm_grads": total}, x0s
+    def terms(g, p, x0):
+        return (p - x0) ** 2, g * g
 
-    return rule
+    def finish(sums):
+        travelled, gradient = sums.all
+        largest = torch.maximum(numbers["estim_sq_dist"], travelled)
+        total = numbers["weighted_sq_norm_grads"] + largest * gradient
+        factor = largest / (sqrt(total) + hp["eps"])
+        return {"estim_sq_dist": largest, "weighted_sq_norm_grads": total, "factor": factor}
+
+    return terms, finish, _scaled

@@ -13,11 +13,11 @@ Schaipp et al. 2023, MoMo: Momentum Models for Adaptive Learning Rates, https://
 
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.numerics import bias_correction, sqrt, where
-from functional_optim.rules.momo_model import MODEL, step_length, way
-from functional_optim.transform import whole_tree
+from functional_optim.rules.momo_model import MODEL, model, products, way
+from functional_optim.transform import numbered
 
 
-@whole_tree(
+@numbered(
     slots=("exp_avg",),
     hparams={
         "lr": Hparam(1.0, "[0, inf]"),
@@ -26,9 +26,10 @@ from functional_optim.transform import whole_tree
         "lower_bound": Hparam(0.0, ANY),
     },
     shared=MODEL,
+    each=(),
     extra=("value",),
 )
-def momo(hp, t, *, adapt_lower_bound: bool = False):
+def momo(hp, t, numbers, *, adapt_lower_bound: bool = False):
     """Momentum whose step length adapts to the loss: a whole optimizer, that takes its own `lr` as the largest step length.
 
     It needs the loss: `update(grads, state, params, value=loss)`; behind the adapter, `step(closure)` or `step(value=loss)`.
@@ -53,15 +54,24 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
     """
     beta = where(t == 1, 0.0, hp["momentum"])
 
-    def rule(gs, ps, shared, ms):
-        ms = [beta * m + (1 - beta) * g for m, g in zip(ms, gs, strict=True)]
-        tau, shared = step_length(hp, beta, 1.0, gs, ps, ms, ms, shared, adapt_lower_bound)
-        return way(hp, tau, ms, ps), shared, ms
+    def average(g, m):
+        return beta * m + (1 - beta) * g
 
-    return rule
+    def terms(g, p, m):
+        m = average(g, m)
+        return products(g, p, m, m)
+
+    def finish(sums):
+        return model(hp, beta, 1.0, sums, numbers, adapt_lower_bound)
+
+    def rule(new, g, p, m):
+        m = average(g, m)
+        return way(hp, new["tau"], m, p), m
+
+    return terms, finish, rule
 
 
-@whole_tree(
+@numbered(
     slots=("exp_avg", "exp_avg_sq"),
     hparams={
         "lr": Hparam(1e-2, "[0, inf]"),
@@ -71,9 +81,10 @@ def momo(hp, t, *, adapt_lower_bound: bool = False):
         "lower_bound": Hparam(0.0, ANY),
     },
     shared=MODEL,
+    each=(),
     extra=("value",),
 )
-def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
+def momo_adam(hp, t, numbers, *, adapt_lower_bound: bool = False):
     """Adam whose step length adapts to the loss: `momo` in the metric of Adam's denominator.
 
     Args:
@@ -90,11 +101,20 @@ def momo_adam(hp, t, *, adapt_lower_bound: bool = False):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
 
-    def rule(gs, ps, shared, ms, vs):
-        ms = [b1 * m + (1 - b1) * g for m, g in zip(ms, gs, strict=True)]
-        vs = [b2 * v + (1 - b2) * g * g for v, g in zip(vs, gs, strict=True)]
-        directions = [m / (sqrt(v / c2) + hp["eps"]) for m, v in zip(ms, vs, strict=True)]
-        tau, shared = step_length(hp, b1, c1, gs, ps, ms, directions, shared, adapt_lower_bound)
-        return way(hp, tau, directions, ps), shared, ms, vs
+    def averages(g, m, v):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        return m, v, m / (sqrt(v / c2) + hp["eps"])
 
-    return rule
+    def terms(g, p, m, v):
+        m, v, direction = averages(g, m, v)
+        return products(g, p, m, direction)
+
+    def finish(sums):
+        return model(hp, b1, c1, sums, numbers, adapt_lower_bound)
+
+    def rule(new, g, p, m, v):
+        m, v, direction = averages(g, m, v)
+        return way(hp, new["tau"], direction, p), m, v
+
+    return terms, finish, rule

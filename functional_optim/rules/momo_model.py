@@ -7,17 +7,23 @@ import math
 
 import torch
 
-from functional_optim.numerics import inner_product, where
+from functional_optim.numerics import where
 
 # What the model keeps, and how it starts.
 MODEL = {"mean_value": 0.0, "mean_product": 0.0, "lower_bound_estimate": lambda hp: hp["lower_bound"]}
 
 
-def step_length(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
-    """The step length that minimises the model of the loss, and the model."""
-    value = beta * shared["mean_value"] + (1 - beta) * hp["value"]
-    product = beta * shared["mean_product"] + (1 - beta) * inner_product(gs, ps)
-    norm, inner, bound = inner_product(ms, directions), inner_product(ms, ps), shared["lower_bound_estimate"]
+def products(g, p, m, direction):
+    """What the model needs the sums of."""
+    return g * p, m * direction, m * p
+
+
+def model(hp, beta, c, sums, old, adapt_lower_bound):
+    """The model of the loss, and the step length `tau` that minimises it."""
+    gradient, norm, inner = sums.all
+    value = beta * old["mean_value"] + (1 - beta) * hp["value"]
+    product = beta * old["mean_product"] + (1 - beta) * gradient
+    bound = old["lower_bound_estimate"]
     grown = 1 + _shrinkage(hp)
     if adapt_lower_bound:
         cap = grown * (value - product) + inner
@@ -29,13 +35,13 @@ def step_length(hp, beta, c, gs, ps, ms, directions, shared, adapt_lower_bound):
     tau = length.clamp(max=hp["lr"] / c)
     if adapt_lower_bound:
         bound = ((value + inner - product - tau * norm / 2) / c).clamp(min=hp["lower_bound"])
-    return tau, {"mean_value": value, "mean_product": product, "lower_bound_estimate": bound}
+    return {"mean_value": value, "mean_product": product, "lower_bound_estimate": bound, "tau": tau}
 
 
-def way(hp, tau, directions, ps):
+def way(hp, tau, direction, p):
     """The way to (p − τ d) / (1 + η λ)."""
     shrinkage = _shrinkage(hp)
-    return [-(shrinkage * p + tau * d) / (1 + shrinkage) for d, p in zip(directions, ps, strict=True)]
+    return -(shrinkage * p + tau * direction) / (1 + shrinkage)
 
 
 def _shrinkage(hp):

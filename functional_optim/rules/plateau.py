@@ -13,10 +13,10 @@ import math
 import torch
 
 from functional_optim.hparams import NON_NEGATIVE, Hparam, require_count
-from functional_optim.transform import whole_tree
+from functional_optim.transform import numbered
 
 
-@whole_tree(
+@numbered(
     hparams={
         "factor": Hparam(0.1, "(0, 1)"),
         "rtol": Hparam(1e-4, "[0, 1]"),
@@ -31,9 +31,10 @@ from functional_optim.transform import whole_tree
         "plateau_count": 0.0,
         "cooldown_count": 0.0,
     },
+    each=(),
     extra=("value",),
 )
-def reduce_on_plateau(hp, *, patience: int = 10, cooldown: int = 0, accumulation_size: int = 1):
+def reduce_on_plateau(hp, s, *, patience: int = 10, cooldown: int = 0, accumulation_size: int = 1):
     """Scale updates by a factor that falls whenever the loss has stopped falling.
 
     It needs the loss: `update(grads, state, params, value=loss)`; behind the adapter, `step(closure)` or `step(value=loss)`.
@@ -61,7 +62,7 @@ def reduce_on_plateau(hp, *, patience: int = 10, cooldown: int = 0, accumulation
     require_count("cooldown", cooldown, 0)
     require_count("accumulation_size", accumulation_size, 1)
 
-    def rule(us, ps, s):
+    def finish(sums):
         n = s["value_count"] + 1
         mean = s["mean_value"] + (hp["value"] - s["mean_value"]) / n
         full = n >= accumulation_size
@@ -70,7 +71,7 @@ def reduce_on_plateau(hp, *, patience: int = 10, cooldown: int = 0, accumulation
         waiting = s["cooldown_count"] > 0
         reached = full & ~waiting & (bad >= patience)
         scale = torch.where(reached, (s["plateau_scale"] * hp["factor"]).clamp(min=hp["min_scale"]), s["plateau_scale"])
-        shared = {
+        return {
             "plateau_scale": scale,
             "best_value": torch.where(better, mean, s["best_value"]),
             "mean_value": torch.where(full, 0.0, mean),
@@ -80,6 +81,8 @@ def reduce_on_plateau(hp, *, patience: int = 10, cooldown: int = 0, accumulation
                 reached, float(cooldown), torch.where(full & waiting, s["cooldown_count"] - 1, s["cooldown_count"])
             ),
         }
-        return [scale * u for u in us], shared
 
-    return rule
+    def rule(new, u, p):
+        return new["plateau_scale"] * u
+
+    return None, finish, rule

@@ -15,12 +15,12 @@ import torch
 
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, POSITIVE, Hparam
 from functional_optim.lifting import copied, zeros
-from functional_optim.numerics import bias_correction, double, either, inner_product, sqrt
-from functional_optim.rules.d_adaptation import moving, sum_of_sizes
-from functional_optim.transform import whole_tree
+from functional_optim.numerics import bias_correction, double, either, sqrt
+from functional_optim.rules.d_adaptation import agree, size
+from functional_optim.transform import numbered
 
 
-@whole_tree(
+@numbered(
     slots={"exp_avg": zeros, "exp_avg_sq": zeros, "s": zeros, "p0": copied},
     shared={"d": lambda hp: hp["d0"], "d_numerator": 0.0},
     hparams={
@@ -32,8 +32,9 @@ from functional_optim.transform import whole_tree
         "d_coef": Hparam(1.0, POSITIVE),
     },
     each=("lr", "eps", "weight_decay"),
+    agree=agree,
 )
-def scale_by_prodigy(hp, t, *, use_bias_correction: bool = False, safeguard_warmup: bool = False):
+def scale_by_prodigy(hp, t, numbers, *, use_bias_correction: bool = False, safeguard_warmup: bool = False):
     """Adam's step times d, a running lower bound of the distance to the solution. `scale_by_learning_rate` follows, with the same
     `lr`.
 
@@ -61,24 +62,31 @@ def scale_by_prodigy(hp, t, *, use_bias_correction: bool = False, safeguard_warm
     `optax.contrib.prodigy` always corrects the bias. torch has no counterpart.
     """
     b1, b2 = hp["betas"]
-    b3, d0, move = double(b2) ** 0.5, hp["d0"], moving("scale_by_prodigy", hp["lr"])
+    b3, d0, moves = double(b2) ** 0.5, hp["d0"], hp["lr"] > 0
     correction = bias_correction(b2, t) ** 0.5 / bias_correction(b1, t) if use_bias_correction else 1.0
 
-    def rule(gs, ps, shared, ms, vs, ss, p0s):
-        d, r = shared["d"], shared["d_numerator"]
-        es = [d * lr * correction for lr in hp["lr"]]
-        travelled = [p0 - p for p0, p in zip(p0s, ps, strict=True)]
-        numerator = b3 * r + d / d0 * inner_product(gs, travelled, es)
-        rates = [d if safeguard_warmup else e for e in es]
-        ss = [either(x, b3 * s + d / d0 * e * g, s) for x, s, e, g in zip(move, ss, rates, gs, strict=True)]
-        ms = [either(x, b1 * m + (1 - b1) * d * g, m) for x, m, g in zip(move, ms, gs, strict=True)]
-        vs = [either(x, b2 * v + (1 - b2) * d * d * g * g, v) for x, v, g in zip(move, vs, gs, strict=True)]
-        total = sum_of_sizes(move, ss)
+    d, r = numbers["d"], numbers["d_numerator"]
+    e = d * hp["lr"] * correction
+    rate = d if safeguard_warmup else e
+
+    def weighted(g, s):
+        return either(moves, b3 * s + d / d0 * rate * g, s)
+
+    def terms(g, p, m, v, s, p0):
+        return e * g * (p0 - p), size(moves, weighted(g, s))
+
+    def finish(sums):
+        product, total = sums.all
+        numerator = b3 * r + d / d0 * product
         still = total == 0
         estimate = hp["d_coef"] * numerator / torch.where(still, 1.0, total)
         new_d = torch.where(still, d, torch.maximum(d, estimate))
-        rows = zip(ms, vs, ps, hp["eps"], hp["weight_decay"], strict=True)
-        us = [d * correction * (m / (sqrt(v) + new_d * eps) + decay * p) for m, v, p, eps, decay in rows]
-        return us, {"d": new_d, "d_numerator": torch.where(still, r, numerator)}, ms, vs, ss, p0s
+        return {"d": new_d, "d_numerator": torch.where(still, r, numerator)}
 
-    return rule
+    def rule(new, g, p, m, v, s, p0):
+        m = either(moves, b1 * m + (1 - b1) * d * g, m)
+        v = either(moves, b2 * v + (1 - b2) * d * d * g * g, v)
+        u = d * correction * (m / (sqrt(v) + new["d"] * hp["eps"]) + hp["weight_decay"] * p)
+        return u, m, v, weighted(g, s), p0
+
+    return terms, finish, rule

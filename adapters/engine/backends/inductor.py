@@ -20,7 +20,7 @@ from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf, Signature
 from ..memory import PLAIN, real
-from ..route import Link, scalars_of, separate, slot_count, values_of
+from ..route import Link, numbers_asked, scalars_of, separate, slot_count, values_of
 from ..run import Run, Work
 from ..stages import Dtypes, Ending, Stage, wide
 from .kernels import Kernel, kernel_for
@@ -123,7 +123,8 @@ class Compiled:
 def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
     """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
     device, dtypes = signature
-    values, reduced = values_of(stage.links, hparams, defaultdict(int)), {}
+    asked = dict.fromkeys(numbers_asked(stage.links), 1.0)
+    values, reduced = values_of(stage.links, hparams, defaultdict(int), asked), {}
 
     def given(link: Link) -> tuple[HParams, Any]:
         return {name: separate(value) for name, value in values[link].items()}, 1 if link.form.counts else None
