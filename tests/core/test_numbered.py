@@ -5,11 +5,12 @@ import functools
 import pytest
 import torch
 from cases import divide_by_average_norm
-from engines import Plain, assert_same_progress, parameters, params_of, run, ways
+from engines import Plain, assert_same_progress, parameters, params_of, run, set_gradients, ways
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.route import links_of
 
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,)]
 Fused = functools.partial(OptimizerAdapter, fused=True)
@@ -147,3 +148,44 @@ def test_of_no_gradient_at_all_what_all_share_is_kept():
     state = {**count_up().init_state([torch.zeros(2)]), "all": torch.tensor(3.0, dtype=torch.float64)}
     updates, after = count_up().update([None], state, [torch.zeros(2)])
     assert updates == [None] and float(after["all"]) == 3.0 and int(after["step"]) == 1
+
+
+OPENED = {
+    "schedule_free": lambda: fo.schedule_free(fo.adamw(betas=(0.0, 0.999), eps=0.1, lr=0.1)),
+    "nadam": lambda: fo.nadam(eps=0.1),
+    "asgd": lambda: fo.asgd(t0=0.5, weight_decay=0.1),
+    "lamb": lambda: fo.lamb(eps=0.1, weight_decay=0.1),
+    "lars": lambda: fo.lars(weight_decay=0.1),
+    "novograd": lambda: fo.novograd(weight_decay=0.1),
+    "adagc": lambda: fo.adagc(eps=0.1, warmup_steps=2),
+    "mars": lambda: fo.mars(eps=0.1, weight_decay=0.1),
+    "stable_adamw": lambda: fo.stable_adamw(eps=0.1),
+    "prodigy": lambda: fo.prodigy(d0=0.1),
+    "dadapt": lambda: fo.dadapt_adam(d0=0.1),
+    "dog": lambda: fo.dog(reps_rel=0.1, eps=0.1, weight_decay=0.1),
+    "dowg": lambda: fo.dowg(eps=0.1, weight_decay=0.1),
+    "momo": lambda: fo.momo(),
+    "momo_adam": lambda: fo.momo_adam(lr=0.1),
+    "plateau": lambda: fo.chain(fo.sgd(momentum=0.9), fo.reduce_on_plateau(patience=1)),
+    "polyak": lambda: fo.polyak_sgd(),
+}
+
+
+@pytest.mark.parametrize("name", OPENED)
+@pytest.mark.parametrize("make", [OptimizerAdapter, Fused], ids=["lists", "kernels"])
+def test_engines_run_rules_with_numbers_as_themselves(name, make):
+    """Of two groups, and where a parameter sits out for some steps: nothing is called, and all comes out as from the rules."""
+    optimizers = []
+    for each in (Plain, make):
+        first, second = parameters(SHAPES, torch.float64), parameters(SHAPES, torch.float64, seed=1)
+        own = {"weight_decay": 0.01} if "weight_decay" in OPENED[name]().declared and "momo" not in name else {}
+        optimizers.append(each([{"params": first}, {"params": second, **own}], OPENED[name]()))
+    for step in range(7):
+        set_gradients(step, *map(params_of, optimizers))
+        for optimizer in optimizers:
+            if step in (2, 3):
+                params_of(optimizer)[step].grad = None
+                params_of(optimizer)[8].grad = None
+            optimizer.step(value=1 + 1 / (step + 1))
+    assert ways(optimizers[1]) == {ENGINES[make]} and all(link.packs for link in links_of(OPENED[name]()))
+    assert_same_progress(*optimizers, torch.float64)
