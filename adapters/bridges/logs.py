@@ -1,6 +1,7 @@
 """`log_values`: the numbers that a run behind an optimizer is worth watching for."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -53,13 +54,23 @@ def _of_groups(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The values of each group that has parameters: one of them holds a copy of whatever all share."""
     for index, group in groups:
-        leaves = [Leaf(key, p, group) for key, p in keys_of(index, group) if not is_lazy(p)]
-        if leaves:
-            # One that has a state, if there is one; else the smallest, which is given one for the moment.
-            leaf = min(leaves, key=lambda leaf: (not optimizer.state.get(leaf.param), leaf.param.numel()))
-            layout, states = optimizer.started(transform, groups, [leaf], on_host=not group.get("capturable"))
-            state = layout.read([leaf.key], states, counts_on_host=False)
+        params = {key: p for key, p in keys_of(index, group) if not is_lazy(p)}
+        if params:
+            key = next((key for key, p in params.items() if optimizer.state.get(p)), None)
+            # Where none has stepped, the smallest is given a state for the moment.
+            key = key or min(params, key=lambda key: params[key].numel())
+            leaf = Leaf(key, params[key], group)
+            state = _state_of(optimizer, transform, groups, leaf)
             yield index, logs.log_values(transform, state, optimizer.hparams_of_leaves(transform, [leaf]))
+
+
+def _state_of(optimizer: TransformOptimizer, transform: Transform, groups: list[Numbered], leaf: Leaf) -> Any:
+    """The nested state of one parameter; not the whole is looked at where the last step has."""
+    layout, state = optimizer._layouts.get(transform), optimizer.state.get(leaf.param, {})
+    if layout is None or layout.unknown({leaf.key: leaf.param}) or not layout.is_complete(leaf.key, state):
+        layout, states = optimizer.started(transform, groups, [leaf], on_host=not leaf.group.get("capturable"))
+        state = states[leaf.key]
+    return layout.read([leaf.key], {leaf.key: state}, counts_on_host=False)
 
 
 def _merged(found: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:

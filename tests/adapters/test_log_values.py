@@ -146,6 +146,14 @@ def test_an_optimizer_that_has_not_stepped_stays_as_it_is():
     assert values["lr"] == 0.1 and values["lr_factor"] == 1.0 and values["grad_norm"] == 0.0 and not optimizer.state
 
 
+def test_after_a_step_it_takes_no_look_at_the_whole_state(monkeypatch):
+    net = model()
+    optimizer = OptimizerAdapter(net.named_parameters(), chained())
+    step(net, optimizer)
+    monkeypatch.setattr(optimizer, "started", lambda *args, **kwargs: pytest.fail("all states were looked at"))
+    assert log_values(optimizer)["micro_step"] == 1
+
+
 def test_groups_are_told_apart_where_they_differ():
     net = model()
     groups = [{"params": net[0].parameters(), "weight_decay": 0.1}, {"params": net[2].parameters(), "weight_decay": 0.0}]
