@@ -264,8 +264,18 @@ def _matrices() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
 
 
-# What to try a transform on that refuses vectors, by its name in the table.
-PARAMS: dict[str, dict[str, torch.Tensor]] = dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices())
+def _twins() -> dict[str, torch.Tensor]:
+    """Two matrices of one shape, which a rule may get together, a vector and a () tensor."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"matrix": (2, 2), "twin": (2, 2), "vector": (2,), "scalar": ()}
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+# What to try a transform on that refuses vectors, or gets equal shapes together, by its name in the table.
+PARAMS: dict[str, dict[str, torch.Tensor]] = {
+    **dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices()),
+    **dict.fromkeys(("rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo"), _twins()),
+}
 
 # Every transform by a name of its own.
 TABLE = {f"{name}-{i}": tx for name, row in CASES.items() for i, tx in enumerate(row)}

@@ -116,7 +116,7 @@ def _psgd(hp, t, *, share, dims):
         x, own = (m / c).reshape(g.shape[0], *shape), list(qs[: len(shape)])
 
         def fit():
-            v = normal((1, *shape), hp["seed"], t, 0, g.device).to(g.dtype)
+            v = normal((1, *shape), hp["seed"], t, 0, g.device).to(g.dtype).expand_as(x)
             new = fitted(own, x, v, hp["precond_lr"])
             return cond(now % BALANCE == 0, lambda: balanced(new), lambda: new)
 

@@ -11,7 +11,15 @@ import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.rules.newton_schulz import SCHEDULES
 
-SHAPES = {"wide": (3, 5), "tall": (6, 2), "square": (4, 4), "convolution": (4, 3, 2, 2), "vector": (5,), "scalar": ()}
+SHAPES = {
+    "wide": (3, 5),
+    "tall": (6, 2),
+    "square": (4, 4),
+    "square_too": (4, 4),
+    "convolution": (4, 3, 2, 2),
+    "vector": (5,),
+    "scalar": (),
+}
 MUON = (3.4445, -4.7750, 2.0315)
 
 

@@ -10,7 +10,7 @@ from functional_optim.adapters import OptimizerAdapter
 from functional_optim.philox import normal
 from functional_optim.rules.psgd_kron import _fits
 
-SHAPES = {"matrix": (5, 4), "row": (1, 3), "vector": (4,), "scalar": ()}
+SHAPES = {"matrix": (5, 4), "another": (5, 4), "row": (1, 3), "vector": (4,), "vector_too": (4,), "scalar": ()}
 
 
 def randn(*shape, seed=0):

@@ -9,7 +9,7 @@ import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.testing import check_transform
 
-SHAPES = {"matrix": (6, 6), "vector": (5,), "scalar": ()}
+SHAPES = {"matrix": (6, 6), "another": (6, 6), "vector": (5,), "scalar": ()}
 LR, BETAS, EPS, BETA = 0.02, (0.9, 0.95), 1e-8, 0.8
 
 

@@ -6,7 +6,7 @@ import torch
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 
-SHAPES = {"matrix": (5, 5), "wide": (3, 6), "vector": (4,), "scalar": ()}
+SHAPES = {"matrix": (5, 5), "another": (5, 5), "wide": (3, 6), "vector": (4,), "scalar": ()}
 
 
 def randn(*shape, seed=0):
