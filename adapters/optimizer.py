@@ -24,6 +24,7 @@ from functional_optim.transform import Transform, require_transform
 
 from . import user
 from .bridges.explained import explanation_of
+from .engine.memory import are_same
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
@@ -47,13 +48,14 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_validated", "_named", "_shown")
+    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_entries", "_validated", "_named", "_shown")
     _is_stepping = False
     _layouts: dict[Transform, Layout]
     _checked: dict[Transform, int]
     _steps: dict[Transform, Step]
     _told: dict[str, None]
-    _validated: dict[tuple[Transform, int], tuple[Sequence[Any], Mapping[str, Any]]]
+    _entries: dict[Transform, list[str]]
+    _validated: dict[tuple[Transform, int], tuple[Sequence[Any] | None, Mapping[str, Any]]]
     _named: dict[int, tuple[Any, list[Key]]]
     _shown: dict[Tensor, list[tuple[Tensor, float]]]
 
@@ -350,12 +352,14 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def _hparams_of_group(self, transform: Transform, index: int, group: Group) -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
-        values = [group.get(self.entry_of(name)) for name in transform.declared]
-        known, hparams = self._validated.get((transform, index), ((), {}))
-        if len(known) != len(values) or not all(a is b for a, b in zip(known, values, strict=True)):
+        if transform not in self._entries:
+            self._entries[transform] = [self.entry_of(name) for name in transform.declared]
+        values = list(map(group.get, self._entries[transform]))
+        known, hparams = self._validated.get((transform, index), (None, {}))
+        if known is None or not are_same(values, known):
             hparams = self.hparams_of(transform, index, group)
             # What can be changed in place is looked at anew at every step.
-            lasting = () if any(_may_change(value) for value in values) else values
+            lasting = None if any(_may_change(value) for value in values) else values
             self._validated[transform, index] = lasting, hparams
         return hparams
 

@@ -19,7 +19,7 @@ from functional_optim.hparams import HParams
 from .buckets import Leaf
 from .memory import on_host
 from .prologue import is_column
-from .route import Link, separate
+from .route import Link
 from .stages import Passage
 
 
@@ -41,8 +41,8 @@ class CountTable:
 
     def column(self, path: Path, leaves: Sequence[Leaf]) -> list[int]:
         """One of them, of some leaves."""
-        i = self.paths.index(path)
-        return [int(self.rows[leaf.index][i]) for leaf in leaves]
+        i, rows = self.paths.index(path), self.rows
+        return [int(rows[leaf.index][i]) for leaf in leaves]
 
 
 class Given:
@@ -71,25 +71,26 @@ class Given:
         """The hyper-parameters of a link, pairs as tuples; and its step, counted from 1, None where it has none."""
         if link not in self._of_links:
             own = [self._values(leaf)[link] for leaf in self._groups.values()]
-            hparams = {name: self._together([values[name] for values in own]) for name in own[0]}
+            hparams = own[0] if len(own) == 1 else {name: self._together([values[name] for values in own]) for name in own[0]}
             self._of_links[link] = hparams, self._step(link) if link.rule and link.rule.counts else None
         return self._of_links[link]
 
     @cached_property
     def varies(self) -> bool:
         """Whether something is a column."""
-        return any(is_column(x) for link in self._passage.place for x in trees.leaves(list(self(link))))
+        if any(is_column(self(link)[1]) for link in self._passage.counting):
+            return True
+        return len(self._groups) > 1 and any(is_column(x) for link in self._passage.place for x in trees.leaves(self(link)[0]))
 
     @cached_property
     def owner(self) -> Any:
         """Equal for leaves that are given the same numbers."""
-        return self if self.varies else (self._passage, *self._groups, *(self(link)[1] for link in self._passage.place))
+        return self if self.varies else (self._passage, *self._groups, *[self(link)[1] for link in self._passage.counting])
 
     @cached_property
     def kinds(self) -> "list[tuple[list[int], Given]]":
         """The leaves that are given the same numbers: their places, and what that is."""
-        counting = [link for link in self._passage.place if link.rule and link.rule.counts and link.step not in self._shared]
-        columns = [self._counts.column(link.step, self._leaves) for link in counting]
+        columns = [self._counts.column(link.step, self._leaves) for link in self._passage.counting]
         members: dict[Any, list[int]] = {}
         for i, key in enumerate(zip((leaf.group for leaf in self._leaves), *columns, strict=True)):
             members.setdefault(key, []).append(i)
@@ -107,11 +108,11 @@ class Given:
 
     def _together(self, values: Sequence[Any]) -> Any:
         """The values of the groups as one, or as a column."""
-        first = separate(values[0])
-        if all(value is values[0] for value in values):
+        first = values[0]
+        if all(value is first for value in values):
             return first
         if isinstance(first, tuple):
-            return tuple(map(self._together, zip(*map(separate, values), strict=True)))
+            return tuple(map(self._together, zip(*values, strict=True)))
         if all(isinstance(value, Tensor) and not on_host(value) for value in values):
             return torch.stack([values[i] for i in self._places])
         numbers = [float(value) for value in values]

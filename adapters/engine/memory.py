@@ -64,5 +64,5 @@ def reals(x: Tensor) -> int:
 
 def are_same(found: Iterable[Any], known: Sequence[Any]) -> bool:
     """Whether these are the very objects, in this order."""
-    found = list(found)
+    found = found if isinstance(found, list) else list(found)
     return len(found) == len(known) and all(map(is_, found, known))

@@ -6,7 +6,8 @@ have the size of a cache, so that what it stores meanwhile never leaves it.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -29,28 +30,34 @@ NEW = ("to", "clone", "zeros_like", "ones_like")
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {**vars(torch), "to": Tensor.to}
 
 
-class Register(int):
-    """Stands in an argument list for the tensors, or the number, at this index."""
-
-
 @dataclass(eq=False, slots=True)
 class Instruction:
     """`registers[out] = op(*args, **options)`, in the memory of the argument number `target` where that is given.
 
-    `keeps` says that it must be that memory, an input's, and not just might be; `frees`, which registers nobody needs after it.
+    Attributes:
+        args: the registers of the arguments, a constant's too.
+        options: those of the keyword arguments.
+        keeps: whether it must be that memory, an input's, and not just might be.
+        frees: the registers that nobody needs after it.
     """
 
     op: str
-    args: list[Any]
-    options: Mapping[str, Any]
+    args: list[int]
+    options: Mapping[str, int]
     out: int
     target: int | None
     keeps: bool
     frees: list[int]
+    take: Callable[[list[Any]], Sequence[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # One index alone would give its value, and not a sequence of one.
+        self.take = itemgetter(*self.args) if len(self.args) > 1 else itemgetter(slice(self.args[0], self.args[0] + 1))
 
     def on_tensors(self, registers: list[Any]) -> None:
         """Run where each register holds a tensor."""
-        args, options = self._filled(registers)
+        args = self.take(registers)
+        options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
         if self.target is None:
             registers[self.out] = FUNCTIONS[self.op](*args, **options)
         else:
@@ -58,7 +65,8 @@ class Instruction:
 
     def on_lists(self, registers: list[Any]) -> None:
         """Run where each register holds a list of tensors."""
-        args, options = self._filled(registers)
+        args = list(self.take(registers))
+        options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
         if self.op in REPEATED and not isinstance(args[1], Sequence):
             args[1] = _repeated(args[1], args[0])
         if self.target == 0 and f"{self.op}_" in foreach:
@@ -72,11 +80,6 @@ class Instruction:
             registers[self.out] = self._results(args, options)
             return
         registers[self.out] = args[self.target]
-
-    def _filled(self, registers: list[Any]) -> tuple[list[Any], Mapping[str, Any]]:
-        """The arguments, and the keyword arguments."""
-        args = [registers[x] if type(x) is Register else x for x in self.args]
-        return args, {name: registers[x] if type(x) is Register else x for name, x in self.options.items()}
 
     def _results(self, args: list[Any], options: Mapping[str, Any]) -> Sequence[Tensor]:
         if self.op in foreach and isinstance(args[0], Sequence):
@@ -114,8 +117,9 @@ class Program:
         stored = {index: value for index, value in stored.items() if index not in self.emptied}
         nodes, finals = _ordered(inputs, stored, results)
         self.inputs = len(inputs)
-        self.registers = {node: Register(i) for i, node in enumerate([*inputs, *nodes])}
-        self.numbers: list[Place] = []
+        self.registers = {node: i for i, node in enumerate([*inputs, *nodes])}
+        # Behind the registers of nodes: constants, and numbers by their places.
+        self.values: list[Any] = []
         self.last_use = {x: i for i, node in enumerate(nodes) for x in node.operands}
         self.kept = {*results, *finals.values()}
         # The memory in which a node lies: an input's, by its index, or some of its own, None.
@@ -128,12 +132,14 @@ class Program:
             self.instructions[-1].frees += {self.registers[x] for x in last} - {self.registers[node]}
         self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
         self.returned = [self.registers[node] for node in results]
+        self.numbers = [x for x in self.values if type(x) is Place]
 
     def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float]) -> list[Sequence[Tensor]]:
         """Run on a list of tensors for each input, all of one length, and the numbers."""
-        further = [None] * len(self.instructions)
+        given = iter(numbers)
+        further = [None] * len(self.instructions) + [next(given) if type(x) is Place else x for x in self.values]
         if len(tensors[0]) == 1:
-            registers: list[Any] = [*(x for (x,) in tensors), *further, *numbers]
+            registers: list[Any] = [*[x for (x,) in tensors], *further]
             for instruction in self.instructions:
                 instruction.on_tensors(registers)
             for target, source in self.moves:
@@ -141,7 +147,7 @@ class Program:
             for target in self.emptied:
                 registers[target].zero_()
             return [[registers[i]] for i in self.returned]
-        registers = [*tensors, *further, *numbers]
+        registers = [*tensors, *further]
         for instruction in self.instructions:
             instruction.on_lists(registers)
             for register in instruction.frees:
@@ -163,15 +169,15 @@ class Program:
             Instruction(node.op, list(map(self._register, args)), options, self.registers[node], target, keeps, [])
         )
 
-    def _register(self, x: Any) -> Any:
-        """The register of a node or a number, or what a constant is."""
+    def _register(self, x: Any) -> int:
+        """The register of a node, a number or a constant."""
         if isinstance(x, Node):
             return self.registers[x]
-        if not isinstance(x, Number):
-            return x
-        if x.place not in self.numbers:
-            self.numbers.append(x.place)
-        return Register(len(self.registers) + self.numbers.index(x.place))
+        value = x.place if isinstance(x, Number) else x
+        same = [i for i, other in enumerate(self.values) if type(other) is type(value) and other == value]
+        if not same:
+            self.values.append(value)
+        return len(self.registers) + (same[0] if same else len(self.values) - 1)
 
     def _target(self, i: int, node: Node, allowed: Collection[int | None]) -> int | None:
         """The argument whose memory the result takes over: one that nobody needs after this node."""

@@ -169,11 +169,13 @@ class Prologue:
 
     def by_row(self, inputs: Sequence[Any], rows: int) -> tuple[list[bool], list[Any]]:
         """In which rows of the columns among the inputs a rule would get the same answers; and the numbers."""
-        values = [*(x if type(x) is float else _on_host(x) for x in inputs), *self.further]
-        if any(issubclass(kind, Tensor) for kind in set(map(type, values))):
-            self._compute_one_by_one(values)
-        else:
+        values = [*[x if type(x) is float else _on_host(x) for x in inputs], *self.further]
+        if not _hold_tensors(values):
             self._compute(values)
+            same = all([values[place] == value for place, value in self.others])
+            same = same and all([question(values[place]) == answer for place, question, answer in self.guards])
+            return [same] * rows, [values[place] for place in self.outputs]
+        self._compute_one_by_one(values)
         holds = [all(values[place] == value for place, value in self.others)] * rows
         for place, question, answer in self.guards:
             value = values[place]
@@ -213,6 +215,10 @@ def _by_torch(name: str, *args: Any) -> Any:
 def _tensor(x: Any) -> Tensor:
     kind = torch.bool if isinstance(x, bool) else torch.float64
     return x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind, device="cpu")
+
+
+def _hold_tensors(values: Sequence[Any]) -> bool:
+    return any([issubclass(kind, Tensor) for kind in set(map(type, values))])
 
 
 def _on_host(value: Any) -> Any:

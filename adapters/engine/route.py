@@ -53,12 +53,12 @@ class Link:
         assert self.rule is not None
         return self.rule
 
-    @property
+    @cached_property
     def packs(self) -> bool:
         """Whether it is a rule that treats every element alike."""
         return self.rule is not None and self.rule.packs
 
-    @property
+    @cached_property
     def joins(self) -> bool:
         """Whether all leaves that it sees have to be there before it does anything with one of them."""
         return self.rule is None or self.rule.finds
@@ -78,7 +78,7 @@ class Link:
         """What its rule calls its slots."""
         return tuple(self.rule.slots) if self.rule else ()
 
-    @property
+    @cached_property
     def step(self) -> Path:
         """The path of its count of updates, where it has one."""
         return (*self.path, "step")
@@ -113,7 +113,7 @@ def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
 
 def values_of(links: Iterable[Link], hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> dict[Link, HParams]:
     """The hyper-parameters of every link, of a group's and of the counts before the step; and the numbers that rules ask for
-    beside these, of what the transform was given."""
+    beside these, of what the transform was given. Pairs are tuples of their entries."""
     return {link: _given(link, hparams, counts, extra) for link in links}
 
 
@@ -185,7 +185,7 @@ def slot_count(links: Iterable[Link]) -> int:
 
 def _given(link: Link, hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> HParams:
     origins = link.hparams.items()
-    own = {name: origin.value(hparams, counts) for name, origin in origins if origin.has_value(hparams)}
+    own = {name: separate(origin.value(hparams, counts)) for name, origin in origins if origin.has_value(hparams)}
     return {**own, **link.rule.numbers_of(extra)} if link.rule and link.rule.extra else own
 
 

@@ -45,27 +45,25 @@ class Work:
 
     def __post_init__(self) -> None:
         self.passage: Passage = self.part.passage
+        self.go(self.done)
         self._remember()
 
     def next(self) -> None:
         """Go on to the stage after this one."""
-        self.done += 1
+        self.go(self.done + 1)
         if self.done < len(self.passage.stages):
             self._remember()
+
+    def go(self, number: int) -> None:
+        """Let the stage of this number be the one that comes next; one past the last is none."""
+        self.done = number
+        if number < len(self.passage.stages):
+            self.stage: Stage = self.passage.stages[number]
+            self.slots: list[Column] = list(self.held[self.stage.slots])
 
     def _remember(self) -> None:
         if self.stage.marks:
             self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that comes next."""
-        return self.passage.stages[self.done]
-
-    @property
-    def slots(self) -> list[Column]:
-        """The slots of that stage."""
-        return list(self.held[self.stage.slots])
 
     @property
     def further(self) -> list[Column]:
@@ -221,7 +219,8 @@ class Run(ABC):
 
     def found(self, work: Work) -> Mapping[Link, Any]:
         """What links have found out for this work."""
-        return {**self.reduced, **self._own.get(work.part, {})}
+        own = self._own.get(work.part)
+        return {**self.reduced, **own} if own else self.reduced
 
     def given(self, work: Work) -> Given:
         """What the rules of a work are given."""
@@ -231,17 +230,21 @@ class Run(ABC):
 
     def given_to(self, leaves: Sequence[Leaf]) -> Given:
         """What the rules of some leaves of one passage are given."""
-        return Given(leaves, lambda leaf: self.numbers(leaf)[0], self.counts, self._shared_steps(leaves[0].passage))
+        return Given(leaves, self._values_of, self.counts, self._shared_steps(leaves[0].passage))
 
     def numbers(self, leaf: Leaf) -> Numbers:
         """What the rules of one leaf are given: the hyper-parameters of each link as its group has them, and its counts."""
-        shared = self._shared_steps(leaf.passage)
-        counts = {**self.counts.of(leaf.index), **shared}
+        return self._values_of(leaf), self._counts_of(leaf)
+
+    def _values_of(self, leaf: Leaf) -> Mapping[Link, HParams]:
         key = leaf.passage, leaf.group
         if key not in self._values:
             # What counts decide, such as a schedule's clock, is the same for all leaves.
-            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], counts, self._extra)
-        return self._values[key], counts
+            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], self._counts_of(leaf), self._extra)
+        return self._values[key]
+
+    def _counts_of(self, leaf: Leaf) -> Counts:
+        return {**self.counts.of(leaf.index), **self._shared_steps(leaf.passage)}
 
     def owner(self, work: Work) -> Any:
         """Works of the same owner have the same numbers."""
@@ -249,7 +252,8 @@ class Run(ABC):
 
     def varies(self, work: Work) -> bool:
         """Whether the leaves of a work have numbers of their own that links have found."""
-        return any(is_column(x) for x in trees.leaves(list(self._own.get(work.part, {}).values())))
+        own = self._own.get(work.part)
+        return own is not None and any(is_column(x) for x in trees.leaves(list(own.values())))
 
     def scalars(self, work: Work, links: Sequence[Link], given: Given | None = None) -> list[Any]:
         """Those of some links of the next stage of a work, or of those of its leaves that are given this."""
@@ -278,12 +282,12 @@ class Run(ABC):
 
     def _look_ahead(self, work: Work) -> None:
         """Get everything ready that comes after, which is then no more than tensors and their shapes."""
-        done, count = work.done, len(work.passage.stages)
-        while work.done < count:
+        done = work.done
+        for number in range(done, len(work.passage.stages)):
+            work.go(number)
             if not work.stage.is_idle:
                 self._ready(work)
-            work.done += 1
-        work.done = done
+        work.go(done)
 
     def _ask(self, link: Link, works: Sequence[Work]) -> None:
         """Raise Closed if the gate at this link is."""
@@ -350,7 +354,7 @@ class Run(ABC):
 
     def _shared_steps(self, passage: Passage) -> dict[Path, int]:
         """The steps that all leaves share with other numbers."""
-        return {link.step: int(self.shared(link.step)) for link in passage.sharing}
+        return {link.step: int(self.shared(link.step)) for link in passage.sharing} if passage.sharing else {}
 
     def _reduce(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""

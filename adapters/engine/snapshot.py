@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain, compress, repeat
+from operator import is_
 from typing import Any, TypeAlias
 
 import torch
@@ -146,11 +147,13 @@ class Held:
             self.counts[:, self._paths.index(path)] = value
         self.table = CountTable(self._paths, self.counts.tolist())
 
-    def _completed(self, grads: Sequence[Tensor | None]) -> list[Tensor] | None:
+    def _completed(self, grads: Sequence[Any]) -> list[Tensor] | None:
         """The gradients, and what is like them where there is none; None where nothing is."""
+        if not any(map(is_, grads, repeat(None))):
+            return list(grads)
         likes = zip(grads, self.params, self._likes, strict=True)
         completed = [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
-        return None if any(x is None for x in completed) else [x for x in completed if x is not None]
+        return None if any(map(is_, completed, repeat(None))) else completed
 
 
 def _like(grad: Tensor, p: Tensor, slots: Sequence[Tensor]) -> Tensor | None:

@@ -82,15 +82,20 @@ class Stage:
         """The places before it where updates arrived that it asks for."""
         return marks_before(self.links)
 
-    @property
+    @cached_property
     def is_still(self) -> bool:
         """Whether the parameter stays as it is."""
         return self.last and bool(self.links) and self.links[-1].is_still
 
-    @property
+    @cached_property
     def is_idle(self) -> bool:
         """Whether nothing is to be done at all."""
         return self.is_still and self.slots.start == self.slots.stop
+
+    @cached_property
+    def finding(self) -> list[Link]:
+        """The links that have something to find out before they are run."""
+        return [link for link in self.links if link.rule and link.rule.finds]
 
     @cached_property
     def fuses(self) -> bool:
@@ -127,7 +132,12 @@ class Passage:
         """The places at which gradients arrive as they are."""
         return frozenset(self.stages[0].marks)
 
-    @property
+    @cached_property
+    def counting(self) -> list[Link]:
+        """The links with a step of their own for each leaf."""
+        return [link for link in self.place if link.rule and link.rule.counts and link not in self.sharing]
+
+    @cached_property
     def is_one_run(self) -> bool:
         """Whether all of it is elementwise."""
         return len(self.stages) == 1 and self.stages[0].fuses

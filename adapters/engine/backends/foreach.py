@@ -6,6 +6,7 @@ in-place operations do it (see `program`): a block of a large tensor stays in th
 small tensors go through `torch._foreach_*` together.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -109,7 +110,7 @@ class Lists:
             Refused: its rules can't be written down.
         """
         found = run.found(work)
-        waiting = [link for link in work.stage.links if link.form.finds and link not in found]
+        waiting = [link for link in work.stage.finding if link not in found]
         try:
             if not waiting:
                 self._arranged(run, work)
@@ -121,7 +122,7 @@ class Lists:
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Over lists, or block by block."""
-        last, plain, end = work.stage.last, _is_plain(work), 2 + len(slots)
+        (dtype, plain), last, end = _form_of(work), work.stage.last, 2 + len(slots)
         updates: dict[int, Tensor] = {}
         for arranged in self._arranged(run, work):
             for piece in _pieces(work, arranged):
@@ -135,7 +136,7 @@ class Lists:
                         elif not last:
                             updates |= zip(piece, results, strict=True)
                 else:
-                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_dtype_of(work))
+                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=dtype)
                     for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
                         place.copy_(_run(arranged.program, block, numbers, plain, end)[0])
         work.u = [updates[i] for i in sorted(updates)]
@@ -166,8 +167,9 @@ class Lists:
         """The program of a stage, or of the links that come before one of them, and its numbers in this step; several, where
         rules get other answers for some leaves than for others."""
         stage = work.stage
-        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and _is_plain(work) else Ending.UPDATE)
-        key = stage, until, ending, _dtype_of(work)
+        dtype, plain = _form_of(work)
+        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and plain else Ending.UPDATE)
+        key = stage, until, ending, dtype
         whose = key, run.owner(work)
         if whose not in run.cache:
             links = stage.links[: len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)]
@@ -330,17 +332,19 @@ def _alike(tensors: Sequence[Tensor]) -> bool:
     return all(x.stride() == strides and not is_lazy(x) for x in tensors) and is_dense(tensors[0])
 
 
-def _dtype_of(work: Work) -> torch.dtype:
-    return _computed_in(work.p[0].dtype)
-
-
 def _computed_in(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a rule sees a tensor of this one: at least float32, and of complex numbers that of the parts."""
     dtype = dtype.to_real()
     return torch.float32 if dtype in LOW else dtype
 
 
-def _is_plain(work: Work) -> bool:
-    """Whether all tensors of a stage are real, and stored in what they are computed in."""
-    tensors = [column[0] for column in work.columns]
-    return {x.dtype for x in tensors} == {_dtype_of(work)}
+def _form_of(work: Work) -> tuple[torch.dtype, bool]:
+    """The dtype in which a stage is computed; and whether its tensors are real, and stored in that."""
+    return _form(tuple([column[0].dtype for column in work.columns]))
+
+
+@functools.cache
+def _form(dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, bool]:
+    """The same, of the update, the parameter, and all else that the stage sees."""
+    dtype = _computed_in(dtypes[1])
+    return dtype, set(dtypes) == {dtype}

@@ -20,7 +20,7 @@ from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf, Signature
 from ..memory import PLAIN, real
-from ..route import Link, numbers_asked, scalars_of, separate, slot_count, values_of
+from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
 from ..run import Run, Work
 from ..stages import Dtypes, Ending, Stage, wide
 from .kernels import Kernel, kernel_for
@@ -71,7 +71,7 @@ class Compiled:
     def ready(self, run: Run, work: Work) -> None:
         """Compute the numbers, once all are known."""
         found = run.found(work)
-        if all(link in found for link in work.stage.links if link.form.finds):
+        if all([link in found for link in work.stage.finding]):
             self._vector(run, self._kernels(work).step, len(work.stage.links), work)
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
@@ -127,7 +127,7 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels
     values, reduced = values_of(stage.links, hparams, defaultdict(int), asked), {}
 
     def given(link: Link) -> tuple[HParams, Any]:
-        return {name: separate(value) for name, value in values[link].items()}, 1 if link.form.counts else None
+        return values[link], 1 if link.form.counts else None
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
         scalars = scalars_of(links, given, reduced)
