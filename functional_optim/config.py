@@ -20,7 +20,7 @@ from torch import Tensor
 
 from functional_optim.combinators.labels import ByName, ByNdim, by_name, by_ndim
 from functional_optim.hints import hint
-from functional_optim.hparams import PerLeaf
+from functional_optim.hparams import PerLeaf, is_several
 from functional_optim.recipe import Recipe
 from functional_optim.transform import Transform, require_transform
 
@@ -114,6 +114,7 @@ class _Writer:
 
     def __init__(self, names: Names) -> None:
         self.names = _checked(names)
+        self.used = dict(names)
 
     def written(self, value: Any, path: str) -> Config:
         """The value as plain data."""
@@ -159,12 +160,19 @@ class _Writer:
                 f"{path}: {made_by!r} is called {name!r}, as something of the library: give it another name, "
                 f"to_config(tx, names={{'my_{name}': ...}})."
             )
+        if self.used.setdefault(name, made_by) is not made_by:
+            raise ValueError(
+                f"{path}: {made_by!r} is called {name!r}, and so is {self.used[name]!r}: give one another name, "
+                f"to_config(tx, names={{'other_{name}': ...}})."
+            )
         return name
 
     def _plain(self, value: Any, path: str) -> Config:
         match value:
-            case None | bool() | str() | int() | float():
+            case None | bool():
                 return value
+            case str():
+                return str(value)
             case torch.dtype():
                 return str(value).removeprefix("torch.")
             case Tensor() if value.ndim <= 1 and not value.is_complex():
@@ -184,6 +192,8 @@ class _Writer:
                     f"{path or 'the transform'}: {value!r} was made by hand, or changed afterwards, and does not know how: give "
                     "it a name, to_config(tx, names={'mine': transform})."
                 )
+        if is_several(value):  # An array.
+            return [self.written(each, f"{path}[{i}]") for i, each in enumerate(value)]
         if callable(value):
             return self._name(value, path)
         raise ValueError(f"{path}: {value!r} is a {type(value).__name__}, which can't be written as plain data.")

@@ -223,7 +223,10 @@ def is_several(value: Any) -> bool:
 
 
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if isinstance(value, Sequence):
+        return not isinstance(value, str | bytes)
+    # NumPy's arrays are none by their class.
+    return hasattr(value, "__array__") and not isinstance(value, Tensor) and getattr(value, "ndim", 0) == 1
 
 
 def validate_number(where: str, value: Any, interval: str) -> None:

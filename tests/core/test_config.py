@@ -251,6 +251,32 @@ def test_what_cannot_be_written_says_where():
         fo.to_config(fo.sgd)
 
 
+def test_two_functions_of_one_name_are_told_apart():
+    def made(factor):
+        def schedule(step):
+            return factor * step
+
+        return schedule
+
+    one, other = made(1.0), made(2.0)
+    tx = fo.scheduled(fo.adamw(), lr=one, weight_decay=other)
+    with pytest.raises(ValueError, match=r"^scheduled\.weight_decay: .* is called 'schedule', and so is .*'other_schedule'"):
+        fo.to_config(tx)
+    with pytest.raises(ValueError, match=r"^scheduled\.lr: .* is called 'schedule', and so is"):
+        fo.to_config(tx, {"schedule": other})
+    config = fo.to_config(tx, {"other_schedule": other})["scheduled"]
+    assert (config["lr"], config["weight_decay"]) == ("schedule", "other_schedule")
+    assert fo.to_config(fo.scheduled(fo.adamw(), lr=one, weight_decay=one))["scheduled"]["weight_decay"] == "schedule"
+
+
+def test_numbers_of_other_libraries_are_plain_numbers():
+    numpy = pytest.importorskip("numpy")
+    adam = fo.adam(lr=numpy.float64(0.5), betas=numpy.array([0.25, 0.5]))
+    config = fo.to_config(fo.chain(adam, fo.clip_by_value(numpy.float32(2))))
+    assert is_plain(config) and config["chain"][1] == {"clip_by_value": {"clip_value": 2.0}}
+    assert config["chain"][0] == {"adam": {"lr": 0.5, "betas": [0.25, 0.5], "eps": 1e-8}}
+
+
 def test_a_name_of_the_library_means_the_librarys():
     def linear(step):
         return step
