@@ -206,9 +206,9 @@ def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> 
     if by_row:
         common = _vector([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
         assert isinstance(common, Tensor)
-        table = common.repeat(len(next(iter(by_row.values()))), 1)
-        for i, column in by_row.items():
-            table[:, i] = column
+        columns = torch.stack(list(by_row.values())).to(dtype)
+        table = common.repeat(columns.shape[1], 1)
+        table[:, list(by_row)] = columns.t().to(table.device)
         return table.unbind()
     numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
     # `torch.tensor` takes four times as long.
