@@ -7,6 +7,7 @@ a gradient, both also agree with the pure function, which knows nothing of optim
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -44,6 +45,15 @@ LINKS = {
     "zero nans": fo.zero_nans,
     "belief": lambda: fo.scale_by_belief(eps=0.1, eps_root=0.1),
     "trust": lambda: fo.scale_by_trust_ratio(eps=0.1, min_norm=0.1),
+    "nadam": lambda: fo.scale_by_nadam(eps=0.1),
+    "stable": lambda: fo.scale_by_stable_adamw(eps=0.1),
+    "usual norm": lambda: fo.clip_by_adagc(warmup_steps=2),
+    "mars": fo.mars_correction,
+    "prodigy": lambda: fo.scale_by_prodigy(d0=0.1, eps=0.1),
+    "dog": lambda: fo.scale_by_dog(reps_rel=0.1, eps=0.1),
+    "average": lambda: fo.average_iterates(t0=1.0),
+    "plateau": lambda: fo.reduce_on_plateau(factor=0.5, patience=1),
+    "polyak": lambda: fo.scale_by_polyak(eps=0.1),
 }
 
 
@@ -63,6 +73,20 @@ def other_rate():
     return fo.rename_hparams(fo.scale_by_learning_rate(0.05), lr="other_lr")
 
 
+def halve_gradients(optimizer, args, kwargs):
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.mul_(0.5)
+
+
+def shrink_parameters(optimizer, args, kwargs):
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.mul_(0.99)
+
+
 # What can be put around a chain that ends with a learning rate.
 WRAPPERS = {
     "accumulate": lambda tx: fo.accumulate(tx, every=2),
@@ -79,6 +103,7 @@ WRAPPERS = {
     "partition": lambda tx: fo.partition({"matrix": tx, "rest": fo.sgd(momentum=0.5, lr=0.05)}, by_size),
     "masked": lambda tx: fo.masked(tx, is_no_number),
     "renamed": lambda tx: fo.rename_hparams(tx, lr="step_size"),
+    "schedule-free": fo.schedule_free,
 }
 
 chains = st.lists(st.sampled_from(sorted(LINKS)), max_size=3)
@@ -96,7 +121,8 @@ def built(links, around):
         parts.append(link)
     tx = fo.chain(*parts, fo.scale_by_learning_rate(0.1))
     for name in around:
-        if name not in ("scheduled", "renamed") or "lr" in tx.declared:
+        fits = "lr" in tx.declared and not (name == "schedule-free" and "momentum" in tx.declared)
+        if fits or name not in ("scheduled", "renamed", "schedule-free"):
             tx = WRAPPERS[name](tx)
     return tx
 
@@ -161,13 +187,14 @@ class Edits(RuleBasedStateMachine):
                 p.grad, q.grad = g.clone(), g.clone()
                 if kind == "transposed" and g.ndim == 2:
                     q.grad = g.t().contiguous().t()
+        value = 1 + 1 / self.time
         for optimizer in self.optimizers:
-            optimizer.step()
+            optimizer.step(value=value)
         if None in grads.values() or not self.follows:
             self.follows = False
             return
         hparams = {name: self.optimizers[0].param_groups[0][name] for name in self.tx.declared if name in self.given}
-        updates, self.pure_state = self.tx.update(grads, self.pure_state, self.pure, hparams)
+        updates, self.pure_state = self.tx.update(grads, self.pure_state, self.pure, hparams, value=value)
         self.pure = fo.apply_updates(self.pure, updates)
 
     given: frozenset[str] = frozenset()
@@ -239,6 +266,19 @@ class Edits(RuleBasedStateMachine):
         self.optimizers = [copy.deepcopy(optimizer) for optimizer in self.optimizers]
 
     @rule()
+    def pickle(self):
+        self.optimizers = [pickle.loads(pickle.dumps(optimizer)) for optimizer in self.optimizers]
+
+    @rule(hook=st.sampled_from(["before", "after"]))
+    def register_hook(self, hook):
+        for optimizer in self.optimizers:
+            if hook == "before":
+                optimizer.register_step_pre_hook(halve_gradients)
+            else:
+                optimizer.register_step_post_hook(shrink_parameters)
+        self.follows = False
+
+    @rule()
     def save_and_load(self):
         for which in (0, 1):
             buffer = io.BytesIO()
@@ -304,6 +344,8 @@ class FusedEdits(Edits):
             built(["trace", "rows", "monitor"], []),
             built(["rms", "schedule"], ["partition"]),
             built(["clip", "adam"], ["accumulate"]),
+            built(["nadam", "trust"], ["schedule-free"]),
+            built(["prodigy", "plateau"], []),
         ]
     )
 
