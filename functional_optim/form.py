@@ -144,6 +144,11 @@ class Form(ABC):
         theirs. What had arrived at the parts it may ask for, under the name of `arrived`."""
         return None
 
+    @property
+    def copy(self) -> str | None:
+        """The key of its state to what its parts take for the parameters, and move; which are this, rounded, after each step."""
+        return None
+
     def check(self, params: Tree) -> None:
         """Raise where these parameters, all of them, don't suit; called once, by `init_state`."""
         for keys, share in self.shares(params).items():

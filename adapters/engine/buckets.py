@@ -57,8 +57,9 @@ class Leaf:
         self.index, self.key, self.group, self.passage = index, key, group, passage
         self.param, self.state = param, state
         self._grad_strides = grad.stride() if grad.layout == torch.strided and not is_lazy(grad) else None
-        self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, param.dtype)
         self.slots = passage.slots
+        self.stepped = param if passage.copy is None else state[self.slots[passage.copy]]
+        self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, self.stepped.dtype)
         self.go(Way.CALLED)
 
     def go(self, way: Way) -> None:
@@ -245,7 +246,13 @@ def _groups_of(leaves: Sequence[Leaf]) -> tuple[int, ...]:
 def _is_packed(leaves: Sequence[Leaf]) -> bool:
     """Whether these share a buffer: what asks for sums over each leaf goes over them one by one."""
     passage = leaves[0].passage
-    return len(leaves) > 1 and leaves[0].is_packed and passage.is_one_run and all(x.form.sums_all_only for x in passage.place)
+    return (
+        len(leaves) > 1
+        and leaves[0].is_packed
+        and passage.is_one_run
+        and passage.copy is None
+        and all(x.form.sums_all_only for x in passage.place)
+    )
 
 
 def _contiguous(x: Tensor) -> tuple[int, ...]:

@@ -71,16 +71,18 @@ def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> S
     if not stage.fuses:
         reason = "it is no rule for one tensor, its gradient and its slots" if whole else "it needs the shapes of tensors"
     sizes = [leaf.values()[i].element_size() for i in range(stage.slots.start, stage.slots.stop)]
-    size, grad = leaf.param.element_size(), leaf.grad_dtype.itemsize
+    stored = leaf.stepped if stage.steps_copy else leaf.param
+    size, grad = stored.element_size(), leaf.grad_dtype.itemsize
     state = sum(sizes)
     moves = 0 if stage.is_still else size
+    copied = (size, leaf.param.element_size()) if stage.steps_copy and stage.last else (0, 0)
     return StageRow(
         group=leaf.group,
         parameters=parameters,
         links=tuple(str(link) for link in stage.links if not link.remembers),
         way=(Way.CALLED if called else part.way).value,
         reason=reason,
-        reads=0 if called or stage.is_idle else grad * (1 + len(stage.further)) + moves + state,
-        writes=0 if called else moves + state,
-        state=state,
+        reads=0 if called or stage.is_idle else grad * (1 + len(stage.further)) + moves + state + copied[0],
+        writes=0 if called else moves + state + copied[1],
+        state=state + copied[0],
     )

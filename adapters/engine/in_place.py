@@ -81,9 +81,12 @@ class InPlaceRun(Run):
             work = self.works.pop()
             self.advance(work, len(work.passage.stages))
             if not work.passage.stages[-1].fuses:
-                for leaf, p, u in zip(work.part.leaves, work.p, work.u, strict=True):
+                for leaf, p, u in zip(work.part.leaves, work.stepped, work.u, strict=True):
                     p.add_(u.to(leaf.update_dtype))
-            work.part.close(work.p)
+            if work.passage.copy is None:
+                work.part.close(work.params)
+            else:
+                foreach["copy_"]([leaf.param for leaf in work.part.leaves], work.stepped)
         self.plan.is_new = False
 
     def target(self, work: Work) -> list[Column]:
@@ -130,11 +133,11 @@ class InPlaceRun(Run):
         leaves.sort(key=lambda item: item[0].index)
         keys = [leaf.key for leaf, _, _ in leaves]
         updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
-        params = {leaf.key: widened(leaf.param) for leaf, _, _ in leaves}
+        params = {leaf.key: widened(work.p[i]) for leaf, work, i in leaves}
         values = [self.numbers(leaf)[0][link] for leaf, _, _ in leaves]
         hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
         old = layout.read(keys, states, counts_on_host=True, under=link.path)
-        owned = [*(leaf.param for leaf, _, _ in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
+        owned = [*(work.p[i] for _, work, i in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         extra = {name: _restricted(value, keys) for name, value in self.extra().items()}
         computed = link.transform.update_fn(updates, old, params, link.transform.select(hp), **extra)
         new_updates, new_state = detached_from(owned, computed)

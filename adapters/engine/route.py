@@ -30,7 +30,7 @@ class Link:
         members: the parameters that it sees.
         asks: the gate that wants to know what it has reduced.
         is_still: whether its updates are 0.
-        mark: see `Placed`.
+        mark, copy: see `Placed`.
     """
 
     transform: Transform
@@ -40,6 +40,7 @@ class Link:
     asks: Asked | None = None
     is_still: bool = False
     mark: Mark | None = None
+    copy: Path | None = None
 
     @cached_property
     def rule(self) -> Leafwise | None:
@@ -100,15 +101,25 @@ Route: TypeAlias = tuple[Link, ...]
 
 def links_of(transform: Transform, params: Params | None = None, gates: Mapping[Path, bool] | None = None) -> list[Link]:
     """What a transform is made of, in order, where these gates are open or closed."""
-    placed = innermost(transform, params, gates)
-    return [
-        Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark) for each in placed
-    ]
+    for copies in (True, False):
+        links = [
+            Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark, each.copy)
+            for each in innermost(transform, params, gates, copies=copies)
+        ]
+        if all(map(_ends_with_its_copy, set(routes_of(links, list(params or ()))))):
+            break
+    return links
 
 
 def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
     """What each parameter goes through."""
     return [tuple(link for link in links if key in link.members) for key in keys]
+
+
+def _ends_with_its_copy(route: Route) -> bool:
+    """Whether nothing is done any more to the parameter itself when a copy of it has been stepped."""
+    first = next((i for i, link in enumerate(route) if link.copy), len(route))
+    return len({link.copy for link in route[first:]}) <= 1
 
 
 def values_of(links: Iterable[Link], hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> dict[Link, HParams]:

@@ -38,7 +38,7 @@ class Work:
 
     part: Part
     u: Column
-    p: Column
+    params: Column
     held: Sequence[Column]
     done: int = 0
     arrived: dict[Mark, Column] = field(default_factory=dict)
@@ -60,10 +60,17 @@ class Work:
         if number < len(self.passage.stages):
             self.stage: Stage = self.passage.stages[number]
             self.slots: list[Column] = list(self.held[self.stage.slots])
+            # What that stage takes for the parameters.
+            self.p: Column = self.stepped if self.stage.steps_copy else self.params
 
     def _remember(self) -> None:
         if self.stage.marks:
             self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
+
+    @property
+    def stepped(self) -> Column:
+        """What the last stage moves."""
+        return self.params if self.passage.copy is None else self.held[self.passage.copy]
 
     @property
     def further(self) -> list[Column]:

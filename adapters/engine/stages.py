@@ -83,6 +83,11 @@ class Stage:
         return marks_before(self.links)
 
     @cached_property
+    def steps_copy(self) -> bool:
+        """Whether what it takes for the parameter is a copy."""
+        return bool(self.links) and self.links[0].copy is not None
+
+    @cached_property
     def is_still(self) -> bool:
         """Whether the parameter stays as it is."""
         return self.last and bool(self.links) and self.links[-1].is_still
@@ -121,11 +126,13 @@ class Passage:
         stages: in order; at least one.
         slots: what `optimizer.state` calls the slots of all rules.
         place: the number of each link's stage.
+        copy: the place among the slots of what is stepped instead of the parameter, which is then this, rounded; or None.
     """
 
     stages: list[Stage]
     slots: list[str]
     place: Mapping[Link, int]
+    copy: int | None = None
 
     @property
     def came_first(self) -> frozenset[Mark]:
@@ -155,7 +162,8 @@ class Passage:
     @cached_property
     def elementwise(self) -> list[int]:
         """The places of the slots of elementwise links."""
-        return [i for stage in self.stages if stage.fuses for i in range(stage.slots.start, stage.slots.stop)]
+        own = [] if self.copy is None else [self.copy]
+        return [*(i for stage in self.stages if stage.fuses for i in range(stage.slots.start, stage.slots.stop)), *own]
 
 
 def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
@@ -166,7 +174,10 @@ def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
         first = len(slots)
         slots += [name for link in run for name in layout.slots_of(key, link.path, link.slots)]
         stages.append(Stage(run, slice(first, len(slots)), run[-1:] == list(route[-1:]), marks))
-    return Passage(stages, slots, {link: i for i, stage in enumerate(stages) for link in stage.links})
+    places, copy = {link: i for i, stage in enumerate(stages) for link in stage.links}, route[-1].copy if route else None
+    if copy is None:
+        return Passage(stages, slots, places)
+    return Passage(stages, [*slots, layout.names(key)[copy]], places, copy=len(slots))
 
 
 def _runs(route: Route) -> list[tuple[list[Link], tuple[Mark, ...]]]:
@@ -178,7 +189,7 @@ def _runs(route: Route) -> list[tuple[list[Link], tuple[Mark, ...]]]:
     while True:
         runs: list[list[Link]] = [[]]
         for link in route:
-            if link in cuts or not link.packs or (runs[-1] and not runs[-1][-1].packs):
+            if link in cuts or not link.packs or (runs[-1] and (not runs[-1][-1].packs or runs[-1][-1].copy != link.copy)):
                 runs.append([])
             runs[-1] += [link] if link not in cuts else []
         crossing = {mark for run in runs for mark in marks_before(run)}

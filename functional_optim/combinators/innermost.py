@@ -1,12 +1,13 @@
 """The rules that a transform runs, for engines: looks into whatever does nothing else than to run its parts, in order."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.combinators.gate import Gated, arriving
 from functional_optim.combinators.origin import Counts, Origin
-from functional_optim.form import Path
+from functional_optim.form import Form, Path
 from functional_optim.hparams import HParams
 from functional_optim.transform import Transform, elementwise
 from functional_optim.trees import Tree
@@ -49,6 +50,7 @@ class Placed:
         is_still: whether its updates are 0.
         mark: where it is the place at which the updates that arrive are remembered, that place; of a rule that asks for them
             later, the place where they were.
+        copy: the keys to what it takes for the parameters, where that is a copy of them.
     """
 
     transform: Transform
@@ -58,13 +60,16 @@ class Placed:
     asks: Asked | None = None
     is_still: bool = False
     mark: "Mark | None" = None
+    copy: Path | None = None
 
 
 class Mark:
     """A place where the updates that arrive are remembered for a later rule."""
 
 
-def innermost(transform: Transform, params: Tree = None, gates: Mapping[Path, bool] | None = None) -> list[Placed]:
+def innermost(
+    transform: Transform, params: Tree = None, gates: Mapping[Path, bool] | None = None, *, copies: bool = True
+) -> list[Placed]:
     """The rules and other transforms that this one runs, in their order; none for an empty chain.
 
     A leaf of the parameters goes through those that see it, one after another.
@@ -73,8 +78,9 @@ def innermost(transform: Transform, params: Tree = None, gates: Mapping[Path, bo
         transform: the outermost one.
         params: what it sees.
         gates: which of its gates are open, by the keys to their states; into those that are missing here nobody looks.
+        copies: whether to look into what steps a copy of the parameters.
     """
-    return list(_walk(transform, (), _as_given(transform), params, gates or {}))
+    return list(_walk(transform, (), _as_given(transform), _Inside(params, gates or {}, copies)))
 
 
 def gates_of(transform: Transform) -> list[Asked]:
@@ -86,38 +92,54 @@ def _as_given(transform: Transform) -> dict[str, Origin]:
     return {name: Origin((name,)) for name in transform.declared}
 
 
-def _walk(
-    transform: Transform, path: Path, hparams: Mapping[str, Origin], params: Tree, gates: Mapping[Path, bool]
-) -> Iterator[Placed]:
+@dataclass(frozen=True)
+class _Inside:
+    """Where a walk is: what is seen there of the parameters, how gates stand, and what is taken for the parameters."""
+
+    params: Tree
+    gates: Mapping[Path, bool]
+    copies: bool
+    copy: Path | None = None
+
+    def looks_into(self, form: Form) -> bool:
+        """Whether a copy can be followed; not one of a copy."""
+        return form.copy is None or (self.copies and self.copy is None)
+
+    def placed(self, transform: Transform, path: Path, hparams: Mapping[str, Origin], **how: Any) -> Placed:
+        """A transform that is here."""
+        return Placed(transform, path, hparams, self.params, copy=self.copy, **how)
+
+
+def _walk(transform: Transform, path: Path, hparams: Mapping[str, Origin], here: _Inside) -> Iterator[Placed]:
     form = transform.form
-    if isinstance(form, Gated) and path in gates:
-        yield from _through(form, path, hparams, params, gates)
+    if isinstance(form, Gated) and path in here.gates:
+        yield from _through(form, path, hparams, here)
         return
-    handed = form.origins(path, hparams)
+    handed = form.origins(path, hparams) if here.looks_into(form) else None
     if handed is None:
-        yield Placed(transform, path, hparams, params)
+        yield here.placed(transform, path, hparams)
         return
     mark = Mark()
     if form.after is not None:
-        yield Placed(passing(), path, {}, params, mark=mark)
-    shares = {} if params is None else form.shares(params)
+        yield here.placed(passing(), path, {}, mark=mark)
+    shares = {} if here.params is None else form.shares(here.params)
+    copy = here.copy if form.copy is None else (*path, form.copy)
     for keys, part in form.parts.items():
-        yield from _walk(part, (*path, *keys), handed[keys], shares.get(keys), gates)
+        inside = dataclasses.replace(here, params=shares.get(keys), copy=copy)
+        yield from _walk(part, (*path, *keys), handed[keys], inside)
     if form.after is not None:
-        yield Placed(form.after, path, {}, params, mark=mark)
+        yield here.placed(form.after, path, {}, mark=mark)
 
 
-def _through(
-    form: Gated, path: Path, hparams: Mapping[str, Origin], params: Tree, gates: Mapping[Path, bool]
-) -> Iterator[Placed]:
-    asked, opens = Asked(form, path, hparams), gates[path]
+def _through(form: Gated, path: Path, hparams: Mapping[str, Origin], here: _Inside) -> Iterator[Placed]:
+    asked, opens = Asked(form, path, hparams), here.gates[path]
     if form.reduce is not None and opens:
-        yield Placed(arriving(form.reduce), path, {}, params, asks=asked)
+        yield here.placed(arriving(form.reduce), path, {}, asks=asked)
     for keys, part in form.acts(opens):
         if keys:
-            yield from _walk(part, (*path, *keys), {name: hparams[name] for name in part.declared}, params, gates)
+            yield from _walk(part, (*path, *keys), {name: hparams[name] for name in part.declared}, here)
         else:
-            yield Placed(part, path, {name: _of_clocks(asked, name) for name in part.declared}, params, is_still=not opens)
+            yield here.placed(part, path, {name: _of_clocks(asked, name) for name in part.declared}, is_still=not opens)
 
 
 def _of_clocks(asked: Asked, name: str) -> Origin:

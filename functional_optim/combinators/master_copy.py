@@ -15,6 +15,7 @@ import torch
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.recipe import recorded
@@ -31,6 +32,14 @@ class MasterCopied(Combined):
     @property
     def parts(self) -> Mapping[Path, Transform]:
         return {(self.inner.name,): self.inner}
+
+    @property
+    def copy(self) -> str:
+        return "fp32_copy"
+
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
+        """The names of what is inside are the wrapper's."""
+        return {(self.inner.name,): {name: outer[name] for name in self.inner.declared}}
 
     def evaluated(self, state: Tree, params: Tree) -> Tree:
         """Where the copy is evaluated, rounded."""

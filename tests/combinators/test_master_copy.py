@@ -1,7 +1,10 @@
 """Parameters of low precision with a float32 copy: it is trained as if it were alone, and they are it, rounded."""
 
+import functools
+
 import pytest
 import torch
+from engines import Plain, assert_close, assert_same_progress, parameters, params_of, run, ways
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
@@ -118,3 +121,52 @@ def test_behind_the_adapter_groups_counts_and_checkpoints(dtype):
         torch.testing.assert_close(optimizer.state[x]["fp32_copy"], y.detach(), rtol=2e-6, atol=1e-6)
         assert optimizer.state[x]["step"] == reference.state[y]["step"]
         torch.testing.assert_close(x.detach().float(), y.detach(), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+INSIDE_AND_OUTSIDE = {
+    "alone": lambda: fo.with_master_copy(fo.adamw(eps=0.1)),
+    "a rule before, which sees the parameter": lambda: fo.chain(
+        fo.clip_by_global_norm(), fo.subtract_decayed_weights(0.1), fo.with_master_copy(fo.sgd(momentum=0.9))
+    ),
+    "a sum inside": lambda: fo.with_master_copy(fo.chain(fo.clip_by_global_norm(), fo.adamw(eps=0.1))),
+    "rules with shapes inside": lambda: fo.with_master_copy(
+        fo.chain(fo.trace(), fo.scale_by_trust_ratio(), fo.centralize(), fo.scale_by_learning_rate(0.1))
+    ),
+    "in a gate": lambda: fo.accumulate(fo.with_master_copy(fo.adamw(eps=0.1)), every=2),
+    "a gate inside": lambda: fo.with_master_copy(fo.accumulate(fo.adamw(eps=0.1), every=2)),
+    "in a branch": lambda: fo.partition(
+        {"matrix": fo.with_master_copy(fo.adamw(eps=0.1)), "rest": fo.sgd(momentum=0.9)}, fo.by_ndim({2: "matrix"}, "rest")
+    ),
+    "what is called inside": lambda: fo.with_master_copy(fo.chain(fo.trace(0.5), fo.mechanize(fo.adam(eps=0.1)))),
+}
+# What is done afterwards concerns the parameter: there the wrapper is called as it is.
+CALLED = {
+    "a rule after": lambda: fo.chain(fo.with_master_copy(fo.adamw(eps=0.1)), fo.scale(0.5)),
+    "norms": lambda: fo.log_norms(fo.with_master_copy(fo.adamw(eps=0.1))),
+    "a copy of a copy": lambda: fo.with_master_copy(fo.with_master_copy(fo.adamw(eps=0.1))),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE_AND_OUTSIDE | CALLED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("make", [OptimizerAdapter, functools.partial(OptimizerAdapter, fused=True)], ids=["lists", "kernels"])
+@pytest.mark.filterwarnings("ignore:fused=True, but")
+def test_engines_step_the_copy_itself(name, dtype, make):
+    make_transform = (INSIDE_AND_OUTSIDE | CALLED)[name]
+    plain, other = (each(parameters([(3, 4), (150, 100), (), (0,)], dtype), make_transform()) for each in (Plain, make))
+    run(plain, other, steps=6)
+    assert_same_progress(plain, other, dtype)
+    for p, q in zip(params_of(plain), params_of(other), strict=True):
+        assert_close(
+            [plain.state[p].get("fp32_copy", p)], [other.state[q].get("fp32_copy", q)], torch.promote_types(dtype, torch.float32)
+        )
+    called = {link.transform.name for step in other._steps.values() if step.plan for link in step.plan.links if link.rule is None}
+    assert ("with_master_copy" in called) == (name in CALLED) or ways(other) == {"WHOLE"}
+
+
+def test_the_copy_is_read_once_more_than_a_parameter():
+    """AdamW of bfloat16: gradient 2, copy and two slots of 4 read and written; then the copy once more, and the parameter."""
+    optimizer = OptimizerAdapter(parameters([(3, 4)], torch.bfloat16), fo.with_master_copy(fo.adamw()))
+    run(optimizer, steps=1)
+    (row,) = optimizer.explain().stages
+    assert (row.reads, row.writes) == (2 + 12 + 4, 12 + 2)

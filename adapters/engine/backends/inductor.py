@@ -179,7 +179,8 @@ def _at_stage(leaf: Leaf, number: int, stage: Stage) -> Signature:
     first = leaf.passage.came_first
     further = tuple(dtypes.update if mark in first else wide(dtypes.update) for mark in stage.further)
     update = wide(dtypes.update) if number else dtypes.update
-    return device, Dtypes(update, dtypes.param, dtypes.slots[stage.slots], further)
+    param = leaf.stepped.dtype.to_real() if stage.steps_copy else dtypes.param
+    return device, Dtypes(update, param, dtypes.slots[stage.slots], further)
 
 
 def _targets(column: Column) -> Column:
