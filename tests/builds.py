@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 KEPT = ["functional_optim", "adapters", "tests", "notebooks", ".editable", ".ci"]
 KEPT += ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE"]
+KEPT += ["CONTRIBUTING.md", "CITATION.cff"]
 SOURCES = [path for folder in ("functional_optim", "adapters") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

@@ -1,6 +1,7 @@
 """The README's programs run as they stand, one after another."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,20 @@ def test_every_public_name_is_in_a_table():
     tables = README + (Path(fo.__file__).parent / "CATALOGUE.md").read_text()
     missing = [name for name in [*fo.__all__, *fo.adapters.__all__] if f"`{name}`" not in tables]
     assert not missing
+
+
+def test_the_rule_that_contributing_writes_keeps_the_laws():
+    import functional_optim as fo
+
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(textwrap.dedent(program), "CONTRIBUTING.md", "exec"), names)
+    fo.testing.check_transform(names["scale_by_magnitude"]())
+
+
+def test_what_contributing_names_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:functional_optim|tests|adapters)/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"make ([\w-]+)", text)) <= set(targets)
