@@ -27,6 +27,7 @@ from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.rename import rename_hparams, set_defaults
+from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
 from functional_optim.combinators.sam import asam, sam
 from functional_optim.combinators.schedule_free import eval_params, schedule_free
@@ -387,6 +388,7 @@ __all__ = [
     "by_module",
     "by_name",
     "by_ndim",
+    "by_role",
     "cautious",
     "chain",
     "conditionally",

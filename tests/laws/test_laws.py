@@ -22,6 +22,7 @@ OTHERS = {
     "by_module",
     "by_name",
     "by_ndim",
+    "by_role",
     "constant",
     "cosine",
     "cosine_restarts",
