@@ -1,6 +1,7 @@
 """Labels by what a parameter is for: which layers matrix methods are meant for, and which are not, though they are matrices."""
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
 
 
 def _output_of(model: nn.Module) -> nn.Module | None:
-    method = getattr(model, "get_output_embeddings", None)
+    method: Any = getattr(model, "get_output_embeddings", None)
     return method() if callable(method) else None
 
 
