@@ -10,6 +10,7 @@ from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.evaluated import evaluated
+from functional_optim.combinators.fused import fused
 from functional_optim.combinators.graft import graft
 from functional_optim.combinators.hyperball import hyperball
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
@@ -193,6 +194,7 @@ __all__ = [
     "ema_params",
     "eval_params",
     "evaluated",
+    "fused",
     "graft",
     "hparams_at",
     "hyperball",

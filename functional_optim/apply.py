@@ -39,7 +39,7 @@ def apply_updates(params: Tree, updates: Tree, *, rounding: str = "nearest", gen
     As `optax.apply_updates`; torch has no counterpart.
     """
     new = applied(params, updates, rounding=rounding, generator=generator)
-    _warn_of_a_graph(params)
+    warn_of_a_graph(params)
     return new
 
 
@@ -64,7 +64,7 @@ def applied(params: Tree, updates: Tree, *, rounding: str = "nearest", generator
     return trees.map_leaves(add, params, updates)
 
 
-def _warn_of_a_graph(params: Tree) -> None:
+def warn_of_a_graph(params: Tree) -> None:
     """Warn where autograd records the step though nobody may have asked for it: these are a module's own parameters."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return

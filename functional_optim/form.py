@@ -7,7 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -38,6 +38,16 @@ class Needs:
     functions: tuple[str, ...] = ()
 
 
+class Engine(Protocol):
+    """Another way to run an update of plain tensors, to the same end."""
+
+    def __call__(
+        self, grads: Tree, state: Tree, params: Tree, hparams: HParams, extra: Mapping[str, Any], *, steps: bool
+    ) -> tuple[Tree, Tree] | None:
+        """The updates, or if `steps` the new parameters, and the next state; None where the rules are to be run."""
+        ...
+
+
 class Form(ABC):
     """How a transform works: its two functions, and what may be asked about them.
 
@@ -56,6 +66,11 @@ class Form(ABC):
     @abstractmethod
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The new updates, and the next state."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """Another way to run an update of plain tensors."""
+        return None
 
     @property
     def needs(self) -> Needs:

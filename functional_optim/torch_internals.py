@@ -102,6 +102,10 @@ NAMES: dict[str, Name] = {
         "another way: layers are composed of others whatever is done with them (see `meta.layers`)",
         get_interpreter_stack="torch._C._functorch.get_interpreter_stack",
     ),
+    **_names(
+        "another way: `fused(transform)` is the rules (see `is_observed`), which is slower",
+        dispatch_modes="torch._C._len_torch_dispatch_stack",
+    ),
     **_names("another way: what needs it imports it", inductor_lowering="torch._inductor.lowering"),
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
@@ -195,6 +199,12 @@ def is_at_hand(x: Tensor) -> bool:
         return False
     is_wrapped = get("is_functorch_wrapped_tensor")
     return is_wrapped is not None and not is_wrapped(x)
+
+
+def is_observed() -> bool:
+    """Whether what is called now may be batched, differentiated, traced or watched. Where nobody can tell: as if it were."""
+    stack, modes = get("get_interpreter_stack"), get("dispatch_modes")
+    return stack is None or modes is None or bool(stack()) or modes() > 0 or in_forward_mode() or torch.compiler.is_compiling()
 
 
 def transforms() -> list[str]:

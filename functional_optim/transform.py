@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from functional_optim import trees
+from functional_optim.apply import applied, warn_of_a_graph
 from functional_optim.checks import check_gradients, check_params, misfit, pair_advice
 from functional_optim.form import ByHand, Form, Path, nested
 from functional_optim.hints import MEANT, hint
@@ -20,7 +21,7 @@ from functional_optim.recipe import Recipe, recorded
 from functional_optim.trees import Tree
 
 # What a Transform has for its users.
-PUBLIC = ("init_state", "update", "hparams", "declared", "name", "form", "complete", "select")
+PUBLIC = ("init_state", "update", "step", "hparams", "declared", "name", "form", "complete", "select")
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -30,6 +31,8 @@ class Transform:
         state          = transform.init_state(params, hparams)
         updates, state = transform.update(grads, state, params, hparams)
         params         = apply_updates(params, updates)
+
+    or, the last two in one, `params, state = transform.step(grads, state, params, hparams)`.
 
     `params`, `grads` and the slots of the state are trees of tensors: dicts, lists, tuples, classes registered with torch's own
     pytrees or optree, nested at will; `None` stands for a missing gradient. Hyper-parameters are an argument of every call, so
@@ -120,6 +123,68 @@ class Transform:
                 is passed as a keyword.
             ValueError: trees or shapes disagree, parameters are missing, a hyper-parameter is unknown or out of range.
         """
+        found = self._by_engine(grads, state, params, hparams, extra, steps=False)
+        if found is not None:
+            return found
+        updates, state = self._by_rules(grads, state, params, hparams, extra)
+        return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
+
+    def step(self, grads: Tree, state: Tree, params: Tree, hparams: HParams | None = None, **extra: Any) -> tuple[Tree, Tree]:
+        """`update` and `apply_updates` in one: the new parameters, and the next state.
+
+        A parameter without a gradient stays the same tensor. In low precision the update is not rounded before it is added. With
+        a transform that is `fused`, the updates are never stored.
+
+        Args:
+            grads, state, params, hparams, extra: as for `update`; parameters have to be given.
+
+        Raises:
+            TypeError, ValueError: as `update` and `apply_updates`.
+
+        As `apply_updates`, it warns of an `nn.Parameter` that requires a gradient while autograd is on.
+
+        >>> from functional_optim import sgd
+        >>> tx, params = sgd(lr=0.5), {"w": torch.ones(2)}
+        >>> tx.step({"w": torch.ones(2)}, tx.init_state(params), params)[0]
+        {'w': tensor([0.5000, 0.5000])}
+        """
+        if isinstance(grads, Callable | None):
+            raise TypeError(
+                f"step(grads, state, params) got grads = {grads!r}: this is a transform, whose step returns new parameters and a "
+                "new state. fo.adapters.OptimizerAdapter(params, transform) is an optimizer."
+            )
+        if params is None:
+            raise TypeError("step needs the parameters, which it returns anew: step(grads, state, params, hparams).")
+        found = self._by_engine(grads, state, params, hparams, extra, steps=True)
+        if found is not None:
+            return found
+        updates, state = self._by_rules(grads, state, params, hparams, extra)
+        new = applied(params, updates)
+        warn_of_a_graph(params)
+        return new, state
+
+    def _by_engine(
+        self, grads: Tree, state: Tree, params: Tree, hparams: HParams | None, extra: Mapping[str, Any], *, steps: bool
+    ) -> tuple[Tree, Tree] | None:
+        """What an engine computes, where there is one for these."""
+        if torch.compiler.is_compiling() or self.form.engine is None or params is None:
+            return None
+        return self.form.engine(grads, state, params, self._numbers(hparams, extra), extra, steps=steps)
+
+    def _numbers(self, hparams: HParams | None, extra: Mapping[str, Any]) -> HParams:
+        """The complete hyper-parameters, none of which is among the rest."""
+        hp = self.select(self.complete(hparams))
+        for name in extra:
+            if self._is_hyper_parameter(name):
+                raise TypeError(
+                    f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
+                )
+        return hp
+
+    def _by_rules(
+        self, grads: Tree, state: Tree, params: Tree, hparams: HParams | None, extra: Mapping[str, Any]
+    ) -> tuple[Tree, Tree]:
+        """The updates in at least float32, and the next state."""
         try:
             check_gradients(grads, params)
         except (TypeError, ValueError) as error:
@@ -128,15 +193,9 @@ class Transform:
             if isinstance(params, Mapping) and params and set(params) <= set(self.declared):
                 raise TypeError("params has hyper-parameters: the order is update(grads, state, params, hparams).") from error
             raise type(error)(f"{error}{pair_advice(grads)}") from None
-        hp = self.select(self.complete(hparams))
-        for name in extra:
-            if self._is_hyper_parameter(name):
-                raise TypeError(
-                    f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
-                )
+        hp = self._numbers(hparams, extra)
         wide = trees.map_leaves(widened, grads), None if params is None else trees.map_leaves(widened, params)
-        updates, state = self.update_fn(wide[0], state, wide[1], hp, **extra)
-        return trees.map_leaves(lambda u, g: u.to(g.dtype), updates, grads), state
+        return self.update_fn(wide[0], state, wide[1], hp, **extra)
 
     def complete(self, hparams: HParams | None) -> dict[str, Any]:
         """These hyper-parameters, validated, and the defaults of the rest.

@@ -107,6 +107,7 @@ CASES: dict[str, list[Transform]] = {
     "ema": [fo.ema(), fo.ema(debias=False)],
     "ema_params": [fo.ema_params(fo.adam())],
     "freeze": [fo.freeze()],
+    "fused": [fo.fused(fo.chain(fo.clip_by_global_norm(), fo.sgd(momentum=0.9)))],
     "fromage": [fo.fromage(lr=0.1)],
     "graft": [fo.graft(fo.scale_by_sign(), fo.scale_by_adam()), fo.graft(fo.trace(), fo.scale_by_rms())],
     "hyperball": [fo.hyperball(fo.scale_by_adam())],

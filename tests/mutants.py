@@ -419,8 +419,8 @@ MUTANTS = [
     Mutant(
         "a trial looks at the parameter alone",
         "adapters/engine/backends/trial.py",
-        "written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()",
-        "written += ()",
+        "written = ending.written(dtypes)",
+        "written = ending.written(dtypes)[:1]",
         "test_torch_internals.py -k directly",
     ),
     Mutant(
@@ -492,6 +492,34 @@ MUTANTS = [
         "        if self._writes:\n            return work.slots\n",
         "        return work.slots\n",
         "test_stages.py -k raises",
+    ),
+    Mutant(
+        "what a called link returns is taken as it is",
+        "adapters/engine/in_place.py",
+        "leaf.laid_out(new_updates[leaf.key].to(updates[leaf.key].dtype))",
+        "new_updates[leaf.key]",
+        "test_stages.py -k another_layout",
+    ),
+    Mutant(
+        "the pure form's engine takes what is batched or differentiated",
+        "adapters/engine/pure.py",
+        "torch_internals.is_observed() or ",
+        "",
+        "test_pure.py -k derivatives",
+    ),
+    Mutant(
+        "the pure form's engine keeps the slots as they were",
+        "adapters/engine/fresh.py",
+        "        self._new[work.part][stage.slots] = new\n",
+        "",
+        "test_pure.py -k handed_over",
+    ),
+    Mutant(
+        "the pure form's engine writes to what it is given",
+        "adapters/engine/fresh.py",
+        "new = [[x.clone() for x in column] for column in work.slots]",
+        "new = work.slots",
+        "test_pure.py -k dtypes",
     ),
     Mutant(
         "the inner step is run though its gate is closed",

@@ -60,6 +60,7 @@ class Leaf:
         self.slots = passage.slots
         self.stepped = param if passage.copy is None else state[self.slots[passage.copy]]
         self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, self.stepped.dtype)
+        self._signature: Signature | None = None
         self.go(Way.CALLED)
 
     def go(self, way: Way) -> None:
@@ -71,14 +72,21 @@ class Leaf:
         self.strides = p.stride() if compiled and in_own_order else _contiguous(p) if compiled else ()
         self.in_place = not compiled or (self.fits(p) and self._grad_strides == self.strides)
 
+    def forget(self) -> None:
+        """Let go of the tensors: each step brings its own."""
+        self.signature()
+        del self.param, self.state
+
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
         return [self.state[name] for name in self.slots]
 
     def signature(self) -> Signature:
         """The device, and the dtypes that a kernel sees, complex tensors being pairs of reals."""
-        slots = tuple(slot.dtype.to_real() for slot in self.values())
-        return self.param.device, Dtypes(self.grad_dtype.to_real(), self.param.dtype.to_real(), slots)
+        if self._signature is None:
+            slots = tuple(slot.dtype.to_real() for slot in self.values())
+            self._signature = self.param.device, Dtypes(self.grad_dtype.to_real(), self.param.dtype.to_real(), slots)
+        return self._signature
 
     def fits(self, x: Tensor) -> bool:
         """Whether a kernel can work on the memory of a tensor shaped like the parameter."""
@@ -113,6 +121,12 @@ class Batch:
         leaves = list(compress(self.leaves, there))
         slots = [list(compress(column, there)) for column in self.slots]
         return Batch(leaves, slots, Lengths(compress(self.lengths, there))) if leaves else None
+
+    def forget(self) -> None:
+        """Let go of the tensors: each step brings its own."""
+        self.slots = []
+        for leaf in self.leaves:
+            leaf.forget()
 
     def fits(self) -> bool:
         """True: nothing is known of the tensors' memory."""
@@ -164,6 +178,10 @@ class Pack:
         """All of it where all gradients are there; else those that are, in their own places."""
         there = [leaf for leaf in self.leaves if present[leaf.index] is not None]
         return self if len(there) == len(self.leaves) else batch_of(there) if there else None
+
+    def forget(self) -> None:
+        """It can't: its buffers are the tensors."""
+        raise NotImplementedError
 
     def fits(self) -> bool:
         """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""

@@ -143,7 +143,8 @@ class InPlaceRun(Run):
         new_updates, new_state = detached_from(owned, computed)
         self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
         for leaf, work, i in leaves:
-            work.u = [*work.u[:i], new_updates[leaf.key], *work.u[i + 1 :]]
+            u = leaf.laid_out(new_updates[leaf.key].to(updates[leaf.key].dtype))
+            work.u = [*work.u[:i], u, *work.u[i + 1 :]]
         for work in works:
             work.next()
 

@@ -190,4 +190,5 @@ def likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
 
 def _traits(x: Tensor) -> Any:
     strides = x.stride() if x.layout == torch.strided else None
-    return type(x), x.layout, x.device, x.dtype, x.shape, strides, x.is_conj(), x.is_neg()
+    derives = x.requires_grad and torch.is_grad_enabled()
+    return type(x), x.layout, x.device, x.dtype, x.shape, strides, x.is_conj(), x.is_neg(), derives

@@ -1,6 +1,6 @@
 """What a parameter goes through, cut into stages that run together."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from functional_optim.form import Path
 from functional_optim.lifting import widened
 
-from ..state.layout import Key, Layout
 from .route import Link, Mark, Route, marks_before, slot_count
 
 
@@ -22,18 +22,37 @@ class Ending(Enum):
     PEEK = "write the update into a tensor of its own, and leave the slots"
     STORE = "store the slots"
     TOTAL = "return the sums over what the last link reduces, and write nothing"
+    NEW_STEP = "write the parameter after the step, and the slots, into tensors of their own"
+    NEW_UPDATE = "write the update and the slots into tensors of their own"
+    NEW_RESULT = "the same, with the update in the dtype that it came in"
+    NEW_STORE = "write the slots into tensors of their own"
 
     def outcome(self, u: Tensor, new: Sequence[Tensor], p: Tensor, *slots: Tensor) -> list[Tensor]:
         """What is to be written, in the dtype of the parameter and of each slot: the target, and the new slots."""
         stored = [value.to(slot.dtype) for value, slot in zip(new, slots, strict=True)]
         if self is Ending.PEEK:
             return [u]
-        if self is Ending.STORE:
+        if self in (Ending.STORE, Ending.NEW_STORE):
             return stored
-        return [(widened(p) + u).to(p.dtype) if self is Ending.STEP else u, *stored]
+        return [(widened(p) + u).to(p.dtype) if self in (Ending.STEP, Ending.NEW_STEP) else u, *stored]
 
+    def targets(self, dtypes: "Dtypes") -> list[torch.dtype]:
+        """The dtypes of further columns, behind those that are read."""
+        first = {
+            Ending.UPDATE: [wide(dtypes.update)],
+            Ending.PEEK: [wide(dtypes.update)],
+            Ending.NEW_STEP: [dtypes.param],
+            Ending.NEW_UPDATE: [wide(dtypes.update)],
+            Ending.NEW_RESULT: [dtypes.update],
+        }.get(self, [])
+        return [*first, *(dtypes.slots if self.name.startswith("NEW") else ())]
 
-TARGETED = (Ending.UPDATE, Ending.PEEK)
+    def written(self, dtypes: "Dtypes") -> list[int]:
+        """Which columns the outcome is written to."""
+        count, end = len(dtypes.all), 2 + len(dtypes.slots)
+        targets = range(count, count + len(self.targets(dtypes)))
+        first = [1] if self is Ending.STEP else []
+        return [*first, *targets, *(range(2, end) if self in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ())]
 
 
 @dataclass(frozen=True)
@@ -69,12 +88,14 @@ class Stage:
         links: in order.
         slots: where the slots of theirs are among those of the passage.
         last: whether it is the last one.
+        steps: whether the parameter is stepped with what comes out; else that is the result.
         marks: the places where updates that a later stage asks for arrive together with those of this one.
     """
 
     links: list[Link]
     slots: slice
     last: bool
+    steps: bool
     marks: tuple[Mark, ...] = ()
 
     @cached_property
@@ -90,7 +111,7 @@ class Stage:
     @cached_property
     def is_still(self) -> bool:
         """Whether the parameter stays as it is."""
-        return self.last and bool(self.links) and self.links[-1].is_still
+        return self.steps and bool(self.links) and self.links[-1].is_still
 
     @cached_property
     def is_idle(self) -> bool:
@@ -166,18 +187,24 @@ class Passage:
         return [*(i for stage in self.stages if stage.fuses for i in range(stage.slots.start, stage.slots.stop)), *own]
 
 
-def passage_of(route: Route, layout: Layout, key: Key) -> Passage:
-    """The links of a route, which a parameter goes through, in runs of elementwise ones, each as long as can be."""
+def passage_of(route: Route, named: Callable[[Path, Sequence[str]], Sequence[str]], *, steps: bool = True) -> Passage:
+    """The links of a route, which a parameter goes through, in runs of elementwise ones, each as long as can be.
+
+    Args:
+        route: the links.
+        named: what slots are called, of the keys to a link's state and their names there.
+        steps: whether the last stage steps the parameter; else its updates are the result.
+    """
     stages: list[Stage] = []
     slots: list[str] = []
     for run, marks in _runs(route) or [([], ())]:
-        first = len(slots)
-        slots += [name for link in run for name in layout.slots_of(key, link.path, link.slots)]
-        stages.append(Stage(run, slice(first, len(slots)), run[-1:] == list(route[-1:]), marks))
+        first, last = len(slots), run[-1:] == list(route[-1:])
+        slots += [name for link in run for name in named(link.path, link.slots)]
+        stages.append(Stage(run, slice(first, len(slots)), last, last and steps, marks))
     places, copy = {link: i for i, stage in enumerate(stages) for link in stage.links}, route[-1].copy if route else None
     if copy is None:
         return Passage(stages, slots, places)
-    return Passage(stages, [*slots, layout.names(key)[copy]], places, copy=len(slots))
+    return Passage(stages, [*slots, *named(copy[:-1], copy[-1:])], places, copy=len(slots))
 
 
 def _runs(route: Route) -> list[tuple[list[Link], tuple[Mark, ...]]]:

@@ -5,6 +5,7 @@ torch's in-place operations over lists and blocks, the rules themselves; what is
 the state. One link that can't be seen through costs itself, and not the rest.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,16 +21,15 @@ from functional_optim.sharded import is_sharded
 from functional_optim.transform import Transform
 
 from ..state.layout import Flat, Key, Layout, Value
-from .backends.called import Called
-from .backends.foreach import Lists
 from .buckets import Leaf, Way, parts_of
 from .gates import gates_in
 from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
-from .route import Link, links_of, routes_of
-from .run import Backend, Closed, Plan, Refused
+from .route import Link, Route, links_of, routes_of
+from .run import Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
-from .stages import passage_of
+from .stages import Passage, passage_of
+from .ways import Ways
 
 
 @dataclass(frozen=True)
@@ -217,54 +217,34 @@ class PlannedStep:
         for link in whole:
             if waiting and not _waits(link):
                 raise Refused(f"{link} may have something to do for parameters without a gradient")
-        backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.LISTED: Lists()}
-        if self.fused:
-            self.reasons |= dict.fromkeys(map(_no_rule, whole))
-            self._add_kernels(backends)
+        ways = Ways(self.reasons, fused=self.fused)
+        ways.look_at(links)
         leaves, first = self._leaves(links, present), next(iter(hparams.values()))
         for leaf in leaves:
-            leaf.go(self._way(leaf, backends, hparams.get(leaf.group, first)))
+            leaf.go(ways.best(leaf, hparams.get(leaf.group, first)))
         if not gates and all(leaf.way is Way.CALLED for leaf in leaves):
             closed = f"{', '.join(map(str, links))} can only be called as a whole"
             raise Refused("; ".join(self.reasons) or closed)
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
-        return InPlacePlan(parts_of(leaves), links, backends, self._layout, self._states, advances)
+        return InPlacePlan(parts_of(leaves), links, ways.backends, self._layout, self._states, advances)
 
     def _leaves(self, links: Sequence[Link], present: Present) -> list[Leaf]:
         routes = routes_of(links, present.keys)
-        passages = {route: passage_of(route, self._layout, key) for route, key in zip(routes, present.keys, strict=True)}
+        passages = {route: self._passage(route, key) for route, key in zip(routes, present.keys, strict=True)}
         leaves = []
         for i, (key, route) in enumerate(zip(present.keys, routes, strict=True)):
             state = self._states[key]
             leaves.append(Leaf(i, key, present.groups[i], passages[route], present.params[i], present.grads[i], state))
         return leaves
 
+    def _passage(self, route: Route, key: Key) -> Passage:
+        return passage_of(route, functools.partial(self._layout.slots_of, key))
+
     def _slots(self, keys: Sequence[Key]) -> list[list[str]]:
         """What the parameters call all their slots."""
         slots = [value.path for value in self._layout.values if value.kind == "slot"]
         names = [self._layout.names(key) for key in keys]
         return [[own[path] for path in slots if path in own] for own in names]
-
-    def _add_kernels(self, backends: dict[Way, Backend]) -> None:
-        try:
-            from .backends.inductor import Compiled  # Half a second of the compiler's modules, for those who ask for it.
-        except ImportError as problem:  # They are private to torch, and may move.
-            self.reasons[f"{problem}"] = None
-        else:
-            backends[Way.COMPILED] = Compiled()
-
-    def _way(self, leaf: Leaf, backends: Mapping[Way, Backend], hparams: HParams) -> Way:
-        """The best way for a parameter."""
-        if not leaf.param.numel():
-            return Way.CALLED
-        for way in (Way.COMPILED, Way.LISTED):
-            if way in backends:
-                reason = backends[way].refuses(leaf, hparams)
-                if not reason:
-                    return way
-                if way is Way.COMPILED:
-                    self.reasons[f"{reason}; what that concerns steps eagerly"] = None
-        return Way.CALLED
 
 
 def _advances(value: Value, links: Sequence[Link]) -> bool:
@@ -279,7 +259,3 @@ def _advances(value: Value, links: Sequence[Link]) -> bool:
 def _waits(link: Link) -> bool:
     """Whether it has nothing to do for a parameter without a gradient."""
     return link.rule is not None or isinstance(link.transform.form, WholeTree)
-
-
-def _no_rule(link: Link) -> str:
-    return f"{link} is no rule for one tensor, its gradient and its slots, so it is called as it is, between kernels"

@@ -9,6 +9,7 @@ from cases import divide_by_average_norm
 from engines import Plain, assert_same_progress, by_hand, parameters, params_of, run, set_gradients, ways
 
 import functional_optim as fo
+from functional_optim import trees
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.backends import foreach
 
@@ -175,3 +176,18 @@ def test_what_is_called_as_a_whole_is_explained_too():
     run(optimizer, steps=1)
     explanation = optimizer.explain()
     assert not explanation.stages and "mechanize can only be called as a whole" in str(explanation)
+
+
+@pytest.mark.parametrize("make", [OptimizerAdapter, Fused])
+@pytest.mark.filterwarnings("ignore:.*turned is no rule")
+def test_what_is_called_may_return_tensors_of_another_layout_or_dtype(make):
+    def update(updates, state, params, hparams, **extra):
+        # A () tensor of float64 makes another one wider, but no larger tensor.
+        half = torch.tensor(0.5, dtype=torch.float64)
+        return trees.map_leaves(lambda u: half * (u.t().contiguous().t() if u.ndim == 2 else u), updates), state
+
+    turned = fo.Transform(lambda params, hparams: {}, update, name="turned")
+    tx = fo.chain(turned, fo.scale_by_adam(eps=0.1), fo.scale_by_learning_rate(0.1))
+    plain, other = Plain(parameters(SHAPES, torch.float32), tx), make(parameters(SHAPES, torch.float32), tx)
+    run(plain, other)
+    assert_same_progress(plain, other)

@@ -47,7 +47,7 @@ class Called:
             if links:
                 u = links[-1].form.closed("update", u, widened(work.u[i].to(wider(work.u[i], leaf))))
             updates.append(leaf.laid_out(u))
-            if work.stage.last and work.stage.fuses and not work.stage.is_still:
+            if work.stage.steps and work.stage.fuses and not work.stage.is_still:
                 work.p[i].add_(u.to(leaf.update_dtype))
         work.u = updates
 

@@ -122,18 +122,18 @@ class Lists:
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Over lists, or block by block."""
-        (dtype, plain), last, end = _form_of(work), work.stage.last, 2 + len(slots)
+        (dtype, plain), steps, end = _form_of(work), work.stage.steps, 2 + len(slots)
         updates: dict[int, Tensor] = {}
         for arranged in self._arranged(run, work):
             for piece in _pieces(work, arranged):
                 row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
                 numbers, blocks = arranged.numbers_of(piece), _blocks(row)
-                if last or len(blocks) == 1:
+                if steps or len(blocks) == 1:
                     for block in blocks:
                         results = _run(arranged.program, block, numbers, plain, end)
-                        if last and not work.stage.is_still:
+                        if steps and not work.stage.is_still:
                             _add(block[1], results, work.part.leaves[0].update_dtype)
-                        elif not last:
+                        elif not steps:
                             updates |= zip(piece, results, strict=True)
                 else:
                     updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=dtype)
@@ -168,7 +168,7 @@ class Lists:
         rules get other answers for some leaves than for others."""
         stage = work.stage
         dtype, plain = _form_of(work)
-        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.last and plain else Ending.UPDATE)
+        ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.steps and plain else Ending.UPDATE)
         key = stage, until, ending, dtype
         whose = key, run.owner(work)
         if whose not in run.cache:

@@ -40,9 +40,14 @@ class Kernels:
 
 
 class Compiled:
-    """Stages as kernels, for one plan; each is compiled before the first step."""
+    """Stages as kernels, for one plan; each is compiled before the first step.
 
-    def __init__(self) -> None:
+    Args:
+        fresh: whether they write into other tensors than they read.
+    """
+
+    def __init__(self, *, fresh: bool = False) -> None:
+        self._fresh = fresh
         self.kernels: dict[tuple[Stage, Signature], Kernels] = {}
         self.failed: dict[tuple[Stage, Signature], str] = {}
 
@@ -61,7 +66,7 @@ class Compiled:
             key = (stage, leaf.signature())
             if stage.fuses and not stage.is_idle and key not in self.kernels and key not in self.failed:
                 try:
-                    self.kernels[key] = _kernels_of(stage, _at_stage(leaf, i, stage), hparams)
+                    self.kernels[key] = _kernels_of(stage, _at_stage(leaf, i, stage), hparams, _ending(stage, fresh=self._fresh))
                 except Exception as error:  # Whatever goes wrong in a compiler: no toolchain, a rule it can't trace, its own bug.
                     self.failed[key] = f"compiling the step failed: {type(error).__name__}: {error}"
             if key in self.failed:
@@ -77,10 +82,14 @@ class Compiled:
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """One kernel, over all leaves."""
         stage, kernel = work.stage, self._kernels(work).step
-        columns = [work.u, work.p, *slots, *work.further]
-        if not stage.last:
-            work.u = _targets(work.u)
+        columns = work.columns if self._fresh else [work.u, work.p, *slots, *work.further]
+        if not stage.steps:
+            work.u = list(map(torch.empty_like, work.u)) if self._fresh and stage.last else _targets(work.u)
             columns.append(work.u)
+        elif self._fresh and not stage.is_still:
+            work.p = list(map(torch.empty_like, work.p))
+            columns.append(work.p)
+        columns += slots if self._fresh else ()
         kernel(self._vector(run, kernel, len(stage.links), work), columns, work.part.lengths)
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
@@ -120,7 +129,7 @@ class Compiled:
         return run.cache[key]
 
 
-def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels:
+def _kernels_of(stage: Stage, signature: Signature, hparams: HParams, ending: Ending) -> Kernels:
     """Compile a stage, for tensors of these dtypes as they reach it; of the numbers, what counts is which of them are pairs."""
     device, dtypes = signature
     asked = dict.fromkeys(numbers_asked(stage.links), 1.0)
@@ -148,8 +157,16 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams) -> Kernels
         if link.form.reduce:
             own = dtypes.slots[before : before + len(link.slots)]
             reduced[link] = _reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
-    ending = Ending.STORE if stage.is_still else Ending.STEP if stage.last else Ending.UPDATE
     return Kernels(quantities, compiled(stage.links, ending))
+
+
+def _ending(stage: Stage, *, fresh: bool) -> Ending:
+    """What the kernel that steps does with its results."""
+    if stage.is_still:
+        return Ending.NEW_STORE if fresh else Ending.STORE
+    if stage.steps:
+        return Ending.NEW_STEP if fresh else Ending.STEP
+    return Ending.UPDATE if not fresh else Ending.NEW_RESULT if stage.last else Ending.NEW_UPDATE
 
 
 def _reduced_like(link: Link, dtypes: Dtypes) -> Any:

@@ -21,7 +21,7 @@ from ..memory import flat
 from ..program import FUNCTIONS
 from ..prologue import Prologue, is_column
 from ..route import Link, structure_of
-from ..stages import TARGETED, Dtypes, Ending, wide
+from ..stages import Dtypes, Ending
 from ..stand_ins import Node, Number
 from ..trace import Traced, ordered, trace
 from .inductor_call import Direct, Lengths, direct
@@ -99,7 +99,7 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
         if key not in _kernels:
             body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
             compiled = compile_body(body, ending, dtypes, device)
-            inputs = 1 + len(dtypes.all) + (ending in TARGETED)
+            inputs = 1 + len(dtypes.all) + len(ending.targets(dtypes))
             kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
             vector = kernel.vector(scalars)
             assert isinstance(vector, Tensor)
@@ -155,18 +155,15 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
         # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
         # can change. (The compiler would drop a `clone`.)
         results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]
-        u, p, *slots = tensors[:end]
-        first = [] if ending is Ending.STORE else [p if ending is Ending.STEP else tensors[count]]
-        for target, result in zip([*first, *slots], results, strict=ending is not Ending.PEEK):
-            target.copy_(result)
+        for place, result in zip(ending.written(dtypes), results, strict=True):
+            tensors[place].copy_(result)
         return []
 
     def traced_writes() -> inductor.Traced:
         mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
         tensors = _fake_tensors(mode, dtypes, device)
         with mode:
-            if ending in TARGETED:
-                tensors.append(torch.empty_like(tensors[0], dtype=wide(tensors[0].dtype)))
+            tensors += [torch.empty_like(tensors[0], dtype=dtype) for dtype in ending.targets(dtypes)]
             vector = torch.empty(max(len(body.prologue.outputs), 1), dtype=dtypes.scalars, device=device)
             inputs = [tensors[0].shape[0], vector, *tensors]
             decompositions = torch_internals.select_decomp_table()

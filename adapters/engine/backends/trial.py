@@ -13,7 +13,7 @@ from functional_optim import trees
 from functional_optim.lifting import widened
 
 from ..route import Link, run_links, slot_count
-from ..stages import TARGETED, Dtypes, Ending, wide
+from ..stages import Dtypes, Ending
 from .inductor_call import Lengths
 
 # What a tensor was, what it should become, and what became of it.
@@ -55,16 +55,13 @@ def try_out(
     numbers = trees.map_leaves(lambda x: torch.as_tensor(x, dtype=torch.float64, device="cpu").detach(), list(scalars))
     rows = [_row(length, dtypes, ending) for length in LENGTHS]
     columns = [[x.to(vector.device, copy=True) for x in column] for column in zip(*rows, strict=True)]
-    end = 2 + len(dtypes.slots)
     with torch.no_grad():
         sums = kernel(vector, columns, Lengths(LENGTHS))
         computed = [_by_rules(links, ending, numbers, row[: len(dtypes.all)]) for row in rows]
-    target = len(dtypes.all)
-    written = {Ending.STEP: [1], Ending.UPDATE: [target], Ending.PEEK: [target], Ending.STORE: [], Ending.TOTAL: []}[ending]
-    written += range(2, end) if ending in (Ending.STEP, Ending.UPDATE, Ending.STORE) else ()
+    written = ending.written(dtypes)
     compared: list[Compared] = []
     for i, (row, results) in enumerate(zip(rows, computed, strict=True)):
-        after = {**dict(enumerate(row)), **dict(zip(written, results, strict=False))}
+        after = {**dict(enumerate(row)), **dict(zip(written, results, strict=ending is not Ending.TOTAL))}
         compared += [(x, after[j], columns[j][i].cpu()) for j, x in enumerate(row)]
     for terms, found in zip(zip(*computed, strict=True), sums, strict=ending is Ending.TOTAL):
         total = torch.stack([x.double().sum() for x in terms]).sum()
@@ -85,7 +82,7 @@ def _row(length: int, dtypes: Dtypes, ending: Ending) -> list[Tensor]:
     end = 2 + len(dtypes.slots)
     values = [*own[:2], *(x * x + 0.1 for x in own[2:end]), *own[end:]]
     row = [x.to(dtype) for x, dtype in zip(values, dtypes.all, strict=True)]
-    return [*row, torch.zeros_like(row[0], dtype=wide(dtypes.update))] if ending in TARGETED else row
+    return [*row, *(torch.zeros_like(row[0], dtype=dtype) for dtype in ending.targets(dtypes))]
 
 
 def _require_close(compared: Sequence[Compared], dtypes: Dtypes, links: Sequence[Link]) -> None:
