@@ -75,7 +75,7 @@ class Leaf:
     def forget(self) -> None:
         """Let go of the tensors: each step brings its own."""
         self.signature()
-        del self.param, self.state
+        del self.param, self.stepped, self.state
 
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
