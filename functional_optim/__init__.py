@@ -22,6 +22,7 @@ from functional_optim.combinators.master_copy import with_master_copy
 from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
+from functional_optim.combinators.per_matrix import per_matrix
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
@@ -205,6 +206,7 @@ __all__ = [
     "mechanize",
     "monitor",
     "partition",
+    "per_matrix",
     "rename_hparams",
     "rotate",
     "sam",

@@ -138,6 +138,7 @@ CASES: dict[str, list[Transform]] = {
         fo.chain(fo.clip_by_global_norm(), by_dimensions(rest=fo.adamw(weight_decay=0.1), scalars=fo.sgd(momentum=0.9))),
         by_dimensions(rest=fo.chain(fo.clip_by_global_norm(), fo.scale_by_adam()), scalars=fo.freeze()),
     ],
+    "per_matrix": [fo.per_matrix(fo.scale_by_muon(ns_steps=1))],
     "per_tensor": [divide_by_average_norm()],
     "polyak_sgd": [fo.polyak_sgd(), fo.polyak_sgd(max_lr=0.1)],
     "psgd_kron": [fo.psgd_kron()],
@@ -274,7 +275,7 @@ def _twins() -> dict[str, torch.Tensor]:
 
 # What to try a transform on that refuses vectors, or gets equal shapes together, by its name in the table.
 PARAMS: dict[str, dict[str, torch.Tensor]] = {
-    **dict.fromkeys(("orthogonalize", "scale_by_muon", "scale_by_shape"), _matrices()),
+    **dict.fromkeys(("orthogonalize", "per_matrix", "scale_by_muon", "scale_by_shape"), _matrices()),
     **dict.fromkeys(("rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo"), _twins()),
 }
 

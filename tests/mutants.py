@@ -151,6 +151,13 @@ MUTANTS = [
         "test_psgd_kron.py -k programs_loop",
     ),
     Mutant(
+        "of several tensors of matrices the first is taken for all",
+        "functional_optim/combinators/per_matrix.py",
+        "x.reshape(math.prod(lead), *x.shape[len(lead) :])",
+        "x[:1].expand_as(x).reshape(math.prod(lead), *x.shape[len(lead) :])",
+        "test_per_matrix.py -k own",
+    ),
+    Mutant(
         "ε inside the root",
         "functional_optim/rules/adam.py",
         "(sqrt(v / c2) + eps)",

@@ -21,7 +21,7 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
     |---|---|---|
     | `"matrix"` | weights of hidden linear layers, of attention, of recurrent ones, and what else has two dimensions | yes |
     | `"convolution"` | weights of convolutions | yes, as the matrix of output channels by all others |
-    | `"stack"` | three dimensions or more that are no convolution, as of experts | no: they are many matrices in one tensor |
+    | `"stack"` | three dimensions or more that are no convolution, as of experts | yes, by `per_matrix` |
     | `"embedding"` | `nn.Embedding` and `nn.EmbeddingBag`; a weight that a head shares | no: AdamW |
     | `"head"` | the weight of the last linear layer | no: AdamW |
     | `"vector"` | biases, norms' scales, and whatever else has fewer than two dimensions | no: AdamW, without decay |
@@ -62,7 +62,7 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
 
 def _output_of(model: nn.Module) -> nn.Module | None:
     method: Any = getattr(model, "get_output_embeddings", None)
-    return method() if callable(method) else None
+    return None if method is None else method()
 
 
 def _role(p: Tensor, uses: list[tuple[str, nn.Module]], output: nn.Module | None, heads: Collection[str]) -> str:

@@ -27,11 +27,11 @@ FACTORS = {
 }
 
 
-@per_tensor(name="scale_by_shape")
+@per_tensor(batched=True, name="scale_by_shape")
 def _scale_by_shape(hp, *, adjust_lr_fn):
     def rule(u, p):
-        require_matrix("scale_by_shape", u.shape)
-        return FACTORS[adjust_lr_fn](u.shape[0], math.prod(u.shape[1:])) * u
+        require_matrix("scale_by_shape", u.shape[1:])
+        return FACTORS[adjust_lr_fn](u.shape[1], math.prod(u.shape[2:])) * u
 
     return rule
 
