@@ -19,8 +19,8 @@ def per_matrix(transform: Transform) -> Transform:
     """Let a rule for matrices see a tensor of three dimensions or more as so many matrices, of its last two dimensions.
 
     Without it such a tensor is one matrix to the rule, of its first dimension by all others: right for a convolution, not for
-    weights (experts, inputs, outputs) of a mixture of experts, or (heads, inputs, outputs) of attention. All matrices of tensors of
-    one shape are computed together. Matrices, vectors and scalars are left to the rule as they are.
+    weights (experts, inputs, outputs) of a mixture of experts, or (heads, inputs, outputs) of attention. All matrices of tensors
+    of one shape are computed together. Matrices, vectors and scalars are left to the rule as they are.
 
     Args:
         transform: a rule that takes matrices of equal shapes together: `scale_by_muon()`, `orthogonalize()`, `rotate(...)`,

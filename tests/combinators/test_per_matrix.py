@@ -29,7 +29,7 @@ def test_each_matrix_of_a_tensor_is_one_of_its_own(name):
     whole, one = fo.per_matrix(tx), tx
     leaves = {key: p.clone().requires_grad_() for key, p in start.items()}
     optimizer = OptimizerAdapter(leaves.items(), fo.chain(whole, fo.scale_by_learning_rate(1.0)))
-    state, other, total = whole.init_state(start), one.init_state(apart), 0
+    state, other, total = whole.init_state(start), one.init_state(apart), {}
     for step in range(5):
         grads = {key: randn(*p.shape, seed=10 + step) for key, p in start.items()}
         pieces = {f"{key}.{i}": m for key, g in grads.items() for i, m in enumerate(g.reshape(-1, 4, 4))}
@@ -41,7 +41,7 @@ def test_each_matrix_of_a_tensor_is_one_of_its_own(name):
             torch.testing.assert_close(u, together, rtol=1e-9, atol=1e-9)
             leaves[key].grad = grads[key]
         optimizer.step()
-        total = {key: u + (total[key] if total else 0) for key, u in updates.items()}
+        total = {key: u + total.get(key, 0) for key, u in updates.items()}
     for key, leaf in leaves.items():
         torch.testing.assert_close(leaf.detach(), start[key] - total[key], rtol=1e-9, atol=1e-9)
 
