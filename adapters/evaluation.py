@@ -48,6 +48,16 @@ class Evaluation:
         for p, x in moves:
             p.copy_(x)
 
+    def leave(self) -> None:
+        """Give back what has been moved, unless leaving a `with` will do that.
+
+        Raises:
+            RuntimeError: it will.
+        """
+        if self.is_lent:
+            self.require_training("train")
+        self.end()
+
     @torch.no_grad()
     def end(self) -> None:
         """Give back what has been moved."""
@@ -140,16 +150,6 @@ def eval_params(optimizer: "TransformOptimizer") -> Iterator[None]:
     finally:
         evaluation.is_lent = False
         evaluation.end()
-
-
-def eval_mode(optimizer: "TransformOptimizer", evaluating: bool) -> None:
-    """Put the parameters where they are evaluated, or where they are trained."""
-    if evaluating:
-        optimizer.evaluation.begin(optimizer)
-        return
-    if optimizer.evaluation.is_lent:
-        optimizer.evaluation.require_training("train")
-    optimizer.evaluation.end()
 
 
 def _moves(optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]") -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,7 +28,7 @@ from .engine.memory import are_same
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
-from .evaluation import Evaluation, eval_mode, without_trained
+from .evaluation import Evaluation, without_trained
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from
 from .state.loading import adopted_state, keys_of, require_state_dict, with_own_meaning_of_lr
@@ -606,7 +606,7 @@ class OptimizerAdapter(TransformOptimizer):
 
     def eval(self) -> None:
         """Put the parameters where they are to be evaluated, until `train()`; see `eval_params`. `step` is refused there."""
-        eval_mode(self, True)
+        self.evaluation.begin(self)
 
     def train(self) -> None:
         """Put the parameters back where they are trained.
@@ -614,7 +614,7 @@ class OptimizerAdapter(TransformOptimizer):
         Raises:
             RuntimeError: inside `eval_params`, which puts them back itself.
         """
-        eval_mode(self, False)
+        self.evaluation.leave()
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""

@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation import eval_mode
 from ..state.loading import is_own, unwrapped
 from .logs import log_values
 
@@ -74,18 +73,16 @@ def _lightning() -> Any:
                 logger.log_metrics(values, step=loop._batches_that_stepped)
 
         def on_validation_start(self, trainer: Any, *args: Any) -> None:
-            self._switch(trainer, True)
+            for optimizer in filter(is_own, trainer.optimizers):
+                optimizer.evaluation.begin(optimizer)
 
         def on_validation_end(self, trainer: Any, *args: Any) -> None:
-            self._switch(trainer, False)
+            for optimizer in filter(is_own, trainer.optimizers):
+                optimizer.evaluation.leave()
 
         def on_exception(self, trainer: Any, *args: Any) -> None:
-            self._switch(trainer, False)
-
-        @staticmethod
-        def _switch(trainer: Any, evaluating: bool) -> None:
             for optimizer in filter(is_own, trainer.optimizers):
-                eval_mode(optimizer, evaluating)
+                optimizer.evaluation.leave()
 
     return LightningCallback
 
