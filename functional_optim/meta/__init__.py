@@ -1,8 +1,9 @@
-"""Training loops to differentiate: unrolled, at their optimum, or from values alone. Import as `functional_optim.meta`."""
+"""Loops of training and others to differentiate: step by step, at their optimum, or from values alone. Import as `functional_optim.meta`."""
 
 from functional_optim.meta.compiled import compiled
 from functional_optim.meta.forward import forward_grad
 from functional_optim.meta.implicit import custom_fixed_point, custom_root
+from functional_optim.meta.loops import loop
 from functional_optim.meta.modules import from_module
 from functional_optim.meta.remat import remat
 from functional_optim.meta.solvers import cg, dense, gmres, neumann, normal_cg
@@ -10,12 +11,13 @@ from functional_optim.meta.unroll import Unroll, Unrolled, unroll
 from functional_optim.meta.zero_order import zero_order_grad
 
 __all__ = [
-    # Unrolling
+    # Loops
     "Unroll",
     "Unrolled",
     "compiled",
     "forward_grad",
     "from_module",
+    "loop",
     "remat",
     "unroll",
     # Implicit differentiation

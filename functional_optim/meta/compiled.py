@@ -80,7 +80,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
             structure.append(rebuild_outputs)
             return (), outputs
 
-        _, outputs, restore = run_loop(step, (), tensors, (), steps=1, cache=cache, key=structure_key(given), structure=structure)
+        name, key = getattr(function, "__qualname__", "a function"), structure_key(given)
+        _, outputs, restore = run_loop(step, (), tensors, (), steps=1, cache=cache, key=key, structure=structure, name=name)
         return restore([x[0] for x in outputs])
 
     return call
@@ -97,6 +98,7 @@ def run_loop(
     key: Any,
     structure: list[Any],
     stops: frozenset[int] = frozenset(),
+    name: str = "a step",
 ) -> tuple[list[Tensor], list[Tensor], Any]:
     """`carry, logs = step(carry, constants, entries of this step)`, so many times, compiled.
 
@@ -110,14 +112,14 @@ def run_loop(
         key: whatever `step` depends on beside the tensors; equal keys promise equal computations.
         structure: the step appends to it what goes with its results, at least once before it returns.
         stops: indices of steps before which derivatives end.
+        name: of what is compiled, for those who watch it.
 
     Returns:
         The last carry, the logs stacked along a new first axis, and what the step appended when it was compiled.
     """
-    tensors = (*carry, *constants, *entries)
-    moving = tuple(is_smooth(x) and _is_tracked(x) for x in tensors)
-    plan, tape = _Plan(step, len(carry), len(constants), steps, stops, moving, cache, (key, steps > 1), structure), _Tape()
-    outputs = _Loop.apply(plan, tape, *tensors)
+    at_stop = (Tensor.detach,) * len(carry)
+    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, (key, steps > 1), structure, name)
+    outputs, tape = plan.applied((*carry, *constants, *entries))
     return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
 
@@ -162,8 +164,9 @@ class _Plan:
     """A loop, and how it is batched; see `run_loop`.
 
     Attributes:
+        at_stop: what becomes of each tensor of the carry where derivatives end.
+        structure, name: see `run_loop`.
         moving: which tensors derivatives are taken of.
-        structure: see `run_loop`.
         batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
         within: see `_Tape`.
     """
@@ -173,12 +176,24 @@ class _Plan:
     constant: int
     steps: int
     stops: frozenset[int]
-    moving: tuple[bool, ...]
+    at_stop: tuple[Callable[[Tensor], Tensor], ...]
     cache: dict[Any, Any]
     key: Any
     structure: list[Any]
+    name: str
+    moving: tuple[bool, ...] = ()
     batches: tuple[tuple[int | None, ...], ...] = ()
     within: tuple[int | None, ...] = ()
+
+    def applied(self, tensors: Sequence[Tensor]) -> "tuple[Tensors, _Tape]":
+        """The loop on these, and what it keeps for its transpose."""
+        tape = _Tape()
+        moving = tuple(is_smooth(x) and _is_tracked(x) for x in tensors)
+        return _Loop.apply(replace(self, moving=moving), tape, *tensors), tape
+
+    def stopped(self, carry: Sequence[Tensor]) -> list[Tensor]:
+        """The carry where derivatives end."""
+        return [end(x) for end, x in zip(self.at_stop, carry, strict=True)]
 
     def parts(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         """The carry, the constants and the entries."""
@@ -204,7 +219,7 @@ class _Plan:
         rows = []
         for k in range(self.steps):
             if k in self.stops:
-                carry = [x.detach() for x in carry]
+                carry = self.stopped(carry)
             carry, logs = self.step(list(carry), list(constants), [x[k] for x in entries])
             rows.append(logs)
         return *carry, *(torch.stack(column) for column in zip(*rows, strict=True))
@@ -215,9 +230,106 @@ class _Plan:
 
         def pull(*inputs: Tensor) -> Tensors:
             tensors = inputs[:count]
+            if is_traced():
+                return transposed(self, tensors, moving, inputs[count:])
             return torch.func.vjp(in_some(self.run, tensors, moving), *(tensors[i] for i in moving))[1](inputs[count:])
 
         return pull
+
+
+def tangent(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], directions: Sequence[Tensor]) -> Tensors:
+    """How the smooth results of a loop change as some of its tensors move: a loop over one step and its tangent."""
+    slopes = dict(zip(moving, directions, strict=True))
+    # what is carried moves from the first step on
+    slopes |= {i: torch.zeros_like(x) for i, x in enumerate(tensors[: plan.carried]) if is_smooth(x) and i not in slopes}
+    order = sorted(slopes)
+    parts = plan.parts(tensors)
+    sizes = [len(part) for part in parts]
+    tangents = [[slopes[i] for i in part if i in slopes] for part in plan.parts(range(len(tensors)))]
+
+    def step(*given: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        own = [x for part, size in zip(given, sizes, strict=True) for x in part[:size]]
+        along = [x for part, size in zip(given, sizes, strict=True) for x in part[size:]]
+        smooth = _smooth_step(plan, own, order)
+        _, pushed, carry = torch.func.jvp(smooth, tuple(own[i] for i in order), tuple(along), has_aux=True)
+        count = sum(map(is_smooth, carry))
+        return [*carry, *pushed[:count]], list(pushed[count:])
+
+    carry, constants, entries = ([*part, *more] for part, more in zip(parts, tangents, strict=True))
+    ends = [plan.at_stop[i] for i in order if i < plan.carried]
+    at_stop = *plan.at_stop, *(_unchanged if end is _unchanged else torch.zeros_like for end in ends)
+    loop = _derived(plan, "tangent of", step, len(carry), len(constants), plan.stops, at_stop, tuple(order))
+    outputs, _ = loop.applied((*carry, *constants, *entries))
+    return outputs[plan.carried :]
+
+
+def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], cotangents: Sequence[Tensor]) -> Tensors:
+    """The slopes of some tensors of a loop: a loop that remembers what was carried, and one backward over the steps' transposes."""
+
+    def remembering(carry: Any, constants: Any, entries: Any) -> tuple[Any, list[Tensor]]:
+        return plan.step(carry, constants, entries)[0], [x.clone() for x in carry]
+
+    forward = _derived(plan, "states of", remembering, plan.carried, plan.constant, plan.stops, plan.at_stop, ())
+    states = forward.applied(tensors)[0][plan.carried :]
+    carry, constants, entries = plan.parts(tensors)
+    carried = [i for i, x in enumerate(carry) if is_smooth(x)]
+    of_constants = [i for i in moving if plan.carried <= i < plan.carried + plan.constant]
+    of_entries = [i for i in moving if i >= plan.carried + plan.constant]
+    order, sums = [*carried, *of_constants, *of_entries], len(of_constants)
+
+    def step(given: Any, constants: Any, rows: Any) -> tuple[list[Tensor], list[Tensor]]:
+        own = [*rows[: plan.carried], *constants, *rows[plan.carried : plan.carried + len(entries)]]
+        smooth = _smooth_step(plan, own, order)
+        _, pull, _ = torch.func.vjp(smooth, *(own[i] for i in order), has_aux=True)
+        slopes = pull((*given[sums:], *rows[plan.carried + len(entries) :]))
+        end = len(carried) + sums
+        added = [a + b for a, b in zip(given[:sums], slopes[len(carried) : end], strict=True)]
+        return [*added, *slopes[: len(carried)]], list(slopes[end:])
+
+    ends = [_unchanged if plan.at_stop[i] is _unchanged else torch.zeros_like for i in carried]
+    at_stop = *(_unchanged for _ in of_constants), *ends
+    stops = frozenset(plan.steps - k for k in plan.stops if k)
+    size = sums + len(carried)
+    loop = _derived(plan, "transpose of", step, size, plan.constant, stops, at_stop, tuple(order))
+    first = [*(torch.zeros_like(tensors[i]) for i in of_constants), *cotangents[: len(carried)]]
+    rows = [x.flip(0) for x in (*states, *entries, *cotangents[len(carried) :])]
+    found = list(loop.applied((*first, *constants, *rows))[0])
+    if 0 in plan.stops:
+        found[:size] = loop.stopped(found[:size])
+    slopes = dict(zip(of_constants, found[:sums], strict=True)) | dict(zip(carried, found[sums:size], strict=True))
+    slopes |= {i: x.flip(0) for i, x in zip(of_entries, found[size:], strict=True)}
+    return tuple(slopes[i] for i in moving)
+
+
+def _derived(
+    plan: _Plan,
+    kind: str,
+    step: Step,
+    carried: int,
+    constant: int,
+    stops: frozenset[int],
+    at_stop: tuple[Callable[[Tensor], Tensor], ...],
+    order: tuple[int, ...],
+) -> _Plan:
+    """A loop of another step, made of that of a plan and kept where that is."""
+    key, name = (kind, order, plan.key, plan.batches), f"{kind} {plan.name}"
+    return _Plan(step, carried, constant, plan.steps, stops, at_stop, plan.cache, key, plan.structure, name)
+
+
+def _smooth_step(plan: _Plan, tensors: Sequence[Tensor], places: Sequence[int]) -> Callable[..., tuple[Tensors, Tensors]]:
+    """One step as a function of the tensors at some places, to its smooth results; beside them, the carry."""
+
+    def smooth(*some: Tensor) -> tuple[Tensors, Tensors]:
+        changed = dict(zip(places, some, strict=True))
+        given = plan.parts([changed.get(i, x) for i, x in enumerate(tensors)])
+        carry, logs = plan.step(*(list(part) for part in given))
+        return tuple(filter(is_smooth, (*carry, *logs))), tuple(carry)
+
+    return smooth
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 class _Loop(torch.autograd.Function):
@@ -231,6 +343,8 @@ class _Loop(torch.autograd.Function):
         columns = [x.unbind() for x in entries]
         rows = []
         for k in range(plan.steps):
+            if k in plan.stops:
+                carry = plan.stopped(carry)
             carry, logs, saved = code.forward([*carry, *constants, *(column[k] for column in columns)])
             rows.append(logs)
             tape.saved.append(saved)
@@ -272,7 +386,8 @@ class _Loop(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensors:
         tensors = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
-        pushed = iter(along(ctx.plan.run, tensors, moving, [tangents[2 + i] for i in moving]))
+        push = functools.partial(tangent, ctx.plan) if is_traced() else functools.partial(along, ctx.plan.run)
+        pushed = iter(push(tensors, moving, [tangents[2 + i] for i in moving]))
         return tuple(next(pushed) if smooth else None for smooth in ctx.smooth)
 
 
@@ -381,7 +496,8 @@ class _Code:
             slopes = self.transpose([*saved[k], *carry, *(log[k] for log in logs)])
             carry = list(slopes[:smooth_carry])
             if k in plan.stops:
-                carry = [torch.zeros_like(x) for x in carry]
+                ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
+                carry = [x if end is _unchanged else torch.zeros_like(x) for end, x in zip(ends, carry, strict=True)]
             for i, slope in zip(self.moving[smooth_carry:], slopes[smooth_carry:], strict=True):
                 if plan.axis(i):
                     entries.setdefault(i, []).append(slope)

@@ -52,12 +52,20 @@ class Part:
     def code(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
         """The graph as machine code, which empties the list that it gets."""
 
+        constants: list[Tensor] = []
+
         def traced() -> inductor.Traced:
-            graph = _prepared(self)
+            graph, constants[:] = _prepared(self)
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
         with torch_internals.disable_current_modes():
-            return inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
+            run = inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
+
+        def with_constants(tensors: list[Tensor]) -> Sequence[Tensor]:
+            tensors += constants
+            return run(tensors)
+
+        return with_constants if constants else run
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if is_traced():
@@ -78,6 +86,7 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
     assert torch_internals.active_fake_mode, "which `is_traced` asks for, or it raises"
     with torch_internals.disable_current_modes():
         mode = _fake_mode()
+        _kept.append([])
         try:
             with mode:
                 return list(function(*_like(like)))
@@ -87,6 +96,8 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
                 f"the function to compile asks for a value in a tensor ({asked}), which has none while it is compiled. "
                 "Choose with torch.where, weigh with a mask, and take x.index_select(0, i) for an index that is a tensor."
             ) from error
+        finally:
+            _kept.pop()
 
 
 def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
@@ -155,6 +166,11 @@ def _call(tensors: list[Tensor], part: int) -> list[Tensor]:
 def _(tensors: list[Tensor], part: int) -> list[Tensor]:
     values = [node.meta["val"] for node in _returned(_parts[part].graph)]
     return [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in values]
+
+
+def is_compiling() -> bool:
+    """Whether a function is being made a part now."""
+    return bool(_kept) and is_traced()
 
 
 def _calls(graph: fx.GraphModule) -> list[fx.Node]:
@@ -333,27 +349,50 @@ def _is_view(node: fx.Node) -> bool:
 # --- Code ----------------------------------------------------------------------------------------------------------------
 
 
-def _prepared(part: Part) -> fx.GraphModule:
-    """A copy of the graph as the compiler wants it, with the parts that it calls as graphs inside."""
+def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
+    """A copy of the graph as the compiler wants it, with the parts that it calls as graphs inside; and the constants it gets."""
     graph = fx.GraphModule(part.graph, copy.deepcopy(part.graph.graph))
-    names: dict[Part, str] = {}
+    inside: dict[Part, tuple[str, list[str]]] = {}
     for call in _calls(graph):
         inner = _part_of(call)
-        if inner not in names:
-            names[inner] = f"part_{len(names)}"
-            graph.add_submodule(names[inner], _prepared(inner))
+        if inner not in inside:
+            name = f"part_{len(inside)}"
+            own_graph, constants = _prepared(inner)
+            graph.add_submodule(name, own_graph)
+            inside[inner] = name, [f"{name}_constant_{i}" for i in range(len(constants))]
+            for held, constant in zip(inside[inner][1], constants, strict=True):
+                graph.register_buffer(held, constant)
+        name, held = inside[inner]
         with graph.graph.inserting_before(call):
-            attribute = graph.graph.get_attr(names[inner])
-            arguments = (attribute, names[inner], *_arguments(call))
+            attribute, *constants = map(graph.graph.get_attr, (name, *held))
+            arguments = (attribute, name, *_arguments(call), *constants)
             own = graph.graph.call_function(torch.ops.higher_order.invoke_subgraph, arguments)
         own.meta["val"] = call.meta["val"]
         call.replace_all_uses_with(own)
         graph.graph.erase_node(call)
+    constants = _lift_constants(graph, part.mode)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
     torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))
     graph.recompile()
-    return graph
+    return graph, constants
+
+
+def _lift_constants(graph: fx.GraphModule, mode: Any) -> list[Tensor]:
+    """Make what the graph holds more of its inputs, and return it: another data set is then no other program for the compiler."""
+    last, lifted = graph.graph.find_nodes(op="placeholder"), {}
+    for node in graph.graph.find_nodes(op="get_attr"):
+        constant = getattr(graph, str(node.target))
+        if not isinstance(constant, Tensor) or constant.is_conj() or constant.is_neg():
+            continue
+        if id(constant) not in lifted:
+            with graph.graph.inserting_after(last[-1]) if last else graph.graph.inserting_before(next(iter(graph.graph.nodes))):
+                last.append(graph.graph.placeholder(f"constant_{len(lifted)}"))
+            last[-1].meta["val"] = mode.from_tensor(constant, static_shapes=True)
+            lifted[id(constant)] = constant, last[-1]
+        node.replace_all_uses_with(lifted[id(constant)][1])
+        graph.graph.erase_node(node)
+    return [constant for constant, _ in lifted.values()]
 
 
 def _divide_once(graph: fx.GraphModule) -> None:

@@ -13,7 +13,7 @@ Maclaurin, Duvenaud & Adams 2015, Gradient-based Hyperparameter Optimization thr
 Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https://arxiv.org/abs/1810.10667
 """
 
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ from functional_optim import trees
 from functional_optim.apply import applied
 from functional_optim.checks import check_params
 from functional_optim.hparams import HParams, require_mapping
-from functional_optim.meta.compiled import run_loop, structure_key
+from functional_optim.meta import loops
 from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
-from functional_optim.meta.remat import remat, require_constant_closure
+from functional_optim.meta.remat import require_constant_closure
 from functional_optim.numerics import double
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -105,8 +105,8 @@ class Unroll:
         check_params(params)
         # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
-        self._require_an_entry_per_step(batches, "batches")
-        self._require_an_entry_per_step(changing, "schedule")
+        for name, tree in (("batches", batches), ("schedule", changing)):
+            loops.require_entries(tree, self.steps, name, "What is the same at every step goes into `batch` or `hparams`.")
         if state is None:
             state = self.transform.init_state(params, {**fixed, **map_tensors(lambda x: x[0], changing)})
         flat = None
@@ -114,89 +114,34 @@ class Unroll:
             flat = flattening(params, state, self.transform, fixed, changing)
         if flat:
             params, state = flat.join(params), flat.join_state(state)
-        params, state, logs = self._loop(flat, params, state, fixed, batch, (batches, changing))
+        if self.remat or self.compile:
+            require_constant_closure(self.loss_fn, batched=not self.compile)
+        compiles = self.compile and not torch.compiler.is_compiling()
+        if compiles:  # numbers as tensors: another value is not another program
+            device = next(x.device for x in pack(params)[0])
+            fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), fixed)
+        (params, state), logs = loops.run(
+            functools.partial(self._step, flat),
+            (params, state),
+            (fixed, batch),
+            (batches, changing),
+            steps=self.steps,
+            truncate=self.truncate,
+            remat=self.remat,
+            cache=self._cache if compiles else None,
+            key=flat,
+            name=f"a step of training by {getattr(self.loss_fn, '__qualname__', 'a loss')}",
+        )
         if flat:
             params, state = flat.part(params), flat.part_state(state)
         return Unrolled(params, state, logs)
 
-    def _loop(
-        self, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
-    ) -> tuple[Tree, Tree, dict[str, Tree]]:
-        """All steps, segment by segment; with `flat`, of parameters that are one vector."""
-        run = self._compiled if self.compile and not torch.compiler.is_compiling() else self._segment
-        if self.remat or self.compile:
-            require_constant_closure(self.loss_fn, batched=not self.compile)
-        if self.remat:
-            run = remat(run)
-        segments = []
-        for start, stop in self._bounds():
-            part = map_tensors(lambda x, start=start, stop=stop: x[start:stop], every)
-            params, state, logs = run(start, flat, params, state, fixed, batch, part)
-            segments.append(logs)
-        return params, state, trees.map_leaves(lambda *parts: torch.cat(parts), *segments) if len(segments) > 1 else segments[0]
-
-    def _bounds(self) -> list[tuple[int, int]]:
-        """First and last-but-one step of each segment: one segment, or with `remat` about √steps of them."""
-        length = self.steps if self.remat is False else math.isqrt(self.steps - 1) + 1 if self.remat is True else self.remat
-        return [(start, min(start + length, self.steps)) for start in range(0, self.steps, length)]
-
-    def _segment(
-        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
-    ) -> tuple[Tree, Tree, dict[str, Tree]]:
-        """The steps from `start` for which `every` has entries, or all of them."""
-        stop = next(stop for first, stop in self._bounds() if first == start)
-        tensors, rebuild = pack(every)
-        # unbind, not indexing: its derivative is one stack instead of a tensor of zeros per step.
-        columns = zip(*(x.unbind() for x in tensors), strict=True) if tensors else [()] * (stop - start)
-        rows = []
-        for k, column in enumerate(columns, start):
-            if self.truncate and k and k % self.truncate == 0:
-                params, state = detached((params, state))
-            own_batch, own_hparams = rebuild(column)
-            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
-            rows.append(row)
-        return params, state, trees.map_leaves(lambda *entries: torch.stack(entries), *rows)
-
-    def _compiled(
-        self, start: int, flat: Flat | None, params: Tree, state: Tree, fixed: HParams, batch: tuple[Any, ...], every: Tree
-    ) -> tuple[Tree, Tree, dict[str, Tree]]:
-        """What `_segment` does, by a compiled step."""
-        stop = next(stop for first, stop in self._bounds() if first == start)
-        device = next(x.device for x in pack(params)[0])
-        # numbers as tensors: another value is not another program
-        fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), dict(fixed))
-        carry, rebuild_carry = pack((params, state))
-        constants, rebuild_constants = pack((fixed, batch))
-        entries, rebuild_entry = pack(every)
-        structure = []
-
-        def step(
-            carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Sequence[Tensor]
-        ) -> tuple[list[Tensor], list[Tensor]]:
-            (params, state), (fixed, batch) = rebuild_carry(carry), rebuild_constants(constants)
-            own_batch, own_hparams = rebuild_entry(entry)
-            params, state, row = self._step(flat, params, state, {**fixed, **own_hparams}, (*batch, *own_batch))
-            logs, rebuild_logs = pack(row)
-            structure.append(rebuild_logs)
-            return pack((params, state))[0], logs
-
-        carry, logs, rebuild_logs = run_loop(
-            step,
-            carry,
-            constants,
-            entries,
-            steps=stop - start,
-            cache=self._cache,
-            key=(flat, structure_key((params, state, fixed, batch, every))),
-            structure=structure,
-            stops=frozenset(k - start for k in range(start, stop) if self.truncate and k and k % self.truncate == 0),
-        )
-        params, state = rebuild_carry(carry)
-        return params, state, rebuild_logs(logs)
-
     def _step(
-        self, flat: Flat | None, params: Tree, state: Tree, hparams: HParams, batch: tuple[Any, ...]
-    ) -> tuple[Tree, Tree, dict[str, Tree]]:
+        self, flat: Flat | None, carry: Tree, own: Tree, fixed: HParams, batch: tuple[Any, ...]
+    ) -> tuple[Tree, dict[str, Tree]]:
+        """A step of the loop, with `flat` of parameters that are one vector: `own` is for this step alone."""
+        (params, state), (own_batch, own_hparams) = carry, own
+        hparams, batch = {**fixed, **own_hparams}, (*batch, *own_batch)
         tree = flat.part(params) if flat else params
         grads, loss, aux = self._gradients(tree, batch)
         extra = {"value": loss, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
@@ -204,7 +149,7 @@ class Unroll:
             extra |= composing(self.extra_fn)(detached(tree) if self.first_order else tree, *batch)
         grads = flat.join(grads) if flat else grads
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
-        return applied(params, updates), state, {"loss": loss, **({"aux": aux} if self.has_aux else {})}
+        return (applied(params, updates), state), {"loss": loss, **({"aux": aux} if self.has_aux else {})}
 
     def _gradients(self, params: Tree, batch: tuple[Any, ...]) -> tuple[Tree, Tensor, Tree]:
         """As `gradients`; if first order, with gradients that are constants, and the derivatives of the value."""
@@ -222,14 +167,6 @@ class Unroll:
             return with_slopes(loss, params, detached(grads))
         returned = composing(self.loss_fn)(params, *batch)
         return returned[0] if self.has_aux else returned
-
-    def _require_an_entry_per_step(self, tree: Tree, name: str) -> None:
-        for x in pack(tree)[0]:
-            if x.ndim == 0 or x.shape[0] != self.steps:
-                raise ValueError(
-                    f"{name} holds a tensor of shape {tuple(x.shape)}: each needs a first axis of length {self.steps}, one entry "
-                    "per step. What is the same at every step goes into `batch` or `hparams`."
-                )
 
 
 def unroll(

@@ -1,0 +1,243 @@
+"""Loops of any step function, to be differentiated, batched and compiled: what `jax.lax.scan` is there.
+
+    for k = 0 … K − 1:
+        sₖ₊₁, yₖ ← step(sₖ, xₖ)
+
+Without a compiler it is Python's loop, and all that torch can do with one it can do with this. Within `compiled` it is a loop of the
+program: one step is compiled, and its transpose and tangent where derivatives are taken, whatever K is.
+"""
+
+import functools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.hparams import require_count
+from functional_optim.meta.compiled import run_loop, structure_key
+from functional_optim.meta.lowering import is_compiling
+from functional_optim.meta.packing import detached, map_tensors, pack
+from functional_optim.meta.remat import remat as rematerialised
+from functional_optim.meta.remat import require_constant_closure
+from functional_optim.trees import Tree
+
+Step = Callable[..., tuple[Tree, Tree]]
+
+# The compiled steps of each step function, as long as somebody keeps that.
+_caches: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def loop(
+    step: Step,
+    state: Tree,
+    steps: int,
+    xs: Tree = None,
+    *,
+    args: tuple[Any, ...] = (),
+    until: Callable[[Tree], Tensor] | None = None,
+    truncate: int | None = None,
+    remat: bool | int = False,
+) -> tuple[Tree, Tree]:
+    """`state, y = step(state, x, *args)`, so many times: the last state, and what each step returned beside it, stacked.
+
+        average = lambda state, x, decay: (decay * state + (1 - decay) * x, None)
+        last, _ = fo.meta.loop(average, torch.zeros(3), steps=100, xs=samples, args=(decay,))
+
+    Differentiate it in the state, in `xs` and in `args`; batch it; nest such loops. `unroll` is this loop with a step of training.
+    In a function that is `compiled`, one step is compiled instead of all of them, with its transpose and its tangent: so compiling
+    takes as long for a thousand steps as for ten, whatever derivatives are taken inside.
+
+    Args:
+        step: `(state, x, *args) -> (state, y)`, of trees of tensors; the state keeps its structure, shapes and dtypes. Compiled
+            code is kept for this function: give the same one again, not another lambda, where a program has several such loops.
+        state: what goes from step to step.
+        steps: how many, at least 1.
+        xs: a tree of tensors with an entry for each step along their first axis, of which the step gets its own. None: it gets
+            its index, a () tensor of integers. Batches that change, schedules, noise, the keys of a generator.
+        args: what is the same at every step. A step may also close over it; but what is to be differentiated or batched must be an
+            argument with `remat` and within `compiled`.
+        until: `state -> ` a () tensor of booleans. As soon as it holds, the state stays as it is: under `vmap` each loop ends by
+            itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays.
+        truncate: stop derivatives before every step whose index is a multiple of this. None stops none.
+        remat: keep the states between segments of √steps steps and compute the rest again when differentiated, as in `unroll`.
+            An int is the length of a segment.
+
+    Returns:
+        The last state, and the tree of `y`, each of shape (steps, …).
+
+    Raises:
+        ValueError: steps is less than 1, a tensor of `xs` has another first axis, the step returns a state of another structure,
+            shape or dtype, or closes over what should be in `args`.
+        TypeError: a count is no whole number, or the step returns no pair.
+
+    Plays the part of `jax.lax.scan` (with an index where there is nothing to scan, and `args`). torch's own `scan` has neither
+    derivatives within `torch.func` nor forward mode, and its `while_loop` no batches (seen in 2.13).
+
+    >>> last, seen = loop(lambda total, i: (total + i, total), torch.tensor(0), steps=4)
+    >>> last, seen
+    (tensor(6), tensor([0, 0, 1, 3]))
+    """
+    require_count("steps", steps, 1)
+    for name, count in (("truncate", truncate), ("remat", remat)):
+        if count is not None and not isinstance(count, bool):
+            require_count(name, count, 1)
+    if xs is None:
+        device = next((x.device for x in pack(state)[0]), None)
+        xs = torch.arange(steps, device=device)
+    require_entries(xs, steps, "xs", advice="What is the same at every step goes into `args`.")
+    compiles = is_compiling()
+    if remat or compiles:
+        for function in filter(None, (step, until)):
+            require_constant_closure(function, batched=not compiles)
+    return run(
+        functools.partial(_checked, step, until),
+        state,
+        args,
+        xs,
+        steps=steps,
+        truncate=truncate,
+        remat=remat,
+        cache=_cache_of(step) if compiles else None,
+        key=until,
+        name=getattr(step, "__qualname__", type(step).__name__),
+    )
+
+
+def run(
+    step: Step,
+    state: Tree,
+    args: tuple[Any, ...],
+    xs: Tree,
+    *,
+    steps: int,
+    truncate: int | None,
+    remat: bool | int,
+    cache: dict[Any, Any] | None,
+    key: Any,
+    name: str,
+) -> tuple[Tree, Tree]:
+    """What `loop` and `unroll` do, segment by segment.
+
+    Args:
+        cache: where compiled steps are kept; None does not compile.
+        key: what tells steps apart that share a cache, beside what they get.
+        name: for those who watch the compiler.
+    """
+    segment: Callable[..., Any] = _eager if cache is None else functools.partial(_compiled, cache=cache, key=key, name=name)
+    parts = []
+    for start, stop in _bounds(steps, remat):
+        stops = frozenset(k - start for k in range(start, stop) if truncate and k and k % truncate == 0)
+        one = functools.partial(segment, step, stop - start, stops)
+        own = xs if stop - start == steps else map_tensors(lambda x, start=start, stop=stop: x[start:stop], xs)
+        state, ys = (rematerialised(one) if remat else one)(state, args, own)
+        parts.append(ys)
+    return state, _joined(torch.cat, parts) if len(parts) > 1 else parts[0]
+
+
+def require_entries(tree: Tree, steps: int, name: str, advice: str) -> None:
+    """Raise ValueError unless each tensor has one entry per step."""
+    for x in pack(tree)[0]:
+        if x.ndim == 0 or x.shape[0] != steps:
+            raise ValueError(
+                f"{name} holds a tensor of shape {tuple(x.shape)}: each needs a first axis of length {steps}, one entry per step. "
+                f"{advice}"
+            )
+
+
+def _bounds(steps: int, remat: bool | int) -> list[tuple[int, int]]:
+    """First and last-but-one step of each segment: one segment, or with `remat` about √steps of them."""
+    length = steps if remat is False else math.isqrt(steps - 1) + 1 if remat is True else remat
+    return [(start, min(start + length, steps)) for start in range(0, steps, length)]
+
+
+def _eager(
+    step: Step, steps: int, stops: frozenset[int], state: Tree, args: tuple[Any, ...], xs: Tree
+) -> tuple[Tree, Tree]:
+    """So many steps, with an end of derivatives before some."""
+    tensors, rebuild = pack(xs)
+    # unbind, not indexing: its derivative is one stack instead of a tensor of zeros per step.
+    columns = zip(*(x.unbind() for x in tensors), strict=True) if tensors else [()] * steps
+    rows = []
+    for k, column in enumerate(columns):
+        state, y = step(detached(state) if k in stops else state, rebuild(column), *args)
+        rows.append(y)
+    return state, _joined(torch.stack, rows)
+
+
+def _compiled(
+    step: Step,
+    steps: int,
+    stops: frozenset[int],
+    state: Tree,
+    args: tuple[Any, ...],
+    xs: Tree,
+    *,
+    cache: dict[Any, Any],
+    key: Any,
+    name: str,
+) -> tuple[Tree, Tree]:
+    """What `_eager` does, by a compiled step."""
+    carry, rebuild_carry = pack(state)
+    constants, rebuild_constants = pack(args)
+    entries, rebuild_entry = pack(xs)
+    structure = []
+
+    def flat(carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        new, y = step(rebuild_carry(carry), rebuild_entry(entry), *rebuild_constants(constants))
+        logs, rebuild_logs = pack(y)
+        structure.append(rebuild_logs)
+        return pack(new)[0], logs
+
+    carry, logs, rebuild_logs = run_loop(
+        flat,
+        carry,
+        constants,
+        entries,
+        steps=steps,
+        cache=cache,
+        key=(key, structure_key((state, args, xs))),
+        structure=structure,
+        stops=stops,
+        name=name,
+    )
+    return rebuild_carry(carry), rebuild_logs(logs)
+
+
+def _joined(function: Callable[[list[Tensor]], Tensor], rows: Sequence[Tree]) -> Tree:
+    """Trees of tensors of the same structure as one; what is no tensor is that of the first."""
+    rebuild = pack(rows[0])[1]
+    return rebuild([function(list(column)) for column in zip(*(pack(row)[0] for row in rows), strict=True)])
+
+
+def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x: Tree, *args: Any) -> tuple[Tree, Tree]:
+    """A step of a user's, whose state is one to go on with, and stays as it is where it is to."""
+    returned = step(state, x, *args)
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise TypeError(f"the step returned a {type(returned).__name__}: expected a pair (state, y), with y = None for nothing.")
+    new, y = returned
+    old, spec = trees.flatten(state)
+    leaves = trees.leaves_like(new, state, spec, "the state that the step returned", "the state it got")
+    for i, (a, b) in enumerate(zip(old, leaves, strict=True)):
+        if isinstance(a, Tensor) and (not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype):
+            path = trees.paths(state, "state")[i]
+            found = f"shape {tuple(b.shape)}, {b.dtype}" if isinstance(b, Tensor) else f"a {type(b).__name__}"
+            raise ValueError(
+                f"{path} has shape {tuple(a.shape)}, {a.dtype}, but the step made of it {found}: a state keeps its shapes and "
+                "dtypes from step to step."
+            )
+    if until is None:
+        return new, y
+    ended = until(state)
+    kept = [torch.where(ended, a, b) if isinstance(a, Tensor) else b for a, b in zip(old, leaves, strict=True)]
+    return trees.unflatten(spec, kept), y
+
+
+def _cache_of(step: Step) -> dict[Any, Any]:
+    try:
+        return _caches.setdefault(step, {})
+    except TypeError:  # A function that nothing can refer to weakly, or with no hash.
+        return {}
