@@ -949,6 +949,27 @@ MUTANTS = [
         "test_meta_networks.py -k without_a_batch",
     ),
     Mutant(
+        "backwards, derivatives end where they end forwards",
+        "functional_optim/meta/compiled.py",
+        "frozenset(plan.steps - k for k in plan.stops if k)",
+        "plan.stops",
+        "test_meta_loop.py -k compiled_it",
+    ),
+    Mutant(
+        "the size of what is compiled may change, so that nothing stays on disk",
+        "functional_optim/meta/lowering.py",
+        "FakeTensorMode(allow_non_fake_inputs=True, shape_env=sizes)",
+        "FakeTensorMode(allow_non_fake_inputs=True)",
+        "test_meta_compile_time.py -k another_process",
+    ),
+    Mutant(
+        "persistent evolution strategies forget the directions of the windows before",
+        "functional_optim/meta/evolution.py",
+        "total = trees.map_leaves(torch.add, total, noise)",
+        "total = noise",
+        "test_meta_evolution.py -k unbiased",
+    ),
+    Mutant(
         "a branch asks for the loss of its own parameters alone",
         "functional_optim/combinators/partition.py",
         "(extra | share.of_functions(extra, params)).items()",

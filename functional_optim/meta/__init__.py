@@ -1,6 +1,7 @@
-"""Loops of training and others to differentiate: step by step, at their optimum, or from values alone. Import as `functional_optim.meta`."""
+"""Loops to differentiate: step by step, at their optimum, or from values alone. Import as `functional_optim.meta`."""
 
 from functional_optim.meta.compiled import compiled
+from functional_optim.meta.evolution import Estimate, Particles, WindowedGradient, windowed_grad
 from functional_optim.meta.forward import forward_grad
 from functional_optim.meta.implicit import custom_fixed_point, custom_root
 from functional_optim.meta.loops import loop
@@ -29,5 +30,9 @@ __all__ = [
     "neumann",
     "normal_cg",
     # Values alone
+    "Estimate",
+    "Particles",
+    "WindowedGradient",
+    "windowed_grad",
     "zero_order_grad",
 ]

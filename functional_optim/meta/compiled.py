@@ -10,6 +10,8 @@ function, the step is a function of that program. How a step becomes code: see `
 """
 
 import functools
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -25,6 +27,8 @@ from functional_optim.meta.remat import Arguments, Result, along, back, in_some,
 from functional_optim.torch_internals import is_traced, memory_of
 from functional_optim.trees import Tree, distinct
 
+log = logging.getLogger(__name__)
+
 Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
 
@@ -36,14 +40,18 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
         meta_gradient = fo.meta.compiled(torch.func.grad(lambda p: torch.vmap(task_loss, (None, 0))(p, tasks).mean()))
 
-    There, `unroll(..., compile=True)` is a loop: the program holds one step and its transpose, however many steps are taken. A
-    function that is `compiled` itself is in the program once, however often it is called.
+    There, `loop` and `unroll(..., compile=True)` are loops: the program holds one step and its transpose, however many steps are
+    taken. A function that is `compiled` itself is in the program once, however often it is called.
     Without `compile=True`, every step is written out, and compiling takes the longer. `remat` has no say there, as in
     `torch.compile`.
 
+    Other values of the tensors are no other program: another learning rate, seed or data set compiles nothing, and another
+    process finds what was compiled in the compiler's cache on disk. `logging.getLogger("functional_optim.meta")` says at the
+    level INFO what is traced and compiled, and how long that takes.
+
     What `torch.compile` returns can't be called under `torch.func.grad` or `torch.vmap`; this can, at the price of their own work
     in Python. First derivatives in reverse mode are compiled too; forward mode and second derivatives work, at the speed of the
-    function itself.
+    function itself. (Within a compiled program, all of them are compiled.)
 
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
@@ -251,7 +259,8 @@ def tangent(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], direc
         own = [x for part, size in zip(given, sizes, strict=True) for x in part[:size]]
         along = [x for part, size in zip(given, sizes, strict=True) for x in part[size:]]
         smooth = _smooth_step(plan, own, order)
-        _, pushed, carry = torch.func.jvp(smooth, tuple(own[i] for i in order), tuple(along), has_aux=True)
+        _, pushed, *aux = torch.func.jvp(smooth, tuple(own[i] for i in order), tuple(along), has_aux=True)
+        (carry,) = aux
         count = sum(map(is_smooth, carry))
         return [*carry, *pushed[:count]], list(pushed[count:])
 
@@ -264,7 +273,7 @@ def tangent(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], direc
 
 
 def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], cotangents: Sequence[Tensor]) -> Tensors:
-    """The slopes of some tensors of a loop: a loop that remembers what was carried, and one backward over the steps' transposes."""
+    """The slopes of some tensors of a loop: a loop that remembers what was carried, and one back over the steps' transposes."""
 
     def remembering(carry: Any, constants: Any, entries: Any) -> tuple[Any, list[Tensor]]:
         return plan.step(carry, constants, entries)[0], [x.clone() for x in carry]
@@ -280,7 +289,7 @@ def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], co
     def step(given: Any, constants: Any, rows: Any) -> tuple[list[Tensor], list[Tensor]]:
         own = [*rows[: plan.carried], *constants, *rows[plan.carried : plan.carried + len(entries)]]
         smooth = _smooth_step(plan, own, order)
-        _, pull, _ = torch.func.vjp(smooth, *(own[i] for i in order), has_aux=True)
+        pull = torch.func.vjp(smooth, *(own[i] for i in order), has_aux=True)[1]
         slopes = pull((*given[sums:], *rows[plan.carried + len(entries) :]))
         end = len(carried) + sums
         added = [a + b for a, b in zip(given[:sums], slopes[len(carried) : end], strict=True)]
@@ -533,12 +542,31 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
         carry, logs = plan.step(*(list(part) for part in plan.parts(tensors)))
         return tuple(x.contiguous() for x in (*carry, *logs))
 
-    outputs = shapes_of(step, given)
+    start = time.perf_counter()
+    log.info("tracing %s", plan.name)
+    transpose, moving = None, ()
+    if any(plan.moving):
+        outputs = shapes_of(step, given)
+        _require_kept(carry, outputs)
+        moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
+        forward, transpose = forward_and_transpose(step, given, outputs, moving, plan.name)
+    else:
+        forward, outputs = _forward(step, given, plan.name)
+        _require_kept(carry, outputs)
+    log.info("traced %s in %.1f s", plan.name, time.perf_counter() - start)
+    logged, smooth = len(outputs) - plan.carried, tuple(map(is_smooth, outputs))
+    return _Code(forward, transpose, plan.carried, logged, moving, smooth, plan.structure[-1])
+
+
+def _require_kept(carry: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(carry, outputs, strict=False)):
         raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
-    rest = plan.carried, len(outputs) - plan.carried
-    smooth, structure = tuple(map(is_smooth, outputs)), plan.structure[-1]
-    if not any(plan.moving):
-        return _Code(forward_part(step, given), None, *rest, (), smooth, structure)
-    moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
-    return _Code(*forward_and_transpose(step, given, outputs, moving), *rest, moving, smooth, structure)
+
+
+def _forward(step: Callable[..., Tensors], given: Tensors, name: str) -> tuple[Part, list[Tensor]]:
+    """A step as a part, and tensors like its results."""
+    try:
+        return forward_part(step, given, name)
+    except Exception:
+        shapes_of(step, given)  # which has a better word for what fails there too
+        raise

@@ -3,11 +3,10 @@
     for k = 0 … K − 1:
         sₖ₊₁, yₖ ← step(sₖ, xₖ)
 
-Without a compiler it is Python's loop, and all that torch can do with one it can do with this. Within `compiled` it is a loop of the
-program: one step is compiled, and its transpose and tangent where derivatives are taken, whatever K is.
+Without a compiler it is Python's loop, and all that torch can do with one it can do with this. Within `compiled` it is a loop of
+the program: one step is compiled, and its transpose and tangent where derivatives are taken, whatever K is.
 """
 
-import functools
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -47,9 +46,9 @@ def loop(
         average = lambda state, x, decay: (decay * state + (1 - decay) * x, None)
         last, _ = fo.meta.loop(average, torch.zeros(3), steps=100, xs=samples, args=(decay,))
 
-    Differentiate it in the state, in `xs` and in `args`; batch it; nest such loops. `unroll` is this loop with a step of training.
-    In a function that is `compiled`, one step is compiled instead of all of them, with its transpose and its tangent: so compiling
-    takes as long for a thousand steps as for ten, whatever derivatives are taken inside.
+    Differentiate it in the state, in `xs` and in `args`; batch it; nest such loops. `unroll` is this loop of a step of training.
+    In a function that is `compiled`, one step is compiled instead of all, with its transpose and its tangent: so compiling takes
+    as long for a thousand steps as for ten, whatever derivatives are taken inside.
 
     Args:
         step: `(state, x, *args) -> (state, y)`, of trees of tensors; the state keeps its structure, shapes and dtypes. Compiled
@@ -58,7 +57,7 @@ def loop(
         steps: how many, at least 1.
         xs: a tree of tensors with an entry for each step along their first axis, of which the step gets its own. None: it gets
             its index, a () tensor of integers. Batches that change, schedules, noise, the keys of a generator.
-        args: what is the same at every step. A step may also close over it; but what is to be differentiated or batched must be an
+        args: what is the same at every step. A step may close over it too; but what is to be differentiated or batched must be an
             argument with `remat` and within `compiled`.
         until: `state -> ` a () tensor of booleans. As soon as it holds, the state stays as it is: under `vmap` each loop ends by
             itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays.
@@ -94,7 +93,7 @@ def loop(
         for function in filter(None, (step, until)):
             require_constant_closure(function, batched=not compiles)
     return run(
-        functools.partial(_checked, step, until),
+        lambda state, x, *args: _checked(step, until, state, x, *args),
         state,
         args,
         xs,
@@ -103,7 +102,7 @@ def loop(
         remat=remat,
         cache=_cache_of(step) if compiles else None,
         key=until,
-        name=getattr(step, "__qualname__", type(step).__name__),
+        name=getattr(step, "__qualname__", type(step).__name__) if compiles else "",
     )
 
 
@@ -127,13 +126,17 @@ def run(
         key: what tells steps apart that share a cache, beside what they get.
         name: for those who watch the compiler.
     """
-    segment: Callable[..., Any] = _eager if cache is None else functools.partial(_compiled, cache=cache, key=key, name=name)
     parts = []
     for start, stop in _bounds(steps, remat):
         stops = frozenset(k - start for k in range(start, stop) if truncate and k and k % truncate == 0)
-        one = functools.partial(segment, step, stop - start, stops)
+
+        def segment(state: Tree, args: Any, xs: Tree, count: int = stop - start, stops: Any = stops) -> tuple[Tree, Tree]:
+            if cache is None:
+                return _eager(step, count, stops, state, args, xs)
+            return _compiled(step, count, stops, state, args, xs, cache=cache, key=key, name=name)
+
         own = xs if stop - start == steps else map_tensors(lambda x, start=start, stop=stop: x[start:stop], xs)
-        state, ys = (rematerialised(one) if remat else one)(state, args, own)
+        state, ys = (rematerialised(segment) if remat else segment)(state, args, own)
         parts.append(ys)
     return state, _joined(torch.cat, parts) if len(parts) > 1 else parts[0]
 
@@ -142,10 +145,8 @@ def require_entries(tree: Tree, steps: int, name: str, advice: str) -> None:
     """Raise ValueError unless each tensor has one entry per step."""
     for x in pack(tree)[0]:
         if x.ndim == 0 or x.shape[0] != steps:
-            raise ValueError(
-                f"{name} holds a tensor of shape {tuple(x.shape)}: each needs a first axis of length {steps}, one entry per step. "
-                f"{advice}"
-            )
+            found = f"{name} holds a tensor of shape {tuple(x.shape)}"
+            raise ValueError(f"{found}: each needs a first axis of length {steps}, one entry per step. {advice}")
 
 
 def _bounds(steps: int, remat: bool | int) -> list[tuple[int, int]]:
@@ -154,9 +155,7 @@ def _bounds(steps: int, remat: bool | int) -> list[tuple[int, int]]:
     return [(start, min(start + length, steps)) for start in range(0, steps, length)]
 
 
-def _eager(
-    step: Step, steps: int, stops: frozenset[int], state: Tree, args: tuple[Any, ...], xs: Tree
-) -> tuple[Tree, Tree]:
+def _eager(step: Step, steps: int, stops: frozenset[int], state: Tree, args: tuple[Any, ...], xs: Tree) -> tuple[Tree, Tree]:
     """So many steps, with an end of derivatives before some."""
     tensors, rebuild = pack(xs)
     # unbind, not indexing: its derivative is one stack instead of a tensor of zeros per step.

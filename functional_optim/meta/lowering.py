@@ -11,7 +11,9 @@ however often it is called: so a compiled loop inside a compiled function stays 
 import copy
 import functools
 import itertools
+import logging
 import operator
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ from functional_optim.torch_internals import is_traced, memory_of, schema_of
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
+log = logging.getLogger(__name__)
+
 aten = torch.ops.aten
 
 # Trust the shapes and strides that the trace has seen.
@@ -39,11 +43,12 @@ class Part:
         graph: what is computed; it returns tensors with memory of their own, each once.
         views: of arguments and what the graph returns to the results, which may be parts of them.
         within: the parts that the graph calls.
+        name: for those who watch the compiler.
     """
 
-    def __init__(self, graph: fx.GraphModule, mode: Any, is_backward: bool = False) -> None:
+    def __init__(self, graph: fx.GraphModule, mode: Any, name: str, is_backward: bool = False) -> None:
         self.views = _take_views_outside(graph).forward
-        self.graph, self.mode, self.is_backward = graph, mode, is_backward
+        self.graph, self.mode, self.name, self.is_backward = graph, mode, name, is_backward
         self.within = [_part_of(call) for call in _calls(graph)]
         self.number = next(_numbers)
         _parts[self.number] = self
@@ -56,10 +61,14 @@ class Part:
 
         def traced() -> inductor.Traced:
             graph, constants[:] = _prepared(self)
+            inside = [inner for inner in graph.modules() if isinstance(inner, fx.GraphModule)]
+            log.info("compiling %s: %d operations", self.name, sum(len(inner.graph.nodes) for inner in inside))
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
+        start = time.perf_counter()
         with torch_internals.disable_current_modes():
             run = inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
+        log.info("compiled %s in %.1f s", self.name, time.perf_counter() - start)
 
         def with_constants(tensors: list[Tensor]) -> Sequence[Tensor]:
             tensors += constants
@@ -100,17 +109,19 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
             _kept.pop()
 
 
-def forward_part(function: Function, like: Sequence[Tensor]) -> Part:
-    """A function, for tensors like these."""
+def forward_part(function: Function, like: Sequence[Tensor], name: str) -> tuple[Part, list[Tensor]]:
+    """A function, for tensors like these, and tensors like its results."""
     with torch_internals.disable_current_modes():
         mode = _fake_mode()
         with mode:
             inputs = _like(like)
-        return Part(_traced(lambda *inputs: list(function(*inputs)), inputs, mode), mode)
+        graph = _traced(lambda *inputs: list(function(*inputs)), inputs, mode)
+        outputs = [node.meta["val"] for node in _returned(graph)]
+        return Part(graph, mode, name), outputs
 
 
 def forward_and_transpose(
-    function: Function, like: Sequence[Tensor], outputs: Sequence[Tensor], moving: Sequence[int]
+    function: Function, like: Sequence[Tensor], outputs: Sequence[Tensor], moving: Sequence[int], name: str
 ) -> tuple[Part, Part]:
     """A function that also returns what its transpose wants, and that: of this and cotangents, one for each smooth result.
 
@@ -135,7 +146,7 @@ def forward_and_transpose(
             given = _like([*like, *filter(is_smooth, outputs)])
         graph = _traced(joint, given, mode)  # which keeps what it calls, until the parts do
         forward, backward = _split(graph, len(like), len(outputs), mode)
-        return Part(forward, mode), Part(backward, mode, is_backward=True)
+        return Part(forward, mode, name), Part(backward, mode, f"the transpose of {name}", is_backward=True)
 
 
 def _fake_mode() -> Any:

@@ -13,7 +13,6 @@ Maclaurin, Duvenaud & Adams 2015, Gradient-based Hyperparameter Optimization thr
 Shaban et al. 2019, Truncated Back-propagation for Bilevel Optimization, https://arxiv.org/abs/1810.10667
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -116,12 +115,13 @@ class Unroll:
             params, state = flat.join(params), flat.join_state(state)
         if self.remat or self.compile:
             require_constant_closure(self.loss_fn, batched=not self.compile)
-        compiles = self.compile and not torch.compiler.is_compiling()
+        compiles, name = self.compile and not torch.compiler.is_compiling(), ""
         if compiles:  # numbers as tensors: another value is not another program
             device = next(x.device for x in pack(params)[0])
             fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), fixed)
+            name = f"a step of training by {getattr(self.loss_fn, '__qualname__', 'a loss')}"
         (params, state), logs = loops.run(
-            functools.partial(self._step, flat),
+            lambda carry, own, *same: self._step(flat, carry, own, *same),
             (params, state),
             (fixed, batch),
             (batches, changing),
@@ -130,7 +130,7 @@ class Unroll:
             remat=self.remat,
             cache=self._cache if compiles else None,
             key=flat,
-            name=f"a step of training by {getattr(self.loss_fn, '__qualname__', 'a loss')}",
+            name=name,
         )
         if flat:
             params, state = flat.part(params), flat.part_state(state)

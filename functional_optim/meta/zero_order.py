@@ -71,9 +71,7 @@ def zero_order_grad(
 
     def gradient(params: Tree, *args: Tree, generator: torch.Generator) -> Tree:
         trees.adopt(params)
-        noise = trees.map_leaves(lambda p: _normal(p, samples, generator) if is_smooth(p) else None, params)
-        if not pack(noise)[0]:
-            raise ValueError("params hold no floating-point tensor: there is no gradient to estimate.")
+        noise = directions(params, samples, generator)
 
         def at(distance: float) -> Tensor:
             def value(direction: Tree) -> Tensor:
@@ -90,6 +88,14 @@ def zero_order_grad(
         return trees.map_leaves(lambda e: torch.tensordot(weights.to(e.dtype), e, 1), noise)
 
     return gradient
+
+
+def directions(params: Tree, samples: int, generator: torch.Generator) -> Tree:
+    """Standard normal numbers like the parameters, with a first axis of samples; None for what is no floating-point tensor."""
+    noise = trees.map_leaves(lambda p: _normal(p, samples, generator) if is_smooth(p) else None, params)
+    if not pack(noise)[0]:
+        raise ValueError("params hold no floating-point tensor: there is no gradient to estimate.")
+    return noise
 
 
 def _normal(p: Tensor, samples: int, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """What compiling costs: kernels share files, and what one process compiled, another finds on disk, whatever the values are."""
 
+import logging
 import os
 import re
 import subprocess
@@ -97,3 +98,23 @@ def test_where_they_cannot_they_do_not(monkeypatch, files, how):
     finally:
         torch_internals.get.cache_clear()
     assert len(files) > 1 and not any("kernel_1" in code for code in files)
+
+
+def test_on_request_it_says_what_it_compiles(caplog):
+    def doubled(x):
+        return 2 * x
+
+    caplog.set_level(logging.INFO, "functional_optim.meta")
+    function = fo.meta.compiled(doubled)
+    for _ in range(2):
+        function(torch.ones(2))
+    said = [record.getMessage() for record in caplog.records]
+    name = re.escape(doubled.__qualname__)
+    expected = [
+        f"tracing {name}",
+        rf"traced {name} in \d+\.\d s",
+        rf"compiling {name}: \d+ operations",
+        rf"compiled {name} in .* s",
+    ]
+    assert len(said) == 4
+    assert all(re.fullmatch(pattern, line) for pattern, line in zip(expected, said, strict=True))

@@ -1,0 +1,264 @@
+"""`loop` of any step: the numbers and derivatives of the same loop by hand, whatever is done with it, compiled too."""
+
+import pytest
+import torch
+from meta_helpers import close, peak_bytes
+from torch import func
+
+import functional_optim as fo
+from functional_optim import torch_internals
+from functional_optim.philox import normal
+
+DOUBLE = {"dtype": torch.float64}
+# The same operations in the same order; compiled, multiplications and additions are contracted.
+SAME = {"rtol": 1e-9, "atol": 1e-11}
+STEPS = 7
+
+
+def step(state, x, c, lr):
+    """A state of two vectors and a count, with something to log."""
+    a, b, n = state
+    a = a + lr * torch.tanh(b.flip(0) + x) * c
+    b = b - lr * a.sin() * x.sum()
+    return (a, b, n + 1), {"product": (a * b).sum(), "n": n}
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = torch.randn(3, 3, generator=generator, **DOUBLE)
+    return a, b, c, torch.tensor(0.3, **DOUBLE), torch.randn(STEPS, 3, generator=generator, **DOUBLE)
+
+
+A, B, C, LR, XS = tensors()
+
+
+def by_hand(step, state, steps, xs, args, truncate=None):
+    rows = []
+    for k in range(steps):
+        if truncate and k and k % truncate == 0:
+            state = tuple(x.detach() for x in state)
+        state, row = step(state, xs[k], *args)
+        rows.append(row)
+    return state, {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def total(run, **options):
+    """A number of each result of the loop, as a function of all that goes into it."""
+
+    def function(a, c, lr, xs):
+        (a, b, _), logs = run(step, (a, B, torch.tensor(0)), STEPS, xs, args=(c, lr), **options)
+        return (a * b).sum() + logs["product"].square().sum()
+
+    return function
+
+
+PAIR = torch.stack([A, C])
+WAYS = {
+    "value": lambda f: f(A, C, LR, XS),
+    "gradient": lambda f: func.grad(f, (0, 1, 2, 3))(A, C, LR, XS),
+    "forward": lambda f: func.jvp(lambda *some: f(*some, XS), (A, C, LR), (C, A, LR)),
+    "forward, entries": lambda f: func.jvp(lambda xs: f(A, C, LR, xs), (XS,), (XS.flip(0),)),
+    "gradient per learning rate": lambda f: torch.vmap(func.grad(f, (0, 2)), (None, None, 0, None))(
+        A, C, torch.stack([LR, 2 * LR]), XS
+    ),
+    "gradient of a batch": lambda f: func.grad(lambda lr: torch.vmap(f, (0, None, None, None))(PAIR, C, lr, XS).sum())(LR),
+    "batches within batches": lambda f: torch.vmap(torch.vmap(f, (None, 0, None, None)), (0, None, None, None))(
+        PAIR, PAIR, LR, XS
+    ),
+    "Hessian": lambda f: func.hessian(f, 1)(A, C, LR, XS),
+    "gradient of gradients": lambda f: func.grad(lambda c: sum(x.square().sum() for x in func.grad(f, (1, 2))(A, c, LR, XS)))(C),
+    "forward twice": lambda f: func.jacfwd(func.jacfwd(f, 1), 2)(A, C, LR, XS),
+    "reverse over forward": lambda f: func.jacrev(func.jacfwd(f, 2), 1)(A, C, LR, XS),
+    "third": lambda f: func.grad(func.grad(func.grad(f, 2), 2), 2)(A, C, LR, XS),
+    "gradient of Hessians of a batch": lambda f: func.grad(
+        lambda lr: torch.vmap(lambda a: func.grad(func.grad(f, 2), 2)(a, C, lr, XS))(PAIR).sum()
+    )(LR),
+}
+OPTIONS = [{}, {"truncate": 3}]
+NAMES = ["", "truncated"]
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"remat": True}, {"remat": 3}], ids=[*NAMES, "remat", "remat 3"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_as_a_loop_by_hand(way, options):
+    expected = {name: value for name, value in options.items() if name != "remat"}
+    close(WAYS[way](total(fo.meta.loop, **options)), WAYS[way](total(by_hand, **expected)), **SAME)
+
+
+# Each compiles for seconds.
+USUAL = {("gradient", "truncated"), ("forward", ""), ("gradient of gradients", "truncated")}
+
+
+@pytest.mark.parametrize(
+    ("way", "named"),
+    [pytest.param(way, n, marks=[] if (way, n) in USUAL else pytest.mark.full) for way in WAYS for n in NAMES],
+)
+def test_compiled_it_is_the_same(way, named):
+    options = OPTIONS[NAMES.index(named)]
+    found = fo.meta.compiled(lambda: WAYS[way](total(fo.meta.loop, **options)))()
+    close(found, WAYS[way](total(by_hand, **options)), **SAME)
+
+
+def operations(monkeypatch, function):
+    """How many operations the program that a function becomes has, those of its parts once."""
+    graphs, original = [], torch_internals.compile_fx_inner
+
+    def counting(graph, *args, **kwargs):
+        graphs.append(sum(len(inner.graph.nodes) for inner in graph.modules() if isinstance(inner, torch.fx.GraphModule)))
+        return original(graph, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(vars(torch_internals), "compile_fx_inner", counting)
+        fo.meta.compiled(function)(torch.tensor(0.1, **DOUBLE))
+    (count,) = graphs
+    return count
+
+
+def decay(state, i, rate):
+    for _ in range(4):
+        state = state - rate * torch.sin(state * state) * torch.cos(state)
+    return state, None
+
+
+DERIVATIVES = {
+    "gradient": func.grad,
+    "tangent": lambda f: lambda rate: func.jvp(f, (rate,), (rate,))[1],
+    "second": lambda f: func.grad(func.grad(f)),
+}
+
+
+@pytest.mark.parametrize("which", [pytest.param(n, marks=[] if n == "second" else pytest.mark.full) for n in DERIVATIVES])
+def test_a_step_and_its_derivatives_are_in_the_program_once(monkeypatch, which):
+    """For each further step it calls them once more, which is some 24 operations, where the second derivative has hundreds."""
+
+    def size(steps):
+        def last(rate):
+            return fo.meta.loop(decay, torch.ones((), **DOUBLE), steps, args=(rate,))[0]
+
+        return operations(monkeypatch, DERIVATIVES[which](last))
+
+    few, many = size(3), size(6)
+    assert (many - few) / 3 <= 40
+
+
+def test_remat_keeps_the_states_between_segments_alone():
+    def gradient(remat, steps=100):
+        return func.grad(lambda rate: fo.meta.loop(decay, torch.ones(1000, **DOUBLE), steps, args=(rate,), remat=remat)[0].sum())
+
+    rate = torch.tensor(0.1, **DOUBLE)
+    close(gradient(True)(rate), gradient(False)(rate), **SAME)
+    assert peak_bytes(lambda: gradient(True)(rate)) < peak_bytes(lambda: gradient(False)(rate)) / 3
+    assert peak_bytes(lambda: gradient(True, 400)(rate)) < 2.5 * peak_bytes(lambda: gradient(True)(rate))
+
+
+def test_until_each_ends_by_itself():
+    """Newton's root of each number of a batch, to a precision; the index is what the step gets."""
+
+    def newton(state, i, target):
+        x, count = state
+        return (x - (x * x - target) / (2 * x), i + 1), x
+
+    def near(state):
+        return (state[0] * state[0] - 9).abs() < 1e-2
+
+    def root(x):
+        return fo.meta.loop(newton, (x, torch.tensor(0)), 20, args=(9.0,), until=near)[0]
+
+    def counted(x):
+        for k in range(20):
+            if abs(x * x - 9) < 1e-2:
+                return x, k
+            x = x - (x * x - 9) / (2 * x)
+        raise AssertionError
+
+    starts = [3.0, 4.0, 50.0, 0.1]
+    found, steps = torch.vmap(root)(torch.tensor(starts, **DOUBLE))
+    assert list(zip(found.tolist(), steps.tolist(), strict=True)) == [pytest.approx(counted(x), rel=1e-12) for x in starts]
+    slope = func.grad(lambda x: root(x)[0])(torch.tensor(3.0, **DOUBLE))
+    assert slope == 1, "which takes no step"
+
+
+def test_a_loop_within_a_loop():
+    def outer(run):
+        def row(state, x, rate):
+            inner, seen = run(lambda s, y, rate: (s * rate + y, {"s": s}), state, 3, x, (rate,))
+            return inner, {"mean": seen["s"].mean()}
+
+        def function(rate):
+            last, logs = run(row, A, 2, XS[:6].reshape(2, 3, 3), (rate,))
+            return last.sum() + logs["mean"].sum()
+
+        return function
+
+    def ours(step, state, steps, xs, args):
+        return fo.meta.loop(step, state, steps, xs, args=args)
+
+    close(func.grad(outer(ours))(LR), func.grad(outer(by_hand))(LR), **SAME)
+    close(fo.meta.compiled(func.grad(outer(ours)))(LR), func.grad(outer(by_hand))(LR), **SAME)
+
+
+def test_inside_the_compiler_of_torch():
+    """There it is Python's loop."""
+    found = torch.compile(func.grad(total(fo.meta.loop, truncate=3), (0, 2)), fullgraph=True, backend="eager")(A, C, LR, XS)
+    close(found, func.grad(total(by_hand, truncate=3), (0, 2))(A, C, LR, XS), **SAME)
+
+
+def test_an_average_of_weights_while_training():
+    """A step of Adam and an average of its parameters, beside the optimizer with a loop by hand."""
+    tx, decay = fo.adam(), 0.9
+
+    def objective(p, x):
+        return ((p * x).sum() - 1) ** 2
+
+    def train(state, x, lr):
+        p, slots, average = state
+        updates, slots = tx.update(func.grad(objective)(p, x), slots, p, {"lr": lr})
+        p = fo.apply_updates(p, updates)
+        return (p, slots, decay * average + (1 - decay) * p), None
+
+    (_, _, found), _ = fo.meta.loop(train, (A, tx.init_state(A), A), STEPS, XS, args=(0.1,))
+    p = A.clone().requires_grad_()
+    optimizer, average = torch.optim.Adam([p], lr=0.1), A
+    for x in XS:
+        optimizer.zero_grad()
+        objective(p, x).backward()
+        optimizer.step()
+        average = decay * average + (1 - decay) * p.detach()
+    torch.testing.assert_close(found, average, rtol=1e-10, atol=1e-12)
+
+
+def test_noise_by_the_index_of_the_step():
+    """A walk with a key that is an argument: as many walks as keys, each the one that its key has alone."""
+
+    def walk(state, i, key):
+        return state + normal((2,), key, i, stream=0), None
+
+    def end(key):
+        return fo.meta.loop(walk, torch.zeros(2, **DOUBLE), 5, args=(key,))[0]
+
+    keys = torch.tensor([3, 4])
+    both = torch.vmap(end)(keys)
+    assert torch.equal(both, torch.stack([end(key) for key in keys]))
+    assert not torch.equal(both[0], both[1])
+
+
+REFUSED = {
+    "steps": (lambda: fo.meta.loop(decay, A, 0), ValueError, "steps = 0"),
+    "no pair": (lambda: fo.meta.loop(lambda s, x: s, A, 2), TypeError, r"returned a Tensor: expected a pair \(state, y\)"),
+    "shape": (lambda: fo.meta.loop(lambda s, x: ([s[0], A[:2]], 0), [A, A], 2), ValueError, r"state\[1\] has shape \(3,\)"),
+    "dtype": (lambda: fo.meta.loop(lambda s, x: (s.float(), 0), A, 2), ValueError, "state has shape .*float64, but"),
+    "structure": (lambda: fo.meta.loop(lambda s, x: ((s, s), 0), A, 2), ValueError, "does not have the structure"),
+    "entries": (lambda: fo.meta.loop(decay, A, 3, xs=[A, A[:2]]), ValueError, r"xs holds a tensor of shape \(2,\)"),
+    "closure": (
+        lambda: func.grad(lambda lr: fo.meta.loop(lambda s, x: (s * lr, None), A, 2, remat=True)[0].sum())(LR),
+        ValueError,
+        "closes over 'lr', which is being differentiated",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what):
+    call, kind, message = REFUSED[what]
+    with pytest.raises(kind, match=message):
+        call()
