@@ -1,8 +1,8 @@
 """What a step costs: this library, eager and fused, against `torch.optim`, other libraries and the speed of a plain copy.
 
     make bench                                                                     # everything, about 8 minutes on two cores
-    make bench BENCH="--models tiny --tasks adamw --skip first-step memory"        # one table
-    make bench BENCH="--models gpt2 --tasks clip --contestants 'ours, fused' 'torch fused' --skip first-step memory"
+    make bench BENCH="--models tiny --tasks adamw --skip pure first-step memory"        # one table
+    make bench BENCH="--models gpt2 --tasks clip --contestants 'ours, fused' 'torch fused' --skip pure first-step memory"
 
 The large model with all contestants needs 12 GB, since each keeps its state; two of them need 6 GB. Other libraries come with the
 extra `bench` and take part if they can be imported.
@@ -16,6 +16,7 @@ import argparse
 import gc
 
 import first_step
+import pure
 import report
 import torch
 from contestants import CONTESTANTS, TASKS, TINY_ONLY, missing
@@ -56,6 +57,8 @@ def main():
     if results:
         report.plot(results, arguments.plot)
         print(f"\nPlot: {arguments.plot}")
+    if "pure" not in arguments.skip and arguments.device == "cpu":
+        pure.table()
     if "first-step" not in arguments.skip:
         first_step.compile_times()
     if "memory" not in arguments.skip:
@@ -68,7 +71,7 @@ def parse():
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--contestants", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--seconds", type=float, default=10, help="for the turns of a table, of at least 5 rounds; default 10")
-    parser.add_argument("--skip", nargs="*", choices=["first-step", "memory"], default=[])
+    parser.add_argument("--skip", nargs="*", choices=["pure", "first-step", "memory"], default=[])
     parser.add_argument("--plot", default="bench.png", metavar="PATH", help="where to draw the results; default %(default)s")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()

@@ -55,7 +55,14 @@ def peak_memory():
     print(f"{ours:.0f} MB against torch fused {theirs:.0f} MB: {ours / theirs:.3f} (at most 1.05).")
 
 
-def _measured(code, cache):
+def measured(code, *arguments):
+    """What a program prints that finds an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        return _measured(code, cache, *arguments)
+
+
+def _measured(code, cache, *arguments):
     # The precompiled header is kept in the folder for temporary files
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
-    return float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout)
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache, "PYTHONPATH": os.path.dirname(__file__)}
+    command = [sys.executable, "-c", code, *arguments]
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)

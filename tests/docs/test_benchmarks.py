@@ -2,6 +2,7 @@
 
 import math
 
+import pure
 import pytest
 import torch
 from contestants import CONTESTANTS, COPY, FUSED, MODULES, OURS, TASKS, TINY_ONLY, missing
@@ -106,3 +107,20 @@ def test_what_is_printed(tmp_path):
     pytest.importorskip("matplotlib", reason="of the extra `demo`")
     plot(results, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore")  # other libraries' own
+def test_pure_steps_lead_to_the_same_parameters():
+    ways = pure.steps(SHAPES)
+    ends = {}
+    for name, step in ways.items():
+        step()
+        if hasattr(step, "shows"):
+            step.shows = True
+        ends[name] = step()
+    expected = ends["update + apply_updates"]
+    for name, end in ends.items():
+        for key, p in expected.items():
+            # Parameters of about 0.05, rounded to 2e-9 twice, after a way of two steps of 1e-3.
+            torch.testing.assert_close(end[key].detach(), p, rtol=0, atol=1e-7, msg=name)
+    assert {name: len(times) for name, times in pure.take_turns(ways, 3).items()} == dict.fromkeys(ways, 3)
