@@ -20,16 +20,18 @@ COPY = "copy"
 
 @dataclass(frozen=True)
 class Task:
-    """An update in float32: how many slots it keeps, and whether it must read every gradient before the first write."""
+    """An update in float32: how many slots it keeps, and whether it must read every gradient before the first write; and then
+    gradients and slots once more, to count where they agree."""
 
     title: str
     slots: int
     clips: bool = False
+    counts: bool = False
     reference: str = "torch fused"
 
     def bytes_moved(self, elements):
         """What an ideal step moves: it reads gradient, parameter and slots, writes the last two, and clipping reads once more."""
-        reads, writes = 2 + self.slots + self.clips, 1 + self.slots
+        reads, writes = 2 + self.slots + self.clips + self.counts * (1 + self.slots), 1 + self.slots
         return 4 * elements * (reads + writes)
 
 
@@ -38,7 +40,7 @@ TASKS = {
     "clip": Task("clipping by the global norm + AdamW", slots=2, clips=True),
     "sgd": Task("SGD with momentum", slots=1),
     "lion": Task("Lion", slots=1, reference=COPY),
-    "chain": Task("clipping + cautious Lion + decay", slots=1, clips=True, reference=COPY),
+    "chain": Task("clipping + cautious Lion + decay", slots=1, clips=True, counts=True, reference=COPY),
 }
 
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
@@ -46,21 +48,9 @@ MOMENTUM: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9}
 LION: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-2}
 
 
-@fo.elementwise(slots=("exp_avg",), hparams={"betas": (0.9, 0.99)})
-def scale_by_cautious_lion(hp):
-    """Lion, moving only where the update and the gradient agree: a rule that torch has no kernel for."""
-    b1, b2 = hp["betas"]
-
-    def rule(g, p, m):
-        u = torch.sign(b1 * m + (1 - b1) * g)
-        return torch.where(u * g > 0, u, torch.zeros_like(u)), b2 * m + (1 - b2) * g
-
-    return rule
-
-
 def ours(params, fused):
     clipped = fo.chain(fo.clip_by_global_norm(), fo.adamw(**ADAMW))
-    update = (scale_by_cautious_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate(1e-4))
+    update = (fo.cautious(fo.scale_by_lion()), fo.add_decayed_weights(), fo.scale_by_learning_rate(1e-4))
     chain = fo.chain(fo.clip_by_global_norm(), *update)
     return {
         "adamw": lambda: AdamW(params, **ADAMW, fused=fused).step,

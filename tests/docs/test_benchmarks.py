@@ -31,7 +31,7 @@ def test_the_models_have_the_tensors_and_elements_they_are_known_for():
         ("clip", 8),  # and reads g once more, for the norm
         ("sgd", 5),  # reads g, p, m; writes p, m
         ("lion", 5),
-        ("chain", 6),
+        ("chain", 8),  # and reads g and m once more, to count where they agree
     ],
 )
 def test_bytes_of_an_ideal_step(task, tensors):
