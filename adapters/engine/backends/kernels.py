@@ -151,7 +151,7 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
         del length  # An input of its own, since a compiler need not look for it in the tensors' shapes.
         results = body.run(vector, *tensors[:count])
         if ending is Ending.TOTAL:
-            return [_total(result) for result in results]
+            return [_total(result, alone=len(results) == 1) for result in results]
         # A result may be an input, a slot that moves up one place say; times 1 it is a value of its own, which no write below
         # can change. (The compiler would drop a `clone`.)
         results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]
@@ -187,9 +187,9 @@ def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
     return zip(*(flat(x).split(LONGEST) for x in row), strict=True)
 
 
-def _total(x: Tensor) -> Tensor:
+def _total(x: Tensor, *, alone: bool) -> Tensor:
     """The sum, in float64, which takes no longer; a float32 sum of 40 million squares is off in the fourth digit."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or not alone:  # What several sums share would be stored before it was taken in halves.
         return x.sum(dtype=torch.float64)
     # Each processor reads two stretches side by side a tenth faster than one.
     half = x.shape[0] // 2
