@@ -20,7 +20,7 @@ from torch import Tensor
 
 from functional_optim.dimensions import arranged, folded, gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, Hparam, HParams, require_count
-from functional_optim.lifting import Leafwise
+from functional_optim.lifting import Leafwise, SlotInit
 from functional_optim.numerics import cond, where
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
@@ -107,7 +107,7 @@ def rotate(
     slots = {
         **per_dimension("GG", dims, sizes, square_zeros),
         **per_dimension("Q", dims, sizes, torch.eye),
-        **inner.slots,
+        **{name: _in_dtype(start, inner.state_dtype) for name, start in inner.slots.items()},
     }
     form = Leafwise(
         name="rotate",
@@ -151,6 +151,10 @@ def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, di
         return [x.contiguous() for x in (u, *ggs, *qs, *own)]
 
     return rule
+
+
+def _in_dtype(start: SlotInit, dtype: torch.dtype | None) -> SlotInit:
+    return start if dtype is None else lambda p, hp: start(p, hp).to(dtype)
 
 
 def _eigenvectors(gg: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def test_each_matrix_of_a_tensor_is_one_of_its_own(name):
         torch.testing.assert_close(leaf.detach(), start[key] - total[key], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.full
 def test_the_laws_hold_of_a_cube():
     check_transform(
         fo.per_matrix(fo.scale_by_shampoo((0.9, 0.95), precondition_frequency=3)), {"cube": randn(2, 2, 2), "b": randn(2)}

@@ -226,9 +226,22 @@ def test_derivatives_through_a_new_basis_take_it_for_a_constant():
         torch.testing.assert_close(derivative, differences, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.full
 def test_three_bases_keep_the_laws():
-    params = {"cube": randn(2, 1, 2), "vector": randn(2), "scalar": randn()}
+    params = {"cube": randn(2, 1, 2), "vector": randn(2)}
     check_transform(fo.rotate(fo.scale_by_adam(), precondition_1d=True, dims=3), params)
+
+
+def test_the_slots_of_the_rule_may_be_of_another_dtype():
+    tx = fo.soap(state_dtype=torch.bfloat16)
+    state = tx.init_state({"w": torch.zeros(2, 3)})
+    for _ in range(2):
+        _, state = tx.update({"w": torch.ones(2, 3)}, state, {"w": torch.zeros(2, 3)})
+    dtypes = {name: x["w"].dtype for name, x in state["rotate"].items() if name != "step"}
+    assert dtypes == {
+        **dict.fromkeys(("GG.0", "GG.1", "Q.0", "Q.1"), torch.float32),
+        **dict.fromkeys(("exp_avg", "exp_avg_sq"), torch.bfloat16),
+    }
 
 
 def test_what_is_no_rule_for_one_tensor_is_refused():
