@@ -10,6 +10,7 @@ from engines import Plain, assert_same_progress, parameters, params_of, run, set
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.buckets import Way
 from functional_optim.adapters.engine.route import links_of
 
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,)]
@@ -189,3 +190,23 @@ def test_engines_run_rules_with_numbers_as_themselves(name, make):
             optimizer.step(value=1 + 1 / (step + 1))
     assert ways(optimizers[1]) == {ENGINES[make]} and all(link.packs for link in links_of(OPENED[name]()))
     assert_same_progress(*optimizers, torch.float64)
+
+
+@pytest.mark.parametrize("name", ["prodigy", "momo_adam", "stable_adamw"])
+def test_what_is_summed_is_never_stored(name):
+    """Each kernel is one function over the columns, without memory of its own."""
+    optimizer = Fused(parameters(SHAPES, torch.float64), OPENED[name]())
+    set_gradients(0, params_of(optimizer))
+    optimizer.step(value=1.0)
+    (step,) = optimizer._steps.values()
+    (kernels,) = step.plan.backends[Way.COMPILED].kernels.values()
+    assert kernels.step.direct and all(kernel.direct for kernel in kernels.quantities.values() if kernel)
+
+
+def test_a_slot_that_stays_as_it_is_is_not_touched():
+    """The first parameters of Prodigy, behind numbers, gradient, parameter and three other slots: only its sums read them."""
+    optimizer = Fused(parameters(SHAPES, torch.float64), OPENED["prodigy"]())
+    run(optimizer, steps=1)
+    (step,) = optimizer._steps.values()
+    (kernels,) = step.plan.backends[Way.COMPILED].kernels.values()
+    assert 6 not in kernels.step.direct.places and 6 in kernels.quantities[0].direct.places

@@ -1,4 +1,4 @@
-"""What a step reads and writes: at most half as much again as gradient, parameter and slots are, for every transform but these."""
+"""What a step reads and writes: at most half as much again as gradient, parameter and slots are, but for some transforms."""
 
 import pytest
 import torch

@@ -30,6 +30,9 @@ from .trial import try_out
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
 SETTINGS = {"cpp.dynamic_threads": True, "size_asserts": False, "alignment_asserts": False}
 
+# What a sum is over is read twice, where stretches of it end; it is computed twice, too, however long that takes, and not stored.
+UNSTORED = {"realize_reads_threshold": 1 << 20, "realize_opcount_threshold": 1 << 20}
+
 # Any length but 0 and 1, which the tracer would take for constants; odd, or half of it might pass for exactly half. The compiler
 # reads it as "large: use all threads".
 TYPICAL_LENGTH = (1 << 20) + 7
@@ -115,10 +118,12 @@ class Body:
     Attributes:
         prologue: the scalars of the links to these numbers.
         run: `(vector, u, p, *slots, *further)`, the numbers in one 1-D tensor, to the results of what was traced.
+        kept: the places of the slots that stay as they are.
     """
 
     prologue: Prologue
     run: Callable[..., list[Tensor]]
+    kept: frozenset[int]
 
 
 def body_of(traced: Traced) -> Body:
@@ -140,7 +145,9 @@ def body_of(traced: Traced) -> Body:
             values[node] = FUNCTIONS[node.op](*map(value, node.args), **options)
         return [values[node] for node in traced.results]
 
-    return Body(traced.tape.prologue(list(numbers)), run)
+    slots = zip(traced.results[1:], traced.inputs[2:], strict=False)
+    kept = frozenset(i for i, (new, old) in enumerate(slots) if new is old)
+    return Body(traced.tape.prologue(list(numbers)), run, kept)
 
 
 def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
@@ -156,7 +163,8 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
         # can change. (The compiler would drop a `clone`.)
         results = [result * 1 for result in ending.outcome(results[0], results[1:], *tensors[1:end])]
         for place, result in zip(ending.written(dtypes), results, strict=True):
-            tensors[place].copy_(result)
+            if place - 2 not in body.kept:
+                tensors[place].copy_(result)
         return []
 
     def traced_writes() -> inductor.Traced:
@@ -170,7 +178,7 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
             graph = torch_internals.make_fx(run, decomposition_table=decompositions)(*inputs)
         return graph, inputs, mode
 
-    return inductor.lowered(traced_writes, SETTINGS, is_kernel=True)
+    return inductor.lowered(traced_writes, SETTINGS | (UNSTORED if ending is Ending.TOTAL else {}), is_kernel=True)
 
 
 def _fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
