@@ -313,9 +313,13 @@ class Layout:
 
     def _common(self, value: Value, states: Mapping[Key, Flat]) -> Any:
         """The value that all share; of clocks that differ, as older versions have left them, the one that is ahead."""
-        found = [state[name] for key, state in states.items() if state.get(name := self._names[key][value.path]) is not None]
-        ahead = value.kind == "clock" and all(x.device.type == "cpu" for x in found)
-        return max(found, key=float, default=None) if ahead else next(iter(found), None)
+        named = ((self._names[key][value.path], state) for key, state in states.items())
+        found = (state[name] for name, state in named if state.get(name) is not None)
+        if value.kind != "clock":
+            return next(found, None)
+        clocks = list(found)
+        ahead = all(x.device.type == "cpu" for x in clocks)
+        return max(clocks, key=float, default=None) if ahead else next(iter(clocks), None)
 
     def _initial(self, params: Params, hparams: HParams) -> Any:
         # Not `init_state`: these may be some of the parameters only, and what it checks holds for all of them.
