@@ -121,7 +121,8 @@ from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.madgrad import scale_by_madgrad
 from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
-from functional_optim.rules.momo import momo, momo_adam
+from functional_optim.rules.momo import momo
+from functional_optim.rules.momo_adam import momo_adam
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.nadam import scale_by_nadam
 from functional_optim.rules.noise import add_noise

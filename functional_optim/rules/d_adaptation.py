@@ -22,10 +22,8 @@ def agree(hparams):
     """One distance is estimated, for a rate that all parameters share that move at all."""
     rates = sorted({float(hp["lr"]) for hp in hparams if not isinstance(hp["lr"], torch.Tensor)} - {0.0})
     if len(rates) > 1:
-        raise ValueError(
-            f"parameters have the learning rates {', '.join(map(str, rates))}. They must be equal, or 0 for parameters that are "
-            "to stay as they are."
-        )
+        found = ", ".join(map(str, rates))
+        raise ValueError(f"parameters have the learning rates {found}. They must be equal, or 0 for what is to stay as it is.")
 
 
 @numbered(
