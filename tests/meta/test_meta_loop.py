@@ -129,7 +129,9 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("which", [pytest.param(n, marks=[] if n == "second" else pytest.mark.full) for n in DERIVATIVES])
 def test_a_step_and_its_derivatives_are_in_the_program_once(monkeypatch, which):
-    """For each further step it calls them once more, which is some 24 operations, where the second derivative of a step has a hundred."""
+    """For each further step it calls them once more, which is some 24 operations, where the second derivative of a step has
+    a hundred.
+    """
 
     def size(steps):
         def last(rate):
