@@ -853,8 +853,8 @@ MUTANTS = [
     Mutant(
         "Prodigy divides by the old estimate's ε",
         "functional_optim/rules/prodigy.py",
-        "new_d * eps",
-        "d * eps",
+        'new["d"] * hp["eps"]',
+        'd * hp["eps"]',
         "test_parameter_free.py -k prodigy",
     ),
     Mutant(
@@ -867,15 +867,15 @@ MUTANTS = [
     Mutant(
         "MoMo's step is not shrunk with the parameters",
         "functional_optim/rules/momo_model.py",
-        "-(shrinkage * p + tau * d) / (1 + shrinkage)",
-        "-shrinkage / (1 + shrinkage) * p - tau * d",
+        "-(shrinkage * p + tau * direction) / (1 + shrinkage)",
+        "-shrinkage / (1 + shrinkage) * p - tau * direction",
         "test_loss_driven.py -k momos_decay",
     ),
     Mutant(
         "what has a learning rate of 0 has a part in the estimate",
         "functional_optim/rules/d_adaptation.py",
-        "return [lr > 0 for lr in lrs]",
-        "return [lr >= 0 for lr in lrs]",
+        'double(b2) ** 0.5, hp["lr"] > 0',
+        'double(b2) ** 0.5, hp["lr"] >= 0',
         "test_parameter_free.py -k rate_of_0",
     ),
     Mutant(

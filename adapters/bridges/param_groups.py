@@ -78,7 +78,7 @@ def param_groups(
 def _is_spared(model: nn.Module, name: str, p: Tensor, no_decay: Sequence[str]) -> bool:
     """Whether a parameter gets no decay."""
     listed: Any = getattr(model, "no_weight_decay", None)
-    own = listed() if callable(listed) else ()
+    own: Any = listed() if callable(listed) else ()
     is_listed = any(fnmatch.fnmatch(name, pattern) for pattern in own)
     return p.ndim <= 1 or name.endswith(".bias") or is_listed or any(re.search(pattern, name) for pattern in no_decay)
 

@@ -132,7 +132,7 @@ class Batch:
         """True: nothing is known of the tensors' memory."""
         return True
 
-    def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
+    def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
         """The gradients and the parameters, as they are taken."""
         u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
         if self.in_place:
@@ -187,7 +187,7 @@ class Pack:
         """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
         return self._places() == self.places
 
-    def open(self, grads: Sequence[Tensor]) -> tuple[Column, Column]:
+    def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
         """The gradients and the parameters, gathered."""
         foreach["copy_"](self.grad_views, [grads[leaf.index] for leaf in self.leaves])
         foreach["copy_"](self.param_views, self.params)

@@ -134,7 +134,7 @@ class Program:
         self.returned = [self.registers[node] for node in results]
         self.numbers = [x for x in self.values if type(x) is Place]
 
-    def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[float]) -> list[Sequence[Tensor]]:
+    def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[Any]) -> list[Sequence[Tensor]]:
         """Run on a list of tensors for each input, all of one length, and the numbers."""
         given = iter(numbers)
         further = [None] * len(self.instructions) + [next(given) if type(x) is Place else x for x in self.values]

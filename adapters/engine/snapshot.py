@@ -40,7 +40,8 @@ class Present:
     def among(self, keys: Container[Key]) -> "Present":
         """Those that are called like this."""
         there = [key in keys for key in self.keys]
-        return Present(*(list(compress(column, there)) for column in (self.keys, self.params, self.grads, self.groups)))
+        keys_there, params = list(compress(self.keys, there)), list(compress(self.params, there))
+        return Present(keys_there, params, list(compress(self.grads, there)), list(compress(self.groups, there)))
 
 
 class Held:
@@ -152,7 +153,7 @@ class Held:
         if not any(map(is_, grads, repeat(None))):
             return list(grads)
         likes = zip(grads, self.params, self._likes, strict=True)
-        completed = [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
+        completed: list[Any] = [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
         return None if any(map(is_, completed, repeat(None))) else completed
 
 

@@ -155,9 +155,7 @@ def is_one(x: Any) -> bool:
 
 def quotient(a: Any, b: Any) -> Any:
     """a / b, infinite or NaN where b is 0."""
-    if isinstance(a, Number) or isinstance(b, Number):
-        return a / b
-    return DIVISION((a, b))
+    return record("div", a, b) if isinstance(a, Number) or isinstance(b, Number) else DIVISION((a, b))
 
 
 def root(x: Any) -> Any:

@@ -122,7 +122,7 @@ class Compiled:
             if not given.varies or run.varies(work) or len(given.kinds) > FEW:
                 run.cache[key] = kernel.vector(run.scalars(work, first))
             else:
-                vectors: dict[int, Tensor] = {}
+                vectors: dict[int, Any] = {}
                 for rows, own in given.kinds:
                     vectors |= dict.fromkeys(rows, kernel.vector(run.scalars(work, first, own)))
                 run.cache[key] = [vectors[i] for i in range(len(vectors))]
