@@ -102,10 +102,6 @@ ADVICE: dict[str, str] = {
     "fused": "How to execute is the optimizer's choice: fo.adapters.OptimizerAdapter(params, transform, fused=True).",
     "foreach": "How to execute is the optimizer's choice: fo.adapters.OptimizerAdapter steps in lists by itself.",
     "params": "A transform gets parameters in init_state and update; the optimizers that hold them are in fo.adapters.",
-    "step": (
-        "A transform only computes: updates, state = transform.update(grads, state, params). "
-        "For step() and zero_grad(), put it behind an optimizer: fo.adapters.OptimizerAdapter(params, transform)."
-    ),
     **dict.fromkeys(
         ("zero_grad", "param_groups", "state_dict", "load_state_dict", "add_param_group", "state"),
         "A transform only computes; an optimizer holds parameters and state: fo.adapters.OptimizerAdapter(params, transform).",

@@ -229,7 +229,7 @@ def test_a_program_is_as_short_as_one_written_by_hand():
 
     def operations(transform):
         links = links_of(transform)
-        values = values_of(links, transform.hparams, {link.step: 4 for link in links})
+        values = values_of(links, transform.hparams, {link.step: 4 for link in links}, {})
         scalars = scalars_of(links, lambda link: (values[link], 5 if link.form.counts else None), {})
         dtypes = Dtypes(torch.float32, torch.float32, (torch.float32,) * slot_count(links))
         program = program_of(trace(links, scalars, dtypes, asks=True), Ending.STEP)

@@ -672,7 +672,6 @@ def test_a_hyper_parameter_as_a_keyword_of_update(word):
     [
         ("init", "Did you mean 'init_state'"),
         ("updaet", "Did you mean 'update'"),
-        ("step", r"OptimizerAdapter\(params, transform\)"),
         ("zero_grad", r"an optimizer holds parameters and state: fo.adapters.OptimizerAdapter"),
     ],
 )
