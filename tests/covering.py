@@ -26,6 +26,9 @@ def covering(table: Mapping[str, Transform]) -> set[str]:
         best = max(parts, key=lambda name: len(parts[name] & missing) / (1 + len(parts[name])))
         chosen.add(best)
         missing -= parts[best]
+    for name in sorted(chosen):  # What came early may have nothing that those after it lack.
+        if parts[name] <= set().union(*(parts[other] for other in chosen - {name})):
+            chosen.remove(name)
     return chosen
 
 
