@@ -31,6 +31,10 @@ class Evaluation:
         self.kept: dict[Tensor, Tensor] | None = None
         self.is_lent = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is in no `with`: its own `train()` gives back what it has kept.
+        return {**vars(self), "is_lent": False}
+
     def require_training(self, what: str) -> None:
         """Raise RuntimeError while the parameters are those to evaluate at."""
         if self.kept is not None:

@@ -78,6 +78,8 @@ class PureEngine:
         (g, spec), (p, param_spec), (s, state_spec) = map(trees.flatten, (grads, params, state))
         if spec != param_spec or not all(map(_is_fit, trees.leaves(dict(extra)))):
             return None
+        if all(x is None for x in g):
+            return None  # What leaves share may change nevertheless.
         given = Leaves(g, p, s)
         key = spec, state_spec, tuple(extra)
         with self._lock:
