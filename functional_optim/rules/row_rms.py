@@ -50,7 +50,7 @@ def scale_by_row_rms(hp):
     b2, eps = hp["beta2"], hp["row_eps"]
 
     def rule(u, p, v):
-        x = u.reshape(*u.shape[:2], -1) if u.ndim > 1 else u.reshape(-1, 1, 1)
+        x = u.flatten(2) if u.ndim > 2 else u.reshape(*u.shape, 1) if u.ndim == 2 else u.reshape(-1, 1, 1)
         v = b2 * v + (1 - b2) * (x * x).mean(-1).reshape(v.shape)
         y = x / (sqrt(v).reshape(*x.shape[:2], 1) + eps)
         size, scaled = (sqrt((z * z).sum((1, 2), keepdim=True)) for z in (x, y))
