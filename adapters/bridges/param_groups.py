@@ -57,7 +57,11 @@ def param_groups(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a module, whose parameters have names.")
-    for name, value, interval in (("layer_decay", layer_decay, "(0, 1]"), ("lora_ratio", lora_ratio, "(0, inf)")):
+    for name, value, interval in (
+        ("weight_decay", weight_decay, "[0, inf)"),
+        ("layer_decay", layer_decay, "(0, 1]"),
+        ("lora_ratio", lora_ratio, "(0, inf)"),
+    ):
         if value is not None:
             validate_number(name, value, interval)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

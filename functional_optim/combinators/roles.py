@@ -39,7 +39,7 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
         them: `{name: "adamw" if role != "matrix" else "muon" for name, role in by_role(model).items()}`.
 
     Raises:
-        TypeError: this is no module.
+        TypeError: this is no module, or `heads` is a single name.
         ValueError: a name in `heads` is no module's.
 
     >>> model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 4), nn.LayerNorm(4))
@@ -48,6 +48,8 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"by_role(model) got a {type(model).__name__}: expected a module.")
+    if isinstance(heads, str):
+        raise TypeError(f"heads = {heads!r}: expected a list of names, [{heads!r}].")
     modules = dict(model.named_modules())
     for name in heads:
         if name not in modules:
@@ -66,7 +68,7 @@ def _output_of(model: nn.Module) -> nn.Module | None:
 
 
 def _role(p: Tensor, uses: list[tuple[str, nn.Module]], output: nn.Module | None, heads: Collection[str]) -> str:
-    if p.ndim < 2:
+    if p.ndim < 2 or any(_is_gain(p, module) for _, module in uses):
         return "vector"
     kinds = tuple(module for _, module in uses)
     if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in kinds):
@@ -76,6 +78,12 @@ def _role(p: Tensor, uses: list[tuple[str, nn.Module]], output: nn.Module | None
     if any(module is output or path in heads or _is_called_head(path, module) for path, module in uses):
         return "head"
     return "stack" if p.ndim > 2 else "matrix"
+
+
+def _is_gain(p: Tensor, module: nn.Module) -> bool:
+    """Whether it is the first of what `parametrizations.weight_norm` makes a weight of: sizes, one for each output."""
+    is_normed = any(type(each).__name__ == "_WeightNorm" for each in module.children())
+    return is_normed and p is getattr(module, "original0", None)
 
 
 def _is_called_head(path: str, module: nn.Module) -> bool:

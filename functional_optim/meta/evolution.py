@@ -25,7 +25,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import require_count, validate_number
-from functional_optim.meta.loops import loop
+from functional_optim.meta.loops import loop, require_entries
 from functional_optim.meta.packing import map_tensors
 from functional_optim.meta.zero_order import directions
 from functional_optim.trees import Tree
@@ -81,11 +81,12 @@ class WindowedGradient:
         """The gradient of the sum of the losses of a whole loop from this state: the windows' estimates, added up.
 
         Raises:
-            ValueError: `steps` is no multiple of the window, or as `init`.
+            ValueError: `steps` is no multiple of the window, `xs` has not an entry for each step, or as `init`.
         """
         require_count("steps", steps, 1)
         if steps % self.window:
             raise ValueError(f"steps = {steps}: expected a multiple of the window, {self.window}.")
+        require_entries(xs, steps, "xs", "Without xs a step gets its index.")
         particles, found = self.init(params, state, generator=generator), None
         for start in range(0, steps, self.window):
             own = map_tensors(lambda x, start=start: x[start : start + self.window], xs)

@@ -60,7 +60,8 @@ def loop(
         args: what is the same at every step. A step may close over it too; but what is to be differentiated or batched must be an
             argument with `remat` and within `compiled`.
         until: `state -> ` a () tensor of booleans. As soon as it holds, the state stays as it is: under `vmap` each loop ends by
-            itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays.
+            itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays. So
+            the step, and its derivative, must be finite there: a NaN in what is thrown away is a NaN in the gradient.
         truncate: stop derivatives before every step whose index is a multiple of this. None stops none.
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated, as in `unroll`.
             An int is the length of a segment.

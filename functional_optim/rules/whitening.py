@@ -46,7 +46,7 @@ def preconditioned(x: Tensor, qs: Sequence[Tensor]) -> Tensor:
 
 def balanced(qs: Sequence[Tensor]) -> list[Tensor]:
     """The same product, its factors of one size: what one gains, another loses."""
-    sizes = [q.abs().flatten(1).amax(1) for q in qs]
+    sizes = [_largest(q) for q in qs]
     mean = torch.stack(sizes).log().mean(0).exp()
     return [q * (mean / size).reshape(-1, *[1] * (q.ndim - 1)) for q, size in zip(qs, sizes, strict=True)]
 
@@ -64,11 +64,19 @@ def _squares(a: Tensor, b: Tensor, i: int, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moved(q: Tensor, first: Tensor, second: Tensor, rate: Scalar) -> Tensor:
-    largest = (first + second).abs().flatten(1).amax(1).clamp(min=torch.finfo(q.dtype).tiny)
+    if not q.numel():
+        return q
+    largest = _largest(first + second).clamp(min=torch.finfo(q.dtype).tiny)
     if q.ndim == 2:
         return q - rate * (first - second) * q / largest.unsqueeze(1)
     size = _lower_bound(first + second, largest.reshape(-1, 1, 1))
     return q - rate * ((first - second).triu() / size) @ q
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest magnitude in each of a stack of tensors; 0 in those without elements."""
+    flat = x.abs().flatten(1)
+    return torch.cat([flat, flat.new_zeros(len(flat), 1)], 1).amax(1)
 
 
 def _lower_bound(x: Tensor, largest: Tensor) -> Tensor:

@@ -183,6 +183,19 @@ def test_a_copy_made_while_evaluating_gives_back_its_own(copied):
     assert same(values(other), trained) and not same(values(net), trained)
 
 
+def test_a_copy_made_inside_can_be_trained():
+    net = model()
+    optimizer = made(net)
+    step(net, optimizer, 2)
+    trained = values(net)
+    with eval_params(optimizer):
+        other, its = copy.deepcopy((net, optimizer))
+        its.train()
+        step(other, its, 1)
+    step(net, optimizer, 1)
+    assert same(values(other), values(net)) and not same(values(net), trained)
+
+
 def test_torchs_class_of_averaged_descent_has_an_average():
     net = model()
     optimizer = ASGD(net.parameters(), lr=0.05, t0=0)

@@ -67,3 +67,8 @@ def test_an_optimizer_takes_them_with_their_names_and_frozen_parameters_are_left
 def test_what_does_not_fit_is_an_error(model, given, message):
     with pytest.raises((TypeError, ValueError), match=message):
         param_groups(model, **given)
+
+
+def test_a_decay_is_no_growth():
+    with pytest.raises(ValueError, match="weight_decay"):
+        param_groups(nn.Linear(2, 1), 0.1, weight_decay=-1.0)

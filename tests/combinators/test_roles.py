@@ -103,3 +103,14 @@ def test_a_partition_takes_it():
         optimizer.step()
     kept = {name for name, p in model.named_parameters() if "GG.0" in optimizer.state[p]}
     assert kept == {name for name, label in labels.items() if label == "soap"}
+
+
+def test_the_gain_of_a_normed_weight_is_no_matrix():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 2))
+    roles = fo.by_role(model)
+    assert roles["0.parametrizations.weight.original0"] == "vector" and roles["0.parametrizations.weight.original1"] == "matrix"
+
+
+def test_a_single_name_is_no_list_of_heads():
+    with pytest.raises(TypeError, match=r"heads = 'last': expected a list of names, \['last'\]"):
+        fo.by_role(nn.Sequential(nn.Linear(3, 4)), heads="last")

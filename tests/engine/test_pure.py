@@ -664,3 +664,13 @@ def test_large_tensors_go_block_by_block(monkeypatch, no_compiler):
     monkeypatch.setattr(buckets, "SMALL", 500)
     with warnings.catch_warnings(action="ignore"):
         assert_same_steps(CLIPPED, sample(9), sample)
+
+
+@pytest.mark.parametrize("make", [fo.prodigy, lambda: fo.chain(fo.monitor("grad"), fo.adamw()), fo.adamw])
+def test_what_all_share_changes_without_any_gradient(make):
+    tx, params = make(), {"w": torch.ones(3), "b": torch.ones(2)}
+    states = [way.init_state(params) for way in (tx, fo.fused(tx))]
+    for grads in ({"w": torch.ones(3), "b": torch.ones(2)}, {"w": None, "b": None}, {"w": torch.ones(3), "b": None}):
+        states = [way.update(grads, state, params)[1] for way, state in zip((tx, fo.fused(tx)), states, strict=True)]
+    for a, b in zip(*map(trees.leaves, states), strict=True):
+        torch.testing.assert_close(a, b)

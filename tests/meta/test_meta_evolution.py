@@ -127,3 +127,9 @@ def test_refused(options, kind, message):
 def test_windows_fill_the_loop():
     with pytest.raises(ValueError, match="steps = 7: expected a multiple of the window, 2"):
         fo.meta.windowed_grad(step, window=2, samples=3, sigma=0.1)(PARAMS, START, 7, generator=generator())
+
+
+def test_every_entry_belongs_to_a_step():
+    gradient = fo.meta.windowed_grad(step, window=WINDOW, samples=2, sigma=0.3)
+    with pytest.raises(ValueError, match=r"xs holds a tensor of shape \(12,\): each needs a first axis of length 9"):
+        gradient(PARAMS, START, 9, TARGETS, generator=generator())

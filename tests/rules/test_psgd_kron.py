@@ -139,3 +139,12 @@ def test_bad_arguments():
         fo.scale_by_psgd_kron(update_probability=0.0)
     with pytest.raises(ValueError, match="precond_init_scale = 0.0 is not greater than 0"):
         fo.psgd_kron(precond_init_scale=0.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
+@pytest.mark.parametrize("make", [fo.psgd_kron, fo.normuon, fo.soap, fo.shampoo])
+def test_tensors_without_elements(make, shape):
+    params = {"none": torch.zeros(shape), "some": torch.ones(3, 4)}
+    tx = make()
+    updates, state = tx.update({name: torch.ones_like(p) for name, p in params.items()}, tx.init_state(params), params)
+    assert updates["none"].shape == shape and updates["some"].isfinite().all() and updates["some"].any()
