@@ -193,8 +193,7 @@ def _are_fit(given: Leaves) -> bool:
     """Whether these are tensors with a memory of their own, of which no derivative is taken, as a step needs them."""
     pairs = [(g, p) for g, p in zip(given.grads, given.params, strict=True) if g is not None]
     return (
-        bool(pairs)
-        and all(map(_is_plain, _tensors(given)))
+        all(map(_is_plain, _tensors(given)))
         and all(p is not None and g.device == p.device for g, p in pairs)
         and all(_is_wide(g) == _is_wide(p) for g, p in pairs)
     )

@@ -177,6 +177,7 @@ class Run(ABC):
         self.counts, self._extra = counts, extra() if numbers_asked(plan.links) else {}
         self._values: dict[tuple[Passage, int], Mapping[Link, HParams]] = {}
         self._given: dict[Part, Given] = {}
+        self._steps: dict[Passage, dict[Path, int]] = {}
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
@@ -360,8 +361,10 @@ class Run(ABC):
         return {**numbers, **{name: self.shared((*link.path, name)).double() for name in form.shared}}
 
     def _shared_steps(self, passage: Passage) -> dict[Path, int]:
-        """The steps that all leaves share with other numbers."""
-        return {link.step: int(self.shared(link.step)) for link in passage.sharing} if passage.sharing else {}
+        """The steps that all leaves share with other numbers, before this one."""
+        if passage not in self._steps:
+            self._steps[passage] = {link.step: int(self.shared(link.step)) for link in passage.sharing}
+        return self._steps[passage]
 
     def _reduce(self, link: Link, works: list[Work]) -> Any:
         """A reduction in general form: it gets every leaf in its shape, and the updates have to be stored for it."""

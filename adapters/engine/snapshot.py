@@ -86,8 +86,8 @@ class Held:
         for (own, state), row in zip(rows, self.counts, strict=True):
             state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
         self._are_clocks = torch.tensor([value.kind == "clock" for value in layout.counts], dtype=torch.bool, device="cpu")
-        self.slots = [state[name] for state, own in zip(states, slots, strict=True) for name in own]
         own_slots = [[state[name] for name in own] for state, own in zip(states, slots, strict=True)]
+        self.slots = list(chain.from_iterable(own_slots))
         self._likes = [_like(*row) for row in zip(present.grads, self.params, own_slots, strict=True)]
         self._are_alike = likeness((*present.params, *present.grads, *self.slots))
         self._states: list[Flat] = []
@@ -114,8 +114,8 @@ class Held:
 
     def known(self) -> dict[Tensor, Tensor]:
         """By parameters, tensors that are like their gradients, whether those are there or not."""
-        likes = zip(self.params, self._likes, strict=True)
-        return {p: p.detach() if like is p else like for p, like in likes if like is not None}
+        likes = self._completed([None] * len(self.params))
+        return {p: like for p, like in zip(self.params, likes, strict=True) if like is not None}
 
     def fits(self, present: Present, states: States) -> bool:
         """Whether nobody added, replaced or reshaped a tensor, or set a count."""
@@ -123,6 +123,7 @@ class Held:
         grads = None if placed is None else self._completed(placed)
         return (
             grads is not None
+            and not any(map(is_, grads, repeat(None)))
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
             and self._are_alike(*self.params, *grads, *self.slots)
@@ -148,13 +149,12 @@ class Held:
             self.counts[:, self._paths.index(path)] = value
         self.table = CountTable(self._paths, self.counts.tolist())
 
-    def _completed(self, grads: Sequence[Any]) -> list[Tensor] | None:
-        """The gradients, and what is like them where there is none; None where nothing is."""
+    def _completed(self, grads: Sequence[Any]) -> list[Any]:
+        """The gradients, and what is like them where there is none; None for those that nothing is like."""
         if not any(map(is_, grads, repeat(None))):
             return list(grads)
         likes = zip(grads, self.params, self._likes, strict=True)
-        completed: list[Any] = [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
-        return None if any(map(is_, completed, repeat(None))) else completed
+        return [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
 
 
 def _like(grad: Tensor, p: Tensor, slots: Sequence[Tensor]) -> Tensor | None:

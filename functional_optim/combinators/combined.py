@@ -1,10 +1,16 @@
 """What the forms of all combinators have in common."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.form import Form
+from functional_optim.form import Form, Path
+from functional_optim.hparams import HParams
+from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
 
@@ -19,6 +25,41 @@ class Combined(Form):
     def takes_each(self, name: str) -> bool:
         """Whether this is passed on, to parts that may refuse it."""
         return name not in self.single
+
+
+@dataclass(frozen=True, eq=False)
+class Around(Combined):
+    """The form of a transform that hands another its hyper-parameters, and does nothing else."""
+
+    inner: Transform
+
+    @property
+    def parts(self) -> Mapping[Path, Transform]:
+        return {(): self.inner}
+
+    @property
+    def mixes_leaves(self) -> bool:
+        return False
+
+    @property
+    def sees_shapes(self) -> bool:
+        return False
+
+    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
+        """As `inner_hparams`."""
+        return self.inner_hparams(hp)
+
+    def inner_hparams(self, hp: HParams) -> dict[str, Any]:
+        """Its own, by the same names."""
+        return self.inner.select(hp)
+
+    def init(self, params: Tree, hp: HParams) -> Tree:
+        """The inner state, unchanged."""
+        return self.inner.init_fn(params, self.inner_hparams(hp))
+
+    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
+        """The inner update."""
+        return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
 
 
 def zero_unless(condition: Tensor, updates: Tree) -> Tree:

@@ -3,34 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.combined import Around
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Engine, Path
-from functional_optim.hparams import HParams
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
-from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Fused(Combined):
+class Fused(Around):
     """The form of a transform with an engine."""
-
-    inner: Transform
-
-    @property
-    def parts(self) -> Mapping[Path, Transform]:
-        return {(): self.inner}
-
-    @property
-    def mixes_leaves(self) -> bool:
-        return False
-
-    @property
-    def sees_shapes(self) -> bool:
-        return False
 
     @property
     def engine(self) -> Engine:
@@ -50,14 +33,6 @@ class Fused(Combined):
     def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """The inner names are the outer ones."""
         return {(): {name: outer[name] for name in self.inner.declared}}
-
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """The inner state."""
-        return self.inner.init_fn(params, self.inner.select(hp))
-
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The inner update, by the engine where it is one of plain tensors."""
-        return self.inner.update_fn(updates, state, params, self.inner.select(hp), **extra)
 
 
 @recorded

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.combined import Around
 from functional_optim.combinators.conditionally import Conditional
 from functional_optim.combinators.origin import Handed, Origin, times
 from functional_optim.combinators.partition import Partitioned
@@ -18,7 +18,6 @@ from functional_optim.recipe import recorded
 from functional_optim.rules.scale import negate, scale, scale_by_schedule
 from functional_optim.rules.trivial import freeze
 from functional_optim.transform import Transform, elementwise, require_transform
-from functional_optim.trees import Tree
 
 # Of the parts of such a form a parameter goes through one; of other forms' through all.
 SIDE_BY_SIDE = (Partitioned, Conditional)
@@ -28,35 +27,18 @@ FACTOR = Hparam(1.0, NON_NEGATIVE)
 
 
 @dataclass(frozen=True, eq=False)
-class Factored(Combined):
+class Factored(Around):
     """The form of a transform one of whose hyper-parameters, its rate, is multiplied by another, the factor.
 
     A rate that is not given from outside has its default.
     """
 
-    inner: Transform
     rate: str
     factor: str
-
-    @property
-    def parts(self) -> Mapping[Path, Transform]:
-        return {(): self.inner}
-
-    @property
-    def mixes_leaves(self) -> bool:
-        return False
-
-    @property
-    def sees_shapes(self) -> bool:
-        return False
 
     def takes_each(self, name: str) -> bool:
         """The factor may have a value per leaf where the rate may."""
         return self.inner.form.takes_each(self.rate if name == self.factor else name)
-
-    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
-        """As `inner_hparams`."""
-        return self.inner_hparams(hp)
 
     def inner_hparams(self, hp: HParams) -> dict[str, Any]:
         """The rate times the factor, and the rest."""
@@ -68,14 +50,6 @@ class Factored(Combined):
         default = self.inner.hparams[self.rate]
         rate = outer.get(self.rate, Origin(otherwise=lambda _: default)).times(outer[self.factor])
         return {(): {name: rate if name == self.rate else outer[name] for name in self.inner.declared}}
-
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """The inner state, unchanged."""
-        return self.inner.init_fn(params, self.inner_hparams(hp))
-
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The inner update."""
-        return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
 
 
 @recorded

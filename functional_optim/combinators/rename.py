@@ -5,37 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.combined import Around
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import Hparam, HParams, validate
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
-from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Renamed(Combined):
+class Renamed(Around):
     """The form of a renamed transform: what is inside, and outer name by inner name."""
 
-    inner: Transform
     outer: Mapping[str, str]
-
-    @property
-    def parts(self) -> Mapping[Path, Transform]:
-        return {(): self.inner}
-
-    @property
-    def mixes_leaves(self) -> bool:
-        return False
-
-    @property
-    def sees_shapes(self) -> bool:
-        return False
-
-    def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
-        """As `inner_hparams`."""
-        return self.inner_hparams(hp)
 
     def outer_name(self, keys: Path, name: str) -> str:
         """The outer name, where it has one."""
@@ -49,14 +31,6 @@ class Renamed(Combined):
     def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Under the outer names."""
         return {(): {name: outer[self.outer.get(name, name)] for name in self.inner.declared}}
-
-    def init(self, params: Tree, hp: HParams) -> Tree:
-        """The inner state, unchanged."""
-        return self.inner.init_fn(params, self.inner_hparams(hp))
-
-    def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
-        """The inner update."""
-        return self.inner.update_fn(updates, state, params, self.inner_hparams(hp), **extra)
 
 
 @recorded
