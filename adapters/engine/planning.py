@@ -66,15 +66,12 @@ def planned(
     passages = {route: passage_of(route, _named, steps=steps) for route in routes}
     for key, route in zip(present, routes, strict=True):
         i = key.number
-        state = {
-            name: given.state[cells[link, slot][key]]
-            for link in route
-            for slot, name in zip(link.slots, _named(link.path, link.slots), strict=True)
-        }
-        leaf = Leaf(i, key, groups[i], passages[route], given.params[i], given.grads[i], state)
+        passage, own = passages[route], [cells[link, slot][key] for link in route for slot in link.slots]
+        state = dict(zip(passage.slots, (given.state[cell] for cell in own), strict=True))
+        leaf = Leaf(i, key, groups[i], passage, given.params[i], given.grads[i], state)
         leaf.go(ways.best(leaf, hparams[groups[i]]))
         leaves.append(leaf)
-        slots[leaf] = [cells[link, slot][key] for link in route for slot in link.slots]
+        slots[leaf] = own
         if not leaf.in_place or (leaf.way is Way.COMPILED and not all(map(leaf.fits, leaf.values()))):
             loose.add(leaf)
     parts = parts_of(leaves)
