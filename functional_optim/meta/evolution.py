@@ -124,6 +124,9 @@ class WindowedGradient:
             def one(state: Tree, direction: Tree) -> tuple[Tree, Tensor]:
                 at = trees.map_leaves(lambda p, e: p if e is None else p + sign * self.sigma * e, params, direction)
                 state, losses = loop(self.step, state, self.window, xs, args=(at,))
+                if not isinstance(losses, Tensor) or losses.ndim != 1:
+                    what = f"a tensor of shape {tuple(losses.shape[1:])}" if isinstance(losses, Tensor) else "no tensor"
+                    raise ValueError(f"the loss that the step returned is {what}: expected a () tensor. Take its mean or sum.")
                 return state, losses.sum()
 
             return torch.vmap(one, (0, axes), chunk_size=self.chunk_size)
@@ -166,7 +169,7 @@ def windowed_grad(
     Args:
         step: `(state, x, params) -> (state, loss)`, the step of a `loop`; the loss is a () tensor.
         window: how many steps between two estimates.
-        samples: n, directions; each of them is tried both ways.
+        samples: n, directions, at least 2, whose deviation tells the error; each of them is tried both ways.
         sigma: σ, greater than 0, in units of the parameters: how far to look.
         estimator: `"pes"`: a new direction in each window, so that the variance grows with the windows behind. `"nres"`: one for
             the whole loop: less variance where losses of distant windows go together, and that of plain evolution strategies.
@@ -177,7 +180,8 @@ def windowed_grad(
 
     Raises:
         TypeError: a count is no whole number, or sigma no number.
-        ValueError: one of them is not positive, or the estimator is unknown.
+        ValueError: one of them is not positive, there are less than two samples, or the estimator is unknown; and when it is
+            called, the loss of a step is not a () tensor.
 
     For plain evolution strategies over a whole loop, see `zero_order_grad`. Source: Vicol et al. 2021,
     https://arxiv.org/abs/2112.13835; Li et al. 2023, https://arxiv.org/abs/2304.12180. In `learned_optimization`, for JAX, they
@@ -190,8 +194,8 @@ def windowed_grad(
     >>> found < 0
     tensor(True)
     """
-    for name, count in (("window", window), ("samples", samples)):
-        require_count(name, count, 1)
+    require_count("window", window, 1)
+    require_count("samples", samples, 2)
     validate_number("sigma", sigma, "(0, inf)")
     if estimator not in get_args(Windowed):
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Windowed)))}.")

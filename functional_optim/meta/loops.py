@@ -17,9 +17,9 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import require_count
-from functional_optim.meta.compiled import run_loop, structure_key
+from functional_optim.meta.compiled import is_tracked, run_loop, structure_key
 from functional_optim.meta.lowering import is_compiling
-from functional_optim.meta.packing import detached, map_tensors, pack
+from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat as rematerialised
 from functional_optim.meta.remat import require_constant_closure
 from functional_optim.trees import Tree
@@ -60,8 +60,9 @@ def loop(
         args: what is the same at every step. A step may close over it too; but what is to be differentiated or batched must be an
             argument with `remat` and within `compiled`.
         until: `state -> ` a () tensor of booleans. As soon as it holds, the state stays as it is: under `vmap` each loop ends by
-            itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays. So
-            the step, and its derivative, must be finite there: a NaN in what is thrown away is a NaN in the gradient.
+            itself. Steps are still computed, so that all take as long; their `y` are those of steps from the state that stays,
+            and may be NaN there. No derivative in reverse mode goes through them, so that those of the steps that count stay
+            right; what the step closes over should then be in `args`.
         truncate: stop derivatives before every step whose index is a multiple of this. None stops none.
         remat: keep the states between segments of √steps steps and compute the rest again when differentiated, as in `unroll`.
             An int is the length of a segment.
@@ -215,7 +216,11 @@ def _joined(function: Callable[[list[Tensor]], Tensor], rows: Sequence[Tree]) ->
 
 def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x: Tree, *args: Any) -> tuple[Tree, Tree]:
     """A step of a user's, whose state is one to go on with, and stays as it is where it is to."""
-    returned = step(state, x, *args)
+    if until is None:
+        returned = step(state, x, *args)
+    else:
+        ended = until(state)
+        returned = step(*map_tensors(lambda t: _held(t, ended), (state, x, *args)))
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise TypeError(f"the step returned a {type(returned).__name__}: expected a pair (state, y), with y = None for nothing.")
     new, y = returned
@@ -231,9 +236,14 @@ def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x:
             )
     if until is None:
         return new, y
-    ended = until(state)
     kept = [torch.where(ended, a, b) if isinstance(a, Tensor) else b for a, b in zip(old, leaves, strict=True)]
     return trees.unflatten(spec, kept), y
+
+
+def _held(x: Tensor, ended: Tensor) -> Tensor:
+    """The same tensor, a constant once the loop has ended: there a slope of 0 would meet infinite ones, and be NaN."""
+    differentiates = is_smooth(x) and (torch.compiler.is_compiling() or is_tracked(x))
+    return torch.where(ended, x.detach(), x) if differentiates else x
 
 
 def _cache_of(step: Step) -> dict[Any, Any]:

@@ -115,6 +115,7 @@ def test_integers_stay():
     [
         ({"window": 0}, ValueError, "window = 0"),
         ({"samples": 1.5}, TypeError, "samples"),
+        ({"samples": 1}, ValueError, "samples = 1: expected at least 2"),
         ({"sigma": 0.0}, ValueError, "sigma"),
         ({"estimator": "es"}, ValueError, "estimator = 'es': expected one of 'pes', 'nres'"),
     ],
@@ -122,6 +123,19 @@ def test_integers_stay():
 def test_refused(options, kind, message):
     with pytest.raises(kind, match=message):
         fo.meta.windowed_grad(step, **{"window": 2, "samples": 3, "sigma": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda x: torch.stack([x, x]), r"the loss that the step returned is a tensor of shape \(2,\).*mean or sum"),
+        (lambda x: {"loss": x}, "the loss that the step returned is no tensor"),
+    ],
+)
+def test_a_loss_is_one_number(loss, message):
+    gradient = fo.meta.windowed_grad(lambda x, k, rate: (x - rate * x, loss(x)), window=2, samples=2, sigma=0.1)
+    with pytest.raises(ValueError, match=message):
+        gradient(torch.tensor(0.1), torch.tensor(1.0), 2, generator=generator())
 
 
 def test_windows_fill_the_loop():

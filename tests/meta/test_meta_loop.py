@@ -180,6 +180,35 @@ def test_until_each_ends_by_itself():
     assert slope == 1, "which takes no step"
 
 
+@pytest.mark.parametrize(
+    ("differentiate", "compiles"), [(func.grad, False), (func.jacfwd, False), (func.hessian, False), (func.grad, True)]
+)
+def test_what_ended_may_be_where_a_step_is_not_finite(differentiate, compiles):
+    """x − r √x falls below 0 in three steps or in two, where the next is NaN; derivatives are those of the steps before."""
+
+    def fall(x, i, rate, scale):
+        return x - rate * scale * x.sqrt(), x.sqrt()
+
+    def end(given):
+        x, rate = given
+        args = rate, torch.ones_like(rate).detach()
+        last, roots = fo.meta.loop(fall, x, 6, args=args, until=lambda x: x < 0)
+        return last + torch.where(roots.isnan(), 0.0, roots).sum()
+
+    def by_hand(given):
+        x, rate = given
+        total = 0.0
+        while x > 0:
+            total = total + x.sqrt()
+            x = x - rate * x.sqrt()
+        return x + total
+
+    starts = torch.tensor([[4.0, 1.0], [4.0, 1.5]], **DOUBLE)
+    found = torch.vmap(differentiate(end))
+    expected = torch.stack([differentiate(by_hand)(start) for start in starts])
+    close((fo.meta.compiled(found) if compiles else found)(starts), expected, **SAME)
+
+
 def test_a_loop_within_a_loop():
     def outer(run):
         def row(state, x, rate):
