@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
 from functional_optim.direction import warn_if_uphill
+from functional_optim.evaluate import LossAt
 from functional_optim.explain import Explanation
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
@@ -319,7 +320,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         """What a transform is given beside the gradients."""
         leaves = leaves_of(groups)
         given = {name: _by_key(leaves, name, value) for name, value in extra.items()}
-        return given if closure is None else {**given, "grad_fn": functools.partial(_gradients_at, leaves, closure)}
+        return given if closure is None else {**given, **_elsewhere(leaves, closure)}
 
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
@@ -425,7 +426,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         extra = {name: _by_key(involved, name, value) for name, value in extra.items()}
         if closure is not None:
-            extra["grad_fn"] = functools.partial(_gradients_at, involved, closure)
+            extra |= _elsewhere(involved, closure)
         params = {leaf.key: leaf.param for leaf in involved}
         grads = {leaf.key: full_gradient(leaf.param) for leaf in involved}
         old = layout.read(keys, states, on_host, apart)
@@ -717,8 +718,14 @@ def _by_key(leaves: list[Leaf], name: str, value: Any) -> Any:
     return {leaf.key: value.get(leaf.param) for leaf in leaves}
 
 
-def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mapping[Key, Tensor]) -> dict[Key, Tensor | None]:
-    """The gradients that a closure leaves in the parameters when they have other values; they get theirs back.
+def _elsewhere(leaves: list[Leaf], closure: Callable[[], Any]) -> dict[str, Any]:
+    """What a closure tells of the loss where the parameters have other values: `evaluate`, and the older `grad_fn`."""
+    evaluate = functools.partial(_evaluated_at, leaves, closure)
+    return {"evaluate": evaluate, "grad_fn": lambda params: evaluate(params).grads}
+
+
+def _evaluated_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mapping[Key, Tensor]) -> LossAt:
+    """The loss, and the gradients that a closure leaves in the parameters, when they have other values; they get theirs back.
 
     A branch asks for its own parameters; those of others stay where they are.
     """
@@ -730,8 +737,9 @@ def _gradients_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
         for leaf in leaves:
             leaf.param.grad = None  # What is kept must not be zeroed, nor added to.
         with torch.enable_grad():
-            closure()
-        return {leaf.key: leaf.param.grad for leaf in asked}
+            value = closure()
+        value = value.detach() if isinstance(value, Tensor) else value
+        return LossAt(value, {leaf.key: full_gradient(leaf.param) for leaf in asked}, None)
     finally:
         for p, value, grad in kept:
             p.copy_(value)

@@ -30,7 +30,7 @@ class Needs:
     Attributes:
         numbers: numbers or () tensors, such as the loss `value`.
         trees: trees like the parameters, such as `hessian_diag`.
-        functions: functions of the parameters, such as `value_fn`.
+        functions: functions of the parameters, such as `evaluate`.
     """
 
     numbers: tuple[str, ...] = ()
@@ -76,6 +76,11 @@ class Form(ABC):
     def needs(self) -> Needs:
         """What `update` has to be given beside the gradients, by this form itself."""
         return Needs()
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """The names of what it gives its parts of that by itself."""
+        return ()
 
     @property
     def own_counts(self) -> tuple[str, ...]:
@@ -195,6 +200,17 @@ def latter(tree: Tree, other: Tree) -> Tree:
     """The leaves of `other`, and where these are None, those of `tree`."""
     leaves, spec = trees.flatten(tree)
     return trees.unflatten(spec, [a if b is None else b for a, b in zip(leaves, trees.leaves(other), strict=True)])
+
+
+def needed(transform: Transform) -> Needs:
+    """What a transform has to be given beside the gradients: what it needs itself, and what its parts do."""
+    every = [transform.form.needs, *map(needed, transform.form.parts.values())]
+
+    def names(kind: str) -> tuple[str, ...]:
+        found = dict.fromkeys(name for needs in every for name in getattr(needs, kind))
+        return tuple(name for name in found if name not in transform.form.provides)
+
+    return Needs(names("numbers"), names("trees"), names("functions"))
 
 
 def nested(transform: Transform, path: Path = ()) -> Iterator[tuple[Path, Form]]:

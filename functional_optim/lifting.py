@@ -14,6 +14,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import misfit, pair_advice
+from functional_optim.evaluate import missing
 from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, PerLeaf, Scalars, spread
 from functional_optim.numerics import double
@@ -180,11 +181,7 @@ class Lifted(Form):
 
     def _given(self, name: str, extra: Mapping[str, Any]) -> Any:
         if name not in extra:
-            closure = ", or step(closure) with a closure that returns it" if name == "value" else ""
-            raise ValueError(
-                f"{self.name} needs {name!r}: pass it by keyword, update(grads, state, params, {name}=...); "
-                f"behind an optimizer, step({name}=...){closure}."
-            )
+            raise missing(name, self.name)
         return extra[name]
 
     def _opened(self, x: Tensor | None) -> Tensor | None:

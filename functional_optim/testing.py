@@ -30,6 +30,7 @@ from functional_optim.trials import (
     default_params,
     dot,
     flattened,
+    half_square,
     require,
     require_alike,
     require_close,
@@ -476,16 +477,16 @@ def _with_part(state: Tree, keys: Sequence[str], change: Callable[[Tree], Tree])
 def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Mapping[str, Tensor | None]) -> None:
     """Step with these gradients; a rule that asks for the loss elsewhere gets it from a closure."""
     extra = trial.extra(lambda tree: {leaves[name]: x for name, x in tree.items()})
-    value_fn = extra.pop("value_fn", None)
+    asks = extra.pop("evaluate", None)
     for name, leaf in leaves.items():
         g = grads[name]
         leaf.grad = None if g is None else g.clone()
 
     def closure() -> None:
         if all(leaf.grad is None for leaf in leaves.values()):
-            value_fn(leaves).backward()
+            half_square(leaves).backward()
 
-    optimizer.step(closure if value_fn else None, **extra)
+    optimizer.step(closure if asks else None, **extra)
 
 
 def _updates_in(trial: Trial, names: Sequence[str], build: Callable[[Sequence[Any]], Tree]) -> tuple[Tree, Tree]:

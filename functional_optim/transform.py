@@ -11,7 +11,7 @@ import torch
 from functional_optim import trees
 from functional_optim.apply import applied, warn_of_a_graph
 from functional_optim.checks import check_gradients, check_params, misfit, pair_advice
-from functional_optim.form import ByHand, Form, Path, nested
+from functional_optim.form import ByHand, Form, Needs, Path, needed, nested
 from functional_optim.hints import MEANT, hint
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown, validate
 from functional_optim.lifting import Leafwise, Lifted, Reduction, SlotInit, WholeTree, widened, zeros
@@ -79,6 +79,16 @@ class Transform:
     def hparams(self) -> dict[str, Any]:
         """Name to default of every hyper-parameter that has one, in the order of the links: torch's names, flat."""
         return {name: hparam.default for name, hparam in self.declared.items() if not hparam.optional}
+
+    @property
+    def needs(self) -> Needs:
+        """The names of what `update` has to be given by keyword beside the gradients.
+
+        >>> from functional_optim import polyak_sgd, sam
+        >>> sam(polyak_sgd()).needs
+        Needs(numbers=('value',), trees=(), functions=('evaluate',))
+        """
+        return needed(self)
 
     def init_state(self, params: Tree, hparams: HParams | None = None) -> Tree:
         """The state before the first update: plain dicts of trees like `params` and of () tensors.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import apply_updates
+from functional_optim.evaluate import LossAt
 from functional_optim.form import nested
 from functional_optim.hparams import contains
 from functional_optim.transform import Transform
@@ -61,10 +62,10 @@ class Trial:
 
     def extra(self, build: Callable[[dict[str, Tensor]], Any] = lambda tree: tree) -> dict[str, Any]:
         """What the transform asks for by keyword: numbers, trees of positive values in the form that `build` gives them, the
-        loss ½|p|² as a function."""
+        loss ½|p|² by its `evaluate`."""
         extra: dict[str, Any] = {}
         for _, form in nested(self.transform):
-            extra |= dict.fromkeys(form.needs.functions, _half_square) | dict.fromkeys(form.needs.numbers, 1.5)
+            extra |= dict.fromkeys(form.needs.functions, evaluated_half_square) | dict.fromkeys(form.needs.numbers, 1.5)
             positive = {name: p.abs() + 0.1 for name, p in self.params.items()}
             extra |= {name: build(positive) for name in form.needs.trees}
         return extra
@@ -78,8 +79,13 @@ class Trial:
         return params, state
 
 
-def _half_square(params: Tree) -> Tensor:
+def half_square(params: Tree) -> Tensor:
     return torch.stack([(p * p).sum() / 2 for p in trees.leaves(params) if p is not None]).sum()
+
+
+def evaluated_half_square(params: Tree) -> LossAt:
+    """`evaluate` of ½|p|², whose gradient is p."""
+    return LossAt(half_square(params), params, None)
 
 
 def default_params() -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ import functional_optim as fo
 from functional_optim import trees
 from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter
 from functional_optim.testing import Trial, default_params
-from functional_optim.trials import require_close
+from functional_optim.trials import half_square, require_close
 
 # Two processes sum a gradient, a loss or a norm in another order than one does: a relative 1e-16 each, over a dozen steps.
 REORDERED = 1e-12
@@ -298,7 +298,7 @@ TRIALS = {name: Trial(cases[0], PARAMS.get(name) or default_params()) for name, 
 def every_transform_takes_dtensors(name):
     """All that the table holds, in the pure form and behind the adapter. All tensors but the () ones are spread."""
     trial, mesh = TRIALS[name], init_device_mesh("cpu", (2,))
-    needs_loss = "value_fn" in trial.extra()
+    needs_loss = "evaluate" in trial.extra()
 
     def spread(tree):
         # A loss of both kinds of tensors is a DTensor, and so are all its gradients.
@@ -327,13 +327,13 @@ def every_transform_takes_dtensors(name):
         for key, g in spread(trial.sample(step)).items():
             leaves[key].grad = g
         extra = trial.extra(lambda tree: {leaves[key]: x for key, x in spread(tree).items()})
-        value_fn = extra.pop("value_fn", None)
+        asks = extra.pop("evaluate", None)
 
-        def closure(value_fn=value_fn):
+        def closure():
             if any(leaf.grad is None for leaf in leaves.values()):
-                value_fn(leaves).backward()
+                half_square(leaves).backward()
 
-        optimizer.step(closure if value_fn else None, **extra)
+        optimizer.step(closure if asks else None, **extra)
     require_close({key: whole(leaf.detach()) for key, leaf in leaves.items()}, params, "the adapter", tolerance=REORDERED)
 
 

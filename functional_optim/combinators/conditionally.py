@@ -100,6 +100,10 @@ class Provided(Combined):
     def parts(self) -> Mapping[Path, Transform]:
         return {(): self.inner}
 
+    @property
+    def provides(self) -> tuple[str, ...]:
+        return tuple(self.provided)
+
     def init(self, params: Tree, hp: HParams) -> Tree:
         """The inner state, unchanged."""
         return self.inner.init_fn(params, self.inner.select(hp))
@@ -111,7 +115,9 @@ class Provided(Combined):
 
 @recorded
 def with_extra(transform: Transform, **extra: Any) -> Transform:
-    """The same transform, given some keyword arguments in every update: `with_extra(sam(adam()), value_fn=loss)`.
+    """The same transform, given some keyword arguments in every update.
+
+        with_extra(sam(adam()), evaluate=fo.meta.evaluate_of(loss))
 
     What is passed to `update` itself takes precedence.
 

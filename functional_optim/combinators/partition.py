@@ -12,6 +12,7 @@ from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.labels import ByName, ByNdim, Labels, labels_of, require_labels
 from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.evaluate import LossAt, evaluated_at
 from functional_optim.form import Path, nested
 from functional_optim.hparams import Hparam, HParams, PerLeaf, shared_names
 from functional_optim.recipe import recorded
@@ -142,7 +143,7 @@ class _Share:
         return {key: leaves[i] for key, i in self.places.items()}
 
     def of_functions(self, extra: Mapping[str, Any], params: Tree) -> dict[str, Any]:
-        """The loss and its gradient as functions of these leaves; the others stay where they are."""
+        """Loss and gradient, by whatever name, as functions of these leaves; the others stay where they are."""
         if params is None:
             return {}
         around, spec = trees.flatten(params)
@@ -152,11 +153,17 @@ class _Share:
             return trees.unflatten(spec, [moved.get(i, x) for i, x in enumerate(around)])
 
         own: dict[str, Any] = {}
+        if "evaluate" in extra:
+            own["evaluate"] = lambda tree: self.of_evaluation(evaluated_at(extra["evaluate"], whole(tree)))
         if "value_fn" in extra:
             own["value_fn"] = lambda tree: extra["value_fn"](whole(tree))
         if "grad_fn" in extra:
             own["grad_fn"] = lambda tree: self.of(extra["grad_fn"](whole(tree)))
         return own
+
+    def of_evaluation(self, found: LossAt) -> LossAt:
+        """The loss, and its gradients in these leaves."""
+        return found._replace(grads=self.of(found.grads))
 
     def of_each(self, hp: HParams, spec: trees.Spec) -> dict[str, Any]:
         """Hyper-parameters, with their values for these leaves where they have one per leaf."""

@@ -8,15 +8,15 @@ Foret et al. 2021, Sharpness-Aware Minimization for Efficiently Improving Genera
 Kwon et al. 2021, ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning, https://arxiv.org/abs/2102.11600
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.combined import Combined
+from functional_optim.evaluate import gradients_in
 from functional_optim.form import Needs, Path
 from functional_optim.hparams import NON_NEGATIVE, Hparam, HParams, spread
 from functional_optim.lifting import widened
@@ -39,7 +39,7 @@ class SharpnessAware(Combined):
     @property
     def needs(self) -> Needs:
         """The loss."""
-        return Needs(functions=("value_fn",))
+        return Needs(functions=("evaluate",))
 
     @property
     def parts(self) -> Mapping[Path, Transform]:
@@ -52,7 +52,7 @@ class SharpnessAware(Combined):
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The inner update on the gradients at w + ε."""
         if params is None:
-            raise ValueError("sam needs the parameters: update(grads, state, params, value_fn=...).")
+            raise ValueError("sam needs the parameters: update(grads, state, params, evaluate=...).")
         u, spec = trees.flatten(updates)
         p = trees.leaves(params)
         scale = [None if g is None else w.abs() if self.adaptive else torch.ones_like(w) for g, w in zip(u, p, strict=True)]
@@ -62,7 +62,8 @@ class SharpnessAware(Combined):
         # The slope of g/‖g‖ at 0 has no bound: it is 0 there, as ε is.
         share = torch.where(norm == 0, 0.0, 1 / torch.where(norm == 0, 1.0, norm + TINY))
         uphill = [w if a is None else w + r * s * a * share for w, a, s, r in zip(p, ascent, scale, rho, strict=True)]
-        there = _gradients(trees.unflatten(spec, uphill), updates, extra)
+        there = gradients_in(extra, trees.unflatten(spec, uphill), updates, "sam")
+        there = trees.map_leaves(lambda u, g: torch.zeros_like(u) if g is None else widened(g), updates, there)
         return self.inner.update_fn(there, state, params, self.inner.select(hp), **extra)
 
 
@@ -70,23 +71,23 @@ class SharpnessAware(Combined):
 def sam(transform: Transform, rho: float = 0.05) -> Transform:
     """Let a transform step with the gradient at `w + ρ g/‖g‖`, the worst point within ρ to first order.
 
-    It needs the loss as a function: `update(grads, state, params, hparams, value_fn=loss_of_params)`. Behind the adapter it
-    takes a closure, `optimizer.step(closure)`, which is called twice.
+    It needs the gradient elsewhere: `update(grads, state, params, hparams, evaluate=fo.meta.evaluate_of(loss))`; `unroll` gives
+    it. Behind the adapter it takes a closure, `optimizer.step(closure)`, which is called twice.
 
     Args:
         transform: what steps, such as `adamw()`; its state is that of the whole.
         rho: ρ, at least 0, in units of the parameters. A hyper-parameter.
 
     Raises:
-        ValueError: neither `value_fn` nor a closure was given, or no params.
+        ValueError: neither `evaluate` nor a closure was given, or no params.
 
     Source: Foret et al. 2021, https://arxiv.org/abs/2010.01412. As `optax.contrib.sam(opaque_mode=True, sync_period=2)`
     without its adversarial optimizer.
 
-    >>> from functional_optim import sgd
+    >>> from functional_optim import meta, sgd
     >>> tx = sam(sgd(lr=1.0), rho=0.5)
     >>> w = torch.tensor(1.0)
-    >>> tx.update(2 * w, tx.init_state(w), w, value_fn=lambda w: w * w)[0]
+    >>> tx.update(2 * w, tx.init_state(w), w, evaluate=meta.evaluate_of(lambda w: w * w))[0]
     tensor(-3.)
     """
     return _aware(transform, rho, adaptive=False, name="sam")
@@ -107,28 +108,3 @@ def _aware(transform: Transform, rho: float, *, adaptive: bool, name: str) -> Tr
     require_transform(transform, name)
     form = SharpnessAware(transform, adaptive)
     return Transform.of(form, {"rho": Hparam(rho, NON_NEGATIVE), **transform.declared}, name)
-
-
-def _gradients(params: Tree, updates: Tree, extra: Mapping[str, Any]) -> Tree:
-    """The gradients elsewhere, None where there was none before."""
-    if "grad_fn" in extra:
-        grads = extra["grad_fn"](params)
-    elif "value_fn" in extra:
-        grads = _slopes(extra["value_fn"], params, updates)
-    else:
-        raise ValueError("sam needs the loss: pass value_fn=loss_of_params to update, or behind the adapter step(closure).")
-
-    return trees.map_leaves(lambda u, g: torch.zeros_like(u) if g is None else widened(g), updates, grads)
-
-
-def _slopes(value_fn: Callable[[Tree], Any], params: Tree, updates: Tree) -> Tree:
-    """The gradient of a function in those parameters that have a gradient; the others may be integers or None."""
-    leaves, spec = trees.flatten(params)
-    moving = [i for i, u in enumerate(trees.leaves(updates)) if u is not None]
-
-    def value(some: list[Tensor]) -> Any:
-        moved = dict(zip(moving, some, strict=True))
-        return value_fn(trees.unflatten(spec, [moved.get(i, x) for i, x in enumerate(leaves)]))
-
-    found = dict(zip(moving, torch.func.grad(value)([leaves[i] for i in moving]), strict=True)) if moving else {}
-    return trees.unflatten(spec, [found.get(i) for i in range(len(leaves))])

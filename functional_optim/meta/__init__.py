@@ -1,6 +1,7 @@
 """Loops to differentiate: step by step, at their optimum, or from values alone. Import as `functional_optim.meta`."""
 
 from functional_optim.meta.compiled import compiled
+from functional_optim.meta.evaluate import evaluate_of
 from functional_optim.meta.evolution import Estimate, Particles, WindowedGradient, windowed_grad
 from functional_optim.meta.forward import forward_grad
 from functional_optim.meta.implicit import custom_fixed_point, custom_root
@@ -16,6 +17,7 @@ __all__ = [
     "Unroll",
     "Unrolled",
     "compiled",
+    "evaluate_of",
     "forward_grad",
     "from_module",
     "loop",

@@ -216,11 +216,9 @@ def _joined(function: Callable[[list[Tensor]], Tensor], rows: Sequence[Tree]) ->
 
 def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x: Tree, *args: Any) -> tuple[Tree, Tree]:
     """A step of a user's, whose state is one to go on with, and stays as it is where it is to."""
-    if until is None:
-        returned = step(state, x, *args)
-    else:
-        ended = until(state)
-        returned = step(*map_tensors(lambda t: _held(t, ended), (state, x, *args)))
+    ended = None if until is None else until(state)
+    given = (state, x, *args)
+    returned = step(*(given if ended is None else map_tensors(lambda t: _held(t, ended), given)))
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise TypeError(f"the step returned a {type(returned).__name__}: expected a pair (state, y), with y = None for nothing.")
     new, y = returned
@@ -234,7 +232,7 @@ def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x:
                 f"{path} has shape {tuple(a.shape)}, {a.dtype}, but the step made of it {found}: a state keeps its shapes and "
                 "dtypes from step to step."
             )
-    if until is None:
+    if ended is None:
         return new, y
     kept = [torch.where(ended, a, b) if isinstance(a, Tensor) else b for a, b in zip(old, leaves, strict=True)]
     return trees.unflatten(spec, kept), y

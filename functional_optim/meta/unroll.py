@@ -23,6 +23,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.apply import applied
 from functional_optim.checks import check_params
+from functional_optim.evaluate import LossAt
 from functional_optim.hparams import HParams, require_mapping
 from functional_optim.meta import loops
 from functional_optim.meta.flat import Flat, flattening
@@ -144,7 +145,11 @@ class Unroll:
         hparams, batch = {**fixed, **own_hparams}, (*batch, *own_batch)
         tree = flat.part(params) if flat else params
         grads, loss, aux = self._gradients(tree, batch)
-        extra = {"value": loss, "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch)}
+        extra = {
+            "value": loss,
+            "evaluate": lambda params: self._evaluated(flat, params, batch),
+            "value_fn": lambda params: self._value(flat.part(params) if flat else params, batch),
+        }
         if self.extra_fn:
             extra |= composing(self.extra_fn)(detached(tree) if self.first_order else tree, *batch)
         grads = flat.join(grads) if flat else grads
@@ -160,6 +165,11 @@ class Unroll:
             return detached(grads), loss, aux
         grads, loss, _ = gradients(self.loss_fn, detached(params), batch)
         return detached(grads), with_slopes(loss, params, detached(grads)), None
+
+    def _evaluated(self, flat: Flat | None, params: Tree, batch: tuple[Any, ...]) -> LossAt:
+        """What a transform is told of the loss elsewhere, in the form that it has the parameters in."""
+        grads, loss, aux = self._gradients(flat.part(params) if flat else params, batch)
+        return LossAt(loss, flat.join(grads) if flat else grads, aux)
 
     def _value(self, params: Tree, batch: tuple[Any, ...]) -> Tensor:
         if self.first_order:
@@ -193,11 +203,12 @@ def unroll(
 
     Args:
         loss_fn: `(params, *batch) -> loss`, a () tensor; with `has_aux`, `-> (loss, aux)`. For a module, see `from_module`.
-        transform: what turns gradients into updates. It also gets `value` and `value_fn`, the loss and its function.
+        transform: what turns gradients into updates. It also gets `value`, the loss, and `evaluate`, which
+            tells it and its gradient elsewhere.
         steps: how many, at least 1.
         truncate: stop derivatives before every step whose index is a multiple of this, so that none goes through more steps than
             that. None stops none.
-        first_order: take the gradients of the loss as constants, those that a transform takes of `value_fn` (`sam`) too:
+        first_order: take the gradients of the loss as constants, those that `evaluate` tells a transform (`sam`) too:
             derivatives then need no second derivatives of the loss. All else stays: what flows through the transform, such as
             the learning rate's part, and the derivatives of the losses themselves, of `logs` and of `value`. `extra_fn` gets
             the parameters as constants.

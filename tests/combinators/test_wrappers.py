@@ -169,7 +169,7 @@ def test_sam_steps_with_the_gradient_uphill():
     for wrap, weight in ((fo.sam, lambda x: torch.ones_like(x)), (fo.asam, torch.abs)):
         norm = torch.sqrt(sum(((weight(w[name]) * g[name]) ** 2).sum() for name in h))
         tx = wrap(fo.sgd(lr=1.0), rho=0.2)
-        updates, _ = tx.update(g, tx.init_state(w), w, value_fn=loss)
+        updates, _ = tx.update(g, tx.init_state(w), w, evaluate=fo.meta.evaluate_of(loss))
         for name in h:
             uphill = w[name] + 0.2 * weight(w[name]) ** 2 * g[name] / norm
             torch.testing.assert_close(updates[name], -h[name] * uphill, rtol=1e-12, atol=1e-12)
@@ -278,10 +278,29 @@ def test_sam_has_no_slope_where_the_gradient_is_0(wrap):
 
 def test_sam_says_what_it_needs():
     tx, w = fo.sam(fo.sgd()), torch.tensor(1.0)
-    with pytest.raises(ValueError, match="value_fn=loss_of_params.*closure"):
+    with pytest.raises(ValueError, match=r"sam needs 'evaluate'.*evaluate_of\(loss\).*step\(closure\)"):
         tx.update(w, tx.init_state(w), w)
     with pytest.raises(ValueError, match="needs the parameters"):
-        tx.update(w, tx.init_state(w), value_fn=torch.square)
+        tx.update(w, tx.init_state(w), evaluate=fo.meta.evaluate_of(torch.square))
+    with pytest.raises(TypeError, match=r"evaluate\(params\) returned a Tensor: expected \(value, grads, aux\)"):
+        tx.update(w, tx.init_state(w), w, evaluate=torch.square)
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "grad_fn", "value_fn"])
+def test_the_loss_elsewhere_has_older_names(kind):
+    def loss(w):
+        return (w**3).sum() / 3
+
+    given = {"evaluate": fo.meta.evaluate_of(loss), "grad_fn": torch.square, "value_fn": loss}
+    tx, w = fo.sam(fo.sgd(lr=1.0), rho=0.5), torch.tensor([3.0, 4.0], dtype=torch.float64)
+    updates, _ = tx.update(w, tx.init_state(w), w, **{kind: given[kind]})
+    torch.testing.assert_close(updates, -((1.1 * w) ** 2), rtol=1e-12, atol=0)
+
+
+def test_a_transform_says_what_it_needs():
+    tx = fo.chain(fo.sam(fo.polyak_sgd()), fo.scale_by_sophia(rho=0.05))
+    assert (tx.needs.numbers, tx.needs.trees, tx.needs.functions) == (("value",), ("hessian_diag",), ("evaluate",))
+    assert fo.with_extra(tx, evaluate=None, value=1.0).needs.functions == () == fo.adamw().needs.numbers
 
 
 def test_conditionally_is_optax():

@@ -21,7 +21,7 @@ LAYERS = [
     {"recipe"},
     {"numerics"},
     {"philox"},
-    {"hparams", "checks", "reductions"},
+    {"hparams", "checks", "reductions", "evaluate"},
     {"form"},
     {"lifting"},
     {"numbered", "dimensions"},

@@ -27,7 +27,7 @@ def wavy(params, phase=0.3):
 
 def trained_on(loss_fn, trial, steps, **options):
     """`unroll` of a transform of the table, given what it asks for."""
-    asked = {name: x for name, x in trial.extra().items() if name not in ("value", "value_fn")}
+    asked = {name: x for name, x in trial.extra().items() if name not in ("value", "evaluate")}
     return fo.meta.unroll(loss_fn, trial.transform, steps, extra_fn=lambda params: asked, **options)
 
 
@@ -254,7 +254,7 @@ def test_first_order_makes_constants_of_nothing_but_gradients(tx, compile, has_a
         for _ in range(3):
             logged = logged + value_fn(params) ** 2 + (params["w"].sum() ** 2 if has_aux else 0.0)
             grads = torch.func.grad(value_fn)(params)
-            u, state = tx.update(grads, state, params, hparams, value=value_fn(params), value_fn=value_fn)
+            u, state = tx.update(grads, state, params, hparams, value=value_fn(params), evaluate=fo.meta.evaluate_of(value_fn))
             params = fo.apply_updates(params, u)
         return regression(params, *data(seed=2)) + logged
 
@@ -276,7 +276,7 @@ def test_any_transform_has_the_numbers_and_the_state_of_a_loop(trial):
     def by_hand(params, state):
         for _ in range(2):
             grads, loss = torch.func.grad_and_value(wavy)(params)
-            extra = {**trial.extra(), "value": loss, "value_fn": wavy}
+            extra = {**trial.extra(), "value": loss, "evaluate": fo.meta.evaluate_of(wavy)}
             u, state = trial.transform.update(grads, state, params, **extra)
             params = fo.apply_updates(params, u)
         return params, state
@@ -316,13 +316,15 @@ def test_a_rule_sees_the_leaves_where_it_looks_at_them(tx):
 def test_the_transform_gets_the_loss_and_its_function():
     seen = []
 
-    def update(updates, state, params, hparams, value, value_fn):
-        seen.append((value, value_fn(params)))
+    def update(updates, state, params, hparams, value, value_fn, evaluate):
+        found, grads, aux = evaluate(params)
+        assert torch.equal(grads, 2 * params) and torch.equal(aux, params)
+        seen.append((value, value_fn(params), found))
         return updates, state
 
     tx = fo.Transform(lambda params, hparams: {}, update)
     fo.meta.unroll(lambda p: ((p * p).sum(), p), tx, 1, has_aux=True)(torch.tensor([2.0, 1.0]))
-    assert seen == [(5.0, 5.0)]
+    assert seen == [(5.0, 5.0, 5.0)]
 
 
 def test_aux_is_logged_and_other_leaves_are_left_alone():
