@@ -298,7 +298,7 @@ def test_the_loss_elsewhere_has_older_names(kind):
 
 
 def test_a_transform_says_what_it_needs():
-    tx = fo.chain(fo.sam(fo.polyak_sgd()), fo.scale_by_sophia(rho=0.05))
+    tx = fo.sam(fo.chain(fo.scale_by_polyak(), fo.rename_hparams(fo.scale_by_sophia(), rho="bound", eps="floor")))
     assert (tx.needs.numbers, tx.needs.trees, tx.needs.functions) == (("value",), ("hessian_diag",), ("evaluate",))
     assert fo.with_extra(tx, evaluate=None, value=1.0).needs.functions == () == fo.adamw().needs.numbers
 
