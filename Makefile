@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv$(TORCH:%=-%)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint mutants catalogue clean
+.PHONY: demo test test-all bench docs lint mutants catalogue clean
 
 demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
@@ -26,6 +26,10 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
 	$(BIN)/python tests/benchmarks/bench_meta.py $(BENCH_META)
 
+# The site, docs/_build/index.html. It fails where a public name has no docstring, a link is dead, or a page would load something.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,11 +43,15 @@ catalogue: $(VENV)/installed
 	$(BIN)/ruff format --quiet functional_optim/__init__.pyi
 
 clean:
-	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/api docs/gallery .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # Some releases of torch want an older setuptools than others.
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	sed -e '' $(if $(TORCH),-e 's/^torch==.*/torch==$(TORCH)/' -e '/^setuptools==/d') constraints.txt > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[demo,test,lint]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[docs]'
 	touch $@

@@ -9,9 +9,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-KEPT = ["functional_optim", "adapters", "tests", "notebooks", ".editable", ".ci"]
+KEPT = ["functional_optim", "adapters", "tests", "notebooks", "docs", ".editable", ".ci"]
 KEPT += ["pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "constraints.txt", "README.md", "CHANGELOG.md", "LICENSE"]
 KEPT += ["CONTRIBUTING.md", "CITATION.cff"]
+# `make docs` writes the last three.
+MADE = shutil.ignore_patterns("__pycache__", "_build", "gallery", "api")
 SOURCES = [path for folder in ("functional_optim", "adapters") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -24,7 +26,9 @@ def copied_sources(folder: Path) -> Path:
     source = folder / "source"
     for kept in map(ROOT.joinpath, KEPT):
         if kept.is_dir():
-            shutil.copytree(kept, source / kept.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                kept, source / kept.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "_build", "gallery", "api")
+            )
         elif kept.exists():
             shutil.copy(kept, source)
     return source
