@@ -498,17 +498,18 @@ class OptimizerAdapter(TransformOptimizer):
     skipped, gets no state, and its count stands still. What a wrapper keeps for all, such as the clock of a schedule, is one
     value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy.
 
-    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike, and a global
-    norm spans all processes; each of them has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a
-    process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
+    Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike. Elementwise
+    rules run on the shards of each process, and send nothing; the sums that a link asks for, such as a global norm, take one
+    message for each mesh of processes. Each process has to have gradients for the same parameters. `ZeroRedundancyOptimizer`
+    shows a process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
 
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
             hyper-parameters of their own.
         transform: any transform, such as `chain(...)` or `adamw()`.
         fused: run elementwise rules as compiled kernels that touch every tensor once, compiled at the first step; the numbers are
-            the same to rounding. Where that is impossible for a link, or for a parameter (no compiler, an unsupported device,
-            sharded parameters), it warns once, names what it concerns, and steps that eagerly, as it does without `fused`.
+            the same to rounding. Where that is impossible for a link, or for a parameter (no compiler, an unsupported device), it
+            warns once, names what it concerns, and steps that eagerly, as it does without `fused`.
             Fused on a GPU, the slots of small parameters are views of common buffers, packed again whenever another set of
             parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.

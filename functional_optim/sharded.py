@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim import torch_internals
+
 
 def is_sharded(x: Any) -> bool:
     """Whether this is a `DTensor`."""
@@ -24,8 +26,8 @@ def whole(x: Any) -> Any:
 
 def local(x: Tensor) -> Tensor:
     """The memory that this process holds of a tensor."""
-    to_local = getattr(x, "to_local", None)
-    return x if to_local is None else to_local()
+    own = torch_internals.local_of(x)
+    return x if own is None else own
 
 
 def placed_like(x: Tensor, stored: Any) -> Tensor:

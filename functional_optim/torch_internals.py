@@ -160,6 +160,17 @@ def version_of(x: Tensor) -> float:
     return getattr(x, "_version", math.nan)
 
 
+def local_of(x: Any) -> Tensor | None:
+    """The memory that this process has of a `DTensor`, ready to be read; None of any other tensor.
+
+    Without `_local_tensor`: `to_local`, which makes a new tensor each time, so that every step is planned anew.
+    """
+    own = getattr(x, "_local_tensor", None)
+    if own is None:
+        return x.to_local() if hasattr(x, "to_local") else None
+    return own.wait() if hasattr(own, "trigger_wait") else own
+
+
 def schema_of(operation: Any) -> Sequence[Any]:
     """The declared arguments of an operation of a graph; () of any other function. Without `_schema`: (fused, compiled)."""
     is_operation = isinstance(operation, type(torch.ops.aten.add.Tensor))

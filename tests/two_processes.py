@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from trajectories import drifting_gradient
@@ -380,16 +381,82 @@ def init_state_gives_all_processes_the_same_keys(name):
     assert_same(module, trained_alone(name, 4))
 
 
+@check("composed", "per_tensor in a chain")
+def kernels_run_on_shards(name):
+    module = fully_shard(model())
+    optimizer = OptimizerAdapter(module.named_parameters(), TRANSFORMS[name](), fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(module, optimizer, range(4), own_part())
+    assert_same(module, trained_alone(name, 4))
+    # Of the last bias one process has nothing.
+    ways = {stage.way for stage in optimizer.explain().stages if "trace" in stage.links or "scale_by_adam" in stage.links}
+    assert ways == ({"a kernel"} if dist.get_rank() == 0 else {"a kernel", "the rules themselves"}), optimizer.explain()
+    assert not optimizer.explain().reasons
+
+
+@check("eager", "fused")
+def frozen_and_late_parameters_retrace_one_process(engine):
+    """One never has a gradient, one is late, and one misses a step; all groups have numbers of their own."""
+    modules, optimizers = [model(), fully_shard(model())], []
+    for module in modules:
+        module[0].bias.requires_grad_(False)
+        groups = [{"params": [each], "lr": 0.01 * i} for i, each in enumerate(module.named_parameters(), 1)]
+        optimizers.append(OptimizerAdapter(groups, TRANSFORMS["composed"](), fused=engine == "fused"))
+    for step in range(6):
+        for module, optimizer, part in zip(modules, optimizers, (slice(None), own_part()), strict=True):
+
+            def drop(module=module, step=step):
+                if step < 2:
+                    module[2].bias.grad = None
+                if step == 3:
+                    module[2].weight.grad = None
+
+            train(module, optimizer, range(step, step + 1), part, drop)
+    assert_same(modules[1], modules[0])
+
+
 @check()
-def fused_warns_once_and_steps_eagerly():
-    modules = [fully_shard(model()) for _ in range(2)]
-    train(modules[0], AdamW(modules[0].parameters(), lr=0.05), range(3), own_part())
+def what_is_placed_otherwise_is_stepped_by_the_rules_and_says_why():
+    mesh = init_device_mesh("cpu", (2,))
+    halves = torch.full((3,), 0.5, dtype=torch.float64)
+    p = nn.Parameter(DTensor.from_local(halves, mesh, [Partial()], run_check=False))
+    optimizer = OptimizerAdapter([p], fo.sgd(lr=0.1), fused=True)
+    p.grad = distribute_tensor(torch.ones(3, dtype=torch.float64), mesh, [Replicate()])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(modules[1], AdamW(modules[1].parameters(), lr=0.05, fused=True), range(3), own_part())
-    (message,) = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
-    assert "DTensor" in message
-    assert_same(modules[1], modules[0], tolerance=0)
+        optimizer.step()
+    assert any("yet to be summed (Partial)" in str(each.message) for each in caught), [str(each.message) for each in caught]
+    torch.testing.assert_close(whole(p.detach()), torch.full((3,), 0.9, dtype=torch.float64))
+
+
+MESSAGES: dict[str, tuple[Callable[[], fo.Transform], int]] = {
+    "AdamW": (fo.adamw, 0),
+    "cautious Lion with decay": (lambda: fo.chain(fo.cautious(fo.scale_by_lion()), fo.add_decayed_weights(), fo.sgd(0.1)), 1),
+    "accumulated, scheduled": (lambda: fo.scheduled(fo.accumulate(fo.adamw(), every=2), lr=fo.warmup_cosine(0.1, 2, 9)), 0),
+    "clipped": (lambda: fo.chain(fo.clip_by_global_norm(0.1), fo.adamw()), 1),
+    "clipped twice, and a norm of each": (
+        lambda: fo.chain(
+            fo.clip_by_global_norm(0.1), fo.scale_by_adam(), fo.clip_by_global_norm(0.1), fo.scale_by_trust_ratio(eps=1e-8)
+        ),
+        3,
+    ),
+    "prodigy": (fo.prodigy, 1),
+    "with a master copy": (lambda: fo.with_master_copy(fo.adamw()), 0),
+}
+
+
+@check(*(f"{name}{fused}" for name in MESSAGES for fused in ("", ", fused")))
+def elementwise_rules_send_nothing_but_one_message_for_all_sums(case):
+    name, fused = case.removesuffix(", fused"), case.endswith(", fused")
+    make, expected = MESSAGES[name]
+    module = fully_shard(model())
+    optimizer = OptimizerAdapter(module.named_parameters(), make(), fused=fused)
+    train(module, optimizer, range(2), own_part())
+    with CommDebugMode() as messages:
+        optimizer.step()
+    counts = {str(operation): count for operation, count in messages.get_comm_counts().items() if count}
+    assert sum(counts.values()) == expected, counts
 
 
 @check()

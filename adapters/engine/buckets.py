@@ -14,9 +14,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.sharded import is_sharded, local
+
 from ..state.layout import Flat, Key
 from .backends.inductor_call import SMALL, Lengths
 from .memory import foreach, is_dense, is_lazy, on_host, reals
+from .placement import placement_of
+from .route import Link
 from .stages import Dtypes, Passage
 
 Column: TypeAlias = list[Tensor]
@@ -46,8 +50,12 @@ class Way(Enum):
 class Leaf:
     """One parameter of a plan: its place among all, what it goes through, the tensor, its state, and how it is run.
 
+    Of one that is spread over processes, the tensors are what this process has of it.
+
     Attributes:
         group: the number of its group.
+        placement: how it is spread; None where it is not.
+        shape: of the whole.
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
         in_place: whether the parameter and its gradient are.
         is_packed: whether it is copied to its like and back.
@@ -55,10 +63,13 @@ class Leaf:
 
     def __init__(self, index: int, key: Key, group: int, passage: Passage, param: Tensor, grad: Tensor, state: Flat) -> None:
         self.index, self.key, self.group, self.passage = index, key, group, passage
-        self.param, self.state = param, state
-        self._grad_strides = grad.stride() if grad.layout == torch.strided and not is_lazy(grad) else None
+        self.placement, self.shape = placement_of(param), param.shape
+        self._whole_strides = () if self.placement is None else param.stride()
+        self.param, self.state = local(param), state
+        is_laid_out = grad.layout == torch.strided and not is_lazy(grad) and placement_of(grad) == self.placement
+        self._grad_strides = local(grad).stride() if is_laid_out else None
         self.slots = passage.slots
-        self.stepped = param if passage.copy is None else state[self.slots[passage.copy]]
+        self.stepped = self.param if passage.copy is None else self.slot(passage.copy)
         self.grad_dtype, self.update_dtype = grad.dtype, torch.promote_types(grad.dtype, self.stepped.dtype)
         self._signature: Signature | None = None
         self.go(Way.CALLED)
@@ -77,9 +88,40 @@ class Leaf:
         self.signature()
         del self.param, self.stepped, self.state
 
+    @property
+    def size(self) -> int:
+        """How many real numbers the whole has."""
+        return reals(self.param) if self.placement is None else self.shape.numel() * (2 if self.param.is_complex() else 1)
+
+    def slot(self, i: int) -> Tensor:
+        """One of the slots."""
+        return local(self.state[self.slots[i]])
+
+    def keep(self, i: int, slot: Tensor) -> None:
+        """Put another tensor of the same numbers in its place."""
+        is_spread = is_sharded(self.state[self.slots[i]])
+        self.state[self.slots[i]] = self.whole(slot) if is_spread else slot
+
     def values(self) -> list[Tensor]:
         """The slots, in the order of the links."""
-        return [self.state[name] for name in self.slots]
+        if self.placement is None:
+            return [self.state[name] for name in self.slots]
+        return [self.slot(i) for i in range(len(self.slots))]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """What is shaped like the parameter in this process, as what needs its true shape sees it."""
+        return x if self.placement is None else self.placement.spread(x, self.shape, self._whole_strides)
+
+    def whole_slot(self, link: Link, i: int, x: Tensor) -> Tensor:
+        """The same, of a slot of some link, which may be shaped otherwise, and is no shard then."""
+        if self.placement is None:
+            return x
+        first = self.passage.stages[self.passage.place[link]].slots.start
+        return self.whole(x) if is_sharded(self.state[self.slots[first + i]]) else x
+
+    def own(self, x: Tensor) -> Tensor:
+        """The reverse of `whole`."""
+        return x if self.placement is None else self.placement.own(x)
 
     def signature(self) -> Signature:
         """The device, and the dtypes that a kernel sees, complex tensors being pairs of reals."""
@@ -105,10 +147,13 @@ class Batch:
     Attributes:
         groups: the numbers of their groups, each once.
         rows: their places among all leaves.
+        lengths: how many real numbers each has here; `sizes`: and on all processes together.
     """
 
     def __init__(self, leaves: Sequence[Leaf], slots: Sequence[Column], lengths: Lengths) -> None:
         self.leaves, self.slots, self.lengths = leaves, slots, lengths
+        self.placement = leaves[0].placement
+        self.sizes = lengths if self.placement is None else Lengths(leaf.size for leaf in leaves)
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
         self.in_place = all(leaf.in_place for leaf in leaves)
         self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
@@ -161,7 +206,8 @@ class Pack:
         self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
         self.grad = [self._buffer(first.grad_dtype.to_real())]
         self.param = [self._buffer(first.param.dtype.to_real())]
-        self.lengths = Lengths([self.grad[0].numel()])
+        self.lengths = self.sizes = Lengths([self.grad[0].numel()])
+        self.placement = first.placement
         self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
         self.params = [leaf.param.detach() for leaf in self.leaves]
         self.slots: list[Column] = []
@@ -170,7 +216,7 @@ class Pack:
             views = self.shaped(buffer)
             foreach["copy_"](views, [leaf.values()[i] for leaf in self.leaves])
             for leaf, view in zip(self.leaves, views, strict=True):
-                leaf.state[leaf.slots[i]] = view
+                leaf.keep(i, view)
             self.slots.append(buffer)
         self.places = self._places()
 
@@ -233,7 +279,7 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
         of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()
         # What is packed, or computed together, takes the same numbers.
         group = leaf.group if leaf.is_packed or leaf.passage.is_batched else None
-        key = (leaf.passage, leaf.way, leaf.signature(), small, of_pairs, group)
+        key = (leaf.passage, leaf.way, leaf.signature(), small, of_pairs, group, leaf.placement)
         if leaf.passage.is_batched:
             key = (*key, leaf.param.shape)
             batched[key] += reals(leaf.param)
@@ -246,8 +292,10 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
 def laid_out(leaves: Sequence[Leaf]) -> Batch:
     """Leaves in a batch; their slots are laid out as kernels want them."""
     for leaf in leaves:
-        names = [leaf.slots[i] for i in leaf.passage.elementwise]
-        leaf.state.update((name, leaf.laid_out(leaf.state[name])) for name in names)
+        for i in leaf.passage.elementwise:
+            slot = leaf.slot(i)
+            if (own := leaf.laid_out(slot)) is not slot:
+                leaf.keep(i, own)
     return batch_of(leaves)
 
 

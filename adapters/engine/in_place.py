@@ -15,6 +15,7 @@ from functional_optim import trees
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
+from functional_optim.sharded import local
 
 from ..state.layout import Flat, Key, Layout, detached_from
 from .buckets import Column, Pack, Part, batch_of
@@ -77,6 +78,7 @@ class InPlaceRun(Run):
         self._writes = True
         for store in self._pending:
             store()
+        self.gather()
         while self.works:
             work = self.works.pop()
             self.advance(work, len(work.passage.stages))
@@ -98,7 +100,7 @@ class InPlaceRun(Run):
         return copies
 
     def store(self, works: Sequence[Work], new: Sequence[Column]) -> None:
-        """Copied when it is time."""
+        """Copied when it is time, or at once."""
         slots = [[x for work in works for x in work.slots[i]] for i in range(len(new))]
 
         def write() -> None:
@@ -106,11 +108,14 @@ class InPlaceRun(Run):
                 for slot, value in zip(column, values, strict=True):
                     slot.copy_(value)
 
-        self._pending.append(write)
+        if self._writes:
+            write()
+        else:
+            self._pending.append(write)
 
     def places(self, link: Link, name: str, work: Work) -> list[Tensor]:
         """In the states of the parameters."""
-        return [leaf.state[self.layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+        return [local(leaf.state[self.layout.names(leaf.key)[(*link.path, name)]]) for leaf in work.part.leaves]
 
     def keep(self, link: Link, name: str, work: Work, new: Tensor) -> None:
         """Copied when it is time."""
@@ -132,8 +137,8 @@ class InPlaceRun(Run):
         leaves = [(leaf, work, i) for work in works for i, leaf in enumerate(work.part.leaves)]
         leaves.sort(key=lambda item: item[0].index)
         keys = [leaf.key for leaf, _, _ in leaves]
-        updates = {leaf.key: widened(work.u[i].to(wider(work.u[i], leaf))) for leaf, work, i in leaves}
-        params = {leaf.key: widened(work.p[i]) for leaf, work, i in leaves}
+        updates = {leaf.key: leaf.whole(widened(work.u[i].to(wider(work.u[i], leaf)))) for leaf, work, i in leaves}
+        params = {leaf.key: leaf.whole(widened(work.p[i])) for leaf, work, i in leaves}
         values = [self.numbers(leaf)[0][link] for leaf, _, _ in leaves]
         hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
         old = layout.read(keys, states, counts_on_host=True, under=link.path)
@@ -143,7 +148,7 @@ class InPlaceRun(Run):
         new_updates, new_state = detached_from(owned, computed)
         self._pending.append(lambda: layout.write(new_state, keys, states, under=link.path))
         for leaf, work, i in leaves:
-            u = leaf.laid_out(new_updates[leaf.key].to(updates[leaf.key].dtype))
+            u = leaf.laid_out(leaf.own(new_updates[leaf.key]).to(updates[leaf.key].dtype))
             work.u = [*work.u[:i], u, *work.u[i + 1 :]]
         for work in works:
             work.next()

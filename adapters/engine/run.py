@@ -19,6 +19,7 @@ from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
 from functional_optim.reductions import SumOver
+from functional_optim.sharded import local, whole
 
 from ..state.layout import detached_from
 from .buckets import Column, Leaf, Part, Way
@@ -27,6 +28,7 @@ from .memory import on_host, real
 from .prologue import is_column
 from .route import Link, Mark, marks_before, numbers_asked, scalars_of, slot_count, values_of
 from .stages import Passage, Stage
+from .sums import over_all, over_each, totals_of
 
 # The hyper-parameters of each link, and the counts before the step.
 Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
@@ -212,7 +214,8 @@ class Run(ABC):
 
     def meet(self) -> None:
         """Go as far as the last place where leaves must meet, and look ahead: all that may fail."""
-        for link in self.plan.links:
+        last = max((i for i, link in enumerate(self.plan.links) if link.joins), default=0)
+        for i, link in enumerate(self.plan.links):
             # Whatever is wrong with a rule that is called, its first step says.
             if link.joins or (self.plan.is_new and not link.packs):
                 meeting = [work for work in self.works if link in work.passage.place]
@@ -222,6 +225,8 @@ class Run(ABC):
                     self._meet(link, meeting)
                 if link.asks:
                     self._ask(link, meeting)
+            elif i < last:
+                self._gather(link)
         for work in self.works:
             self._look_ahead(work)
 
@@ -309,7 +314,7 @@ class Run(ABC):
         if link.rule is None:
             self.call(link, works)
         elif not link.packs:
-            for together in [works] if link.form.finds else [[work] for work in works]:
+            for together in [works] if link.form.finds else _together(works):
                 self._lift(link, together)
         elif isinstance(link.form, Numbered):
             self._find(link, link.form, works)
@@ -321,7 +326,9 @@ class Run(ABC):
     def _sum(self, link: Link, works: list[Work]) -> Any:
         reduction = link.form.reduce
         assert isinstance(reduction, SumOver)
-        return reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works]))
+        return reduction.finish(
+            *over_all([work.part for work in works], [self.backend(work).sums(self, work, link) for work in works])
+        )
 
     def _find(self, link: Link, form: Numbered, works: list[Work]) -> None:
         """The numbers of a rule: new ones are stored when the parameters are."""
@@ -331,10 +338,11 @@ class Run(ABC):
             self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
         old = [self._own[work.part][link] for work in works]
         asks = [form.terms(*self.given(work)(link), own) is not None for work, own in zip(works, old, strict=True)]
-        sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
-        totals = _totals(sums) if form.over_all else ()
+        own_sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
+        sums = over_each([work.part for work in works], own_sums)
+        totals = totals_of(sums) if form.over_all else ()
         for work, numbers, own in zip(works, old, sums, strict=True):
-            sizes = work.part.lengths.column(work.p[0].device)
+            sizes = work.part.sizes.column(work.p[0].device)
             found = form.finish(*self.given(work)(link), numbers, Sums(tuple(own), totals, sizes))
             self._own[work.part][link] = found
             for name in form.own:
@@ -375,9 +383,9 @@ class Run(ABC):
             own = work.slots[work.stage.slots_of(link)]
             columns = [work.part.shaped(column) for column in (u, work.p, *own)]
             for leaf, *tensors in zip(work.part.leaves, *columns, strict=True):
-                rows[leaf.index] = [widened(real(x)) for x in tensors]
+                rows[leaf.index] = [leaf.whole(widened(real(x))) for x in tensors]
         u, p, *slots = ([rows[i][j] for i in sorted(rows)] for j in range(2 + len(link.slots)))
-        return link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True)))
+        return trees.map_leaves(whole, link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True))))
 
     def _lift(self, link: Link, works: list[Work]) -> None:
         """A rule that needs shapes, over the leaves of these works."""
@@ -389,6 +397,21 @@ class Run(ABC):
         self.store(works, new)
         self._hand_out(works, new_u)
 
+    def gather(self) -> None:
+        """Bring all that is spread over processes past the rules that need true shapes, where all processes meet."""
+        for link in self.plan.links:
+            self._gather(link)
+
+    def _gather(self, link: Link) -> None:
+        """Bring it past one of them: in the same order on all processes, whatever parts they have cut their shards into."""
+        if link.packs or link.rule is None:
+            return
+        meeting = [work for work in self.works if work.part.placement and work.done <= work.passage.place.get(link, -1)]
+        for work in meeting:
+            self.advance(work, work.passage.place[link])
+        if meeting:
+            self._lift(link, meeting)
+
     def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
         first = 0
         for work in works:
@@ -397,9 +420,10 @@ class Run(ABC):
             work.next()
 
 
-def _totals(sums: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    """The sums over all works, of their sums in columns."""
-    return tuple(torch.cat([x.to(column[0].device) for x in column]).sum() for column in zip(*sums, strict=True))
+def _together(works: Sequence[Work]) -> list[list[Work]]:
+    """Those that a rule for one tensor is run on together: all that processes have to gather for it, and each other by itself."""
+    spread = [work for work in works if work.part.placement]
+    return [*([spread] if spread else []), *([work] for work in works if not work.part.placement)]
 
 
 def lifted(
@@ -412,18 +436,20 @@ def lifted(
     form = link.form
     if link in run.reduced:
         form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
-    keys = range(len(leaves))
-    numbers = [run.numbers(leaf) for leaf in leaves]
-    hp = {name: one_or_each({i: numbers[i][0][link][name] for i in keys}) for name in numbers[0][0][link]}
-    state: dict[str, Any] = {name: dict(enumerate(column)) for name, column in zip(link.slots, slots, strict=True)}
+    keys = [leaf.index for leaf in leaves]
+    numbers = dict(zip(keys, map(run.numbers, leaves), strict=True))
+    hp = {name: one_or_each({i: own[link][name] for i, (own, _) in numbers.items()}) for name in numbers[keys[0]][0][link]}
+    state: dict[str, Any] = {}
+    for place, (name, column) in enumerate(zip(link.slots, slots, strict=True)):
+        state[name] = {leaf.index: leaf.whole_slot(link, place, x) for leaf, x in zip(leaves, column, strict=True)}
     if form.counts:
-        state["step"] = one_or_each({i: numbers[i][1][link.step] for i in keys})
-    updates = {i: widened(x.to(wider(x, leaf))) for i, x, leaf in zip(keys, u, leaves, strict=True)}
-    computed = form.update(
-        updates, state, {i: widened(x) for i, x in enumerate(p)}, hp, **{name: hp[name] for name in form.extra}
-    )
+        state["step"] = one_or_each({i: counts[link.step] for i, (_, counts) in numbers.items()})
+    updates = {leaf.index: leaf.whole(widened(x.to(wider(x, leaf)))) for x, leaf in zip(u, leaves, strict=True)}
+    params = {leaf.index: leaf.whole(widened(x)) for x, leaf in zip(p, leaves, strict=True)}
+    computed = form.update(updates, state, params, hp, **{name: hp[name] for name in form.extra})
     new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
-    return [leaf.laid_out(new_u[i]) for i, leaf in enumerate(leaves)], [[new[name][i] for i in keys] for name in link.slots]
+    own = [leaf.laid_out(leaf.own(new_u[leaf.index])) for leaf in leaves]
+    return own, [[local(new[name][i]) for i in keys] for name in link.slots]
 
 
 def wider(u: Tensor, leaf: Leaf) -> torch.dtype:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from functional_optim import torch_internals
 from functional_optim.form import Path
+from functional_optim.sharded import is_sharded, local
 
 from ..state.layout import Flat, Key, Layout
 from .given import CountTable
 from .memory import are_same
+from .placement import Placement, placement_of
 
 TensorGuards: Any = torch_internals.get("TensorGuards")
 
@@ -89,7 +91,12 @@ class Held:
         own_slots = [[state[name] for name in own] for state, own in zip(states, slots, strict=True)]
         self.slots = list(chain.from_iterable(own_slots))
         self._likes = [_like(*row) for row in zip(present.grads, self.params, own_slots, strict=True)]
-        self._are_alike = likeness((*present.params, *present.grads, *self.slots))
+        # The memory of those that are spread over processes, and how their gradients are.
+        self._placements = list(map(placement_of, self.params)) if any(map(is_sharded, self.params)) else []
+        self._memory = list(map(local, self.params)) if self._placements else []
+        self._placements_of_grads = list(map(placement_of, present.grads)) if self._placements else []
+        tensors = [*present.params, *present.grads, *self.slots]
+        self._are_alike = likeness(list(map(local, tensors)) if self._placements else tensors)
         self._states: list[Flat] = []
         self._own: list[Flat] = []
         self._values: list[Any] = []
@@ -126,8 +133,26 @@ class Held:
             and not any(map(is_, grads, repeat(None)))
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
-            and self._are_alike(*self.params, *grads, *self.slots)
+            and self._fit_in_memory(grads)
             and self.counts.tolist() == self.table.rows
+        )
+
+    def own(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Of gradients that are spread over processes, what this process has, placed as the parameters are."""
+        if not self._placements:
+            return list(grads)
+        rows = zip(grads, self._placements, strict=True)
+        return [grad if grad is None or placement is None else placement.own(grad) for grad, placement in rows]
+
+    def _fit_in_memory(self, grads: Sequence[Tensor]) -> bool:
+        """Whether these gradients, the parameters and the slots are like those before."""
+        tensors = [*self.params, *grads, *self.slots]
+        if not self._placements:
+            return self._are_alike(*tensors)
+        return (
+            are_same(map(local, self.params), self._memory)
+            and all(map(_is_placed, grads, self._placements_of_grads))
+            and self._are_alike(*map(local, tensors))
         )
 
     def moving(self, paths: Collection[Path]) -> Tensor:
@@ -155,6 +180,13 @@ class Held:
             return list(grads)
         likes = zip(grads, self.params, self._likes, strict=True)
         return [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
+
+
+def _is_placed(x: Any, placement: Placement | None) -> bool:
+    """Whether a tensor is spread like this."""
+    if placement is None or not is_sharded(x):
+        return placement is None and not is_sharded(x)
+    return x.placements is placement.placements or placement_of(x) == placement
 
 
 def _like(grad: Tensor, p: Tensor, slots: Sequence[Tensor]) -> Tensor | None:

@@ -17,7 +17,7 @@ from functional_optim.checks import check_gradients
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import WholeTree
-from functional_optim.sharded import is_sharded
+from functional_optim.sharded import local
 from functional_optim.transform import Transform
 
 from ..state.layout import Flat, Key, Layout, Value
@@ -25,6 +25,7 @@ from .buckets import Leaf, Way, parts_of
 from .gates import gates_in
 from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
+from .placement import misplaced
 from .route import Link, Route, links_of, routes_of
 from .run import Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
@@ -143,10 +144,12 @@ class PlannedStep:
         self._transform, self._layout, self._states = transform, layout, dict(states)
         self._kept: States | None = None
         check_gradients(dict(zip(present.keys, present.grads, strict=True)), dict(zip(present.keys, present.params, strict=True)))
-        foreign = [p for p in present.params if type(p) not in PLAIN]
-        if len(foreign) == len(present.params) or any(map(is_sharded, foreign)):
-            p = foreign[0]
-            raise Refused(f"a parameter is a {type(p).__name__} on {p.device}, of layout {p.layout}")
+        memory = list(map(local, present.params))
+        if all(type(p) not in PLAIN for p in memory):
+            raise Refused(f"a parameter is a {type(memory[0]).__name__} on {memory[0].device}, of layout {memory[0].layout}")
+        reason = next(filter(None, map(misplaced, present.params, present.grads)), "")
+        if reason:
+            raise Refused(reason)
         self._gates = gates_in(transform, on_host=all(map(on_host, present.params)))
         self._waits = not self._gates and all(
             map(_waits, links_of(transform, dict(zip(everyone.keys, everyone.params, strict=True))))
@@ -177,11 +180,12 @@ class PlannedStep:
         present, hparams = request.present, request.hparams
         grads, numbers, counts = self.held.placed(present), hparams[present.groups[0]], self.held.table.of(0)
         assert grads is not None
+        own = self.held.own(grads)
         gates = self._gates.standing(numbers, counts)
         while True:
             plan = self._plan_for(gates, present, hparams)
             try:
-                write = InPlaceRun(plan, grads, hparams, self.held.table, request.extra).compute()
+                write = InPlaceRun(plan, own, hparams, self.held.table, request.extra).compute()
                 break
             except Closed as closed:
                 gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})
