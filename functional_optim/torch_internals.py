@@ -85,6 +85,7 @@ NAMES: dict[str, Name] = {
     **_names(
         "another way: the compiler's usual preparations, so the first kernels take longer (see `inductor`)",
         cpp_builder="torch._inductor.cpp_builder",  # its get_cpp_compiler
+        cpp_kernels="torch._inductor.codegen.cpp",  # its stride_at_vec_range
         cpu_vec_isa="torch._inductor.cpu_vec_isa",  # its valid_vec_isa_list, x86_isa_checker, VecAVX512 and VecAVX2
     ),
     **_names(
@@ -93,6 +94,10 @@ NAMES: dict[str, Name] = {
         get_compile_threads="torch._inductor.async_compile.get_compile_threads",
         CppPythonBindingsCodeCache="torch._inductor.codecache.CppPythonBindingsCodeCache",
         LambdaFuture="torch._inductor.codecache.LambdaFuture",
+    ),
+    **_names(
+        "another way: the compiler runs a step of a loop to see what each call of it returns, which is slower",
+        registered_hop_fake_fns="torch._higher_order_ops.utils.registered_hop_fake_fns",
     ),
     **_names(
         "another way: other people's `make_fx` is noticed by its fake tensors alone",

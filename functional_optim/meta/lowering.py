@@ -16,7 +16,8 @@ import operator
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -31,6 +32,9 @@ Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
+
+# The mark of a graph that came of a part.
+_IS_PART = "functional_optim: part"
 
 # Trust the shapes and strides that the trace has seen.
 SETTINGS = {"size_asserts": False, "alignment_asserts": False}
@@ -66,7 +70,7 @@ class Part:
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
         start = time.perf_counter()
-        with torch_internals.disable_current_modes():
+        with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known():
             run = inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
         log.info("compiled %s in %.1f s", self.name, time.perf_counter() - start)
 
@@ -175,7 +179,12 @@ def _call(tensors: list[Tensor], part: int) -> list[Tensor]:
 
 @_call.register_fake
 def _(tensors: list[Tensor], part: int) -> list[Tensor]:
-    values = [node.meta["val"] for node in _returned(_parts[part].graph)]
+    return _new_results(_parts[part].graph)
+
+
+def _new_results(graph: fx.GraphModule) -> list[Tensor]:
+    """Tensors like those that a graph returns."""
+    values = [node.meta["val"] for node in _returned(graph)]
     return [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in values]
 
 
@@ -369,6 +378,7 @@ def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
         if inner not in inside:
             name = f"part_{len(inside)}"
             own_graph, constants = _prepared(inner)
+            own_graph.meta[_IS_PART] = True
             graph.add_submodule(name, own_graph)
             inside[inner] = name, [f"{name}_constant_{i}" for i in range(len(constants))]
             for held, constant in zip(inside[inner][1], constants, strict=True):
@@ -387,6 +397,28 @@ def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
     torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))
     graph.recompile()
     return graph, constants
+
+
+@contextmanager
+def _returning_what_is_known() -> Iterator[None]:
+    """What a call of a part returns is read from its graph, when the compiler asks.
+
+    It asks at each call, of which there are as many as steps, and again after its passes; it would run the part, without elements.
+    """
+    fakes, call = torch_internals.get("registered_hop_fake_fns"), torch.ops.higher_order.invoke_subgraph
+    original = None if fakes is None else fakes.get(call)
+    if original is None:
+        yield
+        return
+
+    def known(graph: Any, name: str, *tensors: Tensor) -> Any:
+        return _new_results(graph) if getattr(graph, "meta", {}).get(_IS_PART) else original(graph, name, *tensors)
+
+    fakes[call] = known
+    try:
+        yield
+    finally:
+        fakes[call] = original
 
 
 def _lift_constants(graph: fx.GraphModule, mode: Any) -> list[Tensor]:

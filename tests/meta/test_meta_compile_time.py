@@ -7,13 +7,15 @@ import subprocess
 import sys
 
 import pytest
+import sympy
 import torch
 from meta_helpers import close
+from torch._higher_order_ops.utils import registered_hop_fake_fns
 from torch._inductor import config
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 
 import functional_optim as fo
-from functional_optim import torch_internals
+from functional_optim import inductor, torch_internals
 
 # Two kernels at least: a product lies between what comes before and after it.
 PROGRAM = """
@@ -98,6 +100,34 @@ def test_where_they_cannot_they_do_not(monkeypatch, files, how):
     finally:
         torch_internals.get.cache_clear()
     assert len(files) > 1 and not any("kernel_1" in code for code in files)
+
+
+def test_a_stride_without_sympys_help_is_torchs():
+    from torch._inductor.codegen.cpp import stride_at_vec_range
+    from torch.utils._sympy.functions import FloorDiv, ModularIndexing
+
+    x, y, s = sympy.symbols("x y s", integer=True, nonnegative=True)
+    indices = [x, 3 * x + 8 * y + 2, s * x + y, x * y, sympy.Integer(4), x * x, 2 * x + FloorDiv(y, 4), ModularIndexing(x, 1, 16)]
+    for index in indices:
+        for var in (x, y):
+            for vector in (16, None):
+                own = inductor.stride(stride_at_vec_range, index, var, vector)
+                assert own == stride_at_vec_range(index, var, vector), (index, var)
+    assert inductor.stride(None, indices[1], x) == 3  # without the other's help
+
+
+def test_the_compiler_runs_no_part_to_see_what_it_returns(monkeypatch):
+    """It asks at each call, of which there are as many as steps, and after each of its passes."""
+    asked, call = [], torch.ops.higher_order.invoke_subgraph
+    original = registered_hop_fake_fns[call]
+    monkeypatch.setitem(registered_hop_fake_fns, call, lambda *given: asked.append(given) or original(*given))
+
+    def decay(x, i, rate):
+        return x - rate * x.sin(), None
+
+    with config.patch(force_disable_caches=True):
+        fo.meta.compiled(lambda x, rate: fo.meta.loop(decay, x, 9, args=(rate,)))(torch.ones(3), torch.tensor(0.1))
+    assert not asked
 
 
 def test_on_request_it_says_what_it_compiles(caplog):
