@@ -403,7 +403,7 @@ def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
 def _returning_what_is_known() -> Iterator[None]:
     """What a call of a part returns is read from its graph, when the compiler asks.
 
-    It asks at each call, of which there are as many as steps, and again after its passes, and would run the part without elements.
+    It asks at each call, of which there are as many as steps, again after its passes, and would run the part.
     """
     fakes, call = torch_internals.get("registered_hop_fake_fns"), torch.ops.higher_order.invoke_subgraph
     original = None if fakes is None else fakes.get(call)
