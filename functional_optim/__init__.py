@@ -23,6 +23,7 @@ from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.per_matrix import per_matrix
+from functional_optim.combinators.project import project
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
@@ -52,12 +53,17 @@ from functional_optim.optimizers import (
     ademamix,
     adopt,
     amsgrad,
+    apollo,
     asgd,
     came,
     dadapt_adam,
+    dion,
+    dion2,
     dog,
     dowg,
+    fira,
     fromage,
+    galore,
     grams,
     lamb,
     laprop,
@@ -80,6 +86,7 @@ from functional_optim.optimizers import (
     rprop,
     schedule_free_adamw,
     schedule_free_sgd,
+    scion,
     sgd,
     shampoo,
     sign_sgd,
@@ -106,6 +113,7 @@ from functional_optim.rules.adaptive_clip import adaptive_grad_clip
 from functional_optim.rules.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
 from functional_optim.rules.adopt import scale_by_adopt
 from functional_optim.rules.asgd import average_iterates, scale_by_asgd
+from functional_optim.rules.bias_correction import scale_by_bias_correction
 from functional_optim.rules.came import scale_by_came
 from functional_optim.rules.cautious_decay import cautious_decay
 from functional_optim.rules.centralize import centralize
@@ -113,11 +121,14 @@ from functional_optim.rules.clip import clip_by_block_rms, clip_by_global_norm, 
 from functional_optim.rules.constrain import keep_params_nonnegative, zero_nans
 from functional_optim.rules.d_adaptation import scale_by_d_adaptation
 from functional_optim.rules.decay import add_decayed_weights, add_l1_decay, soft_threshold, subtract_decayed_weights
+from functional_optim.rules.dion import scale_by_dion
+from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lion import scale_by_lion
+from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.madgrad import scale_by_madgrad
 from functional_optim.rules.mars import mars_correction
 from functional_optim.rules.momentum import trace
@@ -208,6 +219,7 @@ __all__ = [
     "monitor",
     "partition",
     "per_matrix",
+    "project",
     "rename_hparams",
     "rotate",
     "sam",
@@ -264,8 +276,11 @@ __all__ = [
     "scale_by_adopt",
     "scale_by_asgd",
     "scale_by_belief",
+    "scale_by_bias_correction",
     "scale_by_came",
     "scale_by_d_adaptation",
+    "scale_by_dion",
+    "scale_by_dion2",
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_factored_rms",
@@ -273,6 +288,7 @@ __all__ = [
     "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_lmo",
     "scale_by_madgrad",
     "scale_by_muon",
     "scale_by_nadam",
@@ -342,12 +358,17 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apollo",
     "asgd",
     "came",
     "dadapt_adam",
+    "dion",
+    "dion2",
     "dog",
     "dowg",
+    "fira",
     "fromage",
+    "galore",
     "grams",
     "lamb",
     "laprop",
@@ -370,6 +391,7 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "scion",
     "sgd",
     "shampoo",
     "sign_sgd",

@@ -28,6 +28,7 @@ from functional_optim.combinators.mechanize import mechanize
 from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.per_matrix import per_matrix
+from functional_optim.combinators.project import project
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
@@ -57,12 +58,17 @@ from functional_optim.optimizers import (
     ademamix,
     adopt,
     amsgrad,
+    apollo,
     asgd,
     came,
     dadapt_adam,
+    dion,
+    dion2,
     dog,
     dowg,
+    fira,
     fromage,
+    galore,
     grams,
     lamb,
     laprop,
@@ -85,6 +91,7 @@ from functional_optim.optimizers import (
     rprop,
     schedule_free_adamw,
     schedule_free_sgd,
+    scion,
     sgd,
     shampoo,
     sign_sgd,
@@ -98,8 +105,11 @@ from functional_optim.optimizers import (
 )
 from functional_optim.rules.adafactor import scale_by_factored_rms
 from functional_optim.rules.adam import scale_by_adam
+from functional_optim.rules.dion import scale_by_dion
+from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
+from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.per_example import per_example_global_norm_clip
@@ -228,6 +238,7 @@ def scale_by_belief(
     degenerated_to_sgd: bool = True,
     state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
+def scale_by_bias_correction(betas: tuple[float, float] = (0.9, 0.999)) -> Transform: ...
 def scale_by_came(
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
     eps: tuple[float, float] = (1e-30, 1e-16),
@@ -409,6 +420,7 @@ __all__ = [
     "monitor",
     "partition",
     "per_matrix",
+    "project",
     "rename_hparams",
     "rotate",
     "sam",
@@ -465,8 +477,11 @@ __all__ = [
     "scale_by_adopt",
     "scale_by_asgd",
     "scale_by_belief",
+    "scale_by_bias_correction",
     "scale_by_came",
     "scale_by_d_adaptation",
+    "scale_by_dion",
+    "scale_by_dion2",
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_factored_rms",
@@ -474,6 +489,7 @@ __all__ = [
     "scale_by_laprop",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_lmo",
     "scale_by_madgrad",
     "scale_by_muon",
     "scale_by_nadam",
@@ -543,12 +559,17 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apollo",
     "asgd",
     "came",
     "dadapt_adam",
+    "dion",
+    "dion2",
     "dog",
     "dowg",
+    "fira",
     "fromage",
+    "galore",
     "grams",
     "lamb",
     "laprop",
@@ -571,6 +592,7 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "scion",
     "sgd",
     "shampoo",
     "sign_sgd",

@@ -89,6 +89,8 @@ CASES: dict[str, list[Transform]] = {
     "add_l1_decay": [fo.add_l1_decay()],
     "add_noise": [fo.add_noise()],
     "amsgrad": [fo.amsgrad()],
+    # Random, for singular vectors are constants to derivatives, and in use at once; those are tried in test_low_rank.py.
+    "apollo": [fo.apollo(rank=1)],
     "apply_if_finite": [fo.apply_if_finite(fo.adamw())],
     "asam": [fo.asam(fo.sgd(momentum=0.9))],
     "asgd": [fo.asgd(t0=0.5, weight_decay=0.1)],
@@ -103,12 +105,16 @@ CASES: dict[str, list[Transform]] = {
     "clip_by_global_norm": [fo.clip_by_global_norm(), fo.clip_by_global_norm(max_norm=100.0)],
     "clip_by_value": [fo.clip_by_value()],
     "conditionally": [fo.conditionally(fo.clip_by_global_norm(), lambda step: step == 1, otherwise=fo.trace())],
+    "dion": [fo.dion()],
+    "dion2": [fo.dion2(ns_steps=1, ns_dtype=None)],
     "elementwise": [sign_of_average(), divide_by_curvature()],
     "ema": [fo.ema(), fo.ema(debias=False)],
     "ema_params": [fo.ema_params(fo.adam())],
+    "fira": [fo.fira(rank=1)],
     "freeze": [fo.freeze()],
     "fused": [fo.fused(fo.chain(fo.clip_by_global_norm(), fo.sgd(momentum=0.9)))],
     "fromage": [fo.fromage(lr=0.1)],
+    "galore": [fo.galore(rank=1)],
     "graft": [fo.graft(fo.scale_by_sign(), fo.scale_by_adam()), fo.graft(fo.trace(), fo.scale_by_rms())],
     "hyperball": [fo.hyperball(fo.scale_by_adam())],
     "identity": [fo.identity()],
@@ -141,24 +147,41 @@ CASES: dict[str, list[Transform]] = {
     "per_matrix": [fo.per_matrix(fo.scale_by_muon(ns_steps=1))],
     "per_tensor": [divide_by_average_norm()],
     "polyak_sgd": [fo.polyak_sgd(), fo.polyak_sgd(max_lr=0.1)],
+    "project": [
+        fo.project(fo.chain(fo.trace(), fo.scale_by_adam()), rank=1, proj="random"),
+        fo.project(fo.scale_by_adam(), rank=1, proj="random", way="rest"),
+        fo.project(fo.scale_by_adam(), rank=2, proj="random", way="tensor"),
+    ],
     "psgd_kron": [fo.psgd_kron()],
     "radam": [fo.radam(weight_decay=0.1)],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
-    "rotate": [fo.rotate(fo.scale_by_adam()), fo.rotate(fo.trace(), precondition_1d=True)],
+    "rotate": [
+        fo.rotate(fo.scale_by_adam()),
+        fo.rotate(fo.trace(), precondition_1d=True),
+        fo.rotate(fo.chain(fo.ema(), fo.rename_hparams(fo.scale_by_rms(), eps="rms_eps"))),
+    ],
     "rmsprop": [fo.rmsprop(alpha=0.5, momentum=0.5, centered=True, weight_decay=0.1)],
     "rprop": [fo.rprop()],
     "sam": [fo.sam(fo.adamw())],
     "scale": [fo.scale(-2.0)],
     "scale_by_adadelta": [fo.scale_by_adadelta(eps=1e-2)],
-    "scale_by_adam": [fo.scale_by_adam(), fo.scale_by_adam(amsgrad=True), fo.scale_by_adam(optimized_update=True)],
+    "scale_by_adam": [
+        fo.scale_by_adam(),
+        fo.scale_by_adam(amsgrad=True),
+        fo.scale_by_adam(optimized_update=True),
+        fo.scale_by_adam(debias=False),
+    ],
     "scale_by_adamax": [fo.scale_by_adamax()],
     "scale_by_adan": [fo.scale_by_adan()],
     "scale_by_asgd": [fo.scale_by_asgd()],
     "scale_by_belief": [fo.scale_by_belief(eps_root=1e-3)],
+    "scale_by_dion": [fo.scale_by_dion(), fo.scale_by_dion(rank_fraction=0.5)],
+    "scale_by_dion2": [fo.scale_by_dion2(fraction=0.5, ns_steps=2)],
     "scale_by_factored_rms": [fo.scale_by_factored_rms(eps1=1e-3)],
     "scale_by_inverse_time": [fo.scale_by_inverse_time(lr_decay=0.1)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
+    "scale_by_lmo": [fo.scale_by_lmo(ns_steps=2), fo.scale_by_lmo(norm_eps=0.1)],
     "scale_by_muon": [fo.scale_by_muon(ns_steps=2), fo.scale_by_muon(ns_coefficients="quintic", ns_steps=2)],
     "scale_by_nadam": [fo.scale_by_nadam()],
     "scale_by_novograd": [fo.scale_by_novograd(weight_decay=0.1)],
@@ -192,6 +215,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
     "scale_by_yogi": [fo.scale_by_yogi()],
     "scheduled": [fo.scheduled(fo.adamw(), lr=fo.warmup_cosine(0.1, 1, 4), weight_decay=lambda step: 0.1 / (1 + step))],
+    "scion": [fo.scion(ns_steps=1, ns_dtype=None)],
     "set_defaults": [fo.set_defaults(fo.adamw(), lr=0.1)],
     "sgd": [fo.sgd(), fo.sgd(momentum=0.9, dampening=0.1, weight_decay=0.1), fo.sgd(momentum=0.9, nesterov=True)],
     "sign_sgd": [fo.sign_sgd()],
@@ -229,6 +253,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_adam_mini": [fo.scale_by_adam_mini()],
     "scale_by_ademamix": [fo.scale_by_ademamix(), fo.scale_by_ademamix(alpha_warmup=3, beta3_warmup=3)],
     "scale_by_adopt": [fo.scale_by_adopt(eps=0.1, nesterov=True, clipped=False)],
+    "scale_by_bias_correction": [fo.scale_by_bias_correction()],
     "scale_by_came": [fo.scale_by_came()],
     "scale_by_d_adaptation": [fo.scale_by_d_adaptation(d0=0.1, use_bias_correction=True)],
     "scale_by_dog": [fo.scale_by_dog(reps_rel=0.1, eps=0.1)],
@@ -273,10 +298,20 @@ def _twins() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
 
 
+def _rows() -> dict[str, torch.Tensor]:
+    """Matrices whose singular vector on the shorter side is 1, whatever the gradient."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"row": (1, 3), "twin": (1, 3), "column": (3, 1), "vector": (2,), "scalar": ()}
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
 # What to try a transform on that refuses vectors, or gets equal shapes together, by its name in the table.
 PARAMS: dict[str, dict[str, torch.Tensor]] = {
-    **dict.fromkeys(("orthogonalize", "per_matrix", "scale_by_muon", "scale_by_shape"), _matrices()),
-    **dict.fromkeys(("rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo"), _twins()),
+    **dict.fromkeys(
+        ("orthogonalize", "per_matrix", "scale_by_dion", "scale_by_dion2", "scale_by_muon", "scale_by_shape"), _matrices()
+    ),
+    **dict.fromkeys(("project", "rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo"), _twins()),
+    **dict.fromkeys(("fira", "galore"), _rows()),
 }
 
 # Every transform by a name of its own.

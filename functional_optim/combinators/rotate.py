@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.combinators.inside import Inside, require_inside
+from functional_optim.decompositions import eigh
 from functional_optim.dimensions import arranged, folded, gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, Hparam, HParams, require_count
-from functional_optim.lifting import Leafwise, SlotInit
+from functional_optim.lifting import Leafwise
 from functional_optim.numerics import cond, where
 from functional_optim.recipe import recorded
-from functional_optim.transform import Transform, require_transform
+from functional_optim.transform import Transform
 
 # The slots that are directions, as the gradient is; others have a value per direction, which turns with nothing.
 DIRECTIONS = ("exp_avg", "exp_avg_diff", "exp_avg_slow", "momentum_buffer", "grad_avg", "previous_grad")
@@ -54,7 +56,8 @@ def rotate(
     larger than `max_precond_dim`.
 
     Args:
-        transform: a rule of gradients and slots, `scale_by_adam()`, `scale_by_lion()`, `scale_by_muon()`, …; without parameters.
+        transform: a rule of gradients and slots, `scale_by_adam()`, `scale_by_lion()`, `scale_by_muon()`, …, or a chain of such
+            rules; without parameters.
         shampoo_beta: decay of the means of G Gᵀ and Gᵀ G per step, in [0, 1).
         precondition_frequency: in steps, at least 1.
         max_precond_dim: the largest dimension that is turned.
@@ -65,14 +68,15 @@ def rotate(
             direction of the basis, and are put in the order of the new one.
 
     State: `step` () int64; `GG.0`, `GG.1`, … (L, R) and `Q.0`, `Q.1`, … of each leaf, square matrices of its dimensions, in at
-    least float32, empty for dimensions that are left out; the rule's slots, in the basis.
+    least float32, empty for dimensions that are left out; the rule's slots, in the basis, those of a chain behind the names of
+    its links: `trace.momentum_buffer`.
 
     Derivatives take the basis, `Q`, for a constant, though it is made of gradients: eigenvectors have none where two eigenvalues
     are equal. In the pure function, with a step that is batched, traced or on a GPU, a new basis is computed at each step, and
     thrown away in between.
 
     Raises:
-        TypeError: this is no transform; or not a rule of gradient and slots alone, for one tensor.
+        TypeError: this is no transform; or not rules of gradient and slots alone, for one tensor.
 
     Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, and the authors' program. Neither torch nor optax has it.
 
@@ -85,18 +89,7 @@ def rotate(
     tensor([[ 1.,  0.],
             [ 0., -1.]])
     """
-    require_transform(transform, "rotate")
-    inner = transform.form
-    if (
-        not (isinstance(inner, Leafwise) and (inner.elementwise or inner.batched))
-        or inner.finds
-        or inner.extra
-        or inner.leaf_extra
-    ):
-        raise TypeError(
-            f"rotate takes a rule of one tensor's gradient and slots, such as scale_by_adam(), but {transform.name} is none. "
-            "What comes before and behind it, such as decay and the learning rate, goes around: chain(rotate(...), ...)."
-        )
+    inner = require_inside(transform, "rotate")
     require_count("precondition_frequency", precondition_frequency, 1)
     require_count("max_precond_dim", max_precond_dim, 0)
     require_count("dims", dims, 1)
@@ -107,7 +100,7 @@ def rotate(
     slots = {
         **per_dimension("GG", dims, sizes, square_zeros),
         **per_dimension("Q", dims, sizes, torch.eye),
-        **{name: _in_dtype(start, inner.state_dtype) for name, start in inner.slots.items()},
+        **inner.slots,
     }
     form = Leafwise(
         name="rotate",
@@ -123,43 +116,33 @@ def rotate(
 
 
 def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, directions: Sequence[str]) -> Callable[..., Any]:
-    beta, form = hp["shampoo_beta"], inner.form
-    assert isinstance(form, Leafwise)
+    beta = hp["shampoo_beta"]
     # The rule has seen a gradient less.
-    rule_inside = form.rule(inner.select(hp), where(t > 1, t - 1, 1), None)
+    inside = Inside(inner)
+    rule_inside = inside.rule(hp, where(t > 1, t - 1, 1))
+    turns = [name.rpartition(".")[2] in directions for name in inside.slots]
 
     def rule(g, p, *slots):
         shape = g.shape[:1] + folded(g.shape[1:], dims)
         ggs, qs, own = slots[:dims], slots[dims : 2 * dims], list(slots[2 * dims :])
 
         def stepped():
-            inside = turned(g.reshape(shape), qs).reshape(g.shape)
-            u, *new = _as_tuple(rule_inside(inside, None, *own))
+            u, new = rule_inside(turned(g.reshape(shape), qs).reshape(g.shape), own)
             return turned(u.reshape(shape), [q.mT for q in qs]).reshape(g.shape), new
 
         u, own = cond(t == 1, lambda: (torch.zeros_like(g), own), stepped)
         grams = [gram(g.reshape(shape), i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
         ggs = [beta * gg + (1 - beta) * new for gg, new in zip(ggs, grams, strict=True)]
-        turns = [name in directions for name in form.slots]
         known = [gg.detach() for gg in ggs]
         qs, own = cond(
             t == 1,
-            lambda: ([_eigenvectors(gg) for gg in known], own),
+            lambda: ([eigh(gg)[1].flip(-1) for gg in known], own),
             lambda: cond((t - 1) % every == 0, lambda: _followed(known, list(qs), own, turns, shape), lambda: (list(qs), own)),
         )
         # However they were turned, they lie in memory as they did.
         return [x.contiguous() for x in (u, *ggs, *qs, *own)]
 
     return rule
-
-
-def _in_dtype(start: SlotInit, dtype: torch.dtype | None) -> SlotInit:
-    return start if dtype is None else lambda p, hp: start(p, hp).to(dtype)
-
-
-def _eigenvectors(gg: Tensor) -> Tensor:
-    """Of each of a stack of symmetric matrices, by falling eigenvalue."""
-    return torch.linalg.eigh(gg)[1].flip(-1) if gg.shape[-1] else gg
 
 
 def _followed(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: list[bool], shape: Sequence[int]) -> Bases:
@@ -181,7 +164,3 @@ def _followed(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: lis
 
     like = [x.numel() == math.prod(shape) for x in own]
     return new_qs, [moved(x, turn) if fits else x for x, turn, fits in zip(own, turns, like, strict=True)]
-
-
-def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

@@ -1,7 +1,8 @@
 """Whole optimizers: each a sentence made of `chain`. A link whose number is None is left out."""
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
-from functional_optim.optimizers.matrices import adamuon, normuon, psgd_kron, shampoo, soap
+from functional_optim.optimizers.low_rank import apollo, fira, galore
+from functional_optim.optimizers.matrices import psgd_kron, shampoo, soap
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -23,6 +24,7 @@ from functional_optim.optimizers.moments import (
     yogi,
 )
 from functional_optim.optimizers.norms import fromage, lamb, lars, novograd
+from functional_optim.optimizers.orthogonal import adamuon, dion, dion2, normuon, scion
 from functional_optim.optimizers.signs import lion, sign_sgd, signum
 from functional_optim.optimizers.torch_optim import (
     adadelta,
@@ -59,12 +61,17 @@ __all__ = [
     "ademamix",
     "adopt",
     "amsgrad",
+    "apollo",
     "asgd",
     "came",
     "dadapt_adam",
+    "dion",
+    "dion2",
     "dog",
     "dowg",
+    "fira",
     "fromage",
+    "galore",
     "grams",
     "lamb",
     "laprop",
@@ -87,6 +94,7 @@ __all__ = [
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "scion",
     "sgd",
     "shampoo",
     "sign_sgd",

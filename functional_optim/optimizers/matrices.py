@@ -1,28 +1,16 @@
-"""Optimizers that treat a matrix as one: by its singular vectors, its rows and columns, or their second moments."""
-
-import dataclasses
+"""Optimizers of second moments along rows and along columns."""
 
 import torch
 
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.graft import graft
-from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rotate import rotate
-from functional_optim.optimizers.torch_optim import adamw
 from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.decay import add_decayed_weights
-from functional_optim.rules.momentum import trace
-from functional_optim.rules.muon import MuonOrAdamW
-from functional_optim.rules.newton_schulz import Schedule
-from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.psgd_kron import scale_by_psgd_kron
-from functional_optim.rules.rms import scale_by_rms
-from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.scale import scale_by_learning_rate
 from functional_optim.rules.shampoo import scale_by_shampoo
-from functional_optim.rules.shape import scale_by_shape, scale_to_rms
-from functional_optim.rules.sign import scale_by_sign
 from functional_optim.transform import Transform
 
 
@@ -152,94 +140,3 @@ def psgd_kron(
         dims=dims,
     )
     return chain(whitened, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="psgd_kron")
-
-
-@recorded
-def normuon(
-    lr: float = 1e-3,
-    weight_decay: float = 0.1,
-    momentum: float = 0.95,
-    beta2: float = 0.95,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    *,
-    coefficients: str | Schedule = "muon",
-    nesterov: bool = True,
-    ns_steps: int = 5,
-    adjust_lr_fn: str = "match_rms_adamw",
-    ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
-) -> Transform:
-    """NorMuon: Muon whose rows are of like size in the long run, for matrices; AdamW for the rest. See `scale_by_row_rms`.
-
-    Args:
-        lr: η of both, at least 0; `muon.lr` and `adamw.lr` set one of them.
-        weight_decay: λ of both, at least 0, decoupled; `muon.weight_decay` and `adamw.weight_decay` set one of them.
-        momentum: μ of the matrices, in [0, 1).
-        beta2: β₂, decay of the rows' mean squares, in [0, 1).
-        betas: AdamW's.
-        eps: AdamW's.
-        coefficients, ns_steps, ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
-        nesterov: orthogonalise the momentum looked ahead.
-        adjust_lr_fn: see `scale_by_shape`; the authors' program has "original" and lr 0.02.
-        state_dtype: dtype of the slots; the parameter's by default.
-
-    Source: Li et al. 2025, https://arxiv.org/abs/2510.05491. Its momentum is a sum where theirs is a mean: orthogonalised, they
-    are one.
-    """
-    matrices = chain(
-        trace(momentum, nesterov=nesterov, state_dtype=state_dtype),
-        orthogonalize(coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype),
-        scale_by_row_rms(beta2),
-        scale_by_shape(adjust_lr_fn),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="normuon",
-    )
-    rest = adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype)
-    return dataclasses.replace(partition({"muon": matrices, "adamw": rest}, MuonOrAdamW()), name="normuon")
-
-
-@recorded
-def adamuon(
-    lr: float = 1e-3,
-    weight_decay: float = 0.1,
-    momentum: float = 0.95,
-    beta2: float = 0.95,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    *,
-    coefficients: str | Schedule = "muon",
-    nesterov: bool = True,
-    ns_steps: int = 5,
-    ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
-) -> Transform:
-    """AdaMuon: the sign of the momentum orthogonalised, divided by its root mean square, of the size of AdamW's updates, for
-    matrices; AdamW for the rest.
-
-    Args:
-        lr: η of both, at least 0; `muon.lr` and `adamw.lr` set one of them.
-        weight_decay: λ of both, at least 0, decoupled; `muon.weight_decay` and `adamw.weight_decay` set one of them.
-        momentum: μ of the matrices, in [0, 1).
-        beta2: decay of the mean square of the matrices' updates, in [0, 1); the paper takes μ.
-        betas: AdamW's.
-        eps: ε of both, at least 0.
-        coefficients, ns_steps, ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
-        nesterov: take the sign of the momentum looked ahead.
-        state_dtype: dtype of the slots; the parameter's by default.
-
-    Source: Si et al. 2025, https://arxiv.org/abs/2507.11005, algorithm 1.
-    """
-    matrices = chain(
-        trace(momentum, nesterov=nesterov, state_dtype=state_dtype),
-        scale_by_sign(),
-        orthogonalize(coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype),
-        scale_by_rms(beta2, eps, state_dtype=state_dtype),
-        scale_to_rms(0.2, eps),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="adamuon",
-    )
-    rest = adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype)
-    return dataclasses.replace(partition({"muon": matrices, "adamw": rest}, MuonOrAdamW()), name="adamuon")

@@ -23,9 +23,9 @@ HPARAMS = {"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGA
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _adam(hp, t, *, optimized_update: bool = False):
+def _adam(hp, t, *, optimized_update: bool = False, debias: bool = True):
     b1, b2 = hp["betas"]
-    c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
+    c1, c2 = (bias_correction(b1, t), bias_correction(b2, t)) if debias else (1.0, 1.0)
     eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]
 
     def rule(g, p, m, v):
@@ -37,9 +37,9 @@ def _adam(hp, t, *, optimized_update: bool = False):
 
 
 @elementwise(slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
-def _amsgrad(hp, t, *, optimized_update: bool = False):
+def _amsgrad(hp, t, *, optimized_update: bool = False, debias: bool = True):
     b1, b2 = hp["betas"]
-    c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
+    c1, c2 = (bias_correction(b1, t), bias_correction(b2, t)) if debias else (1.0, 1.0)
     eps = hp["eps"] / c2**0.5 if optimized_update else hp["eps"]
 
     def rule(g, p, m, v, w):
@@ -58,6 +58,7 @@ def scale_by_adam(
     *,
     amsgrad: bool = False,
     optimized_update: bool = False,
+    debias: bool = True,
     state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Divide the average gradient by the root of its average square: `u = m̂ / (√v̂ + ε)`.
@@ -71,6 +72,7 @@ def scale_by_adam(
         amsgrad: divide by the largest v so far.
         optimized_update: the order of operations that the end of the paper's section 2 proposes, `u = √(1 − β₂ᵗ) / (1 − β₁ᵗ) ·
             m / (√v + ε)`: the same for ε = 0, and in the first steps for other ε a smaller update, as if ε were larger.
+        debias: correct the averages for their start at 0; where that comes later, `scale_by_bias_correction` does it.
         state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v) and, with `amsgrad`, `max_exp_avg_sq`, like the parameters.
@@ -85,4 +87,4 @@ def scale_by_adam(
     >>> updates
     tensor([ 1.0000, -1.0000])
     """
-    return (_amsgrad if amsgrad else _adam)(betas, eps, optimized_update=optimized_update, state_dtype=state_dtype)
+    return (_amsgrad if amsgrad else _adam)(betas, eps, optimized_update=optimized_update, debias=debias, state_dtype=state_dtype)

@@ -26,25 +26,20 @@ from functional_optim.rules.newton_schulz import (
     COEFFICIENTS,
     Schedule,
     margin_of,
+    matrix_zeros,
     orthogonalized,
-    require_matrix,
     require_schedule,
     schedule_of,
 )
 from functional_optim.rules.shape import FACTORS, require_factor
 from functional_optim.transform import Transform, per_tensor
 
-
-def _matrix_zeros(p, hp):
-    require_matrix("scale_by_muon", p.shape)
-    return torch.zeros_like(p, requires_grad=False)
-
-
+MOMENTUM = {"momentum_buffer": matrix_zeros("scale_by_muon")}
 HPARAMS = {"momentum": Hparam(0.95, FRACTION), "eps": Hparam(1e-7, NON_NEGATIVE)}
 
 
 @per_tensor(
-    slots={"momentum_buffer": _matrix_zeros},
+    slots=MOMENTUM,
     hparams={"momentum": HPARAMS["momentum"], "ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": HPARAMS["eps"]},
     batched=True,
     name="scale_by_muon",
@@ -53,7 +48,7 @@ def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     return _stepping(hp, [hp["ns_coefficients"]], None, nesterov, ns_steps, adjust_lr_fn, ns_dtype)
 
 
-@per_tensor(slots={"momentum_buffer": _matrix_zeros}, hparams=HPARAMS, batched=True, name="scale_by_muon")
+@per_tensor(slots=MOMENTUM, hparams=HPARAMS, batched=True, name="scale_by_muon")
 def _scheduled_muon(hp, *, schedule, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     return _stepping(hp, schedule_of(schedule), margin_of(schedule), nesterov, ns_steps, adjust_lr_fn, ns_dtype)
 

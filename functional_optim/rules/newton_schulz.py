@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import require_count
+from functional_optim.hparams import HParams, require_count
+from functional_optim.lifting import SlotInit
 from functional_optim.numerics import Scalar, sqrt
 
 # a, b, c of each step; after the last, its again.
@@ -74,6 +75,17 @@ def require_matrix(name: str, shape: Sequence[int]) -> None:
             f"{name} orthogonalises matrices, but a parameter has shape {tuple(shape)}: give it parameters of at least "
             "two dimensions, and the others to another rule."
         )
+
+
+def matrix_zeros(name: str) -> SlotInit:
+    """The start of a slot of a rule of this name, which is of matrices: zeros like the parameter."""
+
+    def start(p: Tensor, hp: HParams) -> Tensor:
+        del hp
+        require_matrix(name, p.shape)
+        return torch.zeros_like(p, requires_grad=False)
+
+    return start
 
 
 def orthogonalized(

@@ -12,6 +12,7 @@ https://arxiv.org/abs/2309.06497
 
 import torch
 
+from functional_optim.decompositions import eigh
 from functional_optim.dimensions import folded, gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise, zeros
@@ -110,6 +111,6 @@ def _root(x, epsilon, power):
     """Of each of a stack of symmetric matrices, an inverse root."""
     if not x.shape[-1]:
         return x
-    values, q = torch.linalg.eigh(x)
+    values, q = eigh(x)
     values = values - values[:, :1].clamp(max=0.0) + epsilon
     return (q * values.unsqueeze(1) ** -power) @ q.mT

@@ -24,7 +24,7 @@ LAYERS = [
     {"hparams", "checks", "reductions", "evaluate"},
     {"form"},
     {"lifting"},
-    {"numbered", "dimensions"},
+    {"numbered", "dimensions", "decompositions"},
     {"transform", "apply"},
     {"rules"},
     {"combinators", "schedules"},

@@ -213,3 +213,15 @@ def test_state_dtype_of_a_complex_parameter():
 def test_amsgrad_is_adam_with_that_option():
     rows = awkward_gradients()
     assert torch.equal(params_of(fo.amsgrad(0.1, (0.8, 0.9)), rows), params_of(fo.adam(0.1, (0.8, 0.9), amsgrad=True), rows))
+
+
+def test_the_correction_may_come_later():
+    """Right behind, the two are the order of operations at the end of the paper's section 2; and in plain floats."""
+    rows = awkward_gradients()
+    later = fo.chain(fo.scale_by_adam((0.8, 0.99), 1e-6, debias=False), fo.scale_by_bias_correction((0.8, 0.99)))
+    expected = updates_of(fo.scale_by_adam((0.8, 0.99), 1e-6, optimized_update=True), rows)
+    torch.testing.assert_close(updates_of(later, rows), expected, rtol=FLOAT64, atol=0)
+    m = v = 0.0
+    for row, u in zip(rows, updates_of(fo.scale_by_adam((0.8, 0.99), 1e-6, debias=False), rows).tolist(), strict=True):
+        m, v = 0.8 * m + 0.2 * row[0], 0.99 * v + 0.01 * row[0] ** 2
+        assert u[0] == pytest.approx(m / (v**0.5 + 1e-6), rel=FLOAT64)

@@ -138,6 +138,47 @@ def test_the_momentum_of_other_rules_is_turned_with_the_basis():
         torch.testing.assert_close(u, expected, rtol=1e-11, atol=1e-11)
 
 
+def test_a_chain_may_be_inside():
+    """Its links' slots are told apart, turned or not, and of their dtypes; it is one transform, whose links see one basis."""
+    links = fo.ema(0.8), fo.rename_hparams(fo.scale_by_rms(state_dtype=torch.float32), alpha="rms_alpha"), fo.trace(0.5)
+    tx = fo.rotate(fo.chain(*links), precondition_frequency=2)
+    g = {"w": randn(4, 3), "b": randn(2)}
+    state = tx.init_state(g)
+    slots = {"ema.exp_avg", "scale_by_rms.square_avg", "trace.momentum_buffer"}
+    assert slots < set(state) and state["scale_by_rms.square_avg"]["w"].dtype == torch.float32
+    _, state = tx.update(g, state)
+    inner = fo.chain(*links)
+    basis = [state[f"Q.{i}"]["w"] for i in range(2)]
+    turned = {"w": basis[0].T @ randn(4, 3, seed=1) @ basis[1], "b": randn(2, seed=1)}
+    expected, _ = inner.update(turned, inner.init_state(turned), None, {"rms_alpha": 0.3})
+    found, _ = tx.update({"w": randn(4, 3, seed=1), "b": randn(2, seed=1)}, state, None, {"rms_alpha": 0.3})
+    torch.testing.assert_close(found["w"], basis[0] @ expected["w"] @ basis[1].T, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found["b"], expected["b"], rtol=1e-12, atol=1e-12)
+
+
+def test_nan_goes_where_it_comes_from():
+    """A decomposition of a stack must not raise for one of its matrices; a step may be left out."""
+    params = {"bad": randn(3, 3, seed=1), "good": randn(3, 3, seed=2)}
+    for tx in (fo.soap(precondition_frequency=1), fo.shampoo(), fo.galore(update_proj_gap=1, rank=2)):
+        for first_bad in (0, 2):
+            state, clean = tx.init_state(params), tx.init_state(params)
+            for step in range(4):
+                grads = {name: randn(3, 3, seed=10 * step + i) for i, name in enumerate(params)}
+                expected, clean = tx.update(grads, clean, params)
+                if step >= first_bad:
+                    grads["bad"] = torch.full((3, 3), torch.nan, dtype=torch.float64)
+                found, state = tx.update(grads, state, params)
+                assert torch.equal(found["good"], expected["good"])
+            assert found["bad"].isnan().all()
+        skipping = fo.apply_if_finite(tx)
+        state = skipping.init_state(params)
+        update, state = skipping.update(grads, state, params)
+        assert all((x == 0).all() for x in update.values())
+        _, state = skipping.update(params, state, params)
+        update, _ = skipping.update(params, state, params)
+        assert all(x.isfinite().all() for x in update.values())
+
+
 def test_a_matrix_rule_may_be_inside():
     """The closest orthogonal matrix turns with the basis."""
     muon = fo.scale_by_muon(0.0, nesterov=False)
@@ -245,11 +286,12 @@ def test_the_slots_of_the_rule_may_be_of_another_dtype():
 
 
 def test_what_is_no_rule_for_one_tensor_is_refused():
-    for tx in (fo.adamw(), fo.clip_by_global_norm(), fo.scale_by_sophia(), fo.scale_by_factored_rms()):
+    for tx in (fo.accumulate(fo.adam(), 2), fo.clip_by_global_norm(), fo.scale_by_sophia(), fo.scale_by_factored_rms()):
         with pytest.raises(TypeError, match="rotate takes a rule of one tensor's gradient and slots"):
             fo.rotate(tx)
     with pytest.raises(ValueError, match="precondition_frequency = 0"):
         fo.rotate(fo.scale_by_adam(), precondition_frequency=0)
-    tx = fo.rotate(fo.add_decayed_weights())
-    with pytest.raises(ValueError, match="without the parameters"):
-        tx.update(randn(2, 2), tx.update(randn(2, 2), tx.init_state(randn(2, 2)))[1])
+    for inner in (fo.add_decayed_weights(), fo.adamw()):
+        tx, p = fo.rotate(inner), randn(2, 2)
+        with pytest.raises(ValueError, match="without the parameters, which have no place"):
+            tx.update(p, tx.update(p, tx.init_state(p), p)[1], p)
