@@ -20,6 +20,7 @@ from functional_optim.evaluate import LossAt
 from functional_optim.explain import Explanation
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
+from functional_optim.sharded import placed_as
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
@@ -238,9 +239,10 @@ class TransformOptimizer(torch.optim.Optimizer):
         """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
 
         Parameters are matched by position, as in torch; `load_by_name` matches them by their names. Hooks are called as in torch.
-        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and in that
-        a checkpoint has to fit. A chain loads what it can of one whose rules or options differ in part: a rule goes on with all
-        its slots and its count, or starts afresh with none of them. A warning says which.
+        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and are
+        spread over processes as their parameters are, whether they were saved so or whole; and in that a checkpoint has to fit.
+        A chain loads what it can of one whose rules or options differ in part: a rule goes on with all its slots and its count,
+        or starts afresh with none of them. A warning says which.
 
         Raises:
             TypeError: it is none of an optimizer, but a model's, say.
@@ -291,7 +293,8 @@ class TransformOptimizer(torch.optim.Optimizer):
                 for name, value in slots.items():
                     if isinstance(value, Boxed):
                         on_host = name.split(".")[-1] == "step" and not group.get("capturable")
-                        slots[name] = value.opened(torch.device("cpu") if on_host else p.device)
+                        opened = value.opened(torch.device("cpu") if on_host else p.device)
+                        slots[name] = opened if on_host else placed_as(opened, p)
 
     def _planned(
         self,

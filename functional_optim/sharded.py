@@ -45,6 +45,13 @@ def placed_like(x: Tensor, stored: Any) -> Tensor:
     return replicated.redistribute(placements=[copied if own.is_partial() else own for own, copied in pairs])
 
 
+def placed_as(x: Tensor, other: Any) -> Tensor:
+    """A tensor as `other` is held, whose shape it may have: spread in the same way over the same processes, or whole."""
+    if is_sharded(x) and is_sharded(other) and (x.device_mesh, x.placements) == (other.device_mesh, other.placements):
+        return x
+    return placed_like(whole(x), other)
+
+
 def on_one_mesh(tensors: Sequence[Tensor | None]) -> list[Any]:
     """The same tensors; if some are DTensors, then all of them, so that a rule for all together can combine them."""
     first = next((x for x in tensors if is_sharded(x)), None)
