@@ -45,11 +45,14 @@ catalogue: $(VENV)/installed
 clean:
 	rm -rf docs/_build docs/api docs/gallery .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-# Some releases of torch want an older setuptools than others.
+# Some releases of torch want an older setuptools than others. A torch for GPUs brings Triton; beside any other, where it can be had,
+# it runs in its interpreter; where not, its tests are left out.
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	sed -e '' $(if $(TORCH),-e 's/^torch==.*/torch==$(TORCH)/' -e '/^setuptools==/d') constraints.txt > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[demo,test,lint]'
+	-$(BIN)/python -c "import triton" 2> /dev/null || $(BIN)/python -m pip install --quiet \
+	    --constraint $(VENV)/constraints.txt --editable '.[gpu-kernels]'
 	touch $@
 
 $(VENV)/docs: $(VENV)/installed

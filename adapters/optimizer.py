@@ -513,8 +513,6 @@ class OptimizerAdapter(TransformOptimizer):
         fused: run elementwise rules as compiled kernels that touch every tensor once, compiled at the first step; the numbers are
             the same to rounding. Where that is impossible for a link, or for a parameter (no compiler, an unsupported device), it
             warns once, names what it concerns, and steps that eagerly, as it does without `fused`.
-            Fused on a GPU, the slots of small parameters are views of common buffers, packed again whenever another set of
-            parameters has gradients.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:

@@ -1,8 +1,6 @@
 """How the tensors of parameters reach what steps them, which takes columns of tensors: updates, parameters, and each slot.
 
-On the host a kernel goes down the columns, and works in place. On another device, where a call takes longer than a small tensor,
-small ones share one: their slots are moved into packed buffers once (`optimizer.state` then holds views of these), gradients and
-parameters are gathered each step.
+A kernel goes down the columns, and works in place; where a call takes longer than a small tensor, one call goes down all rows.
 """
 
 from collections import Counter
@@ -18,7 +16,7 @@ from functional_optim.sharded import is_sharded, local
 
 from ..state.layout import Flat, Key
 from .backends.inductor_call import SMALL, Lengths
-from .memory import foreach, is_dense, is_lazy, on_host, reals
+from .memory import is_dense, is_lazy, on_host, reals
 from .placement import placement_of
 from .route import Link
 from .stages import Dtypes, Passage
@@ -28,15 +26,9 @@ Column: TypeAlias = list[Tensor]
 # What tells apart the kernels of a stage: the device and the dtypes.
 Signature: TypeAlias = tuple[torch.device, Dtypes]
 
-# Devices on which a call costs less than gathering a small tensor.
-IN_PLACE = ("cpu",)
-
 # Elements of the tensors of equal shapes that a rule takes together, on the host and elsewhere: iterations on them need memory
 # several times as large, and on the host are faster while they fit into a cache.
 LARGEST_BATCHES = 1 << 18, 1 << 24
-
-# Elsewhere, up to this many elements, it costs more.
-PACKED = 13_000
 
 
 class Way(Enum):
@@ -58,7 +50,6 @@ class Leaf:
         shape: of the whole.
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
         in_place: whether the parameter and its gradient are.
-        is_packed: whether it is copied to its like and back.
     """
 
     def __init__(self, index: int, key: Key, group: int, passage: Passage, param: Tensor, grad: Tensor, state: Flat) -> None:
@@ -78,9 +69,7 @@ class Leaf:
         """Be run in this way."""
         self.way, compiled = way, way is Way.COMPILED
         p = self.param
-        self.is_packed = compiled and p.device.type not in IN_PLACE and reals(p) <= PACKED and not is_lazy(p)
-        in_own_order = is_dense(p) and not self.is_packed
-        self.strides = p.stride() if compiled and in_own_order else _contiguous(p) if compiled else ()
+        self.strides = () if not compiled else p.stride() if is_dense(p) else _contiguous(p)
         self.in_place = not compiled or (self.fits(p) and self._grad_strides == self.strides)
 
     def forget(self) -> None:
@@ -141,7 +130,7 @@ class Leaf:
         return torch.empty_strided(x.shape, self.strides, dtype=x.dtype, device=x.device).copy_(x)
 
 
-class Batch:
+class Part:
     """Parameters of one passage, way and set of dtypes, each by itself, in place where a kernel fits.
 
     Attributes:
@@ -158,24 +147,20 @@ class Batch:
         self.in_place = all(leaf.in_place for leaf in leaves)
         self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
 
-    def among(self, present: Sequence[Any]) -> "Batch | None":
+    def among(self, present: Sequence[Any]) -> "Part | None":
         """The part of it whose gradients are there; None where none is."""
         there = [present[row] is not None for row in self.rows]
         if all(there):
             return self
         leaves = list(compress(self.leaves, there))
         slots = [list(compress(column, there)) for column in self.slots]
-        return Batch(leaves, slots, Lengths(compress(self.lengths, there))) if leaves else None
+        return Part(leaves, slots, Lengths(compress(self.lengths, there))) if leaves else None
 
     def forget(self) -> None:
         """Let go of the tensors: each step brings its own."""
         self.slots = []
         for leaf in self.leaves:
             leaf.forget()
-
-    def fits(self) -> bool:
-        """True: nothing is known of the tensors' memory."""
-        return True
 
     def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
         """The gradients and the parameters, as they are taken."""
@@ -191,76 +176,6 @@ class Batch:
             if p is not leaf.param:
                 leaf.param.copy_(p)
 
-    def shaped(self, column: Column) -> Column:
-        """The tensors of a column in the shapes of the parameters."""
-        return column
-
-
-class Pack:
-    """Small tensors of one passage, group and set of dtypes, side by side in one buffer for each role."""
-
-    def __init__(self, leaves: Sequence[Leaf]) -> None:
-        self.leaves = list(leaves)
-        first = self.leaves[0]
-        self.signature, self.way, self.passage = first.signature(), first.way, first.passage
-        self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
-        self.grad = [self._buffer(first.grad_dtype.to_real())]
-        self.param = [self._buffer(first.param.dtype.to_real())]
-        self.lengths = self.sizes = Lengths([self.grad[0].numel()])
-        self.placement = first.placement
-        self.grad_views, self.param_views = self.shaped(self.grad), self.shaped(self.param)
-        self.params = [leaf.param.detach() for leaf in self.leaves]
-        self.slots: list[Column] = []
-        for i in range(len(first.slots)):
-            buffer = [self._buffer(first.values()[i].dtype.to_real())]
-            views = self.shaped(buffer)
-            foreach["copy_"](views, [leaf.values()[i] for leaf in self.leaves])
-            for leaf, view in zip(self.leaves, views, strict=True):
-                leaf.keep(i, view)
-            self.slots.append(buffer)
-        self.places = self._places()
-
-    def among(self, present: Sequence[Any]) -> "Pack | Batch | None":
-        """All of it where all gradients are there; else those that are, in their own places."""
-        there = [leaf for leaf in self.leaves if present[leaf.index] is not None]
-        return self if len(there) == len(self.leaves) else batch_of(there) if there else None
-
-    def forget(self) -> None:
-        """It can't: its buffers are the tensors."""
-        raise NotImplementedError
-
-    def fits(self) -> bool:
-        """Whether the slots still are parts of the buffers, and nobody moved the parameters' memory (`p.data = ...`)."""
-        return self._places() == self.places
-
-    def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
-        """The gradients and the parameters, gathered."""
-        foreach["copy_"](self.grad_views, [grads[leaf.index] for leaf in self.leaves])
-        foreach["copy_"](self.param_views, self.params)
-        return self.grad, self.param
-
-    def close(self, params: Column) -> None:
-        """Scatter the parameters back."""
-        del params
-        foreach["copy_"](self.params, self.param_views)
-
-    def shaped(self, column: Column) -> Column:
-        """Of a packed buffer, each leaf's part in the leaf's shape."""
-        (x,), views = column, []
-        for leaf, part in zip(self.leaves, x.split([reals(leaf.param) for leaf in self.leaves]), strict=True):
-            own = torch.view_as_complex(part.view(-1, 2)) if leaf.param.is_complex() else part
-            views.append(own.view(leaf.param.shape))
-        return views
-
-    def _places(self) -> list[int]:
-        return [x.data_ptr() for leaf in self.leaves for x in (leaf.param, *leaf.values())]
-
-    def _buffer(self, dtype: torch.dtype) -> Tensor:
-        return torch.empty(sum(reals(leaf.param) for leaf in self.leaves), dtype=dtype, device=self.leaves[0].param.device)
-
-
-Part: TypeAlias = Batch | Pack
-
 
 def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     """The leaves that have elements, each in a part; those that can share calls share a part.
@@ -271,25 +186,24 @@ def parts_of(leaves: Sequence[Leaf]) -> list[Part]:
     members: dict[Any, list[Leaf]] = {}
     batched = Counter[Any]()
     for leaf in leaves:
-        shares = leaf.passage.is_one_run and (leaf.is_packed or leaf.in_place)
+        shares = leaf.passage.is_one_run and leaf.in_place
         # Where a call costs more than what is in between, even large tensors share it.
-        is_away = leaf.way is Way.LISTED and not on_host(leaf.param)
-        small = leaf.is_packed, is_away or reals(leaf.param) <= SMALL
+        small = (leaf.way is not Way.CALLED and not on_host(leaf.param)) or reals(leaf.param) <= SMALL
         # Kernels and their like see complex numbers as pairs of reals; lists of the two are kept apart.
         of_pairs = leaf.way is not Way.COMPILED and leaf.param.is_complex()
-        # What is packed, or computed together, takes the same numbers.
-        group = leaf.group if leaf.is_packed or leaf.passage.is_batched else None
+        # What is computed together takes the same numbers.
+        group = leaf.group if leaf.passage.is_batched else None
         key = (leaf.passage, leaf.way, leaf.signature(), small, of_pairs, group, leaf.placement)
         if leaf.passage.is_batched:
             key = (*key, leaf.param.shape)
             batched[key] += reals(leaf.param)
             largest = max(LARGEST_BATCHES[not on_host(leaf.param)], reals(leaf.param))
             key = (*key, (batched[key] - 1) // largest)
-        members.setdefault(key if shares or small[1] or leaf.passage.is_batched else leaf.index, []).append(leaf)
-    return [Pack(own) if _is_packed(own) else laid_out(own) for own in members.values()]
+        members.setdefault(key if shares or small or leaf.passage.is_batched else leaf.index, []).append(leaf)
+    return list(map(laid_out, members.values()))
 
 
-def laid_out(leaves: Sequence[Leaf]) -> Batch:
+def laid_out(leaves: Sequence[Leaf]) -> Part:
     """Leaves in a batch; their slots are laid out as kernels want them."""
     for leaf in leaves:
         for i in leaf.passage.elementwise:
@@ -299,26 +213,14 @@ def laid_out(leaves: Sequence[Leaf]) -> Batch:
     return batch_of(leaves)
 
 
-def batch_of(leaves: Sequence[Leaf]) -> Batch:
+def batch_of(leaves: Sequence[Leaf]) -> Part:
     """Leaves in a batch, as they are."""
     slots = [list(column) for column in zip(*[leaf.values() for leaf in leaves], strict=True)]
-    return Batch(leaves, slots, Lengths(reals(leaf.param) for leaf in leaves))
+    return Part(leaves, slots, Lengths(reals(leaf.param) for leaf in leaves))
 
 
 def _groups_of(leaves: Sequence[Leaf]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(leaf.group for leaf in leaves))
-
-
-def _is_packed(leaves: Sequence[Leaf]) -> bool:
-    """Whether these share a buffer: what asks for sums over each leaf goes over them one by one."""
-    passage = leaves[0].passage
-    return (
-        len(leaves) > 1
-        and leaves[0].is_packed
-        and passage.is_one_run
-        and passage.copy is None
-        and all(x.form.sums_all_only for x in passage.place)
-    )
 
 
 def _contiguous(x: Tensor) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from functional_optim.lifting import widened
 from functional_optim.sharded import local
 
 from ..state.layout import Flat, Key, Layout, detached_from
-from .buckets import Column, Pack, Part, batch_of
+from .buckets import Column
 from .given import CountTable
 from .memory import foreach
 from .route import Link
@@ -60,13 +60,9 @@ class InPlaceRun(Run):
         self.layout, self.states = plan.layout, plan.states
         super().__init__(plan, hparams, counts, extra)
         parts = [there for part in plan.parts if (there := part.among(grads))]
-        self.works = [Work(part, *part.open(grads), part.slots) for part in map(self._able, parts)]
+        self.works = [Work(part, *part.open(grads), part.slots) for part in parts]
         self._pending: list[Callable[[], None]] = []
         self._writes = False
-
-    def _able(self, part: Part) -> Part:
-        """What is packed has numbers in common; where it hasn't, its leaves in their own places."""
-        return batch_of(part.leaves) if isinstance(part, Pack) and self.given_to(part.leaves).varies else part
 
     def compute(self) -> Callable[[], None]:
         """All that may fail; what is returned writes."""

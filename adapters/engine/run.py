@@ -381,8 +381,7 @@ class Run(ABC):
         for work in works:
             u = self.backend(work).reaching(self, work, link)
             own = work.slots[work.stage.slots_of(link)]
-            columns = [work.part.shaped(column) for column in (u, work.p, *own)]
-            for leaf, *tensors in zip(work.part.leaves, *columns, strict=True):
+            for leaf, *tensors in zip(work.part.leaves, u, work.p, *own, strict=True):
                 rows[leaf.index] = [leaf.whole(widened(real(x))) for x in tensors]
         u, p, *slots = ([rows[i][j] for i in sorted(rows)] for j in range(2 + len(link.slots)))
         return trees.map_leaves(whole, link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True))))

@@ -9,7 +9,7 @@ from engines import EDITS, TRANSFORMS, assert_same_progress, pair, parameters, p
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
-from functional_optim.adapters.engine import buckets, snapshot
+from functional_optim.adapters.engine import snapshot
 from functional_optim.adapters.engine.backends import foreach, inductor_call, kernels
 from functional_optim.adapters.engine.prologue import Place, Tape
 from functional_optim.numerics import where
@@ -93,43 +93,6 @@ def test_one_thread_is_a_setting_of_this_thread_and_of_this_moment():
         assert (inside, torch.get_num_threads(), elsewhere) == (1, 3, [3])
     finally:
         torch.set_num_threads(before)
-
-
-# Other devices, whose small tensors are packed. The host stands in for one.
-
-
-@pytest.fixture
-def as_if_elsewhere(monkeypatch):
-    monkeypatch.setattr(buckets, "IN_PLACE", ())
-
-
-@pytest.mark.usefixtures("as_if_elsewhere")
-@pytest.mark.parametrize("name", ["adamw", "clip later", "no sum", "two sums", "momentum"])
-def test_packed_is_eager(name):
-    plain, packed = pair(TRANSFORMS[name](), SHAPES)
-    run(plain, packed, steps=5)
-    (step,) = packed._steps.values()
-    assert any(isinstance(part, buckets.Pack) for part in step.plan.parts)
-    assert_same_progress(plain, packed)
-
-
-@pytest.mark.usefixtures("as_if_elsewhere")
-def test_what_sums_over_each_tensor_does_not_see_several_as_one():
-    plain, packed = pair(fo.chain(fo.cautious(fo.scale_by_adam(eps=0.1)), fo.scale_by_learning_rate(0.1)), SHAPES)
-    run(plain, packed, steps=5)
-    assert_same_progress(plain, packed)
-
-
-@pytest.mark.usefixtures("as_if_elsewhere")
-@pytest.mark.parametrize("edit", EDITS)
-def test_what_people_do_to_packed_tensors_is_seen(edit):
-    plain, packed = pair(fo.adam())
-    run(plain, packed, steps=2)
-    for i in (0, 1):  # A packed one and a large one.
-        for optimizer in (plain, packed):
-            EDITS[edit](optimizer, params_of(optimizer)[i])
-        run(plain, packed, steps=2, first=2 + 2 * i)
-        assert_same_progress(plain, packed)
 
 
 # Plans.

@@ -5,9 +5,9 @@ their sizes and the hyper-parameters.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +23,28 @@ from ..memory import PLAIN, real
 from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
 from ..run import Run, Work
 from ..stages import Dtypes, Ending, Stage, wide
-from .kernels import Kernel, kernel_for
+from .inductor_call import Lengths
+from .kernels import kernel_for
 
 DEVICES = ("cpu", "cuda")
 
+# Those for which the kernels are Triton's.
+GPUS = ("cuda",)
+
 # Up to this many different numbers are computed one after another, by Python; more of them together, by torch.
 FEW = 4
+
+
+class Kernel(Protocol):
+    """A compiled run of links: of `kernels`, or of `triton`."""
+
+    def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
+        """The numbers that it takes for these scalars: for all rows, or for each."""
+        ...
+
+    def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
+        """Run over every row of some columns of these lengths; the sums over each row."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +156,7 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams, ending: En
 
     def compiled(links: list[Link], ending: Ending) -> Kernel:
         scalars = scalars_of(links, given, reduced)
-        return kernel_for(links, ending, dtypes.restricted(links), device, scalars)
+        return _maker(device)(links, ending, dtypes.restricted(links), device, scalars)
 
     quantities: dict[int, Kernel | None] = {}
     for i, link in enumerate(stage.links):
@@ -158,6 +174,15 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams, ending: En
             own = dtypes.slots[before : before + len(link.slots)]
             reduced[link] = _reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
     return Kernels(quantities, compiled(stage.links, ending))
+
+
+def _maker(device: torch.device) -> Callable[..., Kernel]:
+    """What makes kernels for a device."""
+    if device.type not in GPUS:
+        return kernel_for
+    from . import triton  # A package that torch brings along where it is built for GPUs.
+
+    return triton.kernel_for
 
 
 def _ending(stage: Stage, *, fresh: bool) -> Ending:

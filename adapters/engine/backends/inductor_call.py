@@ -41,6 +41,16 @@ class Lengths(tuple[int, ...]):
         return self._rooms[:count]
 
     @functools.cached_property
+    def _kept(self) -> dict[Any, Any]:
+        return {}
+
+    def kept_by(self, make: Callable[["Lengths", Any], Any], key: Any) -> Any:
+        """What `make(lengths, key)` returned when it was first asked for."""
+        if (make, key) not in self._kept:
+            self._kept[make, key] = make(self, key)
+        return self._kept[make, key]
+
+    @functools.cached_property
     def _columns(self) -> dict[torch.device, Tensor]:
         return {}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
-from functional_optim.lifting import widened
+from functional_optim.lifting import Leafwise, widened
 
 from ..memory import flat
 from ..program import FUNCTIONS
@@ -53,7 +53,7 @@ class Kernel:
         direct: the same for columns of tensors, where there is such a function.
         dtype: of the vector.
         device: of the vector and all tensors.
-        links: keeps what the cache knows by its `id` alive.
+        forms: of the links; keeps what the cache knows by its `id` alive, and no parameter.
     """
 
     prologue: Prologue
@@ -61,13 +61,14 @@ class Kernel:
     direct: Direct | None
     dtype: torch.dtype
     device: torch.device
-    links: Sequence[Link]
+    forms: Sequence[Leafwise]
 
     def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
         """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
         numbers = self.prologue(trees.leaves(list(scalars)))
         assert numbers is not None
-        return _vector(numbers, self.dtype, self.device)
+        vector = vector_of(numbers, self.dtype, self.device)
+        return vector.unbind() if vector.ndim > 1 else vector
 
     def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over every row of some columns: tensors that are not empty, dense, and alike in the order of their elements.
@@ -103,7 +104,9 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
             body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
             compiled = compile_body(body, ending, dtypes, device)
             inputs = 1 + len(dtypes.all) + len(ending.targets(dtypes))
-            kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, links)
+            kernel = Kernel(
+                body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, [link.form for link in links]
+            )
             vector = kernel.vector(scalars)
             assert isinstance(vector, Tensor)
             try_out(kernel, vector, links, ending, dtypes, scalars)
@@ -206,21 +209,18 @@ def _total(x: Tensor, *, alone: bool) -> Tensor:
     return halves + torch.where(is_odd, x[-1].double(), 0.0)
 
 
-def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor | Sequence[Tensor]:
+def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor on a device, without waiting for it; of several rows, where some are columns."""
     by_row = {i: value for i, value in enumerate(values) if is_column(value)}
     if by_row:
-        common = _vector([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
-        assert isinstance(common, Tensor)
+        common = vector_of([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
         columns = torch.stack(list(by_row.values())).to(dtype)
         table = common.repeat(columns.shape[1], 1)
         table[:, list(by_row)] = columns.t().to(table.device)
-        return table.unbind()
+        return table
     numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
     # `torch.tensor` takes four times as long.
-    vector = torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype)
-    if device.type == "cpu":
-        return vector
-    vector = vector.pin_memory().to(device, non_blocking=True)
+    vector = sent(torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype), device)
     on_device = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
     if on_device:
         parts = list(vector.unbind())
@@ -228,3 +228,8 @@ def _vector(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> 
             parts[i] = values[i].to(device=device, dtype=dtype, non_blocking=True)
         vector = torch.stack(parts)
     return vector
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on a device, for which nobody waits."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)

@@ -40,6 +40,7 @@ def try_out(
     ending: Ending,
     dtypes: Dtypes,
     scalars: Sequence[Any],
+    lengths: Sequence[int] = LENGTHS,
 ) -> None:
     """Run a kernel once.
 
@@ -48,15 +49,16 @@ def try_out(
         vector: what it takes for the scalars, on its device.
         links, ending, dtypes: what it was made of.
         scalars: as `scalars_of` arranges them.
+        lengths: of the rows that it is run on.
 
     Raises:
         WrongNumbers: the links compute others.
     """
     numbers = trees.map_leaves(lambda x: torch.as_tensor(x, dtype=torch.float64, device="cpu").detach(), list(scalars))
-    rows = [_row(length, dtypes, ending) for length in LENGTHS]
+    rows = [_row(length, dtypes, ending) for length in lengths]
     columns = [[x.to(vector.device, copy=True) for x in column] for column in zip(*rows, strict=True)]
     with torch.no_grad():
-        sums = kernel(vector, columns, Lengths(LENGTHS))
+        sums = kernel(vector, columns, Lengths(lengths))
         computed = [_by_rules(links, ending, numbers, row[: len(dtypes.all)]) for row in rows]
     written = ending.written(dtypes)
     compared: list[Compared] = []

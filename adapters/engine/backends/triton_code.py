@@ -1,0 +1,230 @@
+"""The text of a kernel for GPUs: one launch for all tensors of some columns, by tables of their addresses and lengths.
+
+Each program of a launch takes a stretch of one tensor. Addresses out of a table carry no alignment, and without it a compiler
+reads numbers one by one; so there are two loops: over whole blocks, where all addresses of a row are multiples of 16 bytes, and,
+masked, over the rest.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..prologue import NotElementwise, Place, Prologue
+from ..stages import Dtypes, Ending
+from ..stand_ins import BOOLEAN, Node, Number
+from ..trace import Traced, ordered
+
+# Elements that the threads of a program take at a time, two vectors of four float32 each; and those of a stretch.
+BLOCK = 1 << 10
+STRETCH = 8 * BLOCK
+
+# What an address has to be a multiple of for the widest loads and stores, in bytes.
+ALIGNED = 16
+
+TYPES = {torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16", torch.float16: "tl.float16"}
+
+NAN = "tl.PropagateNan.ALL"
+INFINITE = 'float("inf")'
+
+# By torch's names, with `{T}` for the dtype of everything. Division and roots are rounded as torch rounds them.
+LIBRARY = (
+    "acos acosh asin asinh atan atanh ceil cos cosh erf erfc erfinv exp exp2 expm1 floor lgamma log log10 log1p log2 sin sinh "
+    "tan tanh trunc"
+).split()
+FORMS: Mapping[str, str] = {
+    **{name: f"libdevice.{name}({{0}})" for name in LIBRARY},
+    **{name: f"libdevice.{name}({{0}}, {{1}})" for name in ("atan2", "copysign", "fmod", "hypot", "pow")},
+    "abs": "tl.abs({0})",
+    "add": "{0} + {1}",
+    "clamp_max": f"tl.minimum({{0}}, {{1}}, propagate_nan={NAN})",
+    "clamp_min": f"tl.maximum({{0}}, {{1}}, propagate_nan={NAN})",
+    "div": "divide({0}, {1})",
+    "eq": "{0} == {1}",
+    "ge": "{0} >= {1}",
+    "gt": "{0} > {1}",
+    "isfinite": f"tl.abs({{0}}) < {INFINITE}",
+    "isinf": f"tl.abs({{0}}) == {INFINITE}",
+    "isnan": "{0} != {0}",
+    "le": "{0} <= {1}",
+    "lerp": "{0} + {2} * ({1} - {0})",
+    "logical_and": "({0} != 0) & ({1} != 0)",
+    "logical_not": "{0} == 0",
+    "logical_or": "({0} != 0) | ({1} != 0)",
+    "logical_xor": "({0} != 0) != ({1} != 0)",
+    "lt": "{0} < {1}",
+    "maximum": f"tl.maximum({{0}}, {{1}}, propagate_nan={NAN})",
+    "minimum": f"tl.minimum({{0}}, {{1}}, propagate_nan={NAN})",
+    "mul": "{0} * {1}",
+    "ne": "{0} != {1}",
+    "neg": "-{0}",
+    "ones_like": "tl.zeros_like({0}) + 1",
+    "reciprocal": "divide(tl.full((), 1.0, {T}), {0})",
+    "relu": f"tl.maximum({{0}}, tl.full((), 0.0, {{T}}), propagate_nan={NAN})",
+    "round": "libdevice.rint({0})",
+    "rsqrt": "divide(tl.full((), 1.0, {T}), root({0}))",
+    "sigmoid": "divide(tl.full((), 1.0, {T}), 1 + libdevice.exp(-{0}))",
+    "sign": "({0} > 0).to({T}) - ({0} < 0).to({T})",
+    "signbit": "libdevice.copysign(tl.full((), 1.0, {T}), {0}) < 0",
+    "sqrt": "root({0})",
+    "sub": "{0} - {1}",
+    "where": "tl.where({0}, {1}, {2})",
+    "zeros_like": "tl.zeros_like({0})",
+}
+
+# Operations whose arguments may be comparisons' results as they are.
+OF_BOOLEANS = ("where", "logical_and", "logical_not", "logical_or", "logical_xor")
+
+HELPERS = {
+    "tl.float32": ("tl.div_rn(a, b)", "tl.sqrt_rn(x)"),
+    "tl.float64": ("a / b", "tl.sqrt(x)"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The text of a kernel.
+
+    Attributes:
+        source: defines `kernel(table, stretches, numbers, stride[, sums])`.
+        prologue: the scalars of the links to what `numbers` holds.
+        columns: the dtypes of the columns in the table.
+        dtype: of the numbers.
+        sums: how many sums it stores, one of each for every program.
+    """
+
+    source: str
+    prologue: Prologue
+    columns: Sequence[torch.dtype]
+    dtype: torch.dtype
+    sums: int
+
+
+def text_of(traced: Traced, ending: Ending, dtypes: Dtypes) -> Text:
+    """The kernel of what was traced.
+
+    Raises:
+        NotElementwise: there is no form for an operation.
+    """
+    computed, inputs = TYPES[dtypes.scalars], traced.inputs
+    results, written = _results(traced, ending, dtypes)
+    columns = [*dtypes.all, *ending.targets(dtypes)]
+    numbers: dict[Place, str] = {}
+    lines = list(_lines(traced, results, numbers, computed))
+    values = ", ".join([f"v{i}" for i in range(len(inputs))] + list(numbers.values()))
+    names = {node: f"v{i}" for i, node in enumerate(inputs)}
+    names |= {node: f"r{i}" for i, node in enumerate(ordered(results, inputs))}
+    returned = ", ".join(names[node] for node in results)
+    sums = len(results) if ending is Ending.TOTAL else 0
+    divide, root = HELPERS[computed]
+    source = [
+        *_function("divide(a, b)", [f"return {divide}"]),
+        *_function("root(x)", [f"return {root}"]),
+        *_function(f"body({values})", [*lines, f"return {returned}"]),
+        *_function(
+            f"kernel(table, stretches, numbers, stride{', sums' if sums else ''})",
+            _kernel(columns, len(inputs), written, list(numbers.values()), values, sums, computed),
+            options='(do_not_specialize=["stride"])',
+        ),
+    ]
+    return Text("\n".join(source) + "\n", traced.tape.prologue(list(numbers)), columns, dtypes.scalars, sums)
+
+
+def _function(head: str, lines: Iterable[str], options: str = "") -> Iterator[str]:
+    yield from (f"@triton.jit{options}", f"def {head}:", *(f"    {line}" for line in lines), "", "")
+
+
+def _results(traced: Traced, ending: Ending, dtypes: Dtypes) -> tuple[list[Node], list[int]]:
+    """What is computed, and the columns where it goes; a slot that stays as it is is not written."""
+    if ending is Ending.TOTAL:
+        return traced.results, []
+    u, *slots = traced.results
+    if ending in (Ending.STEP, Ending.NEW_STEP):
+        u = Node("add", (traced.inputs[1], u))
+    results = [u] if ending is Ending.PEEK else slots if ending in (Ending.STORE, Ending.NEW_STORE) else [u, *slots]
+    pairs = list(zip(results, ending.written(dtypes), strict=True))
+    pairs = [(node, place) for node, place in pairs if place >= len(traced.inputs) or node is not traced.inputs[place]]
+    return [node for node, _ in pairs], [place for _, place in pairs]
+
+
+def _lines(traced: Traced, results: Sequence[Node], numbers: dict[Place, str], computed: str) -> Iterator[str]:
+    """A line for each operation; the numbers that it takes get names."""
+    names = {node: f"v{i}" for i, node in enumerate(traced.inputs)}
+
+    def value(x: Any, *, as_it_is: bool) -> str:
+        if isinstance(x, Node):
+            return names[x] if x.wide or as_it_is else f"{names[x]}.to({computed})"
+        if isinstance(x, Number):
+            name = numbers.setdefault(x.place, f"n{len(numbers)}")
+            return f"({name} != 0)" if x.is_bool else name
+        return f"tl.full((), {_constant(x)}, {computed})"
+
+    for i, node in enumerate(ordered(results, traced.inputs)):
+        names[node] = f"r{i}"
+        if node.op == "to":
+            yield f"r{i} = {names[node.args[0]]}{_rounded(node, computed)}"
+        elif node.op not in FORMS or node.options:
+            raise NotElementwise(f"a rule uses {node.op!r}, which kernels for GPUs don't know")
+        else:
+            args = [value(x, as_it_is=node.op in OF_BOOLEANS and (node.op != "where" or j == 0)) for j, x in enumerate(node.args)]
+            yield f"r{i} = {FORMS[node.op].format(*args, T=computed)}"
+
+
+def _rounded(node: Node, computed: str) -> str:
+    """What a conversion does to a value, which goes on in the dtype of all."""
+    source, dtype = node.args
+    if dtype not in TYPES:
+        raise NotElementwise(f"a rule converts to {dtype}, which kernels for GPUs don't know")
+    narrows = source.wide and source.op not in BOOLEAN and TYPES[dtype] != computed
+    return f".to({TYPES[dtype]}).to({computed})" if narrows else f".to({computed})"
+
+
+def _constant(x: float) -> str:
+    x = float(x)
+    return repr(x) if math.isfinite(x) else f'float("{x}")'
+
+
+def _kernel(
+    columns: Sequence[torch.dtype],
+    inputs: int,
+    written: Sequence[int],
+    numbers: Sequence[str],
+    values: str,
+    sums: int,
+    computed: str,
+) -> Iterator[str]:
+    """The lines of the kernel itself."""
+    count = len(columns)
+    yield "program = tl.program_id(0)"
+    yield "row = tl.load(stretches + 2 * program)"
+    yield f"first = tl.load(stretches + 2 * program + 1).to(tl.int64) * {STRETCH}"
+    yield f"entry = table + row * {count + 2}"
+    yield f"end = tl.minimum(tl.load(entry + {count}) - first, {STRETCH}).to(tl.int32)"
+    for i, name in enumerate(numbers):
+        yield f"{name} = tl.load(numbers + row * stride + {i})"
+    for i, dtype in enumerate(columns):
+        yield f"a{i} = tl.load(entry + {i}).to(tl.pointer_type({TYPES[dtype]}))"
+    for i in range(sums):
+        yield f"s{i} = tl.zeros(({BLOCK},), tl.float64)"
+    yield f"whole = tl.where(tl.load(entry + {count + 1}) != 0, end // {BLOCK} * {BLOCK}, 0)"
+    for masked in (False, True):
+        yield f"for start in range({'whole, end' if masked else '0, whole'}, {BLOCK}):"
+        yield f"    at = start + tl.arange(0, {BLOCK})"
+        mask = ", mask=at < end" if masked else ""
+        for i in range(count):
+            address = f"a{i}" if masked else f"tl.multiple_of(a{i}, {ALIGNED})"
+            yield f"    c{i} = {address} + first + at"
+        for i in range(inputs):
+            yield f"    v{i} = tl.load(c{i}{mask}{', other=0.0' if masked else ''}).to({computed})"
+        results = [f"o{i}" for i in range(sums or len(written))]
+        if results:
+            yield f"    {', '.join(results)} = body({values})"
+        for name, place in zip(results, written, strict=False):
+            yield f"    tl.store(c{place}, {name}.to({TYPES[columns[place]]}){mask})"
+        for i in range(sums):
+            term = f"tl.where(at < end, o{i}, 0.0)" if masked else f"o{i}"
+            yield f"    s{i} += {term}.to(tl.float64)"
+    for i in range(sums):
+        yield f"tl.store(sums + {i} * tl.num_programs(0) + program, tl.sum(s{i}))"
