@@ -9,6 +9,7 @@ from functional_optim.apply import apply_updates
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.ema_nesterov import ema_nesterov
 from functional_optim.combinators.evaluated import evaluated
 from functional_optim.combinators.fused import fused
 from functional_optim.combinators.graft import graft
@@ -149,7 +150,9 @@ from functional_optim.rules.polyak import scale_by_polyak
 from functional_optim.rules.prodigy import scale_by_prodigy
 from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.radam import scale_by_radam
+from functional_optim.rules.radial_brake import radial_brake
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
+from functional_optim.rules.row_floor import row_floor
 from functional_optim.rules.row_rms import scale_by_row_rms
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale, scale_by_inverse_time, scale_by_learning_rate, scale_by_schedule
@@ -204,6 +207,7 @@ __all__ = [
     "cautious",
     "chain",
     "conditionally",
+    "ema_nesterov",
     "ema_params",
     "eval_params",
     "evaluated",
@@ -264,7 +268,9 @@ __all__ = [
     "normalize_by_update_norm",
     "orthogonalize",
     "per_example_global_norm_clip",
+    "radial_brake",
     "reduce_on_plateau",
+    "row_floor",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",

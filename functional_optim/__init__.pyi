@@ -14,6 +14,7 @@ from functional_optim.apply import apply_updates
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
+from functional_optim.combinators.ema_nesterov import ema_nesterov
 from functional_optim.combinators.evaluated import evaluated
 from functional_optim.combinators.fused import fused
 from functional_optim.combinators.graft import graft
@@ -183,6 +184,7 @@ def momo_adam(
 ) -> Transform: ...
 def negate() -> Transform: ...
 def normalize_by_update_norm(scale_factor: float = 1.0, eps: float = 1e-06) -> Transform: ...
+def radial_brake(outward: float = 0.5, inward: float = 1.0, *, pinned: bool = False) -> Transform: ...
 def reduce_on_plateau(
     factor: float = 0.1,
     rtol: float = 0.0001,
@@ -193,6 +195,7 @@ def reduce_on_plateau(
     cooldown: int = 0,
     accumulation_size: int = 1,
 ) -> Transform: ...
+def row_floor(min_ratio: float = 0.1) -> Transform: ...
 def scale(factor: float = 1.0) -> Transform: ...
 def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_adam_atan2(
@@ -405,6 +408,7 @@ __all__ = [
     "cautious",
     "chain",
     "conditionally",
+    "ema_nesterov",
     "ema_params",
     "eval_params",
     "evaluated",
@@ -465,7 +469,9 @@ __all__ = [
     "normalize_by_update_norm",
     "orthogonalize",
     "per_example_global_norm_clip",
+    "radial_brake",
     "reduce_on_plateau",
+    "row_floor",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",

@@ -109,6 +109,7 @@ CASES: dict[str, list[Transform]] = {
     "dion2": [fo.dion2(ns_steps=1, ns_dtype=None)],
     "elementwise": [sign_of_average(), divide_by_curvature()],
     "ema": [fo.ema(), fo.ema(debias=False)],
+    "ema_nesterov": [fo.ema_nesterov(fo.sgd(momentum=0.9))],
     "ema_params": [fo.ema_params(fo.adam())],
     "fira": [fo.fira(rank=1)],
     "freeze": [fo.freeze()],
@@ -153,6 +154,7 @@ CASES: dict[str, list[Transform]] = {
         fo.project(fo.scale_by_adam(), rank=2, proj="random", way="tensor"),
     ],
     "psgd_kron": [fo.psgd_kron()],
+    "radial_brake": [fo.radial_brake(), fo.radial_brake(inward=0.3, pinned=True)],
     "radam": [fo.radam(weight_decay=0.1)],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
     "rotate": [
@@ -161,6 +163,7 @@ CASES: dict[str, list[Transform]] = {
         fo.rotate(fo.chain(fo.ema(), fo.rename_hparams(fo.scale_by_rms(), eps="rms_eps"))),
     ],
     "rmsprop": [fo.rmsprop(alpha=0.5, momentum=0.5, centered=True, weight_decay=0.1)],
+    "row_floor": [fo.row_floor(min_ratio=0.9)],
     "rprop": [fo.rprop()],
     "sam": [fo.sam(fo.adamw())],
     "scale": [fo.scale(-2.0)],
