@@ -6,6 +6,7 @@ from typing import Any
 
 from functional_optim import hints
 from functional_optim.apply import apply_updates
+from functional_optim.codecs import Blockwise, Stochastic
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
@@ -25,6 +26,7 @@ from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.per_matrix import per_matrix
 from functional_optim.combinators.project import project
+from functional_optim.combinators.quantized import quantized
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
@@ -224,6 +226,7 @@ __all__ = [
     "partition",
     "per_matrix",
     "project",
+    "quantized",
     "rename_hparams",
     "rotate",
     "sam",
@@ -237,6 +240,9 @@ __all__ = [
     "with_gradient_signs",
     "with_lr_factor",
     "with_master_copy",
+    # Codecs
+    "Blockwise",
+    "Stochastic",
     # As data, and what there is
     "explain",
     "find",

@@ -11,6 +11,7 @@ from functional_optim import schedules as schedules
 from functional_optim import solvers as solvers
 from functional_optim import testing as testing
 from functional_optim.apply import apply_updates
+from functional_optim.codecs import Blockwise, Codec, Stochastic
 from functional_optim.combinators.accumulate import accumulate
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
@@ -30,6 +31,7 @@ from functional_optim.combinators.monitor import log_norms, monitor
 from functional_optim.combinators.partition import masked, partition
 from functional_optim.combinators.per_matrix import per_matrix
 from functional_optim.combinators.project import project
+from functional_optim.combinators.quantized import quantized
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
@@ -144,7 +146,7 @@ def add_corrected_decayed_weights(weight_decay: float = 0.01, lr: float = 0.001,
 def add_decayed_weights(weight_decay: float = 0.01) -> Transform: ...
 def add_l1_decay(l1_decay: float = 0.0001) -> Transform: ...
 def add_noise(eta: float = 0.01, gamma: float = 0.55, seed: float = 0) -> Transform: ...
-def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def cautious_decay(weight_decay: float = 0.01) -> Transform: ...
 def centralize() -> Transform: ...
 def clip_by_adagc(
@@ -161,7 +163,7 @@ def mars_correction(
     gamma: float = 0.025,
     correction_norm: float = 1.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def momo(
     lr: float = 1.0,
@@ -170,7 +172,7 @@ def momo(
     lower_bound: float = 0.0,
     *,
     adapt_lower_bound: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def momo_adam(
     lr: float = 0.01,
@@ -180,7 +182,7 @@ def momo_adam(
     lower_bound: float = 0.0,
     *,
     adapt_lower_bound: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def negate() -> Transform: ...
 def normalize_by_update_norm(scale_factor: float = 1.0, eps: float = 1e-06) -> Transform: ...
@@ -197,22 +199,22 @@ def reduce_on_plateau(
 ) -> Transform: ...
 def row_floor(min_ratio: float = 0.1) -> Transform: ...
 def scale(factor: float = 1.0) -> Transform: ...
-def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def scale_by_adam_atan2(
-    betas: tuple[float, float] = (0.9, 0.999), a: float = 1.27, b: float = 1.0, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float] = (0.9, 0.999), a: float = 1.27, b: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_adam_mini(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-08,
     *,
     blocks: int | None = 1,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_adamax(
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_adan(
-    betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_ademamix(
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
@@ -221,7 +223,7 @@ def scale_by_ademamix(
     *,
     alpha_warmup: int | None = None,
     beta3_warmup: int | None = None,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_adopt(
     betas: tuple[float, float] = (0.9, 0.9999),
@@ -229,7 +231,7 @@ def scale_by_adopt(
     *,
     nesterov: bool = False,
     clipped: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_asgd(lr: float = 0.01, lambd: float = 0.0001, alpha: float = 0.75) -> Transform: ...
 def scale_by_belief(
@@ -239,7 +241,7 @@ def scale_by_belief(
     *,
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_bias_correction(betas: tuple[float, float] = (0.9, 0.999)) -> Transform: ...
 def scale_by_came(
@@ -247,7 +249,7 @@ def scale_by_came(
     eps: tuple[float, float] = (1e-30, 1e-16),
     clip_threshold: float = 1.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_d_adaptation(
     lr: float = 1.0,
@@ -257,38 +259,38 @@ def scale_by_d_adaptation(
     d0: float = 1e-06,
     *,
     use_bias_correction: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
-def scale_by_dog(reps_rel: float = 1e-06, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_dowg(eps: float = 0.0001, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_dog(reps_rel: float = 1e-06, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_dowg(eps: float = 0.0001, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def scale_by_inverse_time(lr_decay: float = 0.0) -> Transform: ...
 def scale_by_laprop(
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_learning_rate(lr: float = 0.001) -> Transform: ...
-def scale_by_lion(betas: tuple[float, float] = (0.9, 0.99), *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_lion(betas: tuple[float, float] = (0.9, 0.99), *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def scale_by_madgrad(
-    lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None
+    lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_nadam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-08,
     momentum_decay: float = 0.004,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_novograd(
     betas: tuple[float, float] = (0.9, 0.25),
     eps: float = 1e-08,
     weight_decay: float = 0.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_optimistic_gradient(
-    alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
+    alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_palm(
-    beta1: float = 0.9, beta2_decay: float = -0.8, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
+    beta1: float = 0.9, beta2_decay: float = -0.8, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def scale_by_param_block_norm(min_scale: float = 0.001) -> Transform: ...
 def scale_by_param_block_rms(min_scale: float = 0.001) -> Transform: ...
@@ -303,7 +305,7 @@ def scale_by_prodigy(
     *,
     use_bias_correction: bool = False,
     safeguard_warmup: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_radam(
     betas: tuple[float, float] = (0.9, 0.999),
@@ -311,7 +313,7 @@ def scale_by_radam(
     *,
     degenerated_to_sgd: bool = True,
     optimized_update: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_relative_step(lr: float = 0.01) -> Transform: ...
 def scale_by_rms(
@@ -320,22 +322,24 @@ def scale_by_rms(
     *,
     eps_in_sqrt: bool = False,
     bias_correction: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
-def scale_by_row_rms(beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_row_rms(
+    beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
 def scale_by_rprop(
     lr: float = 0.01,
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-06, 50.0),
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_rss(
     initial_accumulator_value: float = 0.0,
     eps: float = 1e-10,
     *,
     eps_in_sqrt: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_schedule(schedule: collections.abc.Callable[[float | torch.Tensor], float | torch.Tensor]) -> Transform: ...
 def scale_by_sign() -> Transform: ...
@@ -346,18 +350,22 @@ def scale_by_simplified_ademamix(
     *,
     beta1_warmup: int | None = None,
     min_beta1: float = 0.9,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
-def scale_by_sm3(momentum: float = 0.9, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_sm3(momentum: float = 0.9, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def scale_by_sophia(
-    betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04, eps: float = 1e-12, *, state_dtype: torch.dtype | None = None
+    betas: tuple[float, float] = (0.965, 0.99),
+    rho: float = 0.04,
+    eps: float = 1e-12,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_stable_adamw(
     betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-06,
     weight_decay: float = 0.01,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_stddev(
     alpha: float = 0.99,
@@ -365,7 +373,7 @@ def scale_by_stddev(
     *,
     eps_in_sqrt: bool = False,
     bias_correction: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_trust_ratio(
     min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip: bool = False
@@ -375,16 +383,16 @@ def scale_by_yogi(
     eps: float = 0.001,
     initial_accumulator_value: float = 1e-06,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_to_rms(rms: float = 0.2, rms_eps: float = 1e-08) -> Transform: ...
 def schedule_free_average(
-    lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
+    lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def soft_threshold(lr: float = 0.001, l1_decay: float = 0.0001) -> Transform: ...
 def subtract_decayed_weights(weight_decay: float = 0.0001) -> Transform: ...
 def trace(
-    momentum: float = 0.9, dampening: float = 0.0, *, nesterov: bool = False, state_dtype: torch.dtype | None = None
+    momentum: float = 0.9, dampening: float = 0.0, *, nesterov: bool = False, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
 def zero_nans() -> Transform: ...
 
@@ -425,6 +433,7 @@ __all__ = [
     "partition",
     "per_matrix",
     "project",
+    "quantized",
     "rename_hparams",
     "rotate",
     "sam",
@@ -438,6 +447,9 @@ __all__ = [
     "with_gradient_signs",
     "with_lr_factor",
     "with_master_copy",
+    # Codecs
+    "Blockwise",
+    "Stochastic",
     # As data, and what there is
     "explain",
     "find",

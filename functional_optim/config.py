@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, Union, get_args, get_origin
 import torch
 from torch import Tensor
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.labels import ByName, ByNdim, by_name, by_ndim
 from functional_optim.hints import hint
 from functional_optim.hparams import PerLeaf, is_several
@@ -89,7 +90,7 @@ def from_config(config: Config, names: Names | None = None) -> Transform:
 
 @functools.cache
 def constructors() -> dict[str, Callable[..., Any]]:
-    """What a config may name of this library: all that makes transforms, schedules and labels."""
+    """What a config may name of this library: all that makes transforms, schedules, codecs and labels."""
     import functional_optim as fo
 
     public = {name: getattr(fo, name) for name in fo.__all__}
@@ -99,7 +100,8 @@ def constructors() -> dict[str, Callable[..., Any]]:
 def _makes_something(constructor: Any) -> bool:
     if inspect.isfunction(constructor) and constructor is not from_config:
         return inspect.signature(constructor).return_annotation in (Transform, *VALUES)
-    return dataclasses.is_dataclass(constructor) and constructor.__module__.startswith("functional_optim.schedules")
+    modules = "functional_optim.schedules", "functional_optim.codecs"
+    return dataclasses.is_dataclass(constructor) and constructor.__module__.startswith(modules)
 
 
 def _checked(names: Names) -> Names:
@@ -232,7 +234,7 @@ class _Reader:
             return DTYPES[text.removeprefix("torch.")]
         if not kinds.calls and text not in self.names:
             return text
-        if kinds.is_transform and not isinstance(self.names.get(text), Transform):
+        if kinds.is_made and not isinstance(self.names.get(text), Transform):
             return self._called(text, {}, path)
         if text in self.names:
             return self.names[text]
@@ -313,11 +315,11 @@ class _Kinds:
     def __init__(self, wanted: Any) -> None:
         kinds = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
         origins = {get_origin(kind): get_args(kind) for kind in kinds}
-        self.is_transform = Transform in kinds
+        self.is_made = Transform in kinds or Codec in kinds
         self.is_dtype = torch.dtype in kinds
         # A tree of labels, or whatever a constructor without annotations takes.
         self.is_open = any(kind in (Any, inspect.Parameter.empty, object) or isinstance(kind, str) for kind in kinds)
-        self.calls = self.is_transform or self.is_open or collections.abc.Callable in origins
+        self.calls = self.is_made or self.is_open or collections.abc.Callable in origins
         self.mapping: tuple[Any, Any] | None = origins.get(collections.abc.Mapping)  # type of the keys, of the entries
         self.element: Any = next(iter(origins.get(collections.abc.Sequence, ())), Any)
 

@@ -7,7 +7,7 @@ rules know nothing of them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from functional_optim.numerics import double
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
+
+if TYPE_CHECKING:
+    from functional_optim.coding import Coding
 
 Rule: TypeAlias = Callable[..., Any]
 SlotInit: TypeAlias = Callable[[Tensor, HParams], Tensor]
@@ -99,6 +102,8 @@ class Lifted(Form):
         shared: how each value that all leaves share starts: a number, or `hp -> number`.
         own: how each number starts that is kept for each leaf by itself, a () tensor.
         constants: names of slots that derivatives take for constants: what the rule returns for them depends on nothing.
+        coded: names of the slots that a codec may store, each with the kind of its numbers, "signed" or "positive".
+        coding: how they are stored, where a codec does; then `slots` are what is stored.
     """
 
     name: str
@@ -113,11 +118,14 @@ class Lifted(Form):
     shared: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, SlotInit] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
+    coded: Mapping[str, str] = field(default_factory=dict)
+    coding: "Coding | None" = None
 
     @property
     def packs(self) -> bool:
         """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
-        return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
+        is_alike = self.elementwise and self.coding is None
+        return is_alike and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     @property
     def needs(self) -> Needs:
@@ -138,11 +146,12 @@ class Lifted(Form):
         leaves, spec = trees.flatten(params)
         scalars = spread(hp, None, spec)
         state = {"step": new_count(params)} if self.counts else {}
+        coded = [True] * len(leaves) if self.coding is None else self.coding.chosen(params)
         for name, start in self.slots.items():
-            state[name] = trees.unflatten(
-                spec,
-                [None if p is None else self._started(start, p, own.hp) for p, own in zip(leaves, scalars, strict=True)],
-            )
+            starts = [start if chosen else getattr(start, "plain", start) for chosen in coded]
+            rows = zip(starts, leaves, scalars, strict=True)
+            slots = [None if p is None else self._started(own_start, p, own.hp) for own_start, p, own in rows]
+            state[name] = trees.unflatten(spec, slots)
         return state
 
     def _slot_leaves(self, state: Tree, updates: Tree, spec: Spec) -> list[list[Any]]:
@@ -184,13 +193,17 @@ class Lifted(Form):
             raise missing(name, self.name)
         return extra[name]
 
-    def _opened(self, x: Tensor | None) -> Tensor | None:
-        """What the rule sees: at least float32, and complex numbers as pairs of reals."""
+    def _opened(self, x: Tensor | None, column: int = 0) -> Tensor | None:
+        """What the rule sees: at least float32, and complex numbers as pairs of reals; slots that are coded, as they are.
+
+        `column` counts the update, the parameter, the slots, and what is given beside them.
+        """
         if x is not None and x.is_complex():
             if not self.elementwise:
                 raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
             x = torch.view_as_real(x.resolve_conj())
-        return widened(x)
+        is_stored = self.coding is not None and 2 <= column < 2 + len(self.slots)
+        return x if is_stored else widened(x)
 
     def _shared_starts(self, params: Tree, hp: HParams) -> dict[str, Tensor]:
         """The first value of each that all leaves share, a () tensor of float64 where the parameters are."""
@@ -205,7 +218,7 @@ class Lifted(Form):
             raise TypeError(
                 f"a slot of {self.name} starts as {slot!r}: expected a tensor, as in lambda p, hp: torch.zeros_like(p)."
             )
-        if self.state_dtype is None or isinstance(start, OneNumber):
+        if self.state_dtype is None or isinstance(start, OneNumber) or (self.coding is not None and hasattr(start, "codec")):
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 
@@ -274,7 +287,7 @@ class Leafwise(Lifted):
     @property
     def sees_shapes(self) -> bool:
         """Unless it treats every element alike, and of all together asks for sums at most."""
-        return not self.elementwise or not isinstance(self.reduce, SumOver | None)
+        return not self.elementwise or self.coding is not None or not isinstance(self.reduce, SumOver | None)
 
     @property
     def finds(self) -> bool:
@@ -308,7 +321,8 @@ class Leafwise(Lifted):
         t = advanced(state["step"], u, spec) if self.counts else None
 
         columns = (u, p, *slots, *given)
-        work = {i: [self._opened(column[i]) for column in columns] for i in range(len(u)) if u[i] is not None}
+        present = [i for i in range(len(u)) if u[i] is not None]
+        work = {i: [self._opened(column[i], k) for k, column in enumerate(columns)] for i in present}
         reduced = self._reduced(list(work.values()))
         scalars = spread({**hp, **self.numbers_of(extra)}, t, spec)
         rules: dict[int, Rule] = {}
@@ -334,7 +348,8 @@ class Leafwise(Lifted):
         return trees.unflatten(spec, [None if row[0] is None else self._evaluated(at, row) for row in rows])
 
     def _evaluated(self, at: Callable[..., Tensor], row: Sequence[Any]) -> Tensor:
-        return self.closed("a parameter to evaluate at", at(*on_one_mesh(list(map(self._opened, row)))), row[0])
+        opened = [self._opened(x, 0 if k == 0 else k + 1) for k, x in enumerate(row)]
+        return self.closed("a parameter to evaluate at", at(*on_one_mesh(opened)), row[0])
 
     def rule(self, hp: HParams, t: Any, reduced: Any) -> Rule:
         """The rule for one tensor under these scalars."""
@@ -416,7 +431,8 @@ class WholeTree(Lifted):
         t = state["step"] + 1 if self.counts else None
 
         present = [i for i in range(len(u)) if u[i] is not None]
-        columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
+        columns = (u, p, *slots, *given)
+        columns = [on_one_mesh([self._opened(column[i], k) for i in present]) for k, column in enumerate(columns)]
         own = spread(hp, None, spec)
         lists = {name: [own[i][0][name] for i in present] for name in self.each}
         rule = self.scalars({**hp, **lists, **self.numbers_of(extra)}, *([t] if self.counts else []), **self.options)

@@ -148,7 +148,8 @@ class Numbered(Leafwise):
 
         present = [i for i in range(len(u)) if u[i] is not None]
         self.require_agreement([scalars[i].hp for i in present])
-        columns = [on_one_mesh([self._opened(column[i]) for i in present]) for column in (u, p, *slots, *given)]
+        columns = (u, p, *slots, *given)
+        columns = [on_one_mesh([self._opened(column[i], k) for i in present]) for k, column in enumerate(columns)]
         rows: dict[int, Sequence[Any]] = dict(zip(present, zip(*columns, strict=True), strict=True))
         if not rows and u and shared:  # What all share changes nevertheless, as with a leaf that has no element.
             rows[0] = [torch.zeros(0, device="cpu")] * len(columns)

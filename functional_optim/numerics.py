@@ -151,15 +151,22 @@ def cos(x: Scalar) -> Scalar:
     return math.cos(x) if isinstance(x, int | float) else x.cos()
 
 
-def round_stochastically(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None) -> Tensor:
+def round_stochastically(
+    x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None, *, noise: Tensor | None = None
+) -> Tensor:
     """x in bfloat16 or float16: one of its two neighbours there, each with the probability that makes the mean x.
+
+    The noise is torch's, unless it is given: whole numbers that are random in their last 16 bits.
 
     Their numbers are float32's with fewer bits, so adding noise to the bits that go and then dropping them carries over as often
     as it should. Below its least normal number, float16 is a grid of even spacing. NaN and infinity stay. The derivative is 1.
     """
     x = x.float()
     bits, dropped = x.detach().contiguous().view(torch.int32), 16 if dtype == torch.bfloat16 else 13
-    noise = torch.randint(1 << dropped, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    if noise is None:
+        noise = torch.randint(1 << dropped, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    else:
+        noise = (noise & ((1 << dropped) - 1)).to(torch.int32)
     rounded = ((bits + noise) & -(1 << dropped)).view(torch.float32)
     if dtype == torch.float16:
         on_grid = (x.detach() * 2.0**24 + noise / 2.0**dropped).floor() * 2.0**-24

@@ -48,15 +48,27 @@ def normal(
         device: of the result.
     """
     count = math.prod(shape)
-    block = torch.arange((count + 3) // 4, device=device)
-    zero = torch.zeros_like(block)
-    seed, step = (torch.as_tensor(x, device=device).to(torch.int64) for x in (seed, step))
-    words = philox((block, zero + stream, zero + step, zero), (seed & WORD, seed >> 32))
     # In (0, 1], whose logarithm is finite.
-    a, b, c, d = (double(word) / 2**32 + 2**-33 for word in words)
+    a, b, c, d = (double(word) / 2**32 + 2**-33 for word in _words(count, seed, step, stream, device))
     pairs = [(_radius(a), 2 * math.pi * b), (_radius(c), 2 * math.pi * d)]
     drawn = [part for radius, angle in pairs for part in (radius * angle.cos(), radius * angle.sin())]
     return torch.cat(drawn)[:count].reshape(shape)
+
+
+def words(
+    shape: torch.Size | tuple[int, ...], seed: Scalar, step: Scalar, stream: int, device: torch.device | None = None
+) -> Tensor:
+    """Random whole numbers in [0, 2³²), int64, as a function of the same arguments."""
+    count = math.prod(shape)
+    return torch.cat(_words(count, seed, step, stream, device))[:count].reshape(shape)
+
+
+def _words(count: int, seed: Scalar, step: Scalar, stream: int, device: torch.device | None) -> tuple[Tensor, ...]:
+    """Four for each block of the counter, as many blocks as it takes."""
+    block = torch.arange((count + 3) // 4, device=device)
+    zero = torch.zeros_like(block)
+    seed, step = (torch.as_tensor(x, device=device).to(torch.int64) for x in (seed, step))
+    return philox((block, zero + stream, zero + step, zero), (seed & WORD, seed >> 32))
 
 
 def seed_apart(seed: Tensor, number: int) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from functional_optim import trees
 from functional_optim.apply import applied, warn_of_a_graph
 from functional_optim.checks import check_gradients, check_params, misfit, pair_advice
+from functional_optim.codecs import POSITIVE, SIGNED, Codec
+from functional_optim.coding import with_codec
 from functional_optim.form import ByHand, Form, Needs, Path, needed, nested
 from functional_optim.hints import MEANT, hint
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown, validate
@@ -304,6 +306,7 @@ def elementwise(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     evaluated_at: Callable[..., torch.Tensor] | None = None,
+    coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Make the constructor of a transform from its rule for one tensor that treats every element alike.
@@ -336,16 +339,25 @@ def elementwise(
         extra: names of further numbers that `update` has to be given, such as the loss `value`; found in `hp`.
         leaf_extra: names of trees like the parameters that `update` has to be given, such as `hessian_diag`; the rule gets its
             leaf of each after the slots, and None where the tree or the leaf is None.
+        coded: of the slots that a codec may keep in fewer bits, name to `"signed"` or, for what is never negative and whose root
+            the update is divided by, `"positive"`: averages, and no counts, step sizes or copies of the parameter.
         evaluated_at: `(p, *slots) -> x`, of a rule that keeps better parameters than those it trains, such as an average: what
             `evaluated`, and `eval_params` of an optimizer, put in the place of p. It treats every element alike, as the rule.
         name: of the transform; the function's own name by default.
 
     Returns:
         A decorator. The constructor it makes takes a new default for each hyper-parameter, the static choices, and, where there
-        are slots, `state_dtype`, their dtype (the parameter's by default).
+        are slots, `state_dtype`, their dtype (the parameter's by default), or a codec, such as `Blockwise(bits=8)`, for those
+        that may be coded.
     """
     lift = functools.partial(
-        Leafwise, elementwise=True, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra), evaluated_at=evaluated_at
+        Leafwise,
+        elementwise=True,
+        reduce=reduce,
+        extra=tuple(extra),
+        leaf_extra=tuple(leaf_extra),
+        coded=_kinds(slots, coded or {}),
+        evaluated_at=evaluated_at,
     )
     return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 
@@ -358,6 +370,7 @@ def per_tensor(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     batched: bool = False,
+    coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that needs the tensor's true shape: norms, rows and columns, matrix products.
@@ -367,12 +380,18 @@ def per_tensor(
     is spread again. A slot of another shape than its parameter's stays whole everywhere.
 
     Args:
-        slots, hparams, reduce, extra, leaf_extra, name: as for `elementwise`.
+        slots, hparams, reduce, extra, leaf_extra, coded, name: as for `elementwise`.
         batched: give the rule all tensors of one shape at once, as one tensor with a first dimension more, and the slots alike:
             one product of n matrices for n products. `p` and the results have that dimension, too.
     """
     lift = functools.partial(
-        Leafwise, elementwise=False, reduce=reduce, extra=tuple(extra), leaf_extra=tuple(leaf_extra), batched=batched
+        Leafwise,
+        elementwise=False,
+        reduce=reduce,
+        extra=tuple(extra),
+        leaf_extra=tuple(leaf_extra),
+        coded=_kinds(slots, coded or {}),
+        batched=batched,
     )
     return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 
@@ -385,6 +404,7 @@ def whole_tree(
     each: Sequence[str] = (),
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
+    coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that needs all tensors at once and may keep values that they share.
@@ -404,7 +424,7 @@ def whole_tree(
     [tensor(0.5000), tensor(-1.)]
 
     Args:
-        slots, hparams, extra, leaf_extra, name: as for `elementwise`.
+        slots, hparams, extra, leaf_extra, coded, name: as for `elementwise`.
         shared: name to first value, a number or `hp -> number`. They are kept as () tensors of float64; behind an optimizer,
             every parameter holds a copy.
         each: names of hyper-parameters that may differ between leaves; in `hp` they are lists, with a value per entry of `gs`.
@@ -419,6 +439,7 @@ def whole_tree(
         each=tuple(each),
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
+        coded=_kinds(slots, coded or {}),
     )
     return _decorator(lift, slots, hparams, reduces=False, name=name)
 
@@ -435,6 +456,7 @@ def numbered(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     evaluated_at: Callable[..., torch.Tensor] | None = None,
+    coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
     """Like `elementwise`, for a rule that asks for sums, of a leaf or of all, and may keep numbers; engines run it as one.
@@ -461,7 +483,7 @@ def numbered(
     [tensor(0.6000), tensor(-0.8000)]
 
     Args:
-        slots, hparams, extra, leaf_extra, name: as for `elementwise`.
+        slots, hparams, extra, leaf_extra, coded, name: as for `elementwise`.
         own: name to `(p, hp) -> first value`, of a number that each leaf keeps for itself.
         shared: name to first value, a number or `hp -> number`, of one that all leaves share: kept as a () tensor of float64.
             The step is shared then, too.
@@ -480,6 +502,7 @@ def numbered(
         agree=agree,
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
+        coded=_kinds(slots, coded or {}),
         evaluated_at=evaluated_at,
     )
     return _decorator(lift, slots, hparams, reduces=True, name=name)
@@ -524,15 +547,17 @@ def _constructor(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = bound.arguments
-        _require_dtype(name, values.get("state_dtype"))
+        stored = values.get("state_dtype")
+        _require_dtype(name, stored)
         form = lift(
             name=name,
             scalars=scalars,
             slots=starts,
             counts=counts,
             options={option.name: values[option.name] for option in options},
-            state_dtype=values.get("state_dtype"),
+            state_dtype=None if isinstance(stored, Codec) else stored,
         )
+        form = with_codec(form, stored) if isinstance(stored, Codec) else form
         for key, hparam in declared.items():
             validate(key, values[key], hparam)
         defaults = {key: Hparam(values[key], hparam.range) for key, hparam in declared.items()}
@@ -557,9 +582,22 @@ def _require_names(name: str, slots: Any) -> None:
         raise ValueError(f"slots = {tuple(slots)} of {name}: the names must differ, and `step` is the count of updates.")
 
 
+def _kinds(slots: Any, coded: Mapping[str, str]) -> dict[str, str]:
+    for slot, kind in coded.items():
+        if slot not in slots:
+            raise ValueError(f"coded = {dict(coded)}: there is no slot {slot!r} among {tuple(slots)}.")
+        if kind not in (SIGNED, POSITIVE):
+            raise ValueError(f"coded[{slot!r}] = {kind!r}: expected {SIGNED!r} or {POSITIVE!r}.")
+    return dict(coded)
+
+
 def _require_dtype(name: str, dtype: Any) -> None:
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"state_dtype = {dtype!r} of {name}: expected a real floating dtype, such as torch.bfloat16, or None.")
+    is_dtype = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if not (dtype is None or is_dtype or isinstance(dtype, Codec)):
+        raise TypeError(
+            f"state_dtype = {dtype!r} of {name}: expected a real floating dtype, such as torch.bfloat16, a codec, such as "
+            "fo.Blockwise(bits=8), or None."
+        )
 
 
 def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], has_slots: bool) -> inspect.Signature:
@@ -573,7 +611,7 @@ def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Paramet
     ]
     if has_slots:
         optional.append(
-            inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.dtype | None)
+            inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.dtype | Codec | None)
         )
     return inspect.Signature([*required, *numbers, *optional], return_annotation=Transform)
 

@@ -155,6 +155,11 @@ CASES: dict[str, list[Transform]] = {
     ],
     "psgd_kron": [fo.psgd_kron()],
     "radial_brake": [fo.radial_brake(), fo.radial_brake(inward=0.3, pinned=True)],
+    "quantized": [
+        fo.quantized(fo.chain(fo.clip_by_global_norm(), fo.adamw()), block=16, min_size=2),
+        fo.quantized(fo.lion(), codec=fo.Blockwise(bits=4, block=16, min_size=2)),
+        fo.quantized(fo.sgd(momentum=0.9), codec=fo.Stochastic()),
+    ],
     "radam": [fo.radam(weight_decay=0.1)],
     "rename_hparams": [fo.rename_hparams(fo.adamw(), eps="adam_eps", lr="step_size")],
     "rotate": [

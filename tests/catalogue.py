@@ -28,7 +28,8 @@ HEAD = """# Catalogue
 Every rule and every optimizer, generated from the code by `make catalogue`; a test keeps it true.
 
 - **kind**: *elementwise* rules fuse into one kernel; *per tensor* ones need a tensor's shape; *whole tree* ones need all tensors.
-- **state**: the slots of each parameter, and the bytes they take per element of a float32 matrix of 64 × 64.
+- **state**: the slots of each parameter, and the bytes they take per element of a float32 matrix of 64 × 64; in
+  `quantized(tx, bits=8)` those marked with ° are stored in codes, and the state takes what stands behind the arrow.
 - **same as**: what it computes the same numbers as, and with which options; **tested in** says against what and how closely: in
   float64 to 1e-12 where nothing else is said there.
 """
@@ -74,8 +75,8 @@ def _row(name: str) -> str:
         f"`{name}`",
         _kind(transform),
         ", ".join(f"`{key}={value}`" for key, value in transform.hparams.items()) or "–",
-        ", ".join(f"`{slot}`" for slot in _slots(transform)) or "–",
-        _bytes(transform),
+        ", ".join(f"`{slot}`{'°' if slot in _coded(transform) else ''}" for slot in _slots(transform)) or "–",
+        f"{_bytes(transform)} → {_bytes(fo.quantized(transform))}" if _coded(transform) else _bytes(transform),
         _papers(doc),
         _peers(doc),
         ", ".join(f"`{path.name}`" for path in _tests(name)),
@@ -109,6 +110,10 @@ def _slots(transform: fo.Transform) -> list[str]:
         if isinstance(form, Lifted):
             names |= dict.fromkeys((*form.slots, *form.own, *form.shared, *(["step"] if form.counts else [])))
     return list(names)
+
+
+def _coded(transform: fo.Transform) -> set[str]:
+    return {name for form in _forms(transform) if isinstance(form, Lifted) for name in form.coded}
 
 
 def _bytes(transform: fo.Transform) -> str:

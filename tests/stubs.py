@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import functional_optim as fo
+from functional_optim.codecs import Codec
 from functional_optim.transform import Transform
 
 PACKAGE = Path(__file__).parent.parent / "functional_optim"
@@ -62,13 +63,15 @@ def imports(statements: Iterable[ast.stmt], made: Container[str]) -> Iterator[st
     for node in statements:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("functional_optim."):
             names = [alias.name for alias in node.names if alias.name not in made]
+            # The annotations of what is made name it.
+            names = sorted([*names, "Codec"]) if node.module == Codec.__module__ else names
             if names:
                 yield f"from {node.module} import {', '.join(names)}"
 
 
 def written(signature: inspect.Signature) -> str:
-    """As source; names are full, but for that of `Transform`."""
-    return str(signature).replace(f"{Transform.__module__}.", "")
+    """As source; names are full, but for those of `Transform` and `Codec`."""
+    return str(signature).replace(f"{Transform.__module__}.", "").replace(f"{Codec.__module__}.", "")
 
 
 def parsed(text: str) -> str:

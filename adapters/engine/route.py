@@ -13,6 +13,7 @@ from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise
+from functional_optim.numbered import Numbered
 from functional_optim.transform import Transform
 from functional_optim.trees import distinct
 
@@ -46,7 +47,10 @@ class Link:
     def rule(self) -> Leafwise | None:
         """Its form, where it is a rule of numbers, gradient, parameter and slots."""
         form = self.transform.form
-        return form if isinstance(form, Leafwise) and not {*form.leaf_extra} - {ARRIVED} else None
+        if not isinstance(form, Leafwise) or {*form.leaf_extra} - {ARRIVED}:
+            return None
+        # What keeps numbers, and its slots in codes, is called itself.
+        return None if isinstance(form, Numbered) and form.coding else form
 
     @property
     def form(self) -> Leafwise:

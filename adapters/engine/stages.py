@@ -133,6 +133,11 @@ class Stage:
         """Whether its one link takes tensors of equal shapes together."""
         return len(self.links) == 1 and self.links[0].rule is not None and self.links[0].rule.batched
 
+    @cached_property
+    def is_coded(self) -> bool:
+        """Whether its one link keeps its slots in codes."""
+        return len(self.links) == 1 and self.links[0].rule is not None and self.links[0].rule.coding is not None
+
     def slots_of(self, link: Link) -> slice:
         """Where the slots of one link are among those of the stage."""
         first = slot_count(self.links[: self.links.index(link)])

@@ -16,7 +16,7 @@ from torch import Tensor
 from functional_optim.checks import check_gradients
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
-from functional_optim.lifting import WholeTree
+from functional_optim.lifting import Lifted
 from functional_optim.sharded import local
 from functional_optim.transform import Transform
 
@@ -262,4 +262,4 @@ def _advances(value: Value, links: Sequence[Link]) -> bool:
 
 def _waits(link: Link) -> bool:
     """Whether it has nothing to do for a parameter without a gradient."""
-    return link.rule is not None or isinstance(link.transform.form, WholeTree)
+    return link.rule is not None or isinstance(link.transform.form, Lifted)

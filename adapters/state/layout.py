@@ -65,8 +65,8 @@ class Value:
     @property
     def endings(self) -> list[str]:
         """Its dotted names, from the shortest to the whole path: a rule keeps its own whatever is around it."""
-        first = len(self.path) - self.short.count(".") - 2
-        return [".".join(self.path[i:]) for i in range(first, -1, -1)]
+        digits = len(self.path) - 1 - max((i for i, key in enumerate(self.path) if not key.isdigit()), default=0)
+        return [".".join(self.path[i:]) for i in range(len(self.path) - digits - 2, -1, -1)]
 
     @property
     def is_common(self) -> bool:

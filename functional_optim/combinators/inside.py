@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.coding import require_plain
 from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.rename import Renamed
 from functional_optim.form import Path
@@ -33,6 +34,12 @@ class Inside:
             for path, form in _rules(self.transform)
             for name, start in form.slots.items()
         }
+
+    @property
+    def coded(self) -> dict[str, str]:
+        """Which of them a codec may store, where they have the shape of what is outside."""
+        rules = _rules(self.transform)
+        return {".".join((*path, name)): kind for path, form in rules for name, kind in form.coded.items()}
 
     def rule(self, hp: HParams, t: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
         """`(g, slots) -> (update, slots)`, under these hyper-parameters at this step."""
@@ -62,6 +69,7 @@ def require_inside(transform: Any, name: str) -> Inside:
     """What runs inside `name`, or TypeError."""
     require_transform(transform, name)
     for _, form in _rules(transform):
+        require_plain(form, name)
         known = isinstance(form, Leafwise) and (form.elementwise or form.batched)
         if not known or form.finds or form.extra or form.leaf_extra:
             raise TypeError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.coding import require_plain
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise, OneNumber, SlotInit
 from functional_optim.recipe import recorded
@@ -38,6 +39,7 @@ def per_matrix(transform: Transform) -> Transform:
     """
     require_transform(transform, "per_matrix")
     inner = transform.form
+    require_plain(inner, "per_matrix")
     known = isinstance(inner, Leafwise) and inner.batched and not inner.finds and not inner.leaf_extra
     if not isinstance(inner, Leafwise) or not known or any(isinstance(start, OneNumber) for start in inner.slots.values()):
         raise TypeError(

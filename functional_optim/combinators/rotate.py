@@ -111,6 +111,7 @@ def rotate(
         options={"inner": transform, "every": precondition_frequency, "dims": dims, "directions": tuple(directions)},
         batched=True,
         constants=tuple(f"Q.{i}" for i in range(dims)),
+        coded=inner.coded,
     )
     return Transform.of(form, {**transform.declared, "shampoo_beta": Hparam(shampoo_beta, FRACTION)}, "rotate")
 

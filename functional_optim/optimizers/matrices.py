@@ -2,6 +2,7 @@
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.graft import graft
 from functional_optim.combinators.rotate import rotate
@@ -26,7 +27,7 @@ def soap(
     max_precond_dim: int = 10_000,
     precondition_1d: bool = False,
     dims: int = 2,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """SOAP: AdamW in the eigenbasis of the gradients' second moments along rows and columns; see `rotate`.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.signed import with_gradient_signs
 from functional_optim.optimizers.decays import decay, decayed
@@ -39,7 +40,7 @@ def adabelief(
     decoupled_weight_decay: bool = True,
     rectify: bool = False,
     degenerated_to_sgd: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AdaBelief: steps are long where gradients agree; see `scale_by_belief`.
 
@@ -52,7 +53,7 @@ def adabelief(
         decoupled_weight_decay: decay the parameter itself, as `adamw` does; False for L2 regularisation.
         rectify: rectify the step as RAdam does, as the authors' program does by default.
         degenerated_to_sgd: with `rectify`, descend with momentum in the first steps; False takes no step then.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Zhuang et al. 2020, https://arxiv.org/abs/2010.07468. As `optax.adabelief`; torch has no counterpart.
     """
@@ -67,7 +68,7 @@ def yogi(
     eps: float = 1e-3,
     initial_accumulator_value: float = 1e-6,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Yogi: Adam whose second moment forgets large gradients slowly; see `scale_by_yogi`.
 
@@ -76,7 +77,7 @@ def yogi(
         betas: decay of m and size of v's steps, each in [0, 1).
         eps: at least 0, in units of |g|.
         initial_accumulator_value: where both moments start, at least 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Zaheer et al. 2018, https://papers.nips.cc/paper/2018/hash/90365351ccc7437a1309dc64e4db32a3-Abstract.html.
     As `optax.yogi`.
@@ -93,7 +94,7 @@ def adan(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adan: adaptive moments with Nesterov's momentum, and decoupled decay; see `scale_by_adan`.
 
@@ -102,7 +103,7 @@ def adan(
         betas: decay of the averages of the gradient, of its differences and of the squares, each in [0, 1).
         eps: at least 0, in units of |g|.
         weight_decay: λ, at least 0: a step multiplies parameters by `1 − η λ`, where the paper divides by `1 + η λ`.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Xie et al. 2022, https://arxiv.org/abs/2208.06677. As its authors' program with `no_prox=True`; `optax.adan` weighs
     the differences otherwise, see `scale_by_adan`.
@@ -116,14 +117,16 @@ def adan(
 
 
 @recorded
-def sm3(lr: float = 1e-3, momentum: float = 0.9, eps: float = 1e-8, *, state_dtype: torch.dtype | None = None) -> Transform:
+def sm3(
+    lr: float = 1e-3, momentum: float = 0.9, eps: float = 1e-8, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform:
     """SM3: Adagrad with an accumulator per row and per column, and momentum; see `scale_by_sm3`.
 
     Args:
         lr: η, at least 0.
         momentum: μ, in [0, 1).
         eps: greater than 0, in units of g².
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Anil et al. 2019, https://arxiv.org/abs/1901.11150. As `optax.sm3`.
     """
@@ -138,7 +141,7 @@ def sophia(
     weight_decay: float = 1e-1,
     eps: float = 1e-12,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Sophia: clipped Newton steps, with decoupled weight decay; see `scale_by_sophia`.
 
@@ -150,7 +153,7 @@ def sophia(
         rho: ρ, at least 0: the larger, the more elements take Newton's step, divided by ρ.
         weight_decay: λ, at least 0.
         eps: at least 0, in units of the Hessian.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Liu et al. 2023, https://arxiv.org/abs/2305.14342.
     """
@@ -172,7 +175,7 @@ def ademamix(
     *,
     alpha_warmup: int | None = None,
     beta3_warmup: int | None = None,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AdEMAMix: `p ← p − η ((m̂₁ + α m₂) / (√v̂ + ε) + λ p)`; see `scale_by_ademamix`.
 
@@ -183,7 +186,7 @@ def ademamix(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         alpha_warmup, beta3_warmup: steps in which α and β₃ rise; the paper takes the length of the run. None for at once.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137. `optax.contrib.ademamix` is this.
     """
@@ -201,7 +204,7 @@ def simplified_ademamix(
     *,
     beta1_warmup: int | None = None,
     min_beta1: float = 0.9,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Simplified AdEMAMix: `p ← p − η ((m + α g) / (√v̂ + ε) + λ p)` with `m ← β₁ m + g`; see `scale_by_simplified_ademamix`.
 
@@ -212,7 +215,7 @@ def simplified_ademamix(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         beta1_warmup, min_beta1: let β₁ rise over so many steps, see `scale_by_simplified_ademamix`.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Morwani et al. 2025, https://arxiv.org/abs/2502.02431. `optax.contrib.simplified_ademamix` is this without a warm-up.
     """
@@ -231,7 +234,7 @@ def adopt(
     *,
     nesterov: bool = False,
     clipped: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """ADOPT: `p ← p − η (m + λ p)`, m the average of gradients normalised by the past; see `scale_by_adopt`.
 
@@ -242,7 +245,7 @@ def adopt(
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         nesterov: look ahead, see `scale_by_adopt`.
         clipped: bound normalised gradients by the fourth root of the step.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853. `optax.contrib.adopt` is this without decay; the authors'
     program does not decay at the first step.
@@ -258,7 +261,7 @@ def laprop(
     eps: float = 1e-15,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """LaProp: `p ← p − η (m̂ + λ p)`, m the average of normalised gradients; see `scale_by_laprop`.
 
@@ -267,7 +270,7 @@ def laprop(
         betas: decay of the two moments, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Ziyin et al. 2020, https://arxiv.org/abs/2002.04839. The authors' program takes λ p away after the step, whatever the
     learning rate: `chain(laprop(), subtract_decayed_weights(λ))` does so but for a term λ u.
@@ -283,7 +286,7 @@ def stable_adamw(
     eps: float = 1e-6,
     weight_decay: float = 1e-2,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """StableAdamW: AdamW's step divided by `max(1, √mean(g² / max(v̂, ε²)))`, tensor by tensor; see `scale_by_stable_adamw`.
 
@@ -292,7 +295,7 @@ def stable_adamw(
         betas: decay of the two moments, each in [0, 1).
         eps: ε, greater than 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Wortsman et al. 2023, https://arxiv.org/abs/2304.13013.
     """
@@ -310,7 +313,7 @@ def mars(
     gamma: float = 0.025,
     correction_norm: float = 1.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """MARS-AdamW: AdamW on gradients with reduced variance; see `mars_correction`, which goes before other optimizers as well.
 
@@ -321,7 +324,7 @@ def mars(
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         gamma: γ, at least 0, how much of the correction is used.
         correction_norm: the largest norm of a tensor's corrected gradient, greater than 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Yuan et al. 2024, https://arxiv.org/abs/2411.10438. The authors' program gives vectors to plain AdamW by default; here
     all parameters are treated alike.
@@ -342,7 +345,7 @@ def grams(
     eps: float = 1e-6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Grams: `p ← p − η (sign(g) |u| + λ p)`, u being Adam's step; see `with_gradient_signs`.
 
@@ -351,7 +354,7 @@ def grams(
         betas: decay of the two moments, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Cao et al. 2024, https://arxiv.org/abs/2412.17107.
     """
@@ -367,7 +370,7 @@ def adamc(
     weight_decay: float = 1e-2,
     max_lr: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AdamC: AdamW whose decay falls with the square of the learning rate, `p ← p − η (m̂ / (√v̂ + ε) + λ (η / η_max) p)`.
 
@@ -377,7 +380,7 @@ def adamc(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0.
         max_lr: η_max, the largest learning rate of the schedule; `lr` if None.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Defazio 2025, https://arxiv.org/abs/2506.02285, who keeps plain decay for layers that no normalisation follows.
     """
@@ -397,7 +400,7 @@ def adam_atan2(
     a: float = 1.27,
     b: float = 1.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adam without ε: `p ← p − η (a · atan2(m̂, b √v̂) + λ p)`; see `scale_by_adam_atan2`.
 
@@ -406,7 +409,7 @@ def adam_atan2(
         betas: decay of the two moments, each in [0, 1).
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         a, b: greater than 0, the scales of the angle and of the denominator.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Everett et al. 2024, https://arxiv.org/abs/2407.05872.
     """
@@ -422,7 +425,7 @@ def adam_mini(
     weight_decay: float | None = None,
     *,
     blocks: int | None = 1,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adam-mini: Adam with one second moment for a block of elements; see `scale_by_adam_mini` for which.
 
@@ -432,7 +435,7 @@ def adam_mini(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         blocks: into how many equal blocks the rows of a parameter are split; None for one block per row.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Zhang et al. 2024, https://arxiv.org/abs/2406.16793.
     """
@@ -447,7 +450,7 @@ def madgrad(
     eps: float = 1e-6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """MADGRAD: dual averaging with a cube root; see `scale_by_madgrad`.
 
@@ -456,7 +459,7 @@ def madgrad(
         momentum: μ, in [0, 1).
         eps: ε, greater than 0.
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Defazio & Jelassi 2022, https://arxiv.org/abs/2101.11075. `optax.contrib.madgrad` is this.
     """
@@ -474,7 +477,7 @@ def adagc(
     beta: float = 0.98,
     *,
     warmup_steps: int = 100,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AdaGC: AdamW on gradients clipped, tensor by tensor, by their usual norm; see `clip_by_adagc`.
 
@@ -508,7 +511,7 @@ def came(
     weight_decay: float | None = None,
     clip_threshold: float = 1.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """CAME: Adafactor with a confidence; see `scale_by_came`.
 
@@ -518,7 +521,7 @@ def came(
         eps: added to squares of gradients, and of deviations of the step; each at least 0.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         clip_threshold: the largest root mean square of a step before it is averaged, greater than 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Luo et al. 2023, https://arxiv.org/abs/2307.02047.
     """

@@ -2,6 +2,7 @@
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
 from functional_optim.recipe import recorded
@@ -23,7 +24,7 @@ def lamb(
     weight_decay: float = 0.0,
     *,
     trust_clip: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """LAMB: AdamW whose update of each tensor has the length of the parameter, times the learning rate.
 
@@ -33,7 +34,7 @@ def lamb(
         eps: at least 0, in units of |g|.
         weight_decay: λ, at least 0; its part of the update is scaled too.
         trust_clip: let no update grow, see `scale_by_trust_ratio`.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     The ε of `scale_by_trust_ratio` is the hyper-parameter `trust_eps`.
 
@@ -59,7 +60,7 @@ def lars(
     eps: float = 0.0,
     *,
     nesterov: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """LARS: momentum of steps that are in proportion to each tensor's norm, `c ‖p‖ / ‖g + λ p‖`.
 
@@ -70,7 +71,7 @@ def lars(
         trust_coefficient: c, at least 0.
         eps: at least 0, in units of the gradient's norm.
         nesterov: look ahead, see `trace`.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Source: You et al. 2017, https://arxiv.org/abs/1708.03888, who divide by `‖g‖ + λ ‖p‖`. As `optax.lars`. timm's, which divides
     as they do, has the rate after the momentum, leaves parameters without a decay unscaled unless told to `always_adapt` (here,
@@ -105,7 +106,7 @@ def novograd(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """NovoGrad: momentum of gradients normalised tensor by tensor; see `scale_by_novograd`.
 
@@ -114,7 +115,7 @@ def novograd(
         betas: decay of the momentum and of each tensor's average squared norm, each in [0, 1).
         eps: at least 0, in units of the gradient's norm.
         weight_decay: λ, at least 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286. As `optax.novograd`.
     """

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
@@ -40,7 +41,7 @@ def normuon(
     ns_steps: int = 5,
     adjust_lr_fn: str = "match_rms_adamw",
     ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """NorMuon: Muon whose rows are of like size in the long run, for matrices; AdamW for the rest. See `scale_by_row_rms`.
 
@@ -54,7 +55,7 @@ def normuon(
         coefficients, ns_steps, ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
         nesterov: orthogonalise the momentum looked ahead.
         adjust_lr_fn: see `scale_by_shape`; the authors' program has "original" and lr 0.02.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Li et al. 2025, https://arxiv.org/abs/2510.05491. Its momentum is a sum where theirs is a mean: orthogonalised, they
     are one.
@@ -84,7 +85,7 @@ def adamuon(
     nesterov: bool = True,
     ns_steps: int = 5,
     ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AdaMuon: the sign of the momentum orthogonalised, divided by its root mean square, of the size of AdamW's updates, for
     matrices; AdamW for the rest.
@@ -98,7 +99,7 @@ def adamuon(
         eps: ε of both, at least 0.
         coefficients, ns_steps, ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
         nesterov: take the sign of the momentum looked ahead.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Si et al. 2025, https://arxiv.org/abs/2507.11005, algorithm 1.
     """
@@ -125,7 +126,7 @@ def dion(
     seed: float = 0,
     *,
     rank_fraction: float = 1.0,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Dion: the momentum's largest directions, orthogonalised, for matrices; AdamW for the rest. See `scale_by_dion`.
 
@@ -163,7 +164,7 @@ def dion2(
     coefficients: str | Schedule = "polar_express",
     ns_steps: int = 5,
     ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Dion2: a share of the momentum's rows or columns, orthogonalised, for matrices; AdamW for the rest. See `scale_by_dion2`.
 
@@ -175,7 +176,7 @@ def dion2(
         eps: AdamW's.
         fraction: the share of rows or columns, in (0, 1].
         coefficients, ns_steps, ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Ahn et al. 2025, https://arxiv.org/abs/2512.16928. Retraces the authors' program but for the coefficients of the
     iteration, which they compute with another margin.
@@ -202,7 +203,7 @@ def scion(
     transpose: bool = False,
     ns_steps: int = 5,
     ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Scion: steps within balls of norms that fit the layers, `p ← (1 − η) p − η ρ lmo(m)`; see `scale_by_lmo`.
 
@@ -217,7 +218,7 @@ def scion(
         weight_decay: 1 keeps them in the ball. 0 is their `unconstrained`.
         norm, normalized, transpose, ns_steps: see `scale_by_lmo`.
         ns_dtype: see `orthogonalize`; here, as in Muon, the iteration is in bfloat16.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Source: Pethick et al. 2025, https://arxiv.org/abs/2502.07529. Retraces the authors' program, which also starts parameters in
     the ball: their `init()` is not part of this.

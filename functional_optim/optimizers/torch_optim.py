@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
@@ -37,7 +38,7 @@ def sgd(
     weight_decay: float | None = None,
     *,
     nesterov: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Stochastic gradient descent: `p ← p − η m`, with `m ← μ m + (1 − τ)(g + λ p)`.
 
@@ -47,7 +48,7 @@ def sgd(
         dampening: τ, see `trace`.
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
         nesterov: look ahead, see `trace`; needs a momentum and, as in torch, no dampening.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Raises:
         ValueError: a number out of range, dampening without momentum, or Nesterov without momentum or with dampening.
@@ -77,7 +78,7 @@ def adam(
     *,
     amsgrad: bool = False,
     optimized_update: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adam: `p ← p − η m̂ / (√v̂ + ε)`; see `scale_by_adam`.
 
@@ -89,7 +90,7 @@ def adam(
             hyper-parameter. Usually `adamw` is what you want.
         amsgrad: divide by the largest second moment so far.
         optimized_update: ε outside the bias correction, see `scale_by_adam`.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adam`. `optax.adam` is this without decay.
     """
@@ -109,7 +110,7 @@ def adamw(
     weight_decay: float = 1e-2,
     *,
     amsgrad: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adam with decoupled weight decay: `p ← p − η (m̂ / (√v̂ + ε) + λ p)`.
 
@@ -119,7 +120,7 @@ def adamw(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0.
         amsgrad: divide by the largest second moment so far.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101. Retraces `torch.optim.AdamW`;
     `optax.adamw` has the default weight_decay 1e-4.
@@ -145,7 +146,7 @@ def amsgrad(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """AMSGrad: Adam that divides by the largest second moment so far. The same as `adam(amsgrad=True)`.
 
@@ -153,7 +154,7 @@ def amsgrad(
         lr: η, at least 0.
         betas: decay of the two moments, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Reddi et al. 2018, https://arxiv.org/abs/1904.09237. Retraces `torch.optim.Adam(amsgrad=True)`; `optax.amsgrad` takes
     the maximum after the bias correction.
@@ -170,7 +171,7 @@ def nadam(
     momentum_decay: float = 4e-3,
     *,
     decoupled_weight_decay: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """NAdam: Adam with Nesterov's momentum, which warms up; see `scale_by_nadam`.
 
@@ -181,7 +182,7 @@ def nadam(
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
         momentum_decay: ψ, at least 0: how fast the momentum warms up.
         decoupled_weight_decay: decay the parameter itself, as `adamw` does.
-        state_dtype: dtype of the slots like the parameters; theirs by default.
+        state_dtype: dtype of the slots like the parameters, or a codec; theirs by default.
 
     Source: Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ. Retraces `torch.optim.NAdam`; `optax.nadam` has
     no warm-up: that is a huge ψ, such as 1e6, and `optax.nadamw` with decoupled weight decay.
@@ -200,7 +201,7 @@ def radam(
     decoupled_weight_decay: bool = False,
     degenerated_to_sgd: bool = True,
     optimized_update: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """RAdam: Adam without the need of a warm-up; see `scale_by_radam`.
 
@@ -212,7 +213,7 @@ def radam(
         decoupled_weight_decay: decay the parameter itself, as `adamw` does.
         degenerated_to_sgd: descend with momentum in the first steps; False takes no step then (decoupled decay goes on).
         optimized_update: ε outside the bias correction, as torch has it; False is the paper's and optax's.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Liu et al. 2020, https://arxiv.org/abs/1908.03265. Retraces `torch.optim.RAdam`, and with `optimized_update=False`
     `optax.radam`.
@@ -230,7 +231,7 @@ def adamax(
     eps: float = 1e-8,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adamax: Adam with the largest recent gradient in place of the root mean square; see `scale_by_adamax`.
 
@@ -239,7 +240,7 @@ def adamax(
         betas: decay of the average and of the maximum, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. Retraces `torch.optim.Adamax` and `optax.adamax`.
     `optax.adamaxw` is `chain(scale_by_adamax(), add_decayed_weights(), scale_by_learning_rate())`.
@@ -256,7 +257,7 @@ def adagrad(
     initial_accumulator_value: float = 0.0,
     eps: float = 1e-10,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adagrad: `p ← p − η / (1 + (t − 1) γ) · g / (√s + ε)`, s the sum of all g²; see `scale_by_rss`.
 
@@ -266,7 +267,7 @@ def adagrad(
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
         initial_accumulator_value: of s, at least 0, in units of g².
         eps: ε, at least 0, in units of |g|.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Source: Duchi et al. 2011, https://jmlr.org/papers/v12/duchi11a.html. Retraces `torch.optim.Adagrad`. `optax.adagrad` has ε
     in the root, and other defaults.
@@ -287,7 +288,7 @@ def adadelta(
     eps: float = 1e-6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adadelta: steps in the parameter's own units; see `scale_by_adadelta`.
 
@@ -296,7 +297,7 @@ def adadelta(
         rho: decay of both averages, in [0, 1].
         eps: ε, at least 0, in units of g².
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701. Retraces `torch.optim.Adadelta`; `optax.adadelta` has its decay after
     the rule.
@@ -314,7 +315,7 @@ def rmsprop(
     momentum: float | None = None,
     *,
     centered: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """RMSprop: gradients divided by their root mean square, then momentum; see `scale_by_rms`, `scale_by_stddev`.
 
@@ -325,7 +326,7 @@ def rmsprop(
         weight_decay: λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
         momentum: μ, at least 0, of the divided gradients; None for none, without a slot and such a hyper-parameter.
         centered: divide by the standard deviation instead.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Hinton 2012; Graves 2013, https://arxiv.org/abs/1308.0850. Retraces `torch.optim.RMSprop`; `optax.rmsprop` has ε in
     the root, and other defaults.
@@ -345,7 +346,7 @@ def rprop(
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-6, 50.0),
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Rprop: a step size for each element, for whole-batch gradients; see `scale_by_rprop`.
 
@@ -353,7 +354,7 @@ def rprop(
         lr: the first step size, at least 0, read when the state is made and never again: no schedule or scheduler changes it.
         etas: its factors at a change of sign, in (0, 1), and without one, greater than 1.
         step_sizes: the smallest and the largest step size, at least 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. Retraces `torch.optim.Rprop`.
     """
@@ -368,7 +369,7 @@ def asgd(
     t0: float = 1e6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Averaged stochastic gradient descent; see `scale_by_asgd` and `average_iterates`.
 
@@ -378,7 +379,7 @@ def asgd(
         alpha: the power of the decay of the step size.
         t0: the step at which the average starts.
         weight_decay: another λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the average; the parameter's by default.
+        state_dtype: dtype of the average, or a codec; the parameter's by default.
 
     Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. Retraces `torch.optim.ASGD`; optax has none.
     """
@@ -400,7 +401,7 @@ def adafactor(
     d: float = 1.0,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Adafactor: factored moments, and steps in proportion to each parameter's root mean square; see `scale_by_factored_rms`.
 
@@ -412,7 +413,7 @@ def adafactor(
         eps2: ε₂, at least 0: what a smaller parameter counts as, so that zeros can move.
         d: the most that the root mean square of an update may be before it is scaled, greater than 0.
         weight_decay: λ, at least 0, decoupled and scaled by η alone; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235. Retraces `torch.optim.Adafactor`, whose `eps` is the pair
     (ε₁, ε₂). `optax.adafactor` has no step that falls with time, adds ε₁ to g², and leaves small matrices unfactored.
@@ -441,7 +442,7 @@ def muon(
     ns_steps: int = 5,
     adjust_lr_fn: str | None = "match_rms_adamw",
     ns_dtype: torch.dtype | None = torch.bfloat16,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Muon for parameters of at least two dimensions, AdamW for the rest; see `scale_by_muon`.
 
@@ -457,7 +458,7 @@ def muon(
         eps: AdamW's. Muon's is the hyper-parameter `muon.eps`.
         nesterov, ns_steps, ns_dtype: see `scale_by_muon`; here, as in torch, the iteration is in bfloat16.
         adjust_lr_fn: see `scale_by_muon`; "match_rms_adamw" is what lets both branches have one learning rate.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: of each branch, over a flat dict of its parameters, under `"muon"` and `"adamw"`.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
 from functional_optim.combinators.schedule_free import schedule_free
@@ -24,7 +25,7 @@ def dog(
     eps: float = 1e-8,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """DoG: gradient descent with the step size `max ‖p − x₀‖ / √(Σ ‖g‖² + ε)`; see `scale_by_dog`.
 
@@ -33,7 +34,7 @@ def dog(
         reps_rel: the first step's length relative to `1 + ‖x₀‖`, greater than 0.
         eps: ε, greater than 0, in units of g².
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. `optax.contrib.dog` is this.
     """
@@ -47,7 +48,7 @@ def dog(
 
 @recorded
 def dowg(
-    lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | None = None
+    lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform:
     """DoWG: gradient descent with the step size `R / (√Σ R ‖g‖² + ε)`, `R = max ‖p − x₀‖²`; see `scale_by_dowg`.
 
@@ -55,7 +56,7 @@ def dowg(
         lr: a factor of the step size, at least 0.
         eps: ε, greater than 0: the first squared distance, and what is added to the root.
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. `optax.contrib.dowg` is this.
     """
@@ -73,7 +74,7 @@ def prodigy(
     *,
     use_bias_correction: bool = False,
     safeguard_warmup: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Prodigy: AdamW that estimates its own learning rate; see `scale_by_prodigy`.
 
@@ -86,7 +87,7 @@ def prodigy(
         d_coef: what estimates are multiplied by, greater than 0.
         use_bias_correction: correct the moments for their start at 0.
         safeguard_warmup: for a long warm-up, see `scale_by_prodigy`.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101. `optax.contrib.prodigy` is this with bias correction.
     """
@@ -113,7 +114,7 @@ def dadapt_adam(
     d0: float = 1e-6,
     *,
     use_bias_correction: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """D-Adapt Adam: AdamW that estimates its own learning rate; see `scale_by_d_adaptation`.
 
@@ -124,7 +125,7 @@ def dadapt_adam(
         weight_decay: λ, at least 0, decoupled.
         d0: the first estimate, greater than 0.
         use_bias_correction: correct the moments for their start at 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733. `optax.contrib.dadapt_adamw` is this with bias
     correction.
@@ -142,7 +143,7 @@ def schedule_free_sgd(
     weight_decay: float | None = None,
     weight_lr_power: float = 2.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """`schedule_free(sgd(...))`: gradient descent with an average in the place of momentum and of a schedule.
 
@@ -151,7 +152,7 @@ def schedule_free_sgd(
         momentum: β, in (0, 1]: how close to the average the gradient is taken.
         weight_decay: λ, at least 0, at y; None for none, and no such hyper-parameter.
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
-        state_dtype: dtype of the slot `z`; the parameter's by default.
+        state_dtype: dtype of the slot `z`, or a codec; the parameter's by default.
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_sgd` is this; `eval_params` gives
     the parameters to evaluate.
@@ -168,7 +169,7 @@ def schedule_free_adamw(
     weight_decay: float = 0.0,
     weight_lr_power: float = 2.0,
     *,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
 
@@ -179,7 +180,7 @@ def schedule_free_adamw(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled, at y.
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
     gives the parameters to evaluate.

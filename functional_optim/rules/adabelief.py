@@ -17,6 +17,7 @@ from functional_optim.transform import elementwise
 
 @elementwise(
     slots=("exp_avg", "exp_avg_var"),
+    coded={"exp_avg": "signed", "exp_avg_var": "positive"},
     hparams={
         "betas": Hparam((0.9, 0.999), FRACTION),
         "eps": Hparam(1e-16, NON_NEGATIVE),
@@ -34,7 +35,7 @@ def scale_by_belief(hp, t, *, rectify: bool = False, degenerated_to_sgd: bool = 
         eps_root: ε', at least 0, in units of g²; s tends to at least ε' / (1 − β₂).
         rectify: multiply by RAdam's r, and as long as there is none take no adaptive step.
         degenerated_to_sgd: the step m̂ instead, with `rectify`; False takes none.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_var` (s), like the parameters.
 

@@ -12,7 +12,11 @@ from functional_optim.numerics import sqrt
 from functional_optim.transform import elementwise
 
 
-@elementwise(slots=("square_avg", "acc_delta"), hparams={"rho": Hparam(0.9, "[0, 1]"), "eps": Hparam(1e-6, NON_NEGATIVE)})
+@elementwise(
+    slots=("square_avg", "acc_delta"),
+    coded={"square_avg": "positive", "acc_delta": "positive"},
+    hparams={"rho": Hparam(0.9, "[0, 1]"), "eps": Hparam(1e-6, NON_NEGATIVE)},
+)
 def scale_by_adadelta(hp, t):
     """Scale the gradient by the ratio of two root mean squares, that of past updates over that of gradients.
 
@@ -20,7 +24,7 @@ def scale_by_adadelta(hp, t):
         rho: decay of both averages per step, in [0, 1].
         eps: at least 0, in units of g²; its root is about the size of the first updates, which grow from there. With 0, no
             update ever differs from 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64, which only checkpoints of torch need; `square_avg` (v), `acc_delta` (d), like the parameters.
 

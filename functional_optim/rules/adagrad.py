@@ -15,6 +15,7 @@ from functional_optim.transform import elementwise
 
 @elementwise(
     slots={"sum": filled("initial_accumulator_value")},
+    coded={"sum": "positive"},
     hparams={"initial_accumulator_value": Hparam(0.0, NON_NEGATIVE), "eps": Hparam(1e-10, NON_NEGATIVE)},
 )
 def scale_by_rss(hp, *, eps_in_sqrt: bool = False):
@@ -24,7 +25,7 @@ def scale_by_rss(hp, *, eps_in_sqrt: bool = False):
         initial_accumulator_value: of s, at least 0, in units of g². Read by `init_state` alone.
         eps: at least 0; in units of |g|, or of g² with `eps_in_sqrt`.
         eps_in_sqrt: divide by `√(s + ε)` instead.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `sum` (s), like the parameters, of complex ones in both parts.
 

@@ -14,6 +14,7 @@ moments, as torch and the paper do (optax corrects them first).
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.numerics import bias_correction, sqrt
 from functional_optim.recipe import recorded
@@ -22,7 +23,9 @@ from functional_optim.transform import Transform, elementwise
 HPARAMS = {"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
 
 
-@elementwise(slots=("exp_avg", "exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
+@elementwise(
+    slots=("exp_avg", "exp_avg_sq"), coded={"exp_avg": "signed", "exp_avg_sq": "positive"}, hparams=HPARAMS, name="scale_by_adam"
+)
 def _adam(hp, t, *, optimized_update: bool = False, debias: bool = True):
     b1, b2 = hp["betas"]
     c1, c2 = (bias_correction(b1, t), bias_correction(b2, t)) if debias else (1.0, 1.0)
@@ -36,7 +39,12 @@ def _adam(hp, t, *, optimized_update: bool = False, debias: bool = True):
     return rule
 
 
-@elementwise(slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), hparams=HPARAMS, name="scale_by_adam")
+@elementwise(
+    slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive", "max_exp_avg_sq": "positive"},
+    hparams=HPARAMS,
+    name="scale_by_adam",
+)
 def _amsgrad(hp, t, *, optimized_update: bool = False, debias: bool = True):
     b1, b2 = hp["betas"]
     c1, c2 = (bias_correction(b1, t), bias_correction(b2, t)) if debias else (1.0, 1.0)
@@ -59,7 +67,7 @@ def scale_by_adam(
     amsgrad: bool = False,
     optimized_update: bool = False,
     debias: bool = True,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Divide the average gradient by the root of its average square: `u = m̂ / (√v̂ + ε)`.
 
@@ -73,7 +81,7 @@ def scale_by_adam(
         optimized_update: the order of operations that the end of the paper's section 2 proposes, `u = √(1 − β₂ᵗ) / (1 − β₁ᵗ) ·
             m / (√v + ε)`: the same for ε = 0, and in the first steps for other ε a smaller update, as if ε were larger.
         debias: correct the averages for their start at 0; where that comes later, `scale_by_bias_correction` does it.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v) and, with `amsgrad`, `max_exp_avg_sq`, like the parameters.
 

@@ -16,6 +16,7 @@ from functional_optim.transform import elementwise
 
 @elementwise(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={"betas": Hparam((0.9, 0.999), FRACTION), "a": Hparam(1.27, POSITIVE), "b": Hparam(1.0, POSITIVE)},
 )
 def scale_by_adam_atan2(hp, t):
@@ -25,7 +26,7 @@ def scale_by_adam_atan2(hp, t):
         betas: decay of m and of v per step, each in [0, 1).
         a: greater than 0; 1.27 ≈ 4/π makes the step of a steady gradient 1, as Adam's is.
         b: greater than 0: a larger one makes the step more like a/b · m̂ / √v̂, and less bounded.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

@@ -34,6 +34,7 @@ def _row_means(g, blocks):
 
 @per_tensor(
     slots={"exp_avg": lambda p, hp: p.new_zeros(p.shape), "exp_avg_sq": lambda p, hp: p.new_zeros(_rows(p))},
+    coded={"exp_avg": "signed"},
     hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)},
 )
 def scale_by_adam_mini(hp, t, *, blocks: int | None = 1):
@@ -46,7 +47,7 @@ def scale_by_adam_mini(hp, t, *, blocks: int | None = 1):
         betas: decay of m and of v per step, each in [0, 1).
         eps: at least 0, in units of |g|.
         blocks: into how many equal blocks the rows (dimension 0) of a parameter are split; None for one block per row.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Raises:
         ValueError: the rows of a parameter cannot be split into so many equal blocks.

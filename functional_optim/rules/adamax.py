@@ -16,14 +16,18 @@ from functional_optim.numerics import bias_correction
 from functional_optim.transform import elementwise
 
 
-@elementwise(slots=("exp_avg", "exp_inf"), hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)})
+@elementwise(
+    slots=("exp_avg", "exp_inf"),
+    coded={"exp_avg": "signed", "exp_inf": "positive"},
+    hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)},
+)
 def scale_by_adamax(hp, t):
     """Divide the average gradient by a decaying maximum of |g|: `u = m̂ / w`.
 
     Args:
         betas: decay of m and of w per step, each in [0, 1).
         eps: at least 0, in units of |g|; at 0, an element without a gradient so far gets NaN, as in torch.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_inf` (w), like the parameters.
 

@@ -19,6 +19,7 @@ from functional_optim.transform import elementwise
 
 @elementwise(
     slots=("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad"),
+    coded={"exp_avg": "signed", "exp_avg_diff": "signed", "exp_avg_sq": "positive"},
     hparams={"betas": Hparam((0.98, 0.92, 0.99), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)},
 )
 def scale_by_adan(hp, t):
@@ -27,7 +28,7 @@ def scale_by_adan(hp, t):
     Args:
         betas: decay of m, of the average difference d and of the average square n, each in [0, 1).
         eps: at least 0, in units of |g|.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_diff` (d), `exp_avg_sq` (n), `previous_grad`, like the parameters.
 

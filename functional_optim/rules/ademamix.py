@@ -25,7 +25,11 @@ HPARAMS = {
 }
 
 
-@elementwise(slots=("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"), hparams=HPARAMS)
+@elementwise(
+    slots=("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"),
+    coded={"exp_avg_fast": "signed", "exp_avg_slow": "signed", "exp_avg_sq": "positive"},
+    hparams=HPARAMS,
+)
 def scale_by_ademamix(hp, t, *, alpha_warmup: int | None = None, beta3_warmup: int | None = None):
     """Adam's step with a slow average beside the fast one: `u = (m̂₁ + α m₂) / (√v̂ + ε)`.
 
@@ -36,7 +40,7 @@ def scale_by_ademamix(hp, t, *, alpha_warmup: int | None = None, beta3_warmup: i
         alpha_warmup: in how many steps α rises from 0; None for at once. The paper takes the length of the run, for this and for
             `beta3_warmup`: without it, early steps may diverge.
         beta3_warmup: in how many steps β₃ rises from β₁, its half-life linearly; None for at once.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg_fast` (m₁), `exp_avg_slow` (m₂), `exp_avg_sq` (v), like the parameters.
 
@@ -72,6 +76,7 @@ def _lengthened(start, end, a):
 
 @elementwise(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={
         "betas": Hparam((0.99, 0.95), FRACTION),
         "alpha": Hparam(0.0, NON_NEGATIVE),
@@ -90,7 +95,7 @@ def scale_by_simplified_ademamix(hp, t, *, beta1_warmup: int | None = None, min_
         beta1_warmup: in how many steps β₁ rises from `min_beta1`, its half-life linearly; None for at once. The authors take the
             length of the run.
         min_beta1: where that begins, in (0, 1).
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

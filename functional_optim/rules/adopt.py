@@ -16,7 +16,11 @@ from functional_optim.numerics import double, sqrt, where
 from functional_optim.transform import elementwise
 
 
-@elementwise(slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.9999), FRACTION), "eps": Hparam(1e-6, POSITIVE)})
+@elementwise(
+    slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
+    hparams={"betas": Hparam((0.9, 0.9999), FRACTION), "eps": Hparam(1e-6, POSITIVE)},
+)
 def scale_by_adopt(hp, t, *, nesterov: bool = False, clipped: bool = True):
     """Divide the gradient by the root of the average square of the gradients before it, then take the average.
 
@@ -27,7 +31,7 @@ def scale_by_adopt(hp, t, *, nesterov: bool = False, clipped: bool = True):
         eps: greater than 0, in units of |g|: the least denominator.
         nesterov: return the average looked ahead, `β₁ m + (1 − β₁) c`, instead of m.
         clipped: limit the normalised gradient to ±k^¼, k = 1, 2, … counting the updates that move something.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

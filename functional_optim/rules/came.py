@@ -42,6 +42,7 @@ def _scaled(u, r, c):
         "exp_avg_res_row": _per_row,
         "exp_avg_res_col": _per_column,
     },
+    coded={"exp_avg": "signed"},
     hparams={
         "betas": Hparam((0.9, 0.999, 0.9999), FRACTION),
         "eps": Hparam((1e-30, 1e-16), NON_NEGATIVE),
@@ -57,7 +58,7 @@ def scale_by_came(hp):
         betas: decay of m, of the second moment and of the confidence per step, each in [0, 1).
         eps: ε₁, in units of g², and ε₂, in units of the squared step, which is about 1; each at least 0.
         clip_threshold: d, the largest root mean square of a step before it is averaged, greater than 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `exp_avg` (m), like the parameters. For matrices `exp_avg_sq_row`, `exp_avg_sq_col` (r, c) and `exp_avg_res_row`,
     `exp_avg_res_col` (R, C), for vectors `exp_avg_sq` (v); what does not apply is empty, of shape (0,).

@@ -28,6 +28,7 @@ def agree(hparams):
 
 @numbered(
     slots=("exp_avg", "exp_avg_sq", "s"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     shared={"d": lambda hp: hp["d0"], "numerator_weighted": 0.0},
     hparams={
         "lr": Hparam(1.0, NON_NEGATIVE),
@@ -52,7 +53,7 @@ def scale_by_d_adaptation(hp, t, numbers, *, use_bias_correction: bool = False):
         weight_decay: λ, at least 0, decoupled.
         d0: the first d, greater than 0; it may be far too small.
         use_bias_correction: correct the moments for their start at 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v) and `s`, like the parameters; `d` and `numerator_weighted` (r), ()
     float64 tensors that all parameters share.

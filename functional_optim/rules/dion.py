@@ -66,6 +66,7 @@ def scale_by_dion(momentum: float = 0.95, dion_eps: float = 1e-8, seed: float = 
         name="scale_by_dion",
         scalars=_dion,
         slots={"momentum_buffer": zeros, "Q": functools.partial(_first_basis, share=rank_fraction)},
+        coded={"momentum_buffer": "signed"},
         counts=False,
         elementwise=False,
         batched=True,

@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import Schedule, margin_of, matrix_zeros, orthogonalized, require_schedule, schedule_of
@@ -20,6 +21,7 @@ from functional_optim.transform import Transform, per_tensor
 
 @per_tensor(
     slots={"momentum_buffer": matrix_zeros("scale_by_dion2")},
+    coded={"momentum_buffer": "signed"},
     hparams={"ef_decay": Hparam(0.95, FRACTION), "ns_eps": Hparam(1e-8, NON_NEGATIVE)},
     batched=True,
     name="scale_by_dion2",
@@ -50,7 +52,7 @@ def scale_by_dion2(
     coefficients: str | Schedule = "polar_express",
     ns_steps: int = 5,
     ns_dtype: torch.dtype | None = None,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Orthogonalise a share of the momentum's rows, those with the largest sums of magnitudes, and leave the others for later.
 
@@ -62,7 +64,7 @@ def scale_by_dion2(
         ns_eps: at least 0, in units of the norm of the chosen rows.
         fraction: the share of rows or columns, in (0, 1], rounded up.
         coefficients, ns_steps, ns_dtype: see `orthogonalize`.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `momentum_buffer` (M), like the parameters.
 

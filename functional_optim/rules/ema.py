@@ -6,6 +6,7 @@ u ← m / (1 − βᵗ)                  without the correction:  u ← m
 
 import torch
 
+from functional_optim.codecs import Codec
 from functional_optim.hparams import FRACTION, Hparam
 from functional_optim.numerics import bias_correction
 from functional_optim.recipe import recorded
@@ -14,7 +15,7 @@ from functional_optim.transform import Transform, elementwise
 HPARAMS = {"decay": Hparam(0.9, FRACTION)}
 
 
-@elementwise(slots=("exp_avg",), hparams=HPARAMS, name="ema")
+@elementwise(slots=("exp_avg",), coded={"exp_avg": "signed"}, hparams=HPARAMS, name="ema")
 def _corrected(hp, t):
     b, c = hp["decay"], bias_correction(hp["decay"], t)
 
@@ -25,7 +26,7 @@ def _corrected(hp, t):
     return rule
 
 
-@elementwise(slots=("exp_avg",), hparams=HPARAMS, name="ema")
+@elementwise(slots=("exp_avg",), coded={"exp_avg": "signed"}, hparams=HPARAMS, name="ema")
 def _uncorrected(hp):
     b = hp["decay"]
 
@@ -37,13 +38,13 @@ def _uncorrected(hp):
 
 
 @recorded
-def ema(decay: float = 0.9, *, debias: bool = True, state_dtype: torch.dtype | None = None) -> Transform:
+def ema(decay: float = 0.9, *, debias: bool = True, state_dtype: torch.dtype | Codec | None = None) -> Transform:
     """Replace updates by their exponential moving average: `m ← β m + (1 − β) u`.
 
     Args:
         decay: β, in [0, 1).
         debias: divide by `1 − βᵗ`, the weight that has gathered since the start at 0.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `exp_avg` (m), like the parameters; with `debias`, `step` () int64.
 

@@ -13,7 +13,9 @@ from functional_optim.transform import elementwise
 
 
 @elementwise(
-    slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-15, NON_NEGATIVE)}
+    slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
+    hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-15, NON_NEGATIVE)},
 )
 def scale_by_laprop(hp, t):
     """The average of normalised gradients, where Adam normalises the average: bounded whatever the two betas.
@@ -21,7 +23,7 @@ def scale_by_laprop(hp, t):
     Args:
         betas: decay of m and of v per step, each in [0, 1); β₁ may exceed β₂.
         eps: at least 0, in units of |g|.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

@@ -13,13 +13,13 @@ from functional_optim.hparams import FRACTION, Hparam
 from functional_optim.transform import elementwise
 
 
-@elementwise(slots=("exp_avg",), hparams={"betas": Hparam((0.9, 0.99), FRACTION)})
+@elementwise(slots=("exp_avg",), coded={"exp_avg": "signed"}, hparams={"betas": Hparam((0.9, 0.99), FRACTION)})
 def scale_by_lion(hp):
     """The sign of a mix of momentum and gradient: every element moves by ±1, before the learning rate.
 
     Args:
         betas: the share of the old momentum in the mix, and its decay per step, each in [0, 1).
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `exp_avg` (m), like the parameters. No count: there is no bias correction.
 

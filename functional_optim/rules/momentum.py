@@ -15,7 +15,11 @@ from functional_optim.numerics import where
 from functional_optim.transform import elementwise
 
 
-@elementwise(slots=("momentum_buffer",), hparams={"momentum": Hparam(0.9, NON_NEGATIVE), "dampening": Hparam(0.0, ANY)})
+@elementwise(
+    slots=("momentum_buffer",),
+    coded={"momentum_buffer": "signed"},
+    hparams={"momentum": Hparam(0.9, NON_NEGATIVE), "dampening": Hparam(0.0, ANY)},
+)
 def trace(hp, t, *, nesterov: bool = False):
     """Accumulate gradients with momentum: `m ← μ m + (1 − τ) g`, the first step undampened.
 
@@ -23,7 +27,7 @@ def trace(hp, t, *, nesterov: bool = False):
         momentum: μ, at least 0; a steady gradient is amplified by 1 / (1 − μ).
         dampening: τ, the share of each later gradient that is left out.
         nesterov: return `g + μ m`, the momentum looked ahead, instead of m.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `step` () int64; `momentum_buffer` (m), like the parameters.
 

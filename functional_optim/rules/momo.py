@@ -19,6 +19,7 @@ from functional_optim.transform import numbered
 
 @numbered(
     slots=("exp_avg",),
+    coded={"exp_avg": "signed"},
     hparams={
         "lr": Hparam(1.0, "[0, inf]"),
         "momentum": Hparam(0.9, FRACTION),

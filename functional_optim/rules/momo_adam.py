@@ -11,6 +11,7 @@ from functional_optim.transform import numbered
 
 @numbered(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={
         "lr": Hparam(1e-2, "[0, inf]"),
         "betas": Hparam((0.9, 0.999), FRACTION),

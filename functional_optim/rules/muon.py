@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.codecs import Codec
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import (
@@ -40,6 +41,7 @@ HPARAMS = {"momentum": Hparam(0.95, FRACTION), "eps": Hparam(1e-7, NON_NEGATIVE)
 
 @per_tensor(
     slots=MOMENTUM,
+    coded={"momentum_buffer": "signed"},
     hparams={"momentum": HPARAMS["momentum"], "ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": HPARAMS["eps"]},
     batched=True,
     name="scale_by_muon",
@@ -48,7 +50,7 @@ def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     return _stepping(hp, [hp["ns_coefficients"]], None, nesterov, ns_steps, adjust_lr_fn, ns_dtype)
 
 
-@per_tensor(slots=MOMENTUM, hparams=HPARAMS, batched=True, name="scale_by_muon")
+@per_tensor(slots=MOMENTUM, coded={"momentum_buffer": "signed"}, hparams=HPARAMS, batched=True, name="scale_by_muon")
 def _scheduled_muon(hp, *, schedule, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     return _stepping(hp, schedule_of(schedule), margin_of(schedule), nesterov, ns_steps, adjust_lr_fn, ns_dtype)
 
@@ -75,7 +77,7 @@ def scale_by_muon(
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
     ns_dtype: torch.dtype | None = None,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform:
     """Replace each matrix by nearly the closest orthogonal one to its momentum: all directions move alike.
 
@@ -94,7 +96,7 @@ def scale_by_muon(
             "spectral_unclamped" is √(rows / columns) where that is below 1, too, as in torch from 2.14 on.
         ns_dtype: round the factors and the results of each product to this dtype; None computes in that of the parameter, at
             least float32. `torch.bfloat16` is torch's, whatever the parameter.
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `momentum_buffer` (m), like the parameters.
 

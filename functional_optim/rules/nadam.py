@@ -19,6 +19,7 @@ from functional_optim.transform import numbered
 
 @numbered(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     own={"mu_product": OneNumber(lambda hp: 1.0)},
     hparams={
         "betas": Hparam((0.9, 0.999), FRACTION),
@@ -33,7 +34,7 @@ def scale_by_nadam(hp, t, numbers):
         betas: decay of m and of v per step, each in [0, 1).
         eps: at least 0, in units of |g|.
         momentum_decay: ψ, at least 0: how fast μ rises from β₁/2 to β₁, by 4 % of what is left per 1/ψ steps.
-        state_dtype: dtype of the slots like the parameters; theirs by default.
+        state_dtype: dtype of the slots like the parameters, or a codec; theirs by default.
 
     State: `step` () int64; `mu_product` (Π), a () float64 for each leaf; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

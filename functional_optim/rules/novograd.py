@@ -22,6 +22,7 @@ def _one_number(p, hp):
 
 @numbered(
     slots=("exp_avg",),
+    coded={"exp_avg": "signed"},
     own={"exp_avg_sq": _one_number},
     hparams={
         "betas": Hparam((0.9, 0.25), FRACTION),
@@ -36,7 +37,7 @@ def scale_by_novograd(hp, t, numbers):
         betas: decay of m and of v, each in [0, 1).
         eps: at least 0, in units of ‖g‖.
         weight_decay: λ, at least 0; it is part of what momentum accumulates.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), like the parameters; `exp_avg_sq` (v), () for each of them.
 

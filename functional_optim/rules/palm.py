@@ -18,6 +18,7 @@ from functional_optim.transform import elementwise
 
 @elementwise(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={
         "beta1": Hparam(0.9, FRACTION),
         "beta2_decay": Hparam(-0.8, "(-inf, 0]"),
@@ -31,7 +32,7 @@ def scale_by_palm(hp, t):
         beta1: decay of m per step, in [0, 1).
         beta2_decay: at most 0; −1 makes v the mean of all squares so far, 0 the present square alone.
         eps: at least 0, in units of |g|.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

@@ -22,6 +22,7 @@ from functional_optim.transform import numbered
 
 @numbered(
     slots={"exp_avg": zeros, "exp_avg_sq": zeros, "s": zeros, "p0": copied},
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     shared={"d": lambda hp: hp["d0"], "d_numerator": 0.0},
     hparams={
         "lr": Hparam(1.0, NON_NEGATIVE),
@@ -48,7 +49,7 @@ def scale_by_prodigy(hp, t, numbers, *, use_bias_correction: bool = False, safeg
         d_coef: c, greater than 0, what estimates are multiplied by: the knob to turn if the steps are too large or too small.
         use_bias_correction: correct the moments for their start at 0.
         safeguard_warmup: leave η κ out of s, so that a long warm-up does not inflate the estimate.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), `s`, and the first parameters `p0` (x₀), like the parameters; `d` and
     `d_numerator` (r), () float64 tensors that all parameters share.

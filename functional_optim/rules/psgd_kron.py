@@ -83,6 +83,7 @@ def scale_by_psgd_kron(
         name="scale_by_psgd_kron",
         scalars=_psgd,
         slots={"momentum_buffer": zeros, **_factors(dims, max_size_triangular, min_ndim_triangular, precond_init_scale)},
+        coded={"momentum_buffer": "signed"},
         counts=True,
         elementwise=False,
         options={"share": update_probability, "dims": dims},

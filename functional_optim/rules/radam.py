@@ -19,7 +19,9 @@ from functional_optim.transform import elementwise
 
 
 @elementwise(
-    slots=("exp_avg", "exp_avg_sq"), hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
+    slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
+    hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)},
 )
 def scale_by_radam(hp, t, *, degenerated_to_sgd: bool = True, optimized_update: bool = True):
     """Adam's update, rectified: `u = r m̂ / (√v̂ + ε)`, and `m̂` while v̂ has seen too few gradients to be trusted.
@@ -30,7 +32,7 @@ def scale_by_radam(hp, t, *, degenerated_to_sgd: bool = True, optimized_update: 
         degenerated_to_sgd: take the step m̂ until r exists (5 steps with the default betas); False takes none, moments advance.
         optimized_update: ε is added to √v before the bias is corrected, as in torch, so that the first steps feel it most:
             `√v̂ + ε / √(1 − β₂ᵗ)`. False is the paper's √v̂ + ε, and optax's.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

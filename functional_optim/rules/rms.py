@@ -14,7 +14,7 @@ from functional_optim.transform import elementwise
 HPARAMS = {"alpha": Hparam(0.99, FRACTION), "eps": Hparam(1e-8, NON_NEGATIVE)}
 
 
-@elementwise(slots=("square_avg",), hparams=HPARAMS)
+@elementwise(slots=("square_avg",), coded={"square_avg": "positive"}, hparams=HPARAMS)
 def scale_by_rms(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool = False):
     """Divide the gradient by its root mean square: `u = g / (√v + ε)`.
 
@@ -23,7 +23,7 @@ def scale_by_rms(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool = Fa
         eps: at least 0; in units of |g|, or of g² with `eps_in_sqrt`.
         eps_in_sqrt: divide by `√(v + ε)` instead.
         bias_correction: divide v by `1 − αᵗ`, the weight that it has gathered; without, the first update is ±1/√(1 − α).
-        state_dtype: dtype of the slot; the parameter's by default.
+        state_dtype: dtype of the slot, or a codec; the parameter's by default.
 
     State: `step` () int64; `square_avg` (v), like the parameters.
 
@@ -53,7 +53,7 @@ def scale_by_stddev(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool =
         eps: at least 0; in units of |g|, or of g² with `eps_in_sqrt`. A gradient that stays the same is divided by it.
         eps_in_sqrt: divide by `√(v − a² + ε)` instead.
         bias_correction: divide v and a by `1 − αᵗ`; the first variance is 0 then.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `square_avg` (v), `grad_avg` (a), like the parameters.
 

@@ -38,6 +38,7 @@ def _largest_along(axis, v, old):
 
 @per_tensor(
     slots={"accumulators": _accumulators, "exp_avg": zeros},
+    coded={"exp_avg": "signed"},
     hparams={"momentum": Hparam(0.9, FRACTION), "eps": Hparam(1e-8, POSITIVE)},
 )
 def scale_by_sm3(hp):
@@ -48,7 +49,7 @@ def scale_by_sm3(hp):
     Args:
         momentum: μ, in [0, 1).
         eps: ε, greater than 0, in units of g².
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `accumulators`, 1-D: those of the first axis, then of the second, … (rows + columns of a matrix, one of a () tensor);
     `exp_avg` (m), like the parameters.

@@ -19,6 +19,7 @@ from functional_optim.trees import Tree
 
 @elementwise(
     slots=("exp_avg", "hessian"),
+    coded={"exp_avg": "signed"},
     hparams={
         "betas": Hparam((0.965, 0.99), FRACTION),
         "rho": Hparam(0.04, NON_NEGATIVE),
@@ -36,7 +37,7 @@ def scale_by_sophia(hp):
         betas: decay of m per step, and of h per estimate, each in [0, 1).
         rho: ρ, at least 0: the larger, the more elements take Newton's step, divided by ρ.
         eps: at least 0, in units of the Hessian; before the first estimate h is 0, and every element moves by ±1.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `exp_avg` (m), `hessian` (h), like the parameters.
 

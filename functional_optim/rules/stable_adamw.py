@@ -17,6 +17,7 @@ from functional_optim.transform import numbered
 
 @numbered(
     slots=("exp_avg", "exp_avg_sq"),
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={
         "betas": Hparam((0.9, 0.99), FRACTION),
         "eps": Hparam(1e-6, POSITIVE),
@@ -30,7 +31,7 @@ def scale_by_stable_adamw(hp, t, numbers):
         betas: decay of m and of v per step, each in [0, 1).
         eps: greater than 0, in units of |g|.
         weight_decay: λ, at least 0.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

@@ -20,6 +20,7 @@ START = "initial_accumulator_value"
 
 @elementwise(
     slots={"exp_avg": filled(START), "exp_avg_sq": filled(START)},
+    coded={"exp_avg": "signed", "exp_avg_sq": "positive"},
     hparams={"betas": Hparam((0.9, 0.999), FRACTION), "eps": Hparam(1e-3, NON_NEGATIVE), START: Hparam(1e-6, NON_NEGATIVE)},
 )
 def scale_by_yogi(hp, t):
@@ -32,7 +33,7 @@ def scale_by_yogi(hp, t):
         betas: decay of m and size of v's steps, each in [0, 1).
         eps: at least 0, in units of |g|; larger than Adam's.
         initial_accumulator_value: where both moments start, at least 0; in units of g and of g². Read by `init_state` alone.
-        state_dtype: dtype of the slots; the parameter's by default.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     State: `step` () int64; `exp_avg` (m), `exp_avg_sq` (v), like the parameters.
 

@@ -16,6 +16,8 @@ from functional_optim.testing import LAWS, Trial, check_law, default_params
 
 # What is exported and is no transform.
 OTHERS = {
+    "Blockwise",
+    "Stochastic",
     "Hparam",
     "PerLeaf",
     "apply_updates",

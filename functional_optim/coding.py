@@ -1,0 +1,247 @@
+"""A rule whose slots are stored by a codec: each is decoded before the rule, and encoded after it; the rule is as it was."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.codecs import Codec
+from functional_optim.hparams import HParams
+from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, widened
+from functional_optim.numbered import Numbered
+from functional_optim.reductions import SumOver
+from functional_optim.sharded import is_sharded
+from functional_optim.trees import Tree
+
+# Which parameters' slots are coded, by name and tensor.
+Chosen = Callable[[str, Tensor], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """How the slots of a rule are stored.
+
+    Attributes:
+        inner: the rule that sees them decoded.
+        codec: what stores those that are `inner.coded`.
+        only: which parameters are concerned; None for all that the codec takes.
+    """
+
+    inner: Lifted
+    codec: Codec
+    only: Chosen | None = None
+
+    @property
+    def slots(self) -> list[tuple[str, str | None, int]]:
+        """Each slot of the rule: its name, the kind of codes if it is coded, and in how many parts it is stored."""
+        coded = self.inner.coded
+        return [(name, coded.get(name), len(self.codec.parts) if name in coded else 1) for name in self.inner.slots]
+
+    def chosen(self, params: Tree) -> list[bool]:
+        """Whether each leaf's slots are coded."""
+        leaves = trees.leaves(params)
+        if self.only is None:
+            return [p is not None and self.takes(p) for p in leaves]
+        named = zip(trees.names(params), leaves, strict=True)
+        return [p is not None and self.takes(p) and bool(self.only(name, p)) for name, p in named]
+
+    def takes(self, p: Tensor) -> bool:
+        """Not the blocks of a sharded tensor, which would depend on the number of shards."""
+        return self.codec.takes(p) and not is_sharded(p)
+
+    def decoded(self, stored: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+        """A leaf's slots as the rule sees them, of all that is stored of it; coded ones in this dtype."""
+        parts, slots = iter(stored), []
+        for _, kind, count in self.slots:
+            own = [next(parts) for _ in range(count)]
+            is_coded = kind is not None and own[0].dtype in self.codec.dtypes
+            slots.append(self.codec.decode(own, kind, shape).to(dtype) if is_coded and kind else widened(own[0]))
+        return slots
+
+    def encoded(self, new: Sequence[Tensor], stored: Sequence[Tensor], t: Any) -> list[Tensor]:
+        """New slots in the way in which the old ones are stored."""
+        parts, found = iter(stored), []
+        for number, (slot, (_, kind, count)) in enumerate(zip(new, self.slots, strict=True)):
+            own = [next(parts) for _ in range(count)]
+            is_coded = kind is not None and own[0].dtype in self.codec.dtypes
+            found += self.codec.encode(slot, kind, t, number) if is_coded and kind else (slot, *own[1:])
+        return found
+
+    def starts(self) -> dict[str, SlotInit]:
+        """How each part of what is stored starts."""
+        starts: dict[str, SlotInit] = {}
+        for number, (name, kind, _) in enumerate(self.slots):
+            own = self.inner.slots[name]
+            if kind is None:
+                starts[name] = own
+            else:
+                for i, ending in enumerate(self.codec.parts):
+                    starts[name + ending] = CodedStart(own, self.codec, kind, number, i)
+        return starts
+
+
+@dataclass(frozen=True, eq=False)
+class CodedStart:
+    """How one part of a coded slot starts."""
+
+    start: SlotInit
+    codec: Codec
+    kind: str
+    number: int
+    part: int
+
+    def __call__(self, p: Tensor, hp: HParams) -> Tensor:
+        """Of a parameter whose slots are coded."""
+        slot = self.start(p, hp)
+        reals = torch.view_as_real(slot.resolve_conj()) if slot.is_complex() else slot
+        return self.codec.encode(reals, self.kind, 0, self.number)[self.part]
+
+    def plain(self, p: Tensor, hp: HParams) -> Tensor:
+        """Of another one: at least float32, and no further parts."""
+        if self.part:
+            return self.codec.empty(p.device)[self.part - 1]
+        slot = self.start(p, hp)
+        return slot.to(torch.promote_types(slot.dtype, torch.float32))
+
+
+def with_codec(form: Lifted, codec: Codec, only: Chosen | None = None) -> Lifted:
+    """The same rule with its slots stored by a codec, those that it says may be. It counts updates, for the codec's sake.
+
+    Raises:
+        ValueError: there are none, or they are stored by one already.
+    """
+    if form.coding is not None:
+        raise ValueError(f"the slots of {form.name} are stored by {form.coding.codec!r} already.")
+    if not form.coded:
+        raise ValueError(
+            f"{form.name} has no slot that may be coded, of {tuple(form.slots)}. A rule says which may be: "
+            "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots=."
+        )
+    coding = Coding(form, codec, only)
+    starts = coding.starts()
+    how: dict[str, Any] = {
+        "scalars": _scalars_of(form, coding),
+        "slots": starts,
+        "counts": True,
+        "coding": coding,
+        "constants": (*form.constants, *(name + ending for name in form.coded for ending in codec.parts)),
+    }
+    if isinstance(form, Leafwise):
+        how["evaluated_at"] = form.evaluated_at and _evaluation(form.evaluated_at, coding)
+        how["reduce"] = form.reduce and _reduction(form.reduce, coding, tuple(starts))
+    return dataclasses.replace(form, **how)
+
+
+def require_plain(form: Any, where: str) -> None:
+    """Raise ValueError where a rule's slots are stored by a codec, and `where` wants to see them."""
+    if isinstance(form, Lifted) and form.coding is not None:
+        raise ValueError(
+            f"{where} works on the slots of {form.name}, which a codec stores: let that be outermost, quantized({where}(...)), "
+            "and give the rule inside no codec."
+        )
+
+
+def _scalars_of(form: Lifted, coding: Coding) -> Callable[..., Any]:
+    maker = _NumberedScalars if isinstance(form, Numbered) else _WholeScalars if isinstance(form, WholeTree) else _Scalars
+    return maker(coding)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scalars:
+    """The scalars of a rule for one tensor, whose slots are coded."""
+
+    coding: Coding
+
+    def __post_init__(self) -> None:
+        # What is told of the rule is what it is without codes.
+        object.__setattr__(self, "__doc__", self.coding.inner.scalars.__doc__)
+
+    def __call__(self, hp: HParams, t: Any, *found: Any, **options: Any) -> Any:
+        form = self.coding.inner
+        assert isinstance(form, Leafwise)
+        return _around(self.coding, form.rule(hp, t, *(found or (None,))), t, batched=form.batched)
+
+
+class _NumberedScalars(_Scalars):
+    """Those of a rule with numbers."""
+
+    def __call__(self, hp: HParams, t: Any, *found: Any, **options: Any) -> Any:
+        form, count = self.coding.inner, _stored(self.coding)
+        assert isinstance(form, Numbered)
+        terms, finish, rule = form.parts_of(hp, t, *found)
+
+        def coded_terms(g: Tensor, p: Tensor, *stored: Any) -> Any:
+            assert terms is not None
+            return terms(g, p, *self.coding.decoded(stored[:count], g.shape, g.dtype), *stored[count:])
+
+        def coded_rule(new: Any, g: Tensor, p: Tensor, *stored: Any) -> Any:
+            return _around(self.coding, lambda *row: rule(new, *row), t)(g, p, *stored)
+
+        return terms and coded_terms, finish, coded_rule
+
+
+class _WholeScalars(_Scalars):
+    """Those of a rule for all tensors."""
+
+    def __call__(self, hp: HParams, t: Any, *found: Any, **options: Any) -> Any:
+        coding, form = self.coding, self.coding.inner
+        rule, count = form.scalars(hp, *([t] if form.counts else []), **form.options), _stored(coding)
+
+        def coded_rule(gs: Sequence[Tensor], ps: Sequence[Any], shared: Mapping[str, Any], *columns: Sequence[Any]) -> Any:
+            stored = [list(row) for row in zip(*columns[:count], strict=True)]
+            decoded = [coding.decoded(row, g.shape, g.dtype) for row, g in zip(stored, gs, strict=True)]
+            slots = [[row[i] for row in decoded] for i in range(len(form.slots))]
+            updates, shared, *new = rule(gs, ps, shared, *slots, *columns[count:])
+            encoded = [coding.encoded(row, old, t) for row, old in zip(zip(*new, strict=True), stored, strict=True)]
+            return updates, shared, *([row[i] for row in encoded] for i in range(count))
+
+        return coded_rule
+
+
+def _around(coding: Coding, rule: Callable[..., Any], t: Any, *, batched: bool = False) -> Callable[..., Any]:
+    """A rule for one tensor of decoded slots, as one of coded ones; or for a stack of tensors."""
+    count = _stored(coding)
+
+    def coded_rule(g: Tensor, p: Tensor, *stored: Any) -> Any:
+        parts, further = stored[:count], stored[count:]
+        if not batched:
+            u, *new = rule(g, p, *coding.decoded(parts, g.shape, g.dtype), *further)
+            return u, *coding.encoded(new, parts, t)
+        rows = list(zip(*(x.unbind() for x in parts), strict=True))
+        decoded = [coding.decoded(row, g.shape[1:], g.dtype) for row in rows]
+        u, *new = rule(g, p, *(torch.stack(column) for column in zip(*decoded, strict=True)), *further)
+        encoded = [
+            coding.encoded(own, row, t) for own, row in zip(zip(*(x.unbind() for x in new), strict=True), rows, strict=True)
+        ]
+        return u, *(torch.stack(column) for column in zip(*encoded, strict=True))
+
+    return coded_rule
+
+
+def _reduction(reduce: Callable[..., Any], coding: Coding, names: Sequence[str]) -> Callable[..., Any]:
+    """What a rule asks of all leaves, which sees their slots decoded."""
+
+    def opened(u: Tensor, slots: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(coding.inner.slots, coding.decoded([slots[name] for name in names], u.shape, u.dtype), strict=True))
+
+    if isinstance(reduce, SumOver):
+        return SumOver(lambda u, p, **slots: reduce.term(u, p, **opened(u, slots)), reduce.finish)
+
+    def reduced(updates: Sequence[Tensor], params: Sequence[Any], **slots: Sequence[Tensor]) -> Any:
+        rows = [opened(u, {name: slots[name][i] for name in slots}) for i, u in enumerate(updates)]
+        return reduce(updates, params, **{name: [row[name] for row in rows] for name in coding.inner.slots})
+
+    return reduced
+
+
+def _evaluation(at: Callable[..., Tensor], coding: Coding) -> Callable[..., Tensor]:
+    count = _stored(coding)
+    return lambda p, *stored: at(p, *coding.decoded(stored[:count], p.shape, p.dtype), *stored[count:])
+
+
+def _stored(coding: Coding) -> int:
+    return sum(count for _, _, count in coding.slots)

@@ -1,0 +1,138 @@
+"""`quantized`: every rule inside a transform keeps its averages in 8 or 4 bits an element.
+
+It is the transform with other rules, each what it was between a decoder and an encoder (`coding`), so whatever looks into a chain
+looks into this one, and checkpoints have the same names.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from functional_optim.checks import misfit
+from functional_optim.codecs import Blockwise, Codec
+from functional_optim.coding import Chosen, with_codec
+from functional_optim.combinators.labels import Labels
+from functional_optim.form import nested
+from functional_optim.lifting import Lifted
+from functional_optim.recipe import recorded
+from functional_optim.transform import Transform, require_transform
+
+
+@recorded
+def quantized(
+    transform: Transform,
+    bits: int = 8,
+    *,
+    block: int = 64,
+    min_size: int = 256,
+    only: str | Labels | None = None,
+    codec: Codec | None = None,
+) -> Transform:
+    """The same transform with the averages of its rules in 8 or 4 bits an element: two bytes a parameter for AdamW, or one.
+
+        tx = quantized(chain(clip_by_global_norm(), adamw()), bits=8)
+        tx = quantized(soap(), only=r"weight$")
+
+    Each rule says which of its slots are coded: averages of gradients and of their squares. Counts, numbers, step sizes, factors,
+    and copies of parameters or gradients stay as they are. The catalogue lists both. `Blockwise` says what is stored, and how it
+    is rounded; `state_dtype=Blockwise(bits=8)` is the same for a single rule.
+
+    Derivatives of an update are those of the rules at the decoded state; from one step to the next none go through the codes.
+
+    Args:
+        transform: anything that is made of rules.
+        bits, block, min_size: as for `Blockwise`.
+        only: which parameters' slots are coded; the others' stay float32. A regular expression that is searched for in the name,
+            a function `(name, parameter) -> bool`, or a mapping of names to bools.
+        codec: another codec, `Stochastic()`, in the place of these numbers.
+
+    State: the transform's, where coded slots have two entries, `exp_avg` and `exp_avg.scale`; see `Blockwise`. Every rule with
+    coded slots has a `step`.
+
+    Raises:
+        TypeError: this is no transform, or `only` is none of these.
+        ValueError: no rule in it has a slot that may be coded; or one keeps its slots in codes already.
+
+    Source: Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, https://arxiv.org/abs/2110.02861, whose codes are
+    others. Neither torch nor optax has a counterpart.
+
+    >>> import torch
+    >>> from functional_optim import adamw
+    >>> state = quantized(adamw()).init_state({"w": torch.zeros(32, 32)})
+    >>> slots = state["scale_by_adam"]
+    >>> {name: (slots[name]["w"].dtype, tuple(slots[name]["w"].shape)) for name in ("exp_avg", "exp_avg.scale")}
+    {'exp_avg': (torch.int8, (32, 32)), 'exp_avg.scale': (torch.bfloat16, (16,))}
+    """
+    require_transform(transform, "quantized")
+    if codec is not None and not isinstance(codec, Codec):
+        raise TypeError(f"codec = {codec!r} of quantized: expected a codec, such as Blockwise(bits=4) or Stochastic().")
+    codec = codec or Blockwise(bits, block, min_size)
+    if not any(isinstance(form, Lifted) and form.coded for _, form in nested(transform)):
+        raise ValueError(
+            f"{transform.name} has no slot that may be coded. A rule of your own says which may be: "
+            "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots=."
+        )
+    return _rebuilt(transform, codec, _chosen(only))
+
+
+def _rebuilt(transform: Transform, codec: Codec, only: Chosen | None) -> Transform:
+    """The transform with other rules."""
+    form: Any = transform.form
+    if isinstance(form, Lifted):
+        is_concerned = form.coded or form.coding is not None
+        return Transform.of(with_codec(form, codec, only), transform.declared, transform.name) if is_concerned else transform
+    if not form.parts:
+        return transform
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, Transform):
+            return _rebuilt(value, codec, only)
+        if isinstance(value, dict):
+            return {key: inside(each) for key, each in value.items()}
+        return tuple(map(inside, value)) if type(value) is tuple else list(map(inside, value)) if type(value) is list else value
+
+    changed = {each.name: inside(getattr(form, each.name)) for each in dataclasses.fields(form) if each.init}
+    return Transform.of(dataclasses.replace(form, **changed), transform.declared, transform.name)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Parameters in whose names an expression is found."""
+
+    pattern: str
+
+    def __call__(self, name: str, leaf: Tensor) -> bool:
+        return re.search(self.pattern, name) is not None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Parameters that are listed."""
+
+    table: Mapping[str, Any]
+
+    def __call__(self, name: str, leaf: Tensor) -> bool:
+        return bool(self.table.get(name, False))
+
+
+def _chosen(only: Any) -> Chosen | None:
+    if isinstance(only, str):
+        try:
+            return _Named(re.compile(only).pattern)
+        except re.error as error:
+            raise ValueError(f"only = {only!r} of quantized is no regular expression: {error}.") from None
+    if isinstance(only, Mapping):
+        return _Listed(dict(only))
+    if only is None:
+        return None
+    problem = f"takes {misfit(only, '', None)}" if callable(only) else f"is {only!r}"
+    if not callable(only) or misfit(only, "", None):
+        raise TypeError(
+            f"only of quantized {problem}: expected a regular expression for names, a mapping of names to bools, or a function "
+            "of the name and the parameter, lambda name, leaf: ..."
+        )
+    return only

@@ -1,0 +1,150 @@
+"""Codecs: what codes stand for, how they are rounded, and what an optimizer makes of them."""
+
+import math
+
+import pytest
+import torch
+
+import functional_optim as fo
+from functional_optim.codecs import POSITIVE, SIGNED
+
+KINDS = [(8, SIGNED), (8, POSITIVE), (4, SIGNED), (4, POSITIVE)]
+
+
+def spread(sigma, shape=(40, 16), seed=0):
+    """Numbers of either sign whose sizes are lognormal."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator) * torch.exp(sigma * torch.randn(shape, generator=generator))
+
+
+def given(kind, sigma=2.0):
+    return spread(sigma).abs() if kind == POSITIVE else spread(sigma)
+
+
+@pytest.mark.parametrize("bits, kind", KINDS)
+def test_codes_stand_for_what_the_definition_says(bits, kind):
+    """Against plain numbers: the code of each by the formula of the module, for a scale that is a power of 2."""
+    codec, top, per_octave = fo.Blockwise(bits, block=16, min_size=1), 2 ** (bits - (kind == SIGNED)) - 1, {8: 8, 4: 1}[bits]
+    per_octave = 7 if (bits, kind) == (8, SIGNED) else per_octave
+    for code in range(1, top + 1, 1 if bits == 4 else 9):
+        size = (code - top) / per_octave
+        whole = math.floor(size)
+        value = 4.0 * 2.0**whole * (1 + size - whole)
+        x = torch.tensor([4.0, value] if kind == POSITIVE else [4.0, -value])
+        stored = codec.encode(x, kind, code, 0)
+        torch.testing.assert_close(codec.decode(stored, kind, x.shape), x, rtol=3e-6, atol=0)
+        if bits == 8:
+            assert stored[0].tolist() == [top, code if kind == POSITIVE else -code]
+
+
+@pytest.mark.parametrize("bits, kind", KINDS)
+def test_what_was_decoded_has_the_same_codes_at_any_step(bits, kind):
+    codec, x = fo.Blockwise(bits, min_size=1), given(kind)
+    stored = codec.encode(x, kind, 1, 0)
+    for t in range(2, 60):
+        again = codec.encode(codec.decode(stored, kind, x.shape), kind, t, 0)
+        assert all(torch.equal(a, b) for a, b in zip(again, stored, strict=True)), t
+
+
+@pytest.mark.parametrize("bits, kind", KINDS)
+def test_the_mean_of_what_is_stored_is_what_was_to_be_stored(bits, kind):
+    """Rounded evenly, the mean of n lies within about 1/n of a step; a step is the number's own size in 4 bits. What lies within
+    2⁻⁷ of the largest number of a block is taken for it."""
+    codec, x, steps = fo.Blockwise(bits, min_size=1), given(kind, 0.3), 200
+    mean = sum(codec.decode(codec.encode(x, kind, t, 1), kind, x.shape) for t in range(1, steps + 1)) / steps
+    # Below the smallest code of 4 bits nothing is in proportion.
+    there = x.abs() > x.abs().max() / 16
+    torch.testing.assert_close(mean[there], x[there], rtol=0.03 if bits == 4 else 8e-3, atol=0)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("size", [1.0, 1e-20, 1e-38, 1e-44])
+def test_nothing_positive_decodes_to_zero_and_zero_does(bits, size):
+    codec = fo.Blockwise(bits, block=16, min_size=1)
+    x = (torch.logspace(0, -30, 31) * size).clamp(min=1e-45)
+    x[-1] = 0.0
+    decoded = codec.decode(codec.encode(x, POSITIVE, 3, 1), POSITIVE, x.shape)
+    assert (decoded[:-1] > 0).all() and decoded[-1] == 0
+
+
+def test_a_block_with_a_number_that_is_not_finite_decodes_to_nan_and_no_other_block_does():
+    codec = fo.Blockwise(block=16, min_size=1)
+    for bad in (math.inf, -math.inf, math.nan):
+        x = torch.ones(40)
+        x[20] = bad
+        decoded = codec.decode(codec.encode(x, SIGNED, 1, 0), SIGNED, x.shape)
+        assert decoded[16:32].isnan().all() and torch.equal(decoded[:16], x[:16]) and torch.equal(decoded[32:], x[32:])
+
+
+def test_codes_are_the_same_for_any_number_of_threads():
+    codec, x, threads = fo.Blockwise(), spread(1.0, (300, 300)), torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(codec.encode(x, SIGNED, 7, 0))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def errors_of_updates(sigma, bits, steps, count=64 * 64):
+    """Of a coded Adam beside a plain one, on the same gradients: Σ(u − u')² / Σu², and the largest ratio of their maxima."""
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.exp(sigma * torch.randn(count, generator=generator)) * 1e-3
+    drift = 0.3 * torch.randn(count, generator=generator)
+    plain, coded = fo.scale_by_adam(), fo.scale_by_adam(state_dtype=fo.Blockwise(bits))
+    p = torch.zeros(count)
+    states, error, norm, ratio = [plain.init_state(p), coded.init_state(p)], 0.0, 0.0, 0.0
+    for _ in range(steps):
+        g = (torch.randn(count, generator=generator) + drift) * scales
+        u, states[0] = plain.update(g, states[0])
+        v, states[1] = coded.update(g, states[1])
+        error, norm = error + float(((u - v) ** 2).sum()), norm + float((u**2).sum())
+        ratio = max(ratio, float(v.abs().max() / u.abs().max()))
+    return error / norm, ratio
+
+
+@pytest.mark.parametrize("sigma, bound", [(0.0, 0.01), (1.5, 0.01), (2.5, 0.05)])
+def test_updates_are_close_to_those_of_a_float32_state(sigma, bound):
+    """Gradients whose sizes within a block differ as exp(σ z). Rounded to nearest, or with codes at equal distances, it fails."""
+    error, ratio = errors_of_updates(sigma, 8, 200)
+    assert error < bound and ratio < 2
+
+
+def test_stochastic_rounding_is_a_function_of_step_slot_and_place_with_the_right_mean():
+    codec, x = fo.Stochastic(), torch.full((2000,), 1 + 1 / 1024)
+    first = codec.encode(x, SIGNED, 5, 0)[0]
+    assert first.dtype == torch.bfloat16 and torch.equal(first, codec.encode(x, SIGNED, 5, 0)[0])
+    assert not torch.equal(first, codec.encode(x, SIGNED, 6, 0)[0]) and not torch.equal(first, codec.encode(x, SIGNED, 5, 1)[0])
+    # A step of bfloat16 is 1/128 here: an eighth of 2000 goes up, ± 4 standard deviations of 15.
+    assert abs(int((first > 1).sum()) - 250) < 60
+
+
+def test_a_slow_average_in_bfloat16_arrives_only_if_it_is_rounded_at_random():
+    g, plain, coded = torch.ones(512), fo.ema(0.997), fo.ema(0.997, state_dtype=fo.Stochastic())
+    nearest = fo.ema(0.997, state_dtype=torch.bfloat16)
+    ends = []
+    for tx in (plain, coded, nearest):
+        state = tx.init_state(g)
+        for _ in range(300):
+            _, state = tx.update(g, state)
+        ends.append(float(state["exp_avg"].float().mean()))
+    assert ends[1] == pytest.approx(ends[0], rel=5e-3) and ends[2] < 0.9 * ends[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"bits": 2}, "bits = 2 of Blockwise: expected 8 or 4"),
+        ({"bits": True}, "bits = True"),
+        ({"block": 48}, "block = 48 of Blockwise: expected a power of 2"),
+        ({"block": 8}, "block of Blockwise"),
+        ({"min_size": -1}, "min_size of Blockwise"),
+    ],
+)
+def test_unfit_codecs_are_refused(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        fo.Blockwise(**arguments)
+    with pytest.raises(TypeError, match="expected torch.bfloat16 or torch.float16"):
+        fo.Stochastic(torch.float32)
