@@ -96,6 +96,10 @@ NAMES: dict[str, Name] = {
         LambdaFuture="torch._inductor.codecache.LambdaFuture",
     ),
     **_names(
+        "another way: a Hessian under `vmap` gets the compiler's own error",
+        FakeTensorDeviceMismatchError="torch._subclasses.fake_tensor.FakeTensorDeviceMismatchError",
+    ),
+    **_names(
         "another way: the compiler runs a step of a loop to see what each call of it returns, which is slower",
         registered_hop_fake_fns="torch._higher_order_ops.utils.registered_hop_fake_fns",
     ),
@@ -246,6 +250,12 @@ def asks_for_values() -> tuple[type[Exception], ...]:
     """The exceptions of a trace of what asks for the value of a tensor."""
     names = ("DataDependentOutputException", "DynamicOutputShapeException")
     return tuple(error for error in map(get, names) if error is not None)
+
+
+def mistakes_devices() -> tuple[type[Exception], ...]:
+    """The exception of a trace where tensors seem to be on several devices."""
+    error = get("FakeTensorDeviceMismatchError")
+    return () if error is None else (error,)
 
 
 def patched(config: Any, settings: Mapping[str, Any]) -> Any:

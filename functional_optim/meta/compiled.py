@@ -528,9 +528,8 @@ def _code(plan: _Plan, tensors: Tensors) -> _Code:
 
 def _precision(tensors: Tensors) -> Any:
     """What a trace takes from its surroundings: the dtype of new tensors, and of matrix products under `torch.autocast`."""
-    autocast = {
-        kind: torch.get_autocast_dtype(kind) for kind in {x.device.type for x in tensors} if torch.is_autocast_enabled(kind)
-    }
+    kinds = filter(torch.amp.is_autocast_available, {x.device.type for x in tensors})
+    autocast = {kind: torch.get_autocast_dtype(kind) for kind in kinds if torch.is_autocast_enabled(kind)}
     return torch.get_default_dtype(), tuple(autocast.items())
 
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.packing import is_smooth
@@ -70,7 +71,8 @@ class Part:
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
         start = time.perf_counter()
-        with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known():
+        with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in a trace
             run = inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
         log.info("compiled %s in %.1f s", self.name, time.perf_counter() - start)
 
@@ -102,7 +104,7 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
         _kept.append([])
         try:
             with mode:
-                return list(function(*_like(like)))
+                return _with_zeros(lambda function: list(function(*_like(like))), function)
         except torch_internals.asks_for_values() as error:
             asked = getattr(error, "func", error)
             raise ValueError(
@@ -151,6 +153,31 @@ def forward_and_transpose(
         graph = _traced(joint, given, mode)  # which keeps what it calls, until the parts do
         forward, backward = _split(graph, len(like), len(outputs), mode)
         return Part(forward, mode, name), Part(backward, mode, f"the transpose of {name}", is_backward=True)
+
+
+def _with_zeros(trace: Callable[[Callable[..., Any]], Any], function: Callable[..., Any]) -> Any:
+    """A trace of the function; where torch fails at tensors that it knows to be 0, with ordinary zeros.
+
+    Of a tangent that is 0 there is such a tensor, of which no sum has the right device when it is batched twice: in
+    `vmap(hessian(f))` (seen in torch 2.13).
+    """
+    try:
+        return trace(function)
+    except torch_internals.mistakes_devices():
+
+        @functools.wraps(function)
+        def zeroed(*inputs: Tensor) -> Any:
+            with _Zeros():
+                return function(*inputs)
+
+        return trace(zeroed)
+
+
+class _Zeros(TorchDispatchMode):
+    """Tensors that torch knows to be 0 are ordinary ones."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (aten.zeros.default if func is aten._efficientzerotensor.default else func)(*args, **(kwargs or {}))
 
 
 def _fake_mode() -> Any:
@@ -224,7 +251,7 @@ def _traced(function: Callable[..., Any], inputs: Sequence[Tensor], mode: Any) -
         _kept.append([])
         try:
             with mode:
-                graph = make_fx(function)(*inputs)
+                graph = _with_zeros(lambda function: make_fx(function)(*inputs), function)
                 _require_pure(graph)
                 # apart, because `functionalize` takes no `autograd.Function`
                 graph = make_fx(torch.func.functionalize(graph), decomposition_table=decompositions)(*inputs)

@@ -7,6 +7,7 @@ from torch import func
 
 import functional_optim as fo
 from functional_optim import torch_internals
+from functional_optim.meta.lowering import forward_part
 from functional_optim.philox import normal
 
 DOUBLE = {"dtype": torch.float64}
@@ -66,6 +67,7 @@ WAYS = {
         PAIR, PAIR, LR, XS
     ),
     "Hessian": lambda f: func.hessian(f, 1)(A, C, LR, XS),
+    "Hessians of a batch": lambda f: torch.vmap(func.hessian(f, 2), (0, None, None, None))(PAIR, C, LR, XS),
     "gradient of gradients": lambda f: func.grad(lambda c: sum(x.square().sum() for x in func.grad(f, (1, 2))(A, c, LR, XS)))(C),
     "forward twice": lambda f: func.jacfwd(func.jacfwd(f, 1), 2)(A, C, LR, XS),
     "reverse over forward": lambda f: func.jacrev(func.jacfwd(f, 2), 1)(A, C, LR, XS),
@@ -97,6 +99,16 @@ def test_compiled_it_is_the_same(way, named):
     options = OPTIONS[NAMES.index(named)]
     found = fo.meta.compiled(lambda: WAYS[way](total(fo.meta.loop, **options)))()
     close(found, WAYS[way](total(by_hand, **options)), **SAME)
+
+
+def test_the_trace_of_hessians_of_a_batch_computes_them():
+    """The step and its derivatives are written out, and the graph runs without the compiler."""
+
+    def function(pair):
+        return (torch.vmap(lambda a: func.hessian(lambda lr: (lr * a.sin() - XS[0]).sin().sum())(LR))(pair),)
+
+    part, _ = forward_part(function, [PAIR], "Hessians")
+    close(part.graph(PAIR), list(function(PAIR)), **SAME)
 
 
 def operations(monkeypatch, function):
