@@ -3,8 +3,7 @@
 Its optimizers, links, schedules and `FuncOptimizer`, with its arguments and defaults (those of release 0.7.3; Ren et al. 2022,
 https://arxiv.org/abs/2211.06934). `inplace=True` overwrites the state, its counts too, and in `apply_updates` the parameters; not
 the state under `torch.func`, nor where a derivative goes through it. `moment_requires_grad` and `use_accelerated_op` change
-nothing; `eps_root` and `initial_scale` have to be 0, and `clip_grad_norm` divides by the norm, not by the norm and 1e-6.
-`adamw(mask=...)` does what it says, where TorchOpt decays all.
+nothing; `eps_root` and `initial_scale` have to be 0. `adamw(mask=...)` does what it says, where TorchOpt decays all.
 """
 
 import inspect
