@@ -17,6 +17,7 @@ from functional_optim.combinators.graft import graft
 from functional_optim.combinators.hyperball import hyperball
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.line_search import with_line_search
 from functional_optim.combinators.logs import log_values
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.lr_factor import with_lr_factor
@@ -130,6 +131,7 @@ from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.laprop import scale_by_laprop
+from functional_optim.rules.lbfgs import scale_by_lbfgs
 from functional_optim.rules.lion import scale_by_lion
 from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.madgrad import scale_by_madgrad
@@ -237,6 +239,7 @@ __all__ = [
     "state_get",
     "state_set",
     "with_extra",
+    "with_line_search",
     "with_gradient_signs",
     "with_lr_factor",
     "with_master_copy",
@@ -299,6 +302,7 @@ __all__ = [
     "scale_by_inverse_time",
     "scale_by_laprop",
     "scale_by_learning_rate",
+    "scale_by_lbfgs",
     "scale_by_lion",
     "scale_by_lmo",
     "scale_by_madgrad",

@@ -22,6 +22,7 @@ from functional_optim.combinators.graft import graft
 from functional_optim.combinators.hyperball import hyperball
 from functional_optim.combinators.inspect import hparams_at, state_get, state_set
 from functional_optim.combinators.labels import by_module, by_name, by_ndim
+from functional_optim.combinators.line_search import with_line_search
 from functional_optim.combinators.logs import log_values
 from functional_optim.combinators.lookahead import ema_params, lookahead
 from functional_optim.combinators.lr_factor import with_lr_factor
@@ -112,6 +113,7 @@ from functional_optim.rules.dion import scale_by_dion
 from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
+from functional_optim.rules.lbfgs import scale_by_lbfgs
 from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.muon import scale_by_muon
 from functional_optim.rules.orthogonalize import orthogonalize
@@ -444,6 +446,7 @@ __all__ = [
     "state_get",
     "state_set",
     "with_extra",
+    "with_line_search",
     "with_gradient_signs",
     "with_lr_factor",
     "with_master_copy",
@@ -506,6 +509,7 @@ __all__ = [
     "scale_by_inverse_time",
     "scale_by_laprop",
     "scale_by_learning_rate",
+    "scale_by_lbfgs",
     "scale_by_lion",
     "scale_by_lmo",
     "scale_by_madgrad",

@@ -23,6 +23,7 @@ from functional_optim.combinators.labels import ByName, ByNdim, by_name, by_ndim
 from functional_optim.hints import hint
 from functional_optim.hparams import PerLeaf, is_several
 from functional_optim.recipe import Recipe
+from functional_optim.searches.search import Search
 from functional_optim.transform import Transform, require_transform
 
 Config: TypeAlias = Any
@@ -90,17 +91,18 @@ def from_config(config: Config, names: Names | None = None) -> Transform:
 
 @functools.cache
 def constructors() -> dict[str, Callable[..., Any]]:
-    """What a config may name of this library: all that makes transforms, schedules, codecs and labels."""
+    """What a config may name of this library: all that makes transforms, schedules, codecs, line searches and labels."""
     import functional_optim as fo
 
-    public = {name: getattr(fo, name) for name in fo.__all__}
+    searches = {name: getattr(fo.solvers, name) for name in fo.solvers.__all__}
+    public = {**searches, **{name: getattr(fo, name) for name in fo.__all__}}
     return {name: made_by for name, made_by in public.items() if _makes_something(made_by)}
 
 
 def _makes_something(constructor: Any) -> bool:
     if inspect.isfunction(constructor) and constructor is not from_config:
         return inspect.signature(constructor).return_annotation in (Transform, *VALUES)
-    modules = "functional_optim.schedules", "functional_optim.codecs"
+    modules = "functional_optim.schedules", "functional_optim.codecs", "functional_optim.searches"
     return dataclasses.is_dataclass(constructor) and constructor.__module__.startswith(modules)
 
 
@@ -319,7 +321,7 @@ class _Kinds:
         self.is_dtype = torch.dtype in kinds
         # A tree of labels, or whatever a constructor without annotations takes.
         self.is_open = any(kind in (Any, inspect.Parameter.empty, object) or isinstance(kind, str) for kind in kinds)
-        self.calls = self.is_made or self.is_open or collections.abc.Callable in origins
+        self.calls = self.is_made or self.is_open or collections.abc.Callable in origins or Search in kinds
         self.mapping: tuple[Any, Any] | None = origins.get(collections.abc.Mapping)  # type of the keys, of the entries
         self.element: Any = next(iter(origins.get(collections.abc.Sequence, ())), Any)
 

@@ -482,9 +482,11 @@ def _step(trial: Trial, optimizer: Any, leaves: Mapping[str, Tensor], grads: Map
         g = grads[name]
         leaf.grad = None if g is None else g.clone()
 
-    def closure() -> None:
+    def closure() -> Tensor:
+        loss = half_square(leaves)
         if all(leaf.grad is None for leaf in leaves.values()):
-            half_square(leaves).backward()
+            loss.backward()
+        return loss
 
     optimizer.step(closure if asks else None, **extra)
 

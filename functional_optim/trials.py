@@ -68,6 +68,8 @@ class Trial:
             extra |= dict.fromkeys(form.needs.functions, evaluated_half_square) | dict.fromkeys(form.needs.numbers, 1.5)
             positive = {name: p.abs() + 0.1 for name, p in self.params.items()}
             extra |= {name: build(positive) for name in form.needs.trees}
+        if {"value", "evaluate"} <= extra.keys():  # What looks elsewhere compares.
+            extra["value"] = float(half_square(self.params))
         return extra
 
     def run(self, steps: int, hparams: Mapping[str, Any] | None = None) -> tuple[Tree, Tree]:

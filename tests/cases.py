@@ -188,6 +188,7 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_factored_rms": [fo.scale_by_factored_rms(eps1=1e-3)],
     "scale_by_inverse_time": [fo.scale_by_inverse_time(lr_decay=0.1)],
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
+    "scale_by_lbfgs": [fo.scale_by_lbfgs(history_size=2)],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
     "scale_by_lmo": [fo.scale_by_lmo(ns_steps=2), fo.scale_by_lmo(norm_eps=0.1)],
     "scale_by_muon": [fo.scale_by_muon(ns_steps=2), fo.scale_by_muon(ns_coefficients="quintic", ns_steps=2)],
@@ -280,6 +281,10 @@ CASES: dict[str, list[Transform]] = {
     "stable_adamw": [fo.stable_adamw()],
     "with_gradient_signs": [fo.with_gradient_signs(fo.chain(fo.trace(), fo.scale_by_adam()))],
     "whole_tree": [divide_average_by_largest_norm()],
+    "with_line_search": [
+        fo.with_line_search(fo.sgd(lr=0.1, momentum=0.9), fo.solvers.backtracking(), max_evals=3),
+        fo.with_line_search(fo.chain(fo.scale_by_lbfgs(history_size=2), fo.scale_by_learning_rate(1.0)), max_evals=4),
+    ],
     "with_extra": [fo.with_extra(divide_by_curvature(), value=2.0)],
     "with_lr_factor": [
         fo.with_lr_factor(fo.adamw()),

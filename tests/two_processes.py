@@ -331,8 +331,10 @@ def every_transform_takes_dtensors(name):
         asks = extra.pop("evaluate", None)
 
         def closure():
+            loss = half_square(leaves)
             if any(leaf.grad is None for leaf in leaves.values()):
-                half_square(leaves).backward()
+                loss.backward()
+            return loss
 
         optimizer.step(closure if asks else None, **extra)
     require_close({key: whole(leaf.detach()) for key, leaf in leaves.items()}, params, "the adapter", tolerance=REORDERED)

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.solvers.backtracking import fixed
-from functional_optim.solvers.lbfgs import Pair, two_loops
-from functional_optim.solvers.search import Search
-from functional_optim.solvers.strong_wolfe import strong_wolfe
+from functional_optim.rules.lbfgs import two_loops
+from functional_optim.searches.backtracking import fixed
+from functional_optim.searches.search import Search
+from functional_optim.searches.strong_wolfe import strong_wolfe
+from functional_optim.solvers.lbfgs import Pair
 
 
 class LBFGS(torch.optim.Optimizer):

@@ -1,21 +1,33 @@
 """Solvers: local minima of functions, by descent along lines. Import as `functional_optim.solvers`."""
 
-from functional_optim.solvers.backtracking import backtracking, fixed
+from functional_optim.searches.backtracking import backtracking, fixed
+from functional_optim.searches.hager_zhang import hager_zhang
+from functional_optim.searches.more_thuente import zoom
+from functional_optim.searches.search import Heard, Search
+from functional_optim.searches.strong_wolfe import strong_wolfe
+from functional_optim.solvers.descent import Descent, Direction, Point
 from functional_optim.solvers.least_squares import least_squares
 from functional_optim.solvers.minimize import Method, Minimum, bfgs, lbfgs, minimize, nonlinear_cg
-from functional_optim.solvers.more_thuente import zoom
-from functional_optim.solvers.strong_wolfe import strong_wolfe
 
 __all__ = [
+    # Methods
     "Method",
     "Minimum",
-    "backtracking",
     "bfgs",
-    "fixed",
-    "least_squares",
     "lbfgs",
+    "least_squares",
     "minimize",
     "nonlinear_cg",
+    # Searches
+    "backtracking",
+    "fixed",
+    "hager_zhang",
     "strong_wolfe",
     "zoom",
+    # To write one of your own
+    "Descent",
+    "Direction",
+    "Heard",
+    "Point",
+    "Search",
 ]

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from functional_optim.searches.scalars import Flag, choose, pick, ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
-from functional_optim.solvers.scalars import Flag, choose, pick, ratio
 
 
 class Inverse(NamedTuple):

@@ -1,27 +1,15 @@
-"""L-BFGS: a quasi-Newton direction from the last few steps.
+"""The descent of L-BFGS, by the two loops of `functional_optim.rules.lbfgs`: of one vector, and pairs that grow as they come."""
 
-    s = x⁺ − x,  y = g⁺ − g,  ρ = 1 / yᵀs,  γ = yᵀs / yᵀy           of each pair that is kept
-
-    q ← g
-    for the pairs, newest first:    α ← ρ sᵀq;  q ← q − α y
-    r ← γ q
-    for the pairs, oldest first:    r ← r + (α − ρ yᵀr) s
-    d ← −r
-
-Liu & Nocedal 1989, On the limited memory BFGS method, https://doi.org/10.1007/BF01589116; Nocedal & Wright 2006, Algorithm 7.4.
-A pair whose curvature yᵀs is not above a threshold is not kept, so that the matrix stays positive definite.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from functional_optim.rules.lbfgs import two_loops
+from functional_optim.searches.scalars import Flag, choose, pick, ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
-from functional_optim.solvers.scalars import Flag, choose, pick, ratio
 
 
 class Pair(NamedTuple):
@@ -66,16 +54,3 @@ class LBFGSDescent:
         useful = product > torch.finfo(s.dtype).eps * square
         pairs = (*memory.pairs, Pair(s, y, ratio(1.0, ys)))[-self.history_size :]
         return choose(useful, lambda: Memory(pairs, ratio(ys, yy), problem.flag(True)), lambda: memory)
-
-
-def two_loops(pairs: Sequence[Pair], gamma: Tensor, g: Tensor) -> Tensor:
-    """The approximate inverse Hessian times a vector."""
-    q, alphas = g, []
-    for s, y, rho in reversed(pairs):
-        alpha = rho * s.dot(q)
-        q = torch.addcmul(q, -alpha, y)
-        alphas.append(alpha)
-    r = gamma * q
-    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        r = torch.addcmul(r, alpha - rho * y.dot(r), s)
-    return r

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from functional_optim.numerics import Scalar
+from functional_optim.searches.scalars import choose, greatest, is_finite, negate, pick, ratio
 from functional_optim.solvers.descent import Point
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget
 from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, outcome, run
 from functional_optim.solvers.problem import Problem, problem_of
-from functional_optim.solvers.scalars import choose, greatest, is_finite, negate, pick, ratio
 from functional_optim.trees import Tree
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from functional_optim.numerics import Scalar
+from functional_optim.searches.scalars import Flag, choose, is_finite, negate, pick, ratio
+from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
 from functional_optim.solvers.problem import Problem
-from functional_optim.solvers.scalars import Flag, choose, is_finite, negate, pick, ratio
-from functional_optim.solvers.search import Search
 
 GOING, CONVERGED, BUDGET, NO_PROGRESS, NOT_FINITE = range(5)
 WHY = {

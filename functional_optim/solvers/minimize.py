@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from functional_optim import hints, torch_internals, trees
+from functional_optim.searches.more_thuente import zoom
+from functional_optim.searches.search import Search
 from functional_optim.solvers.bfgs import BFGSDescent
 from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
 from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine
-from functional_optim.solvers.more_thuente import zoom
 from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
-from functional_optim.solvers.search import Search
 from functional_optim.trees import Tree
 
 
@@ -97,7 +97,8 @@ def nonlinear_cg(beta: str = "PR+", search: Search | None = None) -> Method:
 
     Args:
         beta: "FR" (Fletcher & Reeves), "PR+" (Polak & Ribière, not below 0), "HZ" (Hager & Zhang) or "DY" (Dai & Yuan).
-        search: how far to go.
+        search: how far to go: one that lengthens a step too, since the first length is taken from the step before. Hager and
+            Zhang's program has `hager_zhang()`.
 
     Source: Nocedal & Wright 2006, section 5.2; Hager & Zhang 2005, https://doi.org/10.1137/030601880.
 

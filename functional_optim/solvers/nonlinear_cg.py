@@ -18,9 +18,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from functional_optim import numerics
+from functional_optim.searches.scalars import ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
-from functional_optim.solvers.scalars import ratio
 
 BETAS = ("FR", "PR+", "HZ", "DY")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from functional_optim import numerics, torch_internals, trees
 from functional_optim.checks import check_params
 from functional_optim.numerics import Scalar
+from functional_optim.searches.scalars import can_read
 from functional_optim.trees import Spec, Tree
 
 
@@ -154,18 +155,8 @@ def problem_of(fn: Callable[..., Any], params: Tree, args: Any, has_aux: bool, *
     leaves, spec = trees.flatten(params)
     if not any(map(_is_smooth, leaves)):
         raise ValueError("params hold no floating-point tensor: there is nothing to minimise over.")
-    on_host = _can_read(args, constant)
+    on_host = can_read(args, constant=constant)
     return Problem(fn, args, has_aux, tuple(x.detach() if on_host and _is_smooth(x) else x for x in leaves), spec, on_host)
-
-
-def _can_read(args: tuple[Any, ...], constant: bool) -> bool:
-    """Whether values may be read: nothing is batched or traced, nor differentiated."""
-    if torch_internals.is_traced() or "Vmap" in torch_internals.transforms():
-        return False
-    if constant:
-        return True
-    tracked = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in trees.leaves(args))
-    return not (tracked or torch_internals.transforms() or torch_internals.in_forward_mode())
 
 
 def _is_smooth(x: Any) -> bool:

@@ -55,7 +55,15 @@ def test_few_of_the_table_have_no_name():
 
 @pytest.mark.parametrize("tx", NAMED)
 def test_what_a_repr_evaluates_to_and_pickles_and_copies_are_the_same_transform(tx):
-    names = {**vars(fo), **vars(cases), "torch": torch, "half": half, "is_late": is_late, "is_matrix": is_matrix}
+    names = {
+        **vars(fo.solvers),
+        **vars(fo),
+        **vars(cases),
+        "torch": torch,
+        "half": half,
+        "is_late": is_late,
+        "is_matrix": is_matrix,
+    }
     expected = two_steps(tx)
     for again in (eval(repr(tx), names), pickle.loads(pickle.dumps(tx)), copy.deepcopy(tx)):
         assert again is not tx

@@ -21,7 +21,7 @@ LAYERS = [
     {"recipe"},
     {"numerics"},
     {"philox"},
-    {"hparams", "checks", "reductions", "evaluate"},
+    {"hparams", "checks", "reductions", "evaluate", "searches"},
     {"form", "codecs"},
     {"lifting"},
     {"numbered", "dimensions", "decompositions"},

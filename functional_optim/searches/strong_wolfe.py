@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar
-from functional_optim.solvers.scalars import Flag, Knot, choose, cubic, greatest, is_finite, least, negate, pick, within
-from functional_optim.solvers.search import Heard
+from functional_optim.searches.scalars import Flag, Knot, choose, cubic, greatest, is_finite, least, negate, pick, within
+from functional_optim.searches.search import Heard
 
 
 class Bracket(NamedTuple):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar
-from functional_optim.solvers.scalars import (
+from functional_optim.searches.scalars import (
     Flag,
     Knot,
     choose,
@@ -31,7 +31,7 @@ from functional_optim.solvers.scalars import (
     sign,
     within,
 )
-from functional_optim.solvers.search import Heard
+from functional_optim.searches.search import Heard
 
 
 class Interval(NamedTuple):

@@ -10,7 +10,7 @@ whoever drives it.
 from typing import Any, NamedTuple, Protocol
 
 from functional_optim.numerics import Scalar
-from functional_optim.solvers.scalars import Flag
+from functional_optim.searches.scalars import Flag
 
 
 class Heard(NamedTuple):

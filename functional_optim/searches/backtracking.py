@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar
-from functional_optim.solvers.scalars import Knot, is_finite, pick, ratio, within
-from functional_optim.solvers.search import Heard
+from functional_optim.searches.scalars import Knot, is_finite, pick, ratio, within
+from functional_optim.searches.search import Heard
 
 
 class Trial(NamedTuple):

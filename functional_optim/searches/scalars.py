@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, overload
 import torch
 from torch import Tensor
 
-from functional_optim import numerics, trees
+from functional_optim import numerics, torch_internals, trees
 from functional_optim.numerics import Scalar
 from functional_optim.trees import Tree
 
@@ -24,6 +24,21 @@ class Knot(NamedTuple):
     t: Scalar
     f: Scalar
     slope: Scalar
+
+
+def can_read(tree: Tree, *, constant: bool = False) -> bool:
+    """Whether values may be read: nothing is batched or traced, nor are these tensors differentiated.
+
+    Args:
+        tree: what is computed with.
+        constant: no derivative is taken of what is computed.
+    """
+    if torch_internals.is_traced() or "Vmap" in torch_internals.transforms():
+        return False
+    if constant:
+        return True
+    tracked = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in trees.leaves(tree))
+    return not (tracked or torch_internals.transforms() or torch_internals.in_forward_mode())
 
 
 def pick(condition: Flag, a: Any, b: Any) -> Any:
