@@ -27,6 +27,7 @@ from functional_optim.transform import Transform, require_transform
 from . import user
 from .bridges.explained import explanation_of
 from .engine.memory import are_same
+from .engine.placement import Copies
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
@@ -110,6 +111,10 @@ class TransformOptimizer(torch.optim.Optimizer):
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whether this group asks for the compiled step; groups that share a transform get it if one of them asks."""
         return bool(group.get("fused"))
+
+    def copies(self, present: Present) -> Copies | None:
+        """The processes that have the same parameters, and are to share out the rules that need shapes; None for this one."""
+        return None
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -310,7 +315,8 @@ class TransformOptimizer(torch.optim.Optimizer):
             if any(group.get("capturable") for _, group in groups):
                 raise Refused("capturable=True keeps the step counts on the device")
             layout, states = self.started(transform, groups, leaves_of(groups), on_host=True)
-            step = PlannedStep(transform, layout, present, everyone, states, hparams, fused=fused)
+            options = {"fused": fused, "copies": self.copies(present)}
+            step = PlannedStep(transform, layout, present, everyone, states, hparams, **options)
         except Refused as reason:
             step, states = WholeStep(present, str(reason), fused=fused), {}
         for reason in step.reasons if fused else ():
@@ -503,8 +509,10 @@ class OptimizerAdapter(TransformOptimizer):
 
     Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike. Elementwise
     rules run on the shards of each process, and send nothing; the sums that a link asks for, such as a global norm, take one
-    message for each mesh of processes. Each process has to have gradients for the same parameters. `ZeroRedundancyOptimizer`
-    shows a process some of the parameters only, whose norm a chain would take for that of all: clip before the step there.
+    message for each mesh of processes. Where a rule needs a tensor's shape, each tensor has an owner: the others send it their
+    shards, and get theirs of the result. (What is cut along several dimensions of a mesh, and what is no rule, is gathered and
+    computed by all.) Each process has to have gradients for the same parameters. `ZeroRedundancyOptimizer` shows a process some
+    of the parameters only, whose norm a chain would take for that of all: clip before the step there.
 
     Args:
         params: tensors, (name, tensor) pairs such as `model.named_parameters()`, or groups: dicts with `params` and
@@ -513,6 +521,9 @@ class OptimizerAdapter(TransformOptimizer):
         fused: run elementwise rules as compiled kernels that touch every tensor once, compiled at the first step; the numbers are
             the same to rounding. Where that is impossible for a link, or for a parameter (no compiler, an unsupported device), it
             warns once, names what it concerns, and steps that eagerly, as it does without `fused`.
+        owners: under DistributedDataParallel, where each process has all parameters, share rules that need shapes out among all
+            processes: each computes some of the tensors, and sends the others what comes out. Of sharded parameters each has an
+            owner anyway.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -535,16 +546,20 @@ class OptimizerAdapter(TransformOptimizer):
     """
 
     is_chain = True
+    owners = False
     _is_made = False
     _rates: Rates
     _watch: Watch
 
-    def __init__(self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, **hparams: Any) -> None:
+    def __init__(
+        self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, owners: bool = False, **hparams: Any
+    ) -> None:
         _require_iterable(params)
         _require_work(transform)
         params = params if isinstance(params, Tensor) else list(params)
         self.transform = transform
         self.fused = fused
+        self.owners = owners
         defaults = defaults_of(transform, hparams)
         self._rates = rates_of(transform, hparams, params)
         self._watch = Watch(self._rates)
@@ -618,6 +633,16 @@ class OptimizerAdapter(TransformOptimizer):
             RuntimeError: inside `eval_params`, which puts them back itself.
         """
         self.evaluation.leave()
+
+    def copies(self, present: Present) -> Copies | None:
+        """All processes, where owners are asked for."""
+        if not self.owners:
+            return None
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            raise RuntimeError("owners=True shares work out among processes: call torch.distributed.init_process_group first.")
+        return Copies(dist.group.WORLD, present.params[0].device)
 
     def is_fused(self, group: Mapping[str, Any]) -> bool:
         """Whatever the group: how to execute is no hyper-parameter, and no checkpoint changes it."""

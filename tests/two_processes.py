@@ -432,6 +432,95 @@ def what_is_placed_otherwise_is_stepped_by_the_rules_and_says_why():
     torch.testing.assert_close(whole(p.detach()), torch.full((3,), 0.9, dtype=torch.float64))
 
 
+COMPUTED: list[tuple[int, ...]] = []
+
+
+@fo.per_tensor(slots=("momentum_buffer",))
+def counted(hp):
+    """A rule that remembers of which tensors it was run: as orthogonalising is, wrong on every shard."""
+
+    def rule(g, p, m):
+        if not g.is_meta:
+            COMPUTED.append(tuple(g.shape))
+        m = 0.9 * m + g
+        return m @ (m.mT @ m) if m.ndim == 2 else m * m.norm(), m
+
+    return rule
+
+
+def matrices() -> nn.Module:
+    """Five, of two sizes, whose shards are uneven; and a vector for each."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Linear(7, 7) for _ in range(4)), nn.Linear(7, 3)).double()
+
+
+@check("fully sharded", "replicated")
+def each_matrix_has_one_owner(case):
+    """No process computes more than its share, and what is sent is twice what is computed."""
+    alone, several = matrices(), matrices()
+    several = fully_shard(several) if case == "fully sharded" else several
+    sent: list[int] = []
+    send = dist.all_to_all_single
+
+    def watched(output, given, *args, **kwargs):
+        sent.append(given.numel())
+        return send(output, given, *args, **kwargs)
+
+    tx = fo.chain(fo.trace(0.9), counted(), fo.scale_by_learning_rate(1e-3))
+    optimizers = [OptimizerAdapter(alone.parameters(), tx), OptimizerAdapter(several.parameters(), tx, owners=True)]
+    dist.all_to_all_single = watched
+    try:
+        for t in range(3):
+            for i, (p, q) in enumerate(zip(alone.parameters(), several.parameters(), strict=True)):
+                p.grad = drifting_gradient(p, t, i)
+                q.grad = distribute_tensor(p.grad, q.device_mesh, q.placements) if isinstance(q, DTensor) else p.grad.clone()
+            optimizers[0].step()
+            COMPUTED.clear()
+            sent.clear()
+            optimizers[1].step()
+            assert COMPUTED.count((7, 7)) == 2, COMPUTED
+            totals = torch.tensor([sum(sent), len(COMPUTED)])
+            dist.all_reduce(totals)
+            # There and back, of the update and of the slot; of copies only the results, to both.
+            assert totals.tolist() == [4 * sum(p.numel() for p in alone.parameters()), 10], totals
+            assert len(sent) == (2 if case == "fully sharded" else 1)
+    finally:
+        dist.all_to_all_single = send
+    assert_same(several, alone)
+
+
+@check()
+def what_is_wrong_with_a_rule_all_processes_say_and_none_has_changed_anything():
+    module = fully_shard(model())
+    optimizer = OptimizerAdapter(module.parameters(), fo.chain(fo.trace(0.9), fo.orthogonalize(), fo.sgd(lr=0.1)))
+    before = [whole(p.detach()).clone() for p in module.parameters()]
+    try:
+        train(module, optimizer, range(1), own_part())
+    except ValueError as error:
+        assert "orthogonalize" in str(error)
+    else:
+        raise AssertionError("vectors are no matrices")
+    for p, old in zip(module.parameters(), before, strict=True):
+        assert torch.equal(whole(p.detach()), old)
+        assert not optimizer.state.get(p)
+
+
+@check()
+def a_process_without_elements_goes_along():
+    """The only parameter has one element."""
+    found = []
+    for spread in (False, True):
+        p = nn.Parameter(torch.full((1,), 2.0, dtype=torch.float64))
+        if spread:
+            p = nn.Parameter(distribute_tensor(p.detach(), init_device_mesh("cpu", (2,)), [Shard(0)]))
+        optimizer = OptimizerAdapter([p], TRANSFORMS["composed"]())
+        for _ in range(3):
+            p.grad = 3 * p.detach()
+            optimizer.step()
+        found.append(whole(p.detach()))
+    torch.testing.assert_close(found[1], found[0], rtol=REORDERED, atol=REORDERED)
+
+
 MESSAGES: dict[str, tuple[Callable[[], fo.Transform], int]] = {
     "AdamW": (fo.adamw, 0),
     "cautious Lion with decay": (lambda: fo.chain(fo.cautious(fo.scale_by_lion()), fo.add_decayed_weights(), fo.sgd(0.1)), 1),

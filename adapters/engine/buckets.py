@@ -17,7 +17,7 @@ from functional_optim.sharded import is_sharded, local
 from ..state.layout import Flat, Key
 from .backends.inductor_call import SMALL, Lengths
 from .memory import is_dense, is_lazy, on_host, reals
-from .placement import placement_of
+from .placement import Copies, placement_of
 from .route import Link
 from .stages import Dtypes, Passage
 
@@ -46,18 +46,30 @@ class Leaf:
 
     Attributes:
         group: the number of its group.
-        placement: how it is spread; None where it is not.
+        placement: how it is spread, or that several processes have it, who are to share out its work; else None.
         shape: of the whole.
         strides: how every tensor of the parameter is laid out for a kernel: as it is itself where it is dense, else contiguously.
         in_place: whether the parameter and its gradient are.
     """
 
-    def __init__(self, index: int, key: Key, group: int, passage: Passage, param: Tensor, grad: Tensor, state: Flat) -> None:
+    def __init__(
+        self,
+        index: int,
+        key: Key,
+        group: int,
+        passage: Passage,
+        param: Tensor,
+        grad: Tensor,
+        state: Flat,
+        copies: Copies | None = None,
+    ) -> None:
         self.index, self.key, self.group, self.passage = index, key, group, passage
-        self.placement, self.shape = placement_of(param), param.shape
-        self._whole_strides = () if self.placement is None else param.stride()
+        own = placement_of(param)
+        shares = copies is not None and not all(stage.fuses for stage in passage.stages)
+        self.placement, self.shape = own or (copies if shares else None), param.shape
+        self._whole_strides = () if own is None else param.stride()
         self.param, self.state = local(param), state
-        is_laid_out = grad.layout == torch.strided and not is_lazy(grad) and placement_of(grad) == self.placement
+        is_laid_out = grad.layout == torch.strided and not is_lazy(grad) and placement_of(grad) == own
         self._grad_strides = local(grad).stride() if is_laid_out else None
         self.slots = passage.slots
         self.stepped = self.param if passage.copy is None else self.slot(passage.copy)
@@ -103,10 +115,14 @@ class Leaf:
 
     def whole_slot(self, link: Link, i: int, x: Tensor) -> Tensor:
         """The same, of a slot of some link, which may be shaped otherwise, and is no shard then."""
+        return self.whole(x) if self.is_spread_slot(link, i) else x
+
+    def is_spread_slot(self, link: Link, i: int) -> bool:
+        """Whether it is spread as the parameter is."""
         if self.placement is None:
-            return x
+            return False
         first = self.passage.stages[self.passage.place[link]].slots.start
-        return self.whole(x) if is_sharded(self.state[self.slots[first + i]]) else x
+        return is_sharded(self.state[self.slots[first + i]])
 
     def own(self, x: Tensor) -> Tensor:
         """The reverse of `whole`."""

@@ -15,8 +15,9 @@ from functional_optim.lifting import widened
 from ..state.layout import Key
 from .buckets import Column, Leaf, Part, Way
 from .given import CountTable
+from .lifted import wider
 from .route import Link
-from .run import Plan, Refused, Run, Work, wider
+from .run import Plan, Refused, Run, Work
 
 
 class Leaves(NamedTuple):

@@ -20,9 +20,10 @@ from functional_optim.sharded import local
 from ..state.layout import Flat, Key, Layout, detached_from
 from .buckets import Column
 from .given import CountTable
+from .lifted import wider
 from .memory import foreach
 from .route import Link
-from .run import Plan, Run, Work, wider
+from .run import Plan, Run, Work
 
 
 @dataclass(eq=False)

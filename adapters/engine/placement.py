@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from functional_optim.sharded import is_sharded, local
@@ -54,6 +55,76 @@ class Placement:
             shape, strides = (*shape, 2), (*(2 * stride for stride in strides), 1)
         options: dict[str, Any] = {"shape": torch.Size(shape), "stride": tuple(strides)}
         return DTensor.from_local(x, self.mesh, self.placements, run_check=False, **options)
+
+    @property
+    def line(self) -> "Line | None":
+        """The processes that have the pieces of a tensor, where it is cut along one of its dimensions and no other way."""
+        if len(self.sharding) != 1:
+            return None
+        (along,) = self.sharding
+        cut = self.placements[along]
+        # What is cut once more along the same dimension, after that of another mesh, lies in another order.
+        is_plain = type(cut).__name__ == "Shard"
+        return Line(self.mesh.get_group(along), cut.dim, torch.device(self.mesh.device_type)) if is_plain else None
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Each of some processes has all of a tensor, and what is to be computed of it is shared out among them.
+
+    Attributes:
+        group: torch's process group.
+        device: where its tensors are.
+    """
+
+    group: Any
+    device: torch.device
+
+    def own(self, x: Tensor) -> Tensor:
+        """All of it."""
+        return x
+
+    def spread(self, x: Tensor, shape: Sequence[int], strides: Sequence[int]) -> Tensor:
+        """The tensor itself."""
+        return x
+
+    @property
+    def line(self) -> "Line":
+        """The processes."""
+        return Line(self.group, None, self.device)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Processes that have a piece of a tensor each, in order, or a copy.
+
+    Attributes:
+        group: torch's process group.
+        dim: the dimension along which the tensor is cut; None for copies.
+        device: where its tensors are.
+    """
+
+    group: Any
+    dim: int | None
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return torch.distributed.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        """The place of this one among them."""
+        return torch.distributed.get_rank(self.group)
+
+    def piece(self, shape: Sequence[int], rank: int) -> tuple[int, ...]:
+        """The shape of what one of them has of a tensor, as torch cuts it: of equal length but for the last."""
+        if self.dim is None:
+            return tuple(shape)
+        length = -(-shape[self.dim] // self.size)
+        own = max(0, min(length, shape[self.dim] - rank * length))
+        return (*shape[: self.dim], own, *shape[self.dim + 1 :])
 
 
 def placement_of(x: Any) -> Placement | None:

@@ -3,7 +3,6 @@
 Where results go is the business of two kinds of run: into the tensors of an optimizer (`in_place`), or into new ones (`fresh`).
 """
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,13 @@ from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
 from functional_optim.reductions import SumOver
-from functional_optim.sharded import local, whole
+from functional_optim.sharded import whole
 
-from ..state.layout import detached_from
 from .buckets import Column, Leaf, Part, Way
 from .given import CountTable, Given
+from .lifted import by_owners, lifted
 from .memory import on_host, real
+from .owners import Sight
 from .prologue import is_column
 from .route import Link, Mark, marks_before, numbers_asked, scalars_of, slot_count, values_of
 from .stages import Passage, Stage
@@ -140,6 +140,7 @@ class Plan:
         links: all that the transform is made of, in order.
         backends: the ways in which elementwise stages are run.
         refusals: of stages that some way can't run, the reasons; from then on their rules are called.
+        sights: what rules that need shapes do with them, by rule and shape.
         is_new: whether nothing has been run so far.
     """
 
@@ -147,6 +148,7 @@ class Plan:
     links: list[Link]
     backends: Mapping[Way, Backend]
     refusals: dict[tuple[Stage, Way], str] = field(default_factory=dict, kw_only=True)
+    sights: dict[Any, Sight | None] = field(default_factory=dict, kw_only=True)
     is_new: bool = field(default=True, kw_only=True)
 
 
@@ -392,7 +394,8 @@ class Run(ABC):
         u = [x for work in works for x in work.u]
         p = [x for work in works for x in work.p]
         slots = [[x for work in works for x in work.slots[i]] for i in range(len(link.slots))]
-        new_u, new = lifted(self, link, leaves, u, p, slots)
+        is_shared_out = bool(works[0].part.placement) and not link.form.finds
+        new_u, new = (by_owners if is_shared_out else lifted)(self, link, leaves, u, p, slots)
         self.store(works, new)
         self._hand_out(works, new_u)
 
@@ -423,34 +426,3 @@ def _together(works: Sequence[Work]) -> list[list[Work]]:
     """Those that a rule for one tensor is run on together: all that processes have to gather for it, and each other by itself."""
     spread = [work for work in works if work.part.placement]
     return [*([spread] if spread else []), *([work] for work in works if not work.part.placement)]
-
-
-def lifted(
-    run: Run, link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
-) -> tuple[Column, list[Column]]:
-    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written.
-
-    A whole-tree quantity that is known already is taken as it is: it may span others, too.
-    """
-    form = link.form
-    if link in run.reduced:
-        form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
-    keys = [leaf.index for leaf in leaves]
-    numbers = dict(zip(keys, map(run.numbers, leaves), strict=True))
-    hp = {name: one_or_each({i: own[link][name] for i, (own, _) in numbers.items()}) for name in numbers[keys[0]][0][link]}
-    state: dict[str, Any] = {}
-    for place, (name, column) in enumerate(zip(link.slots, slots, strict=True)):
-        state[name] = {leaf.index: leaf.whole_slot(link, place, x) for leaf, x in zip(leaves, column, strict=True)}
-    if form.counts:
-        state["step"] = one_or_each({i: counts[link.step] for i, (_, counts) in numbers.items()})
-    updates = {leaf.index: leaf.whole(widened(x.to(wider(x, leaf)))) for x, leaf in zip(u, leaves, strict=True)}
-    params = {leaf.index: leaf.whole(widened(x)) for x, leaf in zip(p, leaves, strict=True)}
-    computed = form.update(updates, state, params, hp, **{name: hp[name] for name in form.extra})
-    new_u, new = detached_from([*p, *(x for column in slots for x in column)], computed)
-    own = [leaf.laid_out(leaf.own(new_u[leaf.index])) for leaf in leaves]
-    return own, [[local(new[name][i]) for i in keys] for name in link.slots]
-
-
-def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
-    """A gradient is taken in at least its parameter's precision."""
-    return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype

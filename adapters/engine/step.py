@@ -25,7 +25,7 @@ from .buckets import Leaf, Way, parts_of
 from .gates import gates_in
 from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
-from .placement import misplaced
+from .placement import Copies, misplaced
 from .route import Link, Route, links_of, routes_of
 from .run import Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
@@ -119,6 +119,7 @@ class PlannedStep:
         states: of all parameters that have any; complete, those of the present ones.
         hparams: of each group, by its number.
         fused: whether kernels are wanted.
+        copies: the processes that have the same parameters, and share out the rules that need shapes.
 
     Attributes:
         plan: that of the last step.
@@ -139,7 +140,9 @@ class PlannedStep:
         hparams: Mapping[int, HParams],
         *,
         fused: bool,
+        copies: Copies | None = None,
     ) -> None:
+        self._copies = copies
         self.fused, self.reasons = fused, dict[str, None]()
         self._transform, self._layout, self._states = transform, layout, dict(states)
         self._kept: States | None = None
@@ -226,7 +229,8 @@ class PlannedStep:
         leaves, first = self._leaves(links, present), next(iter(hparams.values()))
         for leaf in leaves:
             leaf.go(ways.best(leaf, hparams.get(leaf.group, first)))
-        if not gates and all(leaf.way is Way.CALLED for leaf in leaves):
+        # What is spread over processes goes the same way in all of them, also where one of them has no element.
+        if not gates and all(leaf.way is Way.CALLED and leaf.placement is None for leaf in leaves):
             closed = f"{', '.join(map(str, links))} can only be called as a whole"
             raise Refused("; ".join(self.reasons) or closed)
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
@@ -238,7 +242,9 @@ class PlannedStep:
         leaves = []
         for i, (key, route) in enumerate(zip(present.keys, routes, strict=True)):
             state = self._states[key]
-            leaves.append(Leaf(i, key, present.groups[i], passages[route], present.params[i], present.grads[i], state))
+            leaves.append(
+                Leaf(i, key, present.groups[i], passages[route], present.params[i], present.grads[i], state, self._copies)
+            )
         return leaves
 
     def _passage(self, route: Route, key: Key) -> Passage:

@@ -8,7 +8,7 @@ import torch.distributed
 from torch import Tensor
 
 from .buckets import Part
-from .placement import Placement
+from .placement import Copies, Placement
 
 # Of the leaves of one part, a column for each sum: one number for each leaf, or for any stretches of them.
 Sums: TypeAlias = Sequence[Tensor]
@@ -16,7 +16,7 @@ Sums: TypeAlias = Sequence[Tensor]
 
 def over_all(parts: Sequence[Part], sums: Sequence[Sums]) -> tuple[Tensor, ...]:
     """The sums over all these parts together, over all processes."""
-    members: dict[Placement | None, list[Sums]] = {}
+    members: dict[Placement | Copies | None, list[Sums]] = {}
     # Processes may have cut their shards into other parts; the first leaf of each placement is the same.
     for part, own in sorted(zip(parts, sums, strict=True), key=lambda item: min(item[0].rows)):
         members.setdefault(part.placement, []).append(own)
@@ -43,7 +43,7 @@ def totals_of(sums: Sequence[Sums]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([x.to(column[0].device) for x in column]).sum() for column in zip(*sums, strict=True))
 
 
-def sum_over_meshes(sums: Sequence[Tensor], placements: Iterable[Placement | None]) -> list[Tensor]:
+def sum_over_meshes(sums: Sequence[Tensor], placements: Iterable[Placement | Copies | None]) -> list[Tensor]:
     """Sums over all elements of some leaves, vectors of several, of those over the elements that this process has.
 
     Each mesh is asked once, for all leaves together; once along each of its dimensions if several of them share out elements. All
@@ -52,7 +52,7 @@ def sum_over_meshes(sums: Sequence[Tensor], placements: Iterable[Placement | Non
     known, found = list(placements), list(sums)
     meshes: dict[Any, dict[int, Placement]] = {}
     for i, placement in enumerate(known):
-        if placement is not None and placement.sharding:
+        if isinstance(placement, Placement) and placement.sharding:
             meshes.setdefault(placement.mesh, {})[i] = placement
     for mesh, rows in meshes.items():
         dims = sorted({dim for placement in rows.values() for dim in placement.sharding})

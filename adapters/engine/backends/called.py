@@ -10,9 +10,10 @@ from functional_optim.lifting import widened
 
 from ..buckets import Column, Leaf
 from ..given import of_leaf
+from ..lifted import lifted, wider
 from ..memory import foreach, real
 from ..route import Link, run_links
-from ..run import Run, Work, lifted, wider
+from ..run import Run, Work
 
 
 class Called:

@@ -1,0 +1,118 @@
+"""Rules that need the shapes of tensors, run as their transform runs them: on whole tensors, as they are or gathered."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from functional_optim.hparams import one_or_each
+from functional_optim.lifting import widened
+from functional_optim.sharded import local
+
+from ..state.layout import detached_from
+from .buckets import Column, Leaf
+from .owners import Matrix, Sight, computed_by_owners, owners_of, sight_of
+from .placement import Line
+from .route import Link
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
+    """A gradient is taken in at least its parameter's precision."""
+    return leaf.update_dtype if u.dtype == leaf.grad_dtype else u.dtype
+
+
+def lifted(
+    run: "Run", link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written.
+
+    What is spread over processes is gathered by each of them.
+    """
+    seen_u = [leaf.whole(widened(x.to(wider(x, leaf)))) for leaf, x in zip(leaves, u, strict=True)]
+    seen_p = [leaf.whole(widened(x)) for leaf, x in zip(leaves, p, strict=True)]
+    seen = [[leaf.whole_slot(link, i, x) for leaf, x in zip(leaves, column, strict=True)] for i, column in enumerate(slots)]
+    owned = [*p, *(x for column in slots for x in column)]
+    new_u, new = detached_from(owned, _ruled(run, link, leaves, seen_u, seen_p, seen))
+    rows = zip(leaves, new_u, strict=True)
+    return [leaf.laid_out(leaf.own(x)) for leaf, x in rows], [list(map(local, column)) for column in new]
+
+
+def by_owners(
+    run: "Run", link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """The same, of leaves that several processes hold: each is computed by one of them, where it is cut in an ordinary way."""
+    rule = functools.partial(_ruled, run, link)
+    teams: dict[Any, list[tuple[int, Line, Sight]]] = {}
+    others = list[int]()
+    for i in sorted(range(len(leaves)), key=lambda i: leaves[i].index):
+        placement = leaves[i].placement
+        line = None if placement is None or u[i].is_complex() else placement.line
+        sight = None if line is None else _sight(run, link, leaves[i], u[i], [column[i] for column in slots])
+        if line is None or sight is None:
+            others.append(i)
+        else:
+            teams.setdefault(line.group, []).append((i, line, sight))
+    found: dict[int, Sequence[Tensor]] = {}
+    for members in teams.values():
+        owners = owners_of([sight.cost for _, _, sight in members], members[0][1].size)
+        reads_param = any(sight.reads_param for _, _, sight in members)
+        matrices = [
+            _matrix(link, leaves[i], i, line, owner, u[i], p[i] if reads_param else None, [column[i] for column in slots])
+            for (i, line, _), owner in zip(members, owners, strict=True)
+        ]
+        found.update(computed_by_owners(matrices, rule, reads_param))
+    if others:
+        own = [[column[i] for i in others] for column in (u, p, *slots)]
+        new_u, new = lifted(run, link, [leaves[i] for i in others], own[0], own[1], own[2:])
+        found.update(zip(others, zip(new_u, *new, strict=True), strict=True))
+    columns = [[found[i][j] for i in range(len(leaves))] for j in range(1 + len(slots))]
+    return [leaf.laid_out(x) for leaf, x in zip(leaves, columns[0], strict=True)], columns[1:]
+
+
+def _ruled(
+    run: "Run", link: Link, leaves: Sequence[Leaf], u: Column, p: Column | None, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """A rule's own update of some leaves, of tensors as it sees them.
+
+    A whole-tree quantity that is known already is taken as it is: it may span others, too.
+    """
+    form = link.form
+    if link in run.reduced:
+        form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
+    keys = [leaf.index for leaf in leaves]
+    numbers = dict(zip(keys, map(run.numbers, leaves), strict=True))
+    hp = {name: one_or_each({i: own[link][name] for i, (own, _) in numbers.items()}) for name in numbers[keys[0]][0][link]}
+    state: dict[str, Any] = {name: dict(zip(keys, column, strict=True)) for name, column in zip(link.slots, slots, strict=True)}
+    if form.counts:
+        state["step"] = one_or_each({i: counts[link.step] for i, (_, counts) in numbers.items()})
+    params = None if p is None else dict(zip(keys, p, strict=True))
+    extra = {name: hp[name] for name in form.extra}
+    new_u, new = form.update(dict(zip(keys, u, strict=True)), state, params, hp, **extra)
+    return [new_u[i] for i in keys], [[new[name][i] for i in keys] for name in link.slots]
+
+
+def _sight(run: "Run", link: Link, leaf: Leaf, u: Tensor, slots: Sequence[Tensor]) -> Sight | None:
+    """What a rule does with tensors like these."""
+    shapes = [(leaf.shape if leaf.is_spread_slot(link, i) else x.shape, x.dtype) for i, x in enumerate(slots)]
+    key = link, leaf.shape, u.dtype, tuple(shapes)
+    if key not in run.plan.sights:
+        dtype = widened(u.new_empty(0).to(wider(u, leaf))).dtype
+        run.plan.sights[key] = sight_of(functools.partial(_ruled, run, link), leaf, shapes, dtype)
+    return run.plan.sights[key]
+
+
+def _matrix(
+    link: Link, leaf: Leaf, place: int, line: Line, owner: int, u: Tensor, p: Tensor | None, slots: Sequence[Tensor]
+) -> Matrix:
+    first = [widened(u.to(wider(u, leaf))), *([] if p is None else [widened(p)])]
+    are_like_it = [*[True] * len(first), *(leaf.is_spread_slot(link, i) for i in range(len(slots)))]
+    columns = [*first, *slots]
+    shapes = [leaf.shape if is_like_it else x.shape for is_like_it, x in zip(are_like_it, columns, strict=True)]
+    is_cut = line.dim is not None
+    return Matrix(place, leaf, line, owner, columns, [is_cut and is_like_it for is_like_it in are_like_it], shapes)
