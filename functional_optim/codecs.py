@@ -102,7 +102,7 @@ class Blockwise(Codec):
         min_size: slots of parameters with fewer elements stay float32.
 
     State: of a slot `exp_avg`, the codes under that name, int8 (uint8 if the slot is never negative) in the shape of the
-    parameter, or in 4 bits uint8 of shape (blocks, block / 2); and `exp_avg.scale`, bfloat16 of shape (blocks,).
+    parameter, or in 4 bits, two in a byte, of shape (blocks, block / 2); and `exp_avg.scale`, bfloat16 of shape (blocks,).
 
     Raises:
         ValueError: `bits` is neither, or `block` is no power of 2 from 16 up.
@@ -180,11 +180,13 @@ class Blockwise(Codec):
         if self.bits == 8:
             return codes.to(torch.uint8 if kind == POSITIVE else torch.int8).reshape(-1)[: _count(shape)].reshape(tuple(shape))
         low, high = (codes if kind == POSITIVE else codes + 8).chunk(2, dim=1)
-        return (low + 16 * high).to(torch.uint8)
+        both = (low + 16 * high).to(torch.uint8)
+        return both if kind == POSITIVE else both.view(torch.int8)
 
     def _unpacked(self, codes: Tensor, kind: str) -> Tensor:
         if self.bits == 8:
             return self._rows(codes).float()
+        codes = codes.view(torch.uint8)
         both = torch.cat([codes & 15, codes >> 4], dim=1).float()
         return both if kind == POSITIVE else both - 8
 
@@ -233,6 +235,20 @@ class Stochastic(Codec):
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
         """As it is."""
         return stored[0].float()
+
+
+def codec_of(codes: Tensor, scale: Tensor, count: int) -> tuple[Blockwise, str]:
+    """What made these codes of so many numbers, and their kind.
+
+    Raises:
+        ValueError: they are not those of so many numbers.
+    """
+    is_whole, rows = codes.numel() == count, scale.numel()
+    blocks = (2**i for i in range(4, 64) if -(-count // 2**i) == rows) if is_whole else (2 * codes.numel() // rows,)
+    block = next(iter(blocks), 0)
+    if block < 16 or block & (block - 1) or -(-count // block) != rows:
+        raise ValueError(f"{codes.numel()} codes and {rows} scales are not those of a parameter of {count} numbers.")
+    return Blockwise(8 if is_whole else 4, block, 1), SIGNED if codes.dtype == torch.int8 else POSITIVE
 
 
 def _count(shape: Sequence[int]) -> int:

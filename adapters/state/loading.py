@@ -19,6 +19,7 @@ from functional_optim.transform import Transform
 from .. import user
 from .adopting import Adopted, adopted
 from .layout import Key, Layout
+from .recoding import Encoders, decoded, encoded, encoders, scales_of
 
 if TYPE_CHECKING:
     from ..optimizer import TransformOptimizer
@@ -91,7 +92,7 @@ def load_by_name(
     keyed = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
     groups, kept = _regrouped(optimizer, found)
     expected = expected_slots(optimizer, groups)
-    problems = ((p, _misfit(expected.get(key), found[p][1])) for key, p in keyed if p in found)
+    problems = ((p, _misfit(expected.get(key), decoded(found[p][1], p))) for key, p in keyed if p in found)
     mismatched = {p: problem for p, problem in problems if problem}
     report = LoadReport(
         [name for p, name in names.items() if p not in found],
@@ -200,8 +201,11 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
             remarks.others.update(dict.fromkeys(_other_choices(optimizer, saved)))
         else:
             _check_group(optimizer, index, saved)
-        for (key, _), number in zip(keys_of(index, group), saved["params"], strict=False):
-            slots, known = state.get(number, {}), expected.get(key)
+        for (key, p), number in zip(keys_of(index, group), saved["params"], strict=False):
+            try:
+                slots, known = decoded(state.get(number, {}), p), expected.get(key)
+            except ValueError as error:
+                raise ValueError(f"param_groups[{index}], parameter {number}: {error}") from None
             problem = _misfit(known, slots)
             if problem:
                 raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
@@ -209,7 +213,7 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
                 taken = known.adopted(slots)
                 remarks.note(known, taken, slots, optimizer.is_chain)
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
-                state[number] = {**left, **{name: slots[old] for name, old in taken.names.items()}}
+                state[number] = {**left, **encoded({name: slots[old] for name, old in taken.names.items()}, known.encoders)}
     if remarks:
         user.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.")
     return state
@@ -221,12 +225,14 @@ class Expected:
 
     Attributes:
         layout, key: by which the names are known.
-        shapes: of the slots that are of use to it, counts left out.
+        shapes: of the slots that are of use to it, counts left out; without codes.
+        encoders: of those that it keeps in codes.
     """
 
     layout: Layout
     key: Key
     shapes: Slots
+    encoders: Encoders
 
     @property
     def names(self) -> set[str]:
@@ -281,8 +287,11 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
         except Exception:  # Whatever a transform by hand makes of tensors without values.
             continue
         for key, state in states.items():
-            shapes = {name: tuple(state[name].shape) for name in _present(state)}
-            found[key] = Expected(layout, key, shapes)
+            coded = encoders(transform, layout.names(key), state)
+            shapes = {
+                name: tuple((params[key] if name in coded else state[name]).shape) for name in _present(state) - scales_of(state)
+            }
+            found[key] = Expected(layout, key, shapes, coded)
     return found
 
 

@@ -1,0 +1,104 @@
+"""Checkpoints of coded slots: plain tensors, which load into any optimizer of these slots, in codes or not."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import functional_optim as fo
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 3))
+
+
+def stepped(net, optimizer, steps=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(8, 20, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+def coded(net, bits, **how):
+    return fo.adapters.OptimizerAdapter(net.named_parameters(), fo.quantized(fo.adamw(), bits, min_size=30, **how))
+
+
+def through_a_file(state_dict):
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_run_goes_on_from_its_own_checkpoint_bit_by_bit(bits):
+    net = model()
+    optimizer = stepped(net, coded(net, bits))
+    other = copy.deepcopy(net)
+    resumed = coded(other, bits)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    stepped(net, optimizer, seed=1), stepped(other, resumed, seed=1)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("bits, tolerance", [(8, 0.13), (4, 1.0)])
+def test_torchs_checkpoint_loads_into_codes_and_these_into_float32(bits, tolerance):
+    """A code is at most one step away: an eighth in 8 bits, a factor of 2 in 4."""
+    net = model()
+    saved = stepped(net, torch.optim.AdamW(net.parameters())).state_dict()
+    optimizer = coded(net, bits)
+    optimizer.load_state_dict(through_a_file(saved))
+    assert optimizer.state[net[0].weight]["exp_avg"].dtype == torch.int8
+    plain = fo.adapters.AdamW(net.named_parameters())
+    plain.load_state_dict(through_a_file(optimizer.state_dict()))
+    for number, p in enumerate(net.parameters()):
+        old, new = saved["state"][number], plain.state[p]
+        assert new["exp_avg_sq"].dtype == torch.float32 and new["step"] == old["step"] == 3
+        assert ((new["exp_avg_sq"] > 0) == (old["exp_avg_sq"] > 0)).all()
+        there = old["exp_avg"].abs() > old["exp_avg"].abs().max() / 16
+        torch.testing.assert_close(new["exp_avg"][there], old["exp_avg"][there], rtol=tolerance, atol=0)
+    # And so back into torch's own class.
+    torch.optim.AdamW(net.parameters()).load_state_dict(plain.state_dict())
+
+
+def test_codecs_load_each_others_checkpoints_also_by_name():
+    net = model()
+    saved = stepped(net, coded(net, 8)).state_dict()
+    for other in (
+        coded(net, 4),
+        coded(net, 8, block=16),
+        coded(net, 8, codec=fo.Stochastic()),
+        fo.adapters.AdamW(net.named_parameters()),
+    ):
+        assert not fo.adapters.load_by_name(other, saved)
+        before = {name: x.dtype for name, x in other.state[net[0].weight].items()}
+        stepped(net, other, 1)
+        assert before == {name: x.dtype for name, x in other.state[net[0].weight].items()}
+
+
+def test_complex_slots_are_pairs_of_reals_in_codes():
+    p = torch.randn(20, 20, dtype=torch.complex64, requires_grad=True)
+    optimizer, plain = fo.adapters.OptimizerAdapter([p], fo.quantized(fo.adamw())), fo.adapters.AdamW([p])
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    plain.load_state_dict(optimizer.state_dict())
+    codes = optimizer.state[p]["exp_avg"].clone()
+    assert plain.state[p]["exp_avg"].dtype == torch.complex64 and codes.shape == (20, 20, 2)
+    optimizer.load_state_dict(plain.state_dict())
+    assert torch.equal(optimizer.state[p]["exp_avg"], codes)
+
+
+def test_codes_that_do_not_fit_are_refused_and_nothing_is_changed():
+    net = model()
+    optimizer = stepped(net, coded(net, 8))
+    saved, before = through_a_file(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["exp_avg.scale"] = saved["state"][0]["exp_avg.scale"][:7]
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0: 600 codes and 7 scales"):
+        optimizer.load_state_dict(saved)
+    for number, slots in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(x, before["state"][number][name]) for name, x in slots.items())
