@@ -19,6 +19,9 @@ from functional_optim.trees import Tree
 Scalar: TypeAlias = float | Tensor
 
 
+WITHOUT_FLOAT64 = ("mps",)
+
+
 @overload
 def double(x: Tensor, device: torch.device | None = None) -> Tensor: ...
 @overload
@@ -33,9 +36,13 @@ def double(x: Scalar, device: torch.device | None = None) -> Scalar:
     device = x.device if isinstance(x, Tensor) else device
     if device is None:
         return x
-    # MPS has no float64; there scalars are float32.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
+    dtype = dtype_of_scalars(device)
     return x.to(dtype) if isinstance(x, Tensor) else torch.tensor(x, dtype=dtype, device=device)
+
+
+def dtype_of_scalars(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has no other."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def bias_correction(beta: Scalar, t: Scalar) -> Scalar:

@@ -152,9 +152,9 @@ def assert_close(ours, theirs, dtype=torch.float32, slack=1.0):
         torch.testing.assert_close(p, q, rtol=rtol, atol=atol)
 
 
-def assert_same_progress(ours, theirs, dtype=torch.float32):
+def assert_same_progress(ours, theirs, dtype=torch.float32, slack=1.0):
     """Parameters, names and values of the state."""
-    slack = SLACK.get(ours.transform, 1.0) if isinstance(ours, OptimizerAdapter) else 1.0
+    slack *= SLACK.get(ours.transform, 1.0) if isinstance(ours, OptimizerAdapter) else 1.0
     assert_close(params_of(ours), params_of(theirs), dtype, slack)
     for p, q in zip(params_of(ours), params_of(theirs), strict=True):
         assert ours.state[p].keys() == theirs.state[q].keys()

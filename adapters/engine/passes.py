@@ -77,6 +77,13 @@ def stepped(p: Node, u: Scaled) -> Scaled:
     return added(Scaled(p, 1 + ours), Scaled(other if base is p else base, others))
 
 
+def is_nonnegative(node: Node) -> bool:
+    """Whether it is known of a node that its elements are at least 0, or NaN."""
+    bound = node.args[1] if node.op == "clamp_min" else None
+    is_square = node.op == "mul" and node.args[0] is node.args[1]
+    return node.op == "abs" or is_square or (isinstance(bound, int | float) and bound >= 0)
+
+
 def _is_mild(ratio: float) -> bool:
     return abs(ratio) <= MILD
 
@@ -99,7 +106,10 @@ def _general(node: Node, args: list[Any]) -> Scaled:
 def _mul(a: Any, b: Any) -> Scaled:
     if not isinstance(a, Scaled):
         return b.times(a)
-    return Scaled(_node("mul", (a.node, b.node)), a.scale).times(b.scale) if isinstance(b, Scaled) else a.times(b)
+    if not isinstance(b, Scaled):
+        return a.times(b)
+    a, b = _as_number(a), _as_number(b)
+    return Scaled(_node("mul", (a.node, b.node)), a.scale).times(b.scale)
 
 
 def _div(a: Any, b: Any) -> Scaled:
@@ -135,6 +145,21 @@ def _sign(x: Scaled) -> Scaled:
     return Scaled(_node("sign", (x.whole(),)))
 
 
+def _to(x: Scaled, dtype: Any) -> Scaled:
+    number = _as_number(x)
+    return number if number is not x else _general(Node("to"), [x, dtype])
+
+
+def _as_number(x: Scaled) -> Scaled:
+    """A comparison with 0 as 1 or 0, by functions that torch has for lists; it has none that compares."""
+    if x.node.op not in ("gt", "lt") or type(x.node.args[1]) not in (int, float) or x.node.args[1] != 0:
+        return x
+    signs = _node("sign", (x.node.args[0],))
+    if x.node.op == "gt":
+        return Scaled(_node("clamp_min", (signs, 0.0)))
+    return Scaled(_node("clamp_max", (signs, 0.0)), -1.0)
+
+
 def _where(condition: Any, a: Any, b: Any) -> Scaled:
     if not isinstance(condition, Number) or condition.is_away:
         return _general(Node("where"), [condition, a, b])
@@ -150,6 +175,7 @@ FOLDED: Mapping[str, Callable[..., Scaled]] = {
     "neg": lambda x: x.times(-1.0),
     "sign": _sign,
     "sqrt": _sqrt,
+    "to": _to,
     "sub": lambda a, b: _add(a, b.times(-1.0) if isinstance(b, Scaled) else -b),
     "reciprocal": lambda x: _div(1.0, x),
     "where": _where,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .memory import foreach, on_host
-from .passes import PRODUCTS, Scaled
+from .passes import PRODUCTS, Scaled, is_nonnegative
 from .prologue import Place
 from .stand_ins import Node, Number, is_one
 from .trace import ordered
@@ -101,6 +101,7 @@ class Program:
 
     Attributes:
         numbers: the places of the numbers that `run` gets.
+        nonnegative: of what `run` returns, whether its elements are known to be at least 0.
     """
 
     def __init__(self, inputs: Sequence[Node], stored: Mapping[int, Scaled], returned: Sequence[Scaled] = ()) -> None:
@@ -112,6 +113,7 @@ class Program:
             returned: what `run` returns.
         """
         results = [value.whole() for value in returned]
+        self.nonnegative = list(map(is_nonnegative, results))
         results = [Node("clone", (node,)) if node in inputs else node for node in results]
         self.emptied = [index for index, value in stored.items() if value.node.op == "zeros_like"]
         stored = {index: value for index, value in stored.items() if index not in self.emptied}

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from functional_optim.numerics import dtype_of_scalars
+
 from .memory import on_host
 
 
@@ -84,11 +86,13 @@ class Operation:
     def __call__(self, values: Sequence[Any]) -> Any:
         """The value: Python's number, or a () tensor where an argument is one, on another device than the host."""
         args = [values[x] if type(x) is Place else x for x in self.args]
-        if any(isinstance(x, Tensor) for x in args):
-            return OPERATORS[self.name](*args) if self.name in OPERATORS else getattr(torch, self.name)(*map(_tensor, args))
+        where = next((x.device for x in args if isinstance(x, Tensor)), None)
+        if where is not None:
+            wide = dtype_of_scalars(where)
+            return OPERATORS[self.name](*args) if self.name in OPERATORS else _by_torch(self.name, *args, wide=wide)
         with contextlib.suppress(ArithmeticError, ValueError):
             return self.function(*args)
-        return _by_torch(self.name, *args)
+        return _read(self.name, *args)
 
 
 # The value at an index, what is asked of it, and the answer for which something was traced.
@@ -116,7 +120,7 @@ class Tape:
             return args[0]
         key = name, tuple((type(x), x) for x in args)
         if key not in self._known:
-            operation = Operation(name, HOST.get(name) or functools.partial(_by_torch, name), args)
+            operation = Operation(name, HOST.get(name) or functools.partial(_read, name), args)
             self.values.append(operation(self.values))
             self.operations.append(operation)
             self._known[key] = Place(len(self.values) - 1)
@@ -208,13 +212,16 @@ class Prologue:
         return operator.itemgetter(*places) if len(places) > 1 else operator.itemgetter(slice(places[0], places[0] + 1))
 
 
-def _by_torch(name: str, *args: Any) -> Any:
-    return getattr(torch, name)(*map(_tensor, args)).item()
+def _by_torch(name: str, *args: Any, wide: torch.dtype = torch.float64) -> Tensor:
+    return getattr(torch, name)(*[x if isinstance(x, Tensor) else _tensor(x, wide) for x in args])
 
 
-def _tensor(x: Any) -> Tensor:
-    kind = torch.bool if isinstance(x, bool) else torch.float64
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=kind, device="cpu")
+def _read(name: str, *args: Any) -> Any:
+    return _by_torch(name, *args).item()
+
+
+def _tensor(x: Any, wide: torch.dtype) -> Tensor:
+    return torch.tensor(x, dtype=torch.bool if isinstance(x, bool) else wide, device="cpu")
 
 
 def _hold_tensors(values: Sequence[Any]) -> bool:

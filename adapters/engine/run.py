@@ -17,6 +17,7 @@ from functional_optim.form import Path
 from functional_optim.hparams import HParams, one_or_each
 from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
+from functional_optim.numerics import double
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import whole
 
@@ -348,7 +349,8 @@ class Run(ABC):
             found = form.finish(*self.given(work)(link), numbers, Sums(tuple(own), totals, sizes))
             self._own[work.part][link] = found
             for name in form.own:
-                self.keep(link, name, work, found.new[name].double())
+                new: Tensor = found.new[name]
+                self.keep(link, name, work, double(new))
         names: dict[Path, Any] = {(*link.path, name): self._own[works[0].part][link].new[name] for name in form.shared}
         if form.shared and form.counts:
             names[link.step] = self.given(works[0])(link)[1]
@@ -366,9 +368,9 @@ class Run(ABC):
         """The numbers that a rule keeps: of each leaf, unless all are equal, and what all share."""
         numbers: dict[str, Tensor] = {}
         for name in form.own:
-            column = torch.stack(self.places(link, name, work)).double()
+            column = double(torch.stack(self.places(link, name, work)))
             numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
-        return {**numbers, **{name: self.shared((*link.path, name)).double() for name in form.shared}}
+        return {**numbers, **{name: double(self.shared((*link.path, name))) for name in form.shared}}
 
     def _shared_steps(self, passage: Passage) -> dict[Path, int]:
         """The steps that all leaves share with other numbers, before this one."""

@@ -143,14 +143,17 @@ class Lists:
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Over the same pieces."""
-        sums: dict[int, list[Tensor]] = {}
+        sums: dict[int, Sequence[Tensor]] = {}
         for arranged in self._arranged(run, work, link, Ending.TOTAL):
-            for piece in _pieces(work, arranged, at_least=2):  # The terms are stored twice, of half the tensors at a time.
+            kinds, each = arranged.program.nonnegative, not link.form.sums_all_only
+            # What may be of either sign is stored twice, of half the tensors at a time.
+            for piece in _pieces(work, arranged, at_least=1 if all(kinds) else 2):
                 numbers = arranged.numbers_of(piece)
                 for block in _blocks([[column[i] for i in piece] for column in work.columns]):
-                    results = _summed(arranged.program.run(_opened(block), numbers), each=not link.form.sums_all_only)
-                    for i, terms in zip(piece, results, strict=False):
-                        sums[i] = [x + y for x, y in zip(sums[i], terms, strict=True)] if i in sums else terms
+                    terms = arranged.program.run(_opened(block), numbers)
+                    results = _summed(terms, each=each) if on_host(work.p[0]) else _normed(terms, kinds)
+                    for i, own in zip(piece, results, strict=False):
+                        sums[i] = [x + y for x, y in zip(sums[i], own, strict=True)] if i in sums else own
         return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
@@ -295,6 +298,18 @@ def _summed(columns: Sequence[Sequence[Tensor]], *, each: bool) -> list[list[Ten
     if each:
         return [[x.sum() for x in row] for row in zip(*columns, strict=True)]
     return [[torch.cat([x.reshape(-1) for x in column]).sum() for column in columns]]
+
+
+def _normed(columns: Sequence[Sequence[Tensor]], nonnegative: Sequence[bool]) -> list[Sequence[Tensor]]:
+    """The sums over each row by norms, which torch has for lists; of what may be of either sign, those of two parts."""
+    sums = []
+    for column, is_one_part in zip(columns, nonnegative, strict=True):
+        if is_one_part:
+            sums.append(foreach["norm"](column, 1))
+        else:
+            parts = [foreach["norm"](foreach[name](column, 0.0), 1) for name in ("clamp_min", "clamp_max")]
+            sums.append(foreach["sub"](*parts))
+    return list(zip(*sums, strict=True))
 
 
 def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:

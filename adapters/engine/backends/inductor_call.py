@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.numerics import dtype_of_scalars
 from functional_optim.torch_internals import WRAPPING, is_kernel, wrapper_of
 
 # Up to this many elements, a second thread is of no use.
@@ -57,7 +58,7 @@ class Lengths(tuple[int, ...]):
     def column(self, device: torch.device) -> Tensor:
         """The same as numbers on a device; made once."""
         if device not in self._columns:
-            self._columns[device] = torch.tensor(self, dtype=torch.float64, device=device)
+            self._columns[device] = torch.tensor(self, dtype=dtype_of_scalars(device), device=device)
         return self._columns[device]
 
 
