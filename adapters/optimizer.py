@@ -494,15 +494,18 @@ class OptimizerAdapter(TransformOptimizer):
 
     A parameter group is a mapping of hyper-parameters: whatever a scheduler or a person writes there is what the next step uses.
     Groups may differ in any hyper-parameter, yet they are one tree to the transform: a global norm spans them all.
+
     Every group has an `lr`, which torch's schedulers and other people's programs drive. It is the learning rate where the
     transform has one, or where you give one for all its branches. Else, where schedules give the rate or branches have rates of
     their own, it is a factor of them all, 1 at first: then `group["lr_is_factor"]` is True. See `with_lr_factor`. A checkpoint
     that means the other by `lr` leaves it alone, with a warning.
+
     On the host a step is cut into stages: elementwise rules run with torch's in-place operations, over lists of small tensors and
     blocks of large ones; a rule that needs a tensor's shape is called for each, and what is no rule is called as it is, on its
     own part of the state. Steps that `accumulate`, `apply_if_finite`, `skip_large_updates` or `conditionally` leave out are not
     computed. Where nothing else is there, or elsewhere than on the host, the transform itself is called. The numbers agree to
     rounding; `explain()` says what is run how, and why.
+
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still. What a wrapper keeps for all, such as the clock of a schedule, is one
     value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy.

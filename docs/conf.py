@@ -41,6 +41,7 @@ html_sidebars = {
     ]
 }
 html_css_files = ["site.css"]
+html_js_files = ["ranking.js"]
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False

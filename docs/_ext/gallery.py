@@ -41,7 +41,7 @@ def write(folder: Path) -> None:
         text = "\n\n".join(_cells(cells, path.stem, out / "images", pictures))
         _put(out / f"{path.stem}.md", f"{text}\n")
         title, _, rest = "".join(cells[0]["source"]).lstrip("# ").partition("\n")
-        summary = re.split(r"\s*\n\n|(?<=\.) ", rest.strip())[0]
+        summary = re.split(r"\s*\n\n|(?<=[^l]\.) (?=[A-Z])", rest.strip())[0]  # The first sentence, also after "et al.".
         names.append(path.stem)
         cards.append(
             CARD.format(title=title, name=path.stem, picture=pictures[-1], alt=f"The last picture of: {title}", summary=summary)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import functional_optim as fo
 
 # Modules that a user opens, in the order of the index, with what is in them.
@@ -18,6 +20,9 @@ MODULES = {
     "numerics": "Numbers, for rules of your own",
     "testing": "For your tests",
 }
+
+# Of an optimizer's methods, those that a training loop calls, and those that a subclass writes.
+USED = ["step", "init_state", "step_param", "explain", "eval", "train", "add_param_group", "state_dict", "load_state_dict"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _page(symbol: Symbol) -> str:
     lines += [".. currentmodule:: functional_optim", ""]
     value = symbol.value
     if inspect.isclass(value):
-        lines += [f".. autoclass:: {symbol.full}", "   :members:", "   :exclude-members: __init__, __new__", ""]
+        lines += [f".. autoclass:: {symbol.full}", f"   :members: {members(value)}", "   :exclude-members: __init__, __new__", ""]
     elif callable(value) and hasattr(value, "__name__"):
         lines += [f".. autofunction:: {symbol.full}", ""]
     else:
@@ -133,6 +138,14 @@ def _page(symbol: Symbol) -> str:
     if story:
         lines += [*_title("Algorithm", "-"), *story, ""]
     return "\n".join(lines) + "\n"
+
+
+def members(value: type) -> str:
+    """What users call of a class: all that is public, or, of an optimizer, what it does not leave to torch's base class."""
+    if not issubclass(value, torch.optim.Optimizer):
+        return ""
+    own = (name for name in USED if getattr(getattr(value, name, None), "__module__", "").startswith("functional_optim"))
+    return ", ".join(own)
 
 
 def summary(value: Any) -> str:

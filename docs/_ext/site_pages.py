@@ -73,9 +73,10 @@ def _piece(text: str) -> str:
     lead, colon, rest = text.partition(":  ")
     if colon:
         return f"{html.escape(lead)}: {_piece(rest)}"
-    if formulas.SIGNS.search(text) and ("←" in text or "=" in text or "solve" not in text):
+    words, formula = re.match(r"((?:[A-Za-z']*[a-z']{2,} )(?:[A-Za-z']+ )*)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    if formulas.SIGNS.search(formula):
         try:
-            return formulas.mathml(text, display=True)
+            return html.escape(words or "") + formulas.mathml(formula, display=True)
         except formulas.NoFormula:
             pass
     return html.escape(text)
