@@ -36,6 +36,9 @@ SIGNED, POSITIVE = "signed", "positive"
 # Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, from element to element, from block to block.
 STEP, ELEMENT, BLOCK, SLOT = 0.6180339887498949, 0.7548776662466927, 0.5698402909980532, 0.3819660112501051
 
+# Blocks after which they start again, so that float32 holds their places, and engines can begin in between.
+PERIOD = 2048
+
 # 1 in float32, as a whole number, and one power of 2 there.
 ONE, OCTAVE = 0x3F800000, 1 << 23
 
@@ -77,6 +80,11 @@ class Codec(ABC):
     @abstractmethod
     def dtypes(self) -> tuple[torch.dtype, ...]:
         """Those of a slot that is coded; none of them is that of a slot which is not."""
+
+    @property
+    def stretch(self) -> int:
+        """How many elements, counted from the first, may be encoded apart from the others; 0 if all must be at once."""
+        return 0
 
     def empty(self, device: torch.device) -> tuple[Tensor, ...]:
         """What is stored in the place of further parts where a slot is not coded."""
@@ -138,6 +146,11 @@ class Blockwise(Codec):
     def dtypes(self) -> tuple[torch.dtype, ...]:
         """Whole numbers."""
         return torch.int8, torch.uint8
+
+    @property
+    def stretch(self) -> int:
+        """After so many blocks u is the first one's again."""
+        return PERIOD * self.block
 
     def empty(self, device: torch.device) -> tuple[Tensor, ...]:
         """No scale."""
@@ -257,7 +270,7 @@ def _count(shape: Sequence[int]) -> int:
 
 def _phase(rows: Tensor, t: Scalar, number: int) -> Tensor:
     """Where each element of some blocks is in its turn, modulo 1, before its own place in the block is added: a column."""
-    place = torch.arange(rows.shape[0], dtype=torch.float32, device=rows.device).unsqueeze(1) % 4096
+    place = torch.arange(rows.shape[0], dtype=torch.float32, device=rows.device).unsqueeze(1) % PERIOD
     return place * BLOCK + _offset(t, number)
 
 

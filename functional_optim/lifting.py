@@ -124,8 +124,7 @@ class Lifted(Form):
     @property
     def packs(self) -> bool:
         """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
-        is_alike = self.elementwise and self.coding is None
-        return is_alike and not any(isinstance(start, OneNumber) for start in self.slots.values())
+        return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     @property
     def needs(self) -> Needs:

@@ -35,6 +35,7 @@ class Way(Enum):
     """How the elementwise stages of a parameter are run: the strategy, in one word."""
 
     COMPILED = "a kernel"
+    CODED = "blocks, each decoded, stepped and encoded"
     LISTED = "torch's in-place operations, over lists and blocks"
     CALLED = "the rules themselves"
 

@@ -30,16 +30,16 @@ class StageRow:
     links: tuple[str, ...]
     way: str
     reason: str
-    reads: int
-    writes: int
-    state: int
+    reads: float
+    writes: float
+    state: float
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
-        traffic = f"; {self.reads} bytes read, {self.writes} written" if self.reads else ""
+        traffic = f"; {self.reads:.4g} bytes read, {self.writes:.4g} written" if self.reads else ""
         return (
             f"group {self.group}, {self.parameters} parameters: {' → '.join(self.links) or 'nothing'}\n"
-            f"    {self.way}{why}{traffic}, {self.state} of state, per element"
+            f"    {self.way}{why}{traffic}, {self.state:.4g} of state, per element"
         )
 
 
@@ -70,7 +70,7 @@ def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> S
     whole = [link for link in stage.links if link.rule is None]
     if not stage.fuses:
         reason = "it is no rule for one tensor, its gradient and its slots" if whole else "it needs the shapes of tensors"
-    sizes = [leaf.values()[i].element_size() for i in range(stage.slots.start, stage.slots.stop)]
+    sizes = [_bytes(leaf, i) for i in range(stage.slots.start, stage.slots.stop)]
     stored = leaf.stepped if stage.steps_copy else leaf.param
     size, grad = stored.element_size(), leaf.grad_dtype.itemsize
     state = sum(sizes)
@@ -86,3 +86,9 @@ def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> S
         writes=0 if called else moves + state + copied[1],
         state=state + copied[0],
     )
+
+
+def _bytes(leaf: Leaf, i: int) -> float:
+    """Of a slot, for each element of the parameter."""
+    slot, count = leaf.values()[i], leaf.param.numel()
+    return slot.element_size() if slot.numel() == count else slot.element_size() * slot.numel() / max(count, 1)

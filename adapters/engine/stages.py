@@ -135,8 +135,9 @@ class Stage:
 
     @cached_property
     def is_coded(self) -> bool:
-        """Whether its one link keeps its slots in codes."""
-        return len(self.links) == 1 and self.links[0].rule is not None and self.links[0].rule.coding is not None
+        """Whether its one link needs tensors of their own shapes, and keeps its slots in codes."""
+        rule = self.links[0].rule if self.links and not self.fuses else None
+        return rule is not None and rule.coding is not None
 
     def slots_of(self, link: Link) -> slice:
         """Where the slots of one link are among those of the stage."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functional_optim.hparams import HParams
 
 from .backends.called import Called
+from .backends.coded import Coded, is_coded
 from .backends.foreach import Lists
 from .buckets import Leaf, Way
 from .route import Link
@@ -24,7 +25,7 @@ class Ways:
     """
 
     def __init__(self, reasons: dict[str, None], *, fused: bool, fresh: bool = False) -> None:
-        self.backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.LISTED: Lists()}
+        self.backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.CODED: Coded(), Way.LISTED: Lists()}
         self._reasons, self._fused = reasons, fused
         if fused:
             try:
@@ -45,6 +46,8 @@ class Ways:
         """The best way for a parameter."""
         if not leaf.param.numel():
             return Way.CALLED
+        if is_coded(leaf):
+            return Way.CODED
         for way in (Way.COMPILED, Way.LISTED):
             if way in self.backends:
                 reason = self.backends[way].refuses(leaf, hparams)
