@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.sharded import total
-from functional_optim.torch_internals import in_forward_mode, is_at_hand
+from functional_optim.torch_internals import in_forward_mode, is_at_hand, is_observed
 from functional_optim.trees import Tree
 
 Scalar: TypeAlias = float | Tensor
@@ -198,6 +198,26 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
         return where(positive, where(positive, x, 1.0) ** exponent, 0.0)
     except OverflowError:
         return math.inf
+
+
+def mixed(x: Tensor, y: Tensor, weight: Scalar) -> Tensor:
+    """`(1 − weight) x + weight y`, in one call where the weight is a number and nobody watches."""
+    if isinstance(weight, int | float) and not is_observed() and not is_tracked(x) and not is_tracked(y):
+        return x.lerp(y, weight)
+    return (1 - weight) * x + weight * y
+
+
+def added_product(x: Tensor, y: Tensor, z: Tensor, a: float, b: float) -> Tensor:
+    """`a x + b y z` of stacks of matrices, rounded once; for numbers, and only where nobody watches: see `is_observed`.
+
+    torch's compiler may drop the second factor, and its forward mode crashes on it.
+    """
+    return torch.baddbmm(x, y, z, beta=a, alpha=b)
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether autograd keeps what is computed of it."""
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def _differentiating() -> bool:

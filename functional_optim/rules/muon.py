@@ -22,6 +22,7 @@ from torch import Tensor
 
 from functional_optim.codecs import Codec
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.numerics import mixed
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import (
     COEFFICIENTS,
@@ -59,8 +60,8 @@ def _stepping(hp, schedule, margin, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
     mu = hp["momentum"]
 
     def rule(g, p, m):
-        m = mu * m + (1 - mu) * g
-        u = mu * m + (1 - mu) * g if nesterov else m
+        m = mixed(m, g, 1 - mu)
+        u = mixed(g, m, mu) if nesterov else m
         x = orthogonalized(u.flatten(2), schedule, hp["eps"], ns_steps, ns_dtype, margin)
         return FACTORS[adjust_lr_fn](*x.shape[1:]) * x.reshape(g.shape), m
 

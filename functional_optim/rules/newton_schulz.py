@@ -9,6 +9,7 @@ Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks, htt
 Amsel et al. 2025, The Polar Express, https://arxiv.org/abs/2505.16932: the best coefficients of each step
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import SlotInit
-from functional_optim.numerics import Scalar, sqrt
+from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
+from functional_optim.torch_internals import is_observed
 
 # a, b, c of each step; after the last, its again.
 Schedule: TypeAlias = Sequence[tuple[Scalar, Scalar, Scalar]]
@@ -89,22 +91,36 @@ def matrix_zeros(name: str) -> SlotInit:
 
 
 def orthogonalized(
-    x: Tensor, schedule: Schedule, eps: float, steps: int, dtype: torch.dtype | None = None, margin: float | None = None
+    x: Tensor, schedule: Schedule, eps: Scalar, steps: int, dtype: torch.dtype | None = None, margin: float | None = None
 ) -> Tensor:
     """Of each of a stack of matrices (n, rows, columns), nearly the closest orthogonal one, by Newton and Schulz's iteration."""
+    triples = [schedule[min(step, len(schedule) - 1)] for step in range(steps)]
+    # A product and a sum in one call are faster, and rounded once, as they are one after another in the wider dtype. But the call
+    # takes numbers alone, which torch's batching, tracing and forward mode lose.
+    numbers = all(isinstance(number, int | float) for number in (eps, *itertools.chain(*triples)))
+    iterated = _iterated_by_calls if numbers and not is_observed() and not is_tracked(x) else _iterated
+    y = iterated(x if x.shape[1] <= x.shape[2] else x.mT, triples, eps, dtype, margin)
+    return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)
 
+
+def _iterated(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.dtype | None, margin: float | None) -> Tensor:
     def low(y: Tensor) -> Tensor:
         return y if dtype is None else y.to(dtype).float()
 
-    def times(y: Tensor, z: Tensor) -> Tensor:
-        # A GPU multiplies tensors of the low dtype many times faster, and rounds the product to it once more.
-        return y @ z if dtype is None or not y.is_cuda else (y.to(dtype) @ z.to(dtype)).float()
-
-    y = low(x if x.shape[1] <= x.shape[2] else x.mT)
+    y = low(x)
     size = low(sqrt((y * y).sum((1, 2), keepdim=True)))
     y = low(y / (size.clamp(min=eps) if margin is None else margin * size + eps))
-    for step in range(steps):
-        a, b, c = schedule[min(step, len(schedule) - 1)]
-        gram = low(times(y, y.mT))
-        y = low(a * y + times(low(b * gram + c * times(gram, gram)), y))
-    return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)
+    for a, b, c in triples:
+        gram = low(y @ y.mT)
+        y = low(a * y + low(b * gram + c * (gram @ gram)) @ y)
+    return y
+
+
+def _iterated_by_calls(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.dtype | None, margin: float | None) -> Tensor:
+    y = x if dtype is None else x.to(dtype)
+    size = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
+    y = y / (size.clamp(min=eps) if margin is None else margin * size + eps)
+    for a, b, c in triples:
+        gram = y @ y.mT
+        y = added_product(y, added_product(gram, gram, gram, b, c), y, a, 1)
+    return y

@@ -231,3 +231,33 @@ def test_rows_come_out_alike_and_the_whole_as_large_as_it_was():
     torch.testing.assert_close(found.norm(), u.norm(), rtol=FLOAT64, atol=0)
     torch.testing.assert_close(found.norm(dim=1), (u.norm() / math.sqrt(3)).expand(3), rtol=FLOAT64, atol=0)
     torch.testing.assert_close(state["second_momentum_buffer"], 0.5 * u.square().mean(1), rtol=FLOAT64, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_in_calls_or_by_the_formula_it_is_one_iteration(dtype):
+    """Where nobody watches, a product and a sum are one call, in the low dtype; under `vmap` and with tensors they are not."""
+    x = randn(3, 5, 4).float()
+    tx = fo.orthogonalize("quintic", ns_dtype=dtype)
+    found = torch.stack([tx.update(each, {})[0] for each in x])
+    watched = torch.vmap(lambda each: tx.update(each, {})[0])(x)
+    tensors = torch.stack([tx.update(each, {}, None, {"ns_eps": torch.tensor(1e-7)})[0] for each in x])
+    # The low dtype rounds at 2⁻⁸, and sums of other orders fall to either side; each step enlarges that by up to 4.
+    tolerance = 1e-5 if dtype is None else 0.05
+    torch.testing.assert_close(found, watched, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(tensors, watched, rtol=1e-6, atol=1e-6)
+    tracked = x[0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(tx.update(tracked, {})[0].sum(), tracked)
+    assert slope.isfinite().all()
+
+
+def test_the_low_dtype_is_as_torchs():
+    """Bit for bit: a matrix in float32, and Muon's own coefficients."""
+    p = torch.nn.Parameter(randn(6, 4).float())
+    q = torch.nn.Parameter(p.detach().clone())
+    ours, theirs = fo.adapters.Muon([p], lr=0.1, weight_decay=0.0), torch.optim.Muon([q], lr=0.1, weight_decay=0.0)
+    for seed in range(3):
+        p.grad = q.grad = randn(6, 4, seed=seed).float()
+        ours.step()
+        theirs.step()
+    # The step and the momentum round in float32; the iteration in between does not differ.
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
