@@ -4,7 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, TypeAlias
@@ -20,17 +20,20 @@ from functional_optim.evaluate import LossAt
 from functional_optim.explain import Explanation
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
+from functional_optim.lifting import widened
 from functional_optim.sharded import placed_as
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 
 from . import user
 from .bridges.explained import explanation_of
+from .bridges.grad_scaler import factor_of_gradients
 from .engine.memory import are_same
 from .engine.placement import Copies
 from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
+from .engine.unscaling import FACTOR
 from .evaluation import Evaluation, without_trained
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from
@@ -53,6 +56,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     # What no copy takes along.
     _CACHES = ("_layouts", "_checked", "_steps", "_told", "_entries", "_validated", "_named", "_shown")
     _is_stepping = False
+    _factor = 1.0
     _layouts: dict[Transform, Layout]
     _checked: dict[Transform, int]
     _steps: dict[Transform, Step]
@@ -89,6 +93,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             return whole()
         present, hparams = self._present(groups), self._hparams_of_groups(transform, groups)
+        if self._factor != 1:
+            hparams = {index: {**own, FACTOR: self._factor} for index, own in hparams.items()}
         fused = any(self.is_fused(group) for _, group in groups)
         step, new = self._steps.get(transform), {}
         if step is None or step.fused != fused or not step.fits(present, self.state):
@@ -160,6 +166,9 @@ class TransformOptimizer(torch.optim.Optimizer):
                 gradients at other parameters (`sam`), get them from it.
             extra: what else the transform asks for: `value`, or, as mappings from parameter to tensor, `hessian_diag`, ...
 
+        With `fused=True` a `torch.amp.GradScaler` leaves unscaling to this step, as it does with torch's fused optimizers: the
+        rules see unscaled gradients, the parameters keep scaled ones. A step with an infinite gradient does not count.
+
         Raises:
             TypeError, ValueError: a gradient or a hyper-parameter is unfit. No parameter and no state has been changed then.
             RuntimeError: the parameters are those to evaluate at, inside `eval_params` or after `eval()`.
@@ -172,13 +181,16 @@ class TransformOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             extra = {"value": loss, **extra}
+        factor = factor_of_gradients(self)
+        if factor is None:
+            return loss
         parts = self._parts()
         if not self.state and torch_internals.is_asked_for_state():
             self.init_state()
             self._shown = {p: [(x, version_of(x)) for x in slots.values()] for p, slots in self.state.items()}
             return None
         self._forget_shown()
-        with _without_autocast():
+        with _without_autocast(), self._unscaling(factor):
             computed = [
                 self.computed(transform, groups, closure, extra)
                 for transform, groups in parts.items()
@@ -189,6 +201,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         for transform in self._steps.keys() - parts.keys():
             del self._steps[transform]
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `torch.amp.GradScaler` leaves gradients as they are: a kernel unscales them where it reads them."""
+        return any(map(self.is_fused, self.param_groups))
 
     def init_state(self) -> None:
         """Give every parameter that requires gradients the state that its first step would find; what is there already stays.
@@ -331,6 +348,15 @@ class TransformOptimizer(torch.optim.Optimizer):
         given = {name: _by_key(leaves, name, value) for name, value in extra.items()}
         return given if closure is None else {**given, **_elsewhere(leaves, closure)}
 
+    @contextlib.contextmanager
+    def _unscaling(self, factor: float) -> Iterator[None]:
+        """Gradients are multiplied by this factor meanwhile, before anything else is done with them."""
+        self._factor = factor
+        try:
+            yield
+        finally:
+            del self._factor
+
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
         for name in self._CACHES:
@@ -437,7 +463,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if closure is not None:
             extra |= _elsewhere(involved, closure)
         params = {leaf.key: leaf.param for leaf in involved}
-        grads = {leaf.key: full_gradient(leaf.param) for leaf in involved}
+        grads = {leaf.key: _multiplied(full_gradient(leaf.param), self._factor) for leaf in involved}
         old = layout.read(keys, states, on_host, apart)
         # Nothing is written to what has no gradient, unless a wrapper has made something new of it.
         written = [leaf.key for leaf in leaves]
@@ -734,6 +760,10 @@ def full_gradient(p: Tensor) -> Tensor | None:
     if g is None or g.dtype == p.dtype or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         return g  # What is unfit is for the transform to refuse.
     return g.to(torch.promote_types(g.dtype, p.dtype))
+
+
+def _multiplied(grad: Tensor | None, factor: float) -> Tensor | None:
+    return grad if grad is None or factor == 1 else widened(grad) * factor
 
 
 def _by_key(leaves: list[Leaf], name: str, value: Any) -> Any:

@@ -459,6 +459,20 @@ MUTANTS = [
         "test_fused.py -k what_people_do",
     ),
     Mutant(
+        "a step with an infinite gradient counts",
+        "adapters/bridges/grad_scaler.py",
+        'return None if known["found"] else 1',
+        "return 1",
+        "test_grad_scaler.py -k true_gradients",
+    ),
+    Mutant(
+        "rules see the gradients of a scaled loss",
+        "adapters/engine/step.py",
+        "links = [unscaling(self._params), *links]",
+        "pass",
+        "test_grad_scaler.py -k true_gradients",
+    ),
+    Mutant(
         "a kernel for GPUs goes on with the addresses of the last step",
         "adapters/engine/backends/triton.py",
         "if not known or known[0] != addresses:",

@@ -30,6 +30,7 @@ from .route import Link, Route, links_of, routes_of
 from .run import Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
 from .stages import Passage, passage_of
+from .unscaling import FACTOR, unscaling
 from .ways import Ways
 
 
@@ -212,7 +213,7 @@ class PlannedStep:
         self.held.settle(states)
 
     def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
-        key = tuple(gates.items())
+        key = (FACTOR in hparams[present.groups[0]], *gates.items())
         if key not in self._plans:
             self._plans[key] = self._planned(gates, present, hparams)
         return self._plans[key]
@@ -224,6 +225,9 @@ class PlannedStep:
         for link in whole:
             if waiting and not _waits(link):
                 raise Refused(f"{link} may have something to do for parameters without a gradient")
+        advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
+        if FACTOR in hparams[present.groups[0]]:
+            links = [unscaling(self._params), *links]
         ways = Ways(self.reasons, fused=self.fused)
         ways.look_at(links)
         leaves, first = self._leaves(links, present), next(iter(hparams.values()))
@@ -233,7 +237,6 @@ class PlannedStep:
         if not gates and all(leaf.way is Way.CALLED and leaf.placement is None for leaf in leaves):
             closed = f"{', '.join(map(str, links))} can only be called as a whole"
             raise Refused("; ".join(self.reasons) or closed)
-        advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
         return InPlacePlan(parts_of(leaves), links, ways.backends, self._layout, self._states, advances)
 
     def _leaves(self, links: Sequence[Link], present: Present) -> list[Leaf]:
