@@ -1,45 +1,15 @@
-"""The programs of the guides and of the cookbook run as they stand, and do what is said of them.
-
-A page is one program: its blocks marked `python`, one after another. What is checked stands in comments that readers don't see,
-`<!-- check … -->`. Blocks of other kinds show programs of other libraries.
-"""
+"""The programs of the guides and of the cookbook run as they stand, and do what is said of them."""
 
 import functools
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from builds import ROOT
-
-DOCS = ROOT / "docs"
-RECIPES = sorted(path for path in DOCS.glob("cookbook/*.md") if path.stem != "index")
-PAGES = [DOCS / "index.md", *sorted(DOCS.glob("guides/*.md")), *RECIPES]
-BLOCK = re.compile(r"^```python\n(.*?)^```|^<!-- check\n(.*?)^-->", re.DOTALL | re.MULTILINE)
-# Minutes, where a compiler starts.
-SLOW: set[str] = set()
-
-
-def program(path: Path, *, checked: bool) -> str:
-    """The blocks of a page, each where it stands, so that an error tells its line; checks too, or not."""
-    text = path.read_text(encoding="utf-8")
-    kept = [""] * (text.count("\n") + 1)
-    for found in BLOCK.finditer(text):
-        code = found[1] or (found[2] if checked else None)
-        if code is not None:
-            first = text[: found.start()].count("\n") + 1
-            kept[first : first + code.count("\n")] = code.splitlines()
-    return "\n".join(kept)
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(DOCS).with_suffix("").as_posix()
+from guides import PAGES, RECIPES, name_of, program
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=pytest.mark.full if name_of(path) in SLOW else [], id=name_of(path)) for path in PAGES]
-)
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_the_program_of_a_page(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

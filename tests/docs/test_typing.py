@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typed_project
 from builds import ROOT, built, copied_sources, environment, run
+from guides import PAGES, name_of, program
 
 import functional_optim as fo
 
@@ -48,6 +49,7 @@ def programs() -> str:
 
 
 FILES = {
+    **{f"{name_of(page).replace('/', '_')}.py": program(page, checked=False) for page in PAGES},
     "strict.py": f"# pyright: strict\n{Path(typed_project.__file__).read_text()}",
     "programs.py": programs(),
     "right.py": HEAD + "\n".join(with_their_defaults()),
@@ -60,7 +62,7 @@ def told(python: Path, folder: Path) -> dict[tuple[str, str], list[str]]:
     """What pyright says of each line of a user's files, in the environment of this Python."""
     for name, text in FILES.items():
         (folder / name).write_text(text)
-    # The README names values to be looked at, which do nothing.
+    # The README and the guides name values to be looked at, which do nothing.
     (folder / "pyrightconfig.json").write_text('{"reportUnusedExpression": false}')
     report = run(sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", str(python), cwd=folder)
     assert report.stdout, report.stderr
@@ -79,7 +81,7 @@ def test_right_calls_pass_misspelt_ones_do_not_and_every_signature_is_shown(kind
         pytest.skip("this checkout has no symbolic links, and without them an editable install is an import hook")
     (tmp_path / "user").mkdir()
     found = told(environment(tmp_path / "environment", built(kind, source)), tmp_path / "user")
-    assert [said for (name, _), said in found.items() if name in ("strict.py", "programs.py", "right.py")] == []
+    assert [said for (name, _), said in found.items() if name not in ("wrong.py", "shown.py")] == []
     for line in WRONG:
         said = found.get(("wrong.py", line), [])
         assert any('No parameter named "misspelt"' in message or "misspelt" not in line for message in said), line
