@@ -32,6 +32,12 @@ from functional_optim.trees import Tree
 SILENT = (Chained, Factored, Partitioned, Renamed, Scheduled)
 AROUND = (set_defaults, rename_hparams, scheduled, with_lr_factor)
 
+# In a notebook, on whatever background.
+TABLE = "width:100%; table-layout:fixed; border-collapse:collapse"
+CELL = "text-align:left; vertical-align:top; padding:0.3em 0.6em; overflow-wrap:anywhere; border-top:1px solid rgba(127,127,127,0.35)"
+WIDTHS = ("24%", "48%", "28%")
+WRAPPED = "white-space:pre-wrap; overflow-wrap:anywhere"
+
 BARS = "▁▂▃▄▅▆▇█"
 SAMPLES = 32
 
@@ -75,9 +81,10 @@ class Row:
     @property
     def cells(self) -> list[str]:
         """As a row of a table, in HTML."""
-        lines = [html.escape(self.what), *(f"<code>{html.escape(line)}</code>" for line in self.formula)]
-        link = f'<code style="padding-left:{self.depth}em">{html.escape(self.link)}</code>'
-        return [link, "<br>".join(filter(None, lines)), html.escape(self.numbers), html.escape(self.keeps)]
+        path = html.escape(self.link).replace(".", ".<wbr>")
+        link = f'<code style="padding-left:{self.depth}em; overflow-wrap:anywhere">{path}</code>'
+        about = [self.numbers, f"keeps {self.keeps}" if self.keeps else ""]
+        return [link, _marked(self.what) + "".join(map(_set, self.formula)), "<br>".join(html.escape(x) for x in about if x)]
 
     def __str__(self) -> str:
         lines = [f"{self.link}: {self.what}" if self.what else self.link, *(f"    {line}" for line in self.formula)]
@@ -148,13 +155,13 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """As a table, in a notebook."""
-        head = _cells("th", ["link", "what it does", "numbers", "state"])
+        head = _cells("th", ["link", "what it does", "numbers and state"])
         parts = []
         for params, rows in self._kinds():
             body = "".join(_cells("td", row.cells) for row in rows)
-            parts.append(f"<p><b>{html.escape(_called(params, rows))}</b></p><table>{head}{body}</table>")
+            parts.append(f"<p><b>{html.escape(_called(params, rows))}</b></p><table style={TABLE!r}>{head}{body}</table>")
         rest = Explanation((), self.curves, self.stages, self.reasons)
-        return "".join(parts) + (f"<pre>{html.escape(str(rest))}</pre>" if str(rest) else "")
+        return "".join(parts) + (f"<pre style={WRAPPED!r}>{html.escape(str(rest))}</pre>" if str(rest) else "")
 
     def _kinds(self) -> list[tuple[tuple[str, ...], list[Row]]]:
         kinds: dict[tuple[str, ...], list[Row]] = {}
@@ -438,9 +445,22 @@ def _size(size: int) -> str:
     return f"{size} bytes"
 
 
-def _cells(tag: str, cells: Iterable[str]) -> str:
+def _marked(text: str) -> str:
+    """A sentence in HTML, with its code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _set(line: str) -> str:
+    """A line of a formula in HTML; what stands apart from it, in the docstring, is a remark."""
+    formula, *remarks = re.split(r"\s{2,}", line)
+    rest = f'<span style="opacity:0.65; margin-left:1.5em">{html.escape("  ".join(remarks))}</span>' if remarks else ""
+    return f"<div><code>{html.escape(formula)}</code>{rest}</div>"
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
     """A row of a table."""
-    return "".join(["<tr>", *(f'<{tag} style="text-align:left">{cell}</{tag}>' for cell in cells), "</tr>"])
+    styled = (f'<{tag} style="width:{width}; {CELL}">{cell}</{tag}>' for cell, width in zip(cells, WIDTHS, strict=True))
+    return f"<tr>{''.join(styled)}</tr>"
 
 
 def _called(params: Sequence[str], rows: Sequence[Row]) -> str:

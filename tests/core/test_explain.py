@@ -94,7 +94,7 @@ def test_everything_can_be_explained(case):
     assert {name for each in explanation.rows for name in each.params} == set(fo.trees.names(params))
     for each in explanation.rows:
         assert each.what or tx.name == "divide_by_largest_norm", each  # That one is made by hand.
-    assert str(explanation) and "<table>" in explanation._repr_html_() and repr(explanation) == str(explanation)
+    assert str(explanation) and "<table" in explanation._repr_html_() and repr(explanation) == str(explanation)
 
 
 def test_nothing_of_the_size_of_the_parameters_is_made():
@@ -152,6 +152,12 @@ def test_groups_are_told_with_their_own_numbers():
     assert row(explanation, "add_decayed_weights", first).hparams == {"weight_decay": 0.5}
     assert row(explanation, "add_decayed_weights", second).hparams == {"weight_decay": 0.0}
     assert row(explanation, "scale_by_learning_rate", first).hparams == {"lr": 0.2}
+
+
+def test_html_marks_code_and_keeps_formulas_in_lines():
+    shown = fo.explain(fo.scale_by_adam(), {"w": torch.ones(2)})._repr_html_()
+    assert "`" not in shown and "<code>m ← β₁ m + (1 − β₁) g</code></div>" in shown
+    assert shown.count("<tr>") == 2 and shown.count("<td") == 3
 
 
 def test_text_in_html_is_text():
