@@ -34,7 +34,7 @@ AROUND = (set_defaults, rename_hparams, scheduled, with_lr_factor)
 
 # In a notebook, on whatever background.
 TABLE = "width:100%; table-layout:fixed; border-collapse:collapse"
-CELL = "text-align:left; vertical-align:top; padding:0.3em 0.6em; overflow-wrap:anywhere; border-top:1px solid rgba(127,127,127,0.35)"
+CELL = "text-align:left; vertical-align:top; padding:0.3em 0.6em; overflow-wrap:anywhere; border-top:1px solid #7f7f7f55"
 WIDTHS = ("24%", "48%", "28%")
 WRAPPED = "white-space:pre-wrap; overflow-wrap:anywhere"
 
