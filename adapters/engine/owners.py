@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from .buckets import Column, Leaf
+from .buckets import LARGEST_BATCHES, Column, Leaf
 from .memory import on_host
 from .placement import Line
 
@@ -197,17 +197,30 @@ def _returned(
     given = [iter(each) for each in received]
     wholes = [matrix.whole([[next(each) for _ in matrix.sent()] for each in given]) for matrix in own]
     outgoing: list[list[Tensor]] = [[] for _ in range(line.size)]
-    if own:
-        columns = [list(column) for column in zip(*wholes, strict=True)]
+    for some in _in_batches(own):
+        columns = [list(column) for column in zip(*(wholes[i] for i in some), strict=True)]
         first = 2 if reads_param else 1
-        u, slots = rule([matrix.leaf for matrix in own], columns[0], columns[1] if reads_param else None, columns[first:])
-        for matrix, *results in zip(own, u, *slots, strict=True):
-            for i, x in zip(_kept(matrix, reads_param), results, strict=True):
-                for each, piece in zip(outgoing, matrix.cut(i, x), strict=True):
+        u, slots = rule([own[i].leaf for i in some], columns[0], columns[1] if reads_param else None, columns[first:])
+        for n, *results in zip(some, u, *slots, strict=True):
+            for i, x in zip(_kept(own[n], reads_param), results, strict=True):
+                for each, piece in zip(outgoing, own[n].cut(i, x), strict=True):
                     each.append(piece)
     kept = [(matrix, i) for matrix in matrices for i in _kept(matrix, reads_param)]
     incoming = [[matrix.form(i, line.rank) for matrix, i in kept if matrix.owner == rank] for rank in range(line.size)]
     return Exchange(line, outgoing, incoming, _dtypes(matrix.columns[i] for matrix, i in kept))
+
+
+def _in_batches(matrices: Sequence[Matrix]) -> Iterator[range]:
+    """The places of those that a rule is run on together, which it may stack: no more than of whole parameters."""
+    first, elements = 0, 0
+    largest = LARGEST_BATCHES[not on_host(matrices[0].columns[0])] if matrices else 0
+    for i, matrix in enumerate(matrices):
+        elements += matrix.leaf.shape.numel()
+        if i > first and elements > largest:
+            yield range(first, i)
+            first, elements = i, matrix.leaf.shape.numel()
+    if matrices:
+        yield range(first, len(matrices))
 
 
 def _kept(matrix: Matrix, reads_param: bool) -> list[int]:
