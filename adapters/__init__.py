@@ -2,6 +2,7 @@
 
 from .bridges.callbacks import lightning_callback, trainer_callback
 from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
+from .bridges.in_backward import StepsInBackward, step_in_backward
 from .bridges.logs import log_values
 from .bridges.lr_scheduler import as_lr_scheduler
 from .bridges.param_groups import param_groups
@@ -48,6 +49,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "StepsInBackward",
     "WeightDecay",
     "as_lr_scheduler",
     "as_optimizer_class",
@@ -60,6 +62,7 @@ __all__ = [
     "log_values",
     "param_groups",
     "register_with_timm",
+    "step_in_backward",
     "trainer_callback",
     "transform_of",
 ]

@@ -4,6 +4,7 @@ A check is a function that both processes run together; what it raises goes into
 trained by two processes is compared with the same model trained by one, on the same samples.
 """
 
+import contextlib
 import copy
 import datetime
 import functools
@@ -12,7 +13,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from trajectories import drifting_gradient
 
 import functional_optim as fo
 from functional_optim import trees
-from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter
+from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter, step_in_backward
 from functional_optim.testing import Trial, default_params
 from functional_optim.trials import half_square, require_close
 
@@ -432,6 +432,46 @@ def what_is_placed_otherwise_is_stepped_by_the_rules_and_says_why():
     torch.testing.assert_close(whole(p.detach()), torch.full((3,), 0.9, dtype=torch.float64))
 
 
+@check("adamw", "per_tensor in a chain, without a norm")
+def shards_are_stepped_in_backward(name):
+    """As after backward; gradients are gone."""
+    make = {"adamw": TRANSFORMS["adamw"]}.get(name, lambda: fo.chain(scale_by_shape(), fo.scale_by_adam(), fo.sgd(0.01)))
+    alone, module = model(), fully_shard(model())
+    optimizer = OptimizerAdapter(alone.parameters(), make())
+    step_in_backward(module, lambda named: OptimizerAdapter(named, make()))
+    train(alone, optimizer, range(4))
+    for step in range(4):
+        x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step))[own_part()]
+        (module(x) - x.prod(-1, keepdim=True)).square().mean().backward()
+        assert all(p.grad is None for p in module.parameters())
+    assert_same(module, alone)
+
+
+@check("eager", "fused")
+def accumulating_without_synchronising_retraces_one_process(engine):
+    """DDP's `no_sync`: two batches of each process in a step; both compile the same kernels at the same time, into one cache."""
+    alone, module = model(), DistributedDataParallel(model())
+    make = lambda params: OptimizerAdapter(params, TRANSFORMS["composed"](), fused=engine == "fused")  # noqa: E731
+    optimizers = [make(each.parameters()) for each in (alone, module)]
+    for step in range(4):
+        x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        own = x[own_part()]
+        for half, context in ((own[:2], module.no_sync()), (own[2:], contextlib.nullcontext())):
+            with context:
+                ((module(half) - half.prod(-1, keepdim=True)).square().mean() / 2).backward()
+        (alone(x) - x.prod(-1, keepdim=True)).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same(module, alone)
+    try:
+        step_in_backward(module, make)
+    except ValueError as error:
+        assert "averages gradients" in str(error)
+    else:
+        raise AssertionError("DDP averages after the hooks")
+
+
 COMPUTED: list[tuple[int, ...]] = []
 
 
@@ -736,7 +776,7 @@ def resume_on_one_process(name: str, folder: Path) -> None:
 FOLDER = Path()
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_group(rank: int, store: Path) -> Iterator[None]:
     # Should one process fail where the other waits for it, a short timeout ends the wait.
     timeout = datetime.timedelta(seconds=20)
