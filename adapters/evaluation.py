@@ -110,7 +110,8 @@ def without_trained(
 
 @contextlib.contextmanager
 def eval_params(optimizer: "TransformOptimizer") -> Iterator[None]:
-    """Evaluate the average: inside, the parameters are those to evaluate at; after it, those that are trained, to the bit.
+    """Put the parameters to evaluate at, an average most often, into the model while a `with` lasts; then give back
+    those that are trained, to the bit.
 
         with fo.adapters.eval_params(optimizer):
             validate(model)

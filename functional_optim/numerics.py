@@ -18,6 +18,29 @@ from functional_optim.trees import Tree
 
 Scalar: TypeAlias = float | Tensor
 
+# What a rule of one's own may use; the rest is between the modules of this library.
+__all__ = [
+    "Scalar",
+    "atan2",
+    "bias_correction",
+    "cbrt",
+    "cond",
+    "cos",
+    "double",
+    "either",
+    "floor",
+    "global_norm",
+    "inner_product",
+    "log",
+    "norm",
+    "power",
+    "root",
+    "root_mean_square",
+    "round_stochastically",
+    "sqrt",
+    "where",
+]
+
 
 WITHOUT_FLOAT64 = ("mps",)
 

@@ -26,7 +26,7 @@ Group: TypeAlias = dict[str, Any]
 
 
 class FunctionalState(NamedTuple):
-    """A run as `Transform.update` takes it.
+    """The parameters, the state and the hyper-parameters of a run, as `Transform.update` takes them.
 
     Attributes:
         params: the parameters that require gradients, by name.
@@ -40,7 +40,7 @@ class FunctionalState(NamedTuple):
 
 
 def transform_of(optimizer: TransformOptimizer) -> Transform:
-    """The transform that steps every group.
+    """The transform that an optimizer steps with, in every group.
 
     Raises:
         TypeError: this is no optimizer that steps with a transform.

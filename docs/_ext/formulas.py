@@ -20,8 +20,9 @@ ALPHABETS = {
 HATS = {"\u0302": "^", "\u0304": "¯", "\u0303": "~", "\u0307": "˙"}
 ROOTS = {"√": None, "∛": "3", "∜": "4"}
 PAIRS = {"(": ")", "[": "]", "‖": "‖", "|": "|", "⟨": "⟩", "{": "}", "⌊": "⌋", "⌈": "⌉"}
-# Longest first: words, numbers, combined letters, then any one character.
-TOKEN = re.compile(r"\s+|\d+(?:\.\d+)?|[^\W\d_](?:[A-Za-z]+)?[\u0300-\u036f]?(?:_\w+)*|.", re.DOTALL)
+SCRIPTS = "".join("".join(alphabet) for alphabet in ALPHABETS.values())
+# Longest first: small letters and digits one by one, words, numbers, combined letters, then any one character.
+TOKEN = re.compile(rf"\s+|[{SCRIPTS}]|\d+(?:\.\d+)?|[^\W\d_](?:[A-Za-z]+)?[\u0300-\u036f]?(?:_\w+)*|.", re.DOTALL)
 
 
 class NoFormula(ValueError):

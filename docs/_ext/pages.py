@@ -221,7 +221,7 @@ def marked(text: str) -> str:
     for i, piece in enumerate(pieces):
         if i % 2:
             follows = pieces[i + 1][:1]
-            pieces[i] = f"``{piece}``" + ("\\ " if follows.isalnum() else "")
+            pieces[i] = f"``{piece.strip()}``" + ("\\ " if follows.isalnum() else "")
         else:
             pieces[i] = re.sub(r"(?<!\*)\*(?!\*)|\||(?<=\w)_(?!\w)", lambda found: "\\" + found[0], piece)
     return "".join(pieces)

@@ -73,6 +73,8 @@ def _piece(text: str) -> str:
     lead, colon, rest = text.partition(":  ")
     if colon:
         return f"{html.escape(lead)}: {_piece(rest)}"
+    if "`" in text:
+        return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
     words, formula = re.match(r"((?:[A-Za-z']*[a-z']{2,} )(?:[A-Za-z']+ )*)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if formulas.SIGNS.search(formula):
         try:

@@ -34,7 +34,7 @@ Windowed: TypeAlias = Literal["pes", "nres"]
 
 
 class Particles(NamedTuple):
-    """What goes from window to window.
+    """What `windowed_grad` hands from one window of a long loop to the next.
 
     Attributes:
         up, down: the states of the loops at θ + σε and θ − σε, with a first axis of the samples.
@@ -51,7 +51,7 @@ class Particles(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a window tells.
+    """What one window of `windowed_grad` returns: the gradient, the losses, and what the next window needs.
 
     Attributes:
         grads: the estimate of the gradient, a tree like the parameters, None for what is no floating-point tensor.

@@ -96,7 +96,7 @@ def scale_by_factored_rms(
 
 @elementwise(hparams={"lr": Hparam(1e-2, NON_NEGATIVE)})
 def scale_by_relative_step(hp, t):
-    """Multiply by `min(1, 1 / (η √t))`: times the learning rate η, that is `min(η, 1 / √t)`.
+    """Adafactor's step size, which falls with time: `min(η, 1 / √t)`, as `min(1, 1 / (η √t))` here and η behind.
 
     Args:
         lr: η, shared with `scale_by_learning_rate`, at least 0.

@@ -14,7 +14,7 @@ from functional_optim.searches.scalars import Flag
 
 
 class Heard(NamedTuple):
-    """What a search makes of an evaluation.
+    """What a search says to a trial point: whether to stop there, and where to look next.
 
     Attributes:
         state: with the next length to try, `state.t`.
@@ -28,7 +28,7 @@ class Heard(NamedTuple):
 
 
 class Search(Protocol):
-    """How far to go along a direction of descent. One's own is a class with these two methods."""
+    """The part of a method that chooses the length: an interface. One's own is a class with these two methods."""
 
     def start(self, t: Scalar, f: Scalar, slope: Scalar) -> Any:
         """A search that begins with the length t, from a point with this value and this slope, below 0."""

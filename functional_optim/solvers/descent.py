@@ -14,7 +14,7 @@ from functional_optim.solvers.problem import Problem
 
 
 class Point(NamedTuple):
-    """Where the objective was evaluated.
+    """A point at which the objective was evaluated, with its value and slope.
 
     Attributes:
         x: the parameters, as one vector.
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """Where to go.
+    """The direction that a descent proposes, and how far to try first.
 
     Attributes:
         d: the direction.
@@ -44,7 +44,10 @@ class Direction(NamedTuple):
 
 
 class Descent(Protocol):
-    """Which way to go. One's own is a class with these methods; the memory is a tree of tensors."""
+    """The part of a method that chooses the direction: an interface.
+
+    One's own is a class with these methods; the memory is a tree of tensors.
+    """
 
     def init(self, problem: Problem, point: Point) -> Any:
         """What is remembered before the first step, and after a search that has failed."""

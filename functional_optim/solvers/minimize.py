@@ -55,7 +55,7 @@ class Minimum(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """Which way to go, and how far: a descent and a search."""
+    """A method for `minimize`: a descent, which chooses the direction, and a search along it, which chooses the length."""
 
     descent: Descent
     search: Search
