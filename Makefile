@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv$(TORCH:%=-%)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench docs lint mutants catalogue clean
+.PHONY: demo test test-all device bench docs lint mutants catalogue clean
 
 demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
@@ -19,6 +19,10 @@ test: $(VENV)/installed
 # Each law on every transform, and whatever else takes longer than a newcomer or a commit should wait.
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "full or not full" --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# On a machine with a GPU, what optimizers do there, in eight minutes.
+device: $(VENV)/installed
+	$(BIN)/python tests/device.py
 
 # Without the libraries to compare with, where they can't be had, it is still a benchmark.
 bench: $(VENV)/installed

@@ -421,14 +421,3 @@ def test_an_eager_step_imports_no_compiler():
         "assert not [m for m in sys.modules if m.startswith('functional_optim.adapters.') and m.endswith('kernels')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", ["adamw", "clip first", "clip later", "no sum"])
-def test_on_a_gpu(name):
-    eager, fused = pair(TRANSFORMS[name]())
-    for optimizer in (eager, fused):
-        for p in params_of(optimizer):
-            p.data = p.data.cuda()
-    run(eager, fused)
-    assert_same_progress(eager, fused)
