@@ -10,7 +10,6 @@ from functional_optim.rules.lbfgs import two_loops
 from functional_optim.searches.backtracking import fixed
 from functional_optim.searches.search import Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
-from functional_optim.solvers.lbfgs import Pair
 
 
 class LBFGS(torch.optim.Optimizer):
@@ -134,7 +133,7 @@ class LBFGS(torch.optim.Optimizer):
                 for name, new in (("old_dirs", y), ("old_stps", s), ("ro", 1 / ys)):
                     state[name] = [*state[name], new][-self.param_groups[0]["history_size"] :]
                 state["H_diag"] = ys / y.dot(y)
-        pairs = [Pair(*pair) for pair in zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True)]
+        pairs = list(zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True))
         d = -two_loops(pairs, state["H_diag"], g)
         state.update(d=d, prev_flat_grad=g, prev_loss=f)
         return d, float(d.dot(g))

@@ -1,11 +1,19 @@
-"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it."""
+"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it.
 
+A program calls a tick as often as it is written down. So that it stays small whatever the budget, that is done in loops of loops:
+of a thousand ticks ten, ten times, ten times over. What is beyond the budget changes nothing.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# How often a loop calls what is in it.
+LARGEST = 10
 
 
 def compiled_run(machine: Any, state: Any) -> Any:
@@ -16,6 +24,8 @@ def compiled_run(machine: Any, state: Any) -> Any:
     from functional_optim.meta.remat import require_constant_closure
 
     count = machine.budget.evals - 1
+    if count == 0:
+        return state
     if torch.compiler.is_compiling():
         for _ in range(count):
             state = machine.tick(state)
@@ -36,5 +46,20 @@ def compiled_run(machine: Any, state: Any) -> Any:
         return pack(own.tick(rebuild_carry(carry)))[0], []
 
     key = structure_key((state, given)), tuple(machine[1:])
-    ended, _, _ = run_loop(step, carry, constants, (), steps=count, cache={}, key=key, structure=structure)
-    return rebuild_carry(ended)
+
+    def repeated(depth: int, carry: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
+        """The state after `times ** depth` ticks."""
+
+        def many(carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Any) -> tuple[list[Tensor], list[Tensor]]:
+            structure.append(None)
+            return repeated(depth - 1, carry, constants), []
+
+        one = step if depth == 1 else many
+        name = "a tick" if depth == 1 else f"{times ** (depth - 1)} ticks"
+        options: Any = {"cache": caches[depth], "key": key, "structure": structure, "name": name}
+        return run_loop(one, carry, constants, (), steps=times, **options)[0]
+
+    depth = max(1, math.ceil(round(math.log(count, LARGEST), 9)))
+    times = math.ceil(round(count ** (1 / depth), 9))
+    caches: list[dict[Any, Any]] = [{} for _ in range(depth + 1)]
+    return rebuild_carry(repeated(depth, carry, constants))

@@ -12,18 +12,19 @@ from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
 
 
-class Pair(NamedTuple):
-    """A step, the change of the gradient along it, and the inverse of their product; of none, zeros."""
-
-    s: Tensor
-    y: Tensor
-    rho: Tensor
-
-
 class Memory(NamedTuple):
-    """The pairs, oldest first; γ; and whether anything has been learnt."""
+    """What the last steps have taught.
 
-    pairs: tuple[Pair, ...]
+    Attributes:
+        steps, changes: the steps and the changes of the gradient along them, a row each, oldest first; of none, zeros.
+        rho: the inverses of their products.
+        gamma: γ.
+        learnt: whether there are any.
+    """
+
+    steps: Tensor
+    changes: Tensor
+    rho: Tensor
     gamma: Tensor
     learnt: Flag
 
@@ -36,15 +37,15 @@ class LBFGSDescent:
 
     def init(self, problem: Problem, point: Point) -> Memory:
         """No pairs; where values can't be read, as many of zeros as there will be, which change nothing."""
-        none = torch.zeros_like(point.g)
-        zero = point.g.new_zeros(())
-        pairs = () if problem.on_host else (Pair(none, none, zero),) * self.history_size
-        return Memory(pairs, zero + 1, problem.flag(False))
+        count = 0 if problem.on_host else self.history_size
+        none = point.g.new_zeros((count, point.g.numel()))
+        return Memory(none, none, point.g.new_zeros(count), point.g.new_ones(()), problem.flag(False))
 
     def direction(self, problem: Problem, memory: Memory, point: Point) -> Direction:
         """By the two loops, to be tried at full length; the first is the gradient, whose length says nothing."""
         t = pick(memory.learnt, problem.scalar(1.0), problem.scalar(0.0))
-        return Direction(-two_loops(memory.pairs, memory.gamma, point.g), t, memory)
+        pairs = list(zip(memory.steps.unbind(), memory.changes.unbind(), memory.rho.unbind(), strict=True))
+        return Direction(-two_loops(pairs, memory.gamma, point.g), t, memory)
 
     def remember(self, problem: Problem, memory: Memory, before: Point, after: Point) -> Memory:
         """One pair more, and the oldest less."""
@@ -52,5 +53,10 @@ class LBFGSDescent:
         ys, yy = y.dot(s), y.dot(y)
         product, square = problem.read(ys, yy)
         useful = product > torch.finfo(s.dtype).eps * square
-        pairs = (*memory.pairs, Pair(s, y, ratio(1.0, ys)))[-self.history_size :]
-        return choose(useful, lambda: Memory(pairs, ratio(ys, yy), problem.flag(True)), lambda: memory)
+
+        def learn() -> Memory:
+            rows = [(memory.steps, s), (memory.changes, y), (memory.rho, ratio(1.0, ys))]
+            steps, changes, rho = (torch.cat([old, new[None]])[-self.history_size :] for old, new in rows)
+            return Memory(steps, changes, rho, ratio(ys, yy), problem.flag(True))
+
+        return choose(useful, learn, lambda: memory)

@@ -284,3 +284,26 @@ def test_a_compiled_batch_is_a_loop_over_one_tick():
     found = compiled(starts)
     assert calls[0] < 20, "the program grows with the budget"
     torch.testing.assert_close(found, batch(starts), rtol=0, atol=1e-8)
+
+
+@pytest.mark.full
+def test_the_program_does_not_grow_with_the_budget(monkeypatch):
+    """But for a level of loops more, of ten times as many ticks."""
+
+    class Stopped(Exception):
+        pass
+
+    def operations(max_evals):
+        def lowered(traced, settings, **options):
+            graph = traced()[0]
+            raise Stopped(sum(len(inner.graph.nodes) for inner in graph.modules() if isinstance(inner, torch.fx.GraphModule)))
+
+        monkeypatch.setattr("functional_optim.inductor.lowered", lowered)
+        method = solvers.lbfgs(history_size=1)
+        with pytest.raises(Stopped) as stopped:
+            fo.meta.compiled(torch.vmap(lambda x: fo.minimize(himmelblau, x, method=method, max_evals=max_evals).params))(
+                torch.zeros(3, 2)
+            )
+        return stopped.value.args[0]
+
+    assert operations(1000) < 2 * operations(30)
