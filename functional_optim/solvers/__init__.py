@@ -6,17 +6,20 @@ from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.search import Heard, Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
 from functional_optim.solvers.descent import Descent, Direction, Point
-from functional_optim.solvers.least_squares import least_squares
-from functional_optim.solvers.minimize import Method, Minimum, bfgs, lbfgs, minimize, nonlinear_cg
+from functional_optim.solvers.least_squares import gauss_newton, least_squares, levenberg_marquardt
+from functional_optim.solvers.minimize import Method, Minimum, bfgs, lbfgs, minimize, newton_cg, nonlinear_cg
 
 __all__ = [
     # Methods
     "Method",
     "Minimum",
     "bfgs",
+    "gauss_newton",
     "lbfgs",
     "least_squares",
+    "levenberg_marquardt",
     "minimize",
+    "newton_cg",
     "nonlinear_cg",
     # Searches
     "backtracking",

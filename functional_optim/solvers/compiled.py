@@ -33,15 +33,15 @@ def compiled_run(machine: Any, state: Any) -> Any:
     problem = machine.problem
     require_constant_closure(problem.fn, batched=False)
     others = tuple(None if i in problem.trained else x for i, x in enumerate(problem.leaves))
-    given = others, problem.args
+    given = others, problem.args, problem.bounds
     carry, rebuild_carry = pack(state)
     constants, rebuild_constants = pack(given)
     structure: list[Any] = []
 
     def step(carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Any) -> tuple[list[Tensor], list[Tensor]]:
-        others, args = rebuild_constants(constants)
+        others, args, bounds = rebuild_constants(constants)
         leaves = tuple(x if i in problem.trained else others[i] for i, x in enumerate(problem.leaves))
-        own = machine._replace(problem=replace(problem, args=args, leaves=leaves))
+        own = machine._replace(problem=replace(problem, args=args, leaves=leaves, bounds=bounds))
         structure.append(None)
         return pack(own.tick(rebuild_carry(carry)))[0], []
 

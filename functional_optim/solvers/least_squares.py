@@ -1,4 +1,4 @@
-"""`least_squares`: the parameters at which residuals are least, by the method of Levenberg and Marquardt.
+"""`least_squares`: the parameters at which residuals are least, by the method of Levenberg and Marquardt, or Gauss and Newton.
 
     (JᵀJ + μ D) p = −Jᵀr                    J = ∂r/∂x,  D the largest diagonal of JᵀJ so far
     ρ = (f(x) − f(x + p)) / ½ pᵀ(μ D p − Jᵀr)
@@ -10,17 +10,23 @@ Nielsen 1999, Damping parameter in Marquardt's method: μ.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from functional_optim import hints
 from functional_optim.numerics import Scalar
-from functional_optim.searches.scalars import choose, greatest, is_finite, negate, pick, ratio
+from functional_optim.searches.more_thuente import zoom
+from functional_optim.searches.scalars import choose, greatest, is_finite, least, negate, pick, ratio, root
+from functional_optim.searches.search import Search
+from functional_optim.solvers.bounds import bounded
 from functional_optim.solvers.descent import Point
 from functional_optim.solvers.implicit import Solve, implicitly
-from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget
+from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget, Machine
 from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, outcome, run
+from functional_optim.solvers.newton import NewtonDescent, conjugate
 from functional_optim.solvers.problem import Problem, problem_of
 from functional_optim.trees import Tree
 
@@ -38,21 +44,56 @@ class Fit(NamedTuple):
     evals: Any
 
 
-class LevenbergMarquardt(NamedTuple):
+@dataclass(frozen=True)
+class levenberg_marquardt:
+    """Levenberg and Marquardt's method: as far as a quadratic model is to be trusted.
+
+    Args:
+        matrix_free: solve for a step by conjugate gradients, with products of the Jacobian, instead of forming it: of many
+            parameters. D is 1 then.
+        max_products: at most so many products with JᵀJ a step, where it is matrix-free.
+
+    Source: Moré 1978, https://doi.org/10.1007/BFb0067700; Nielsen 1999.
+    """
+
+    matrix_free: bool = False
+    max_products: int = 100
+
+
+@dataclass(frozen=True)
+class gauss_newton:
+    """Gauss and Newton's method along lines, without the matrix: directions by conjugate gradients, of products with JᵀJ.
+
+    Args:
+        max_products: at most so many products a direction, and at most twice the number of parameters.
+        search: how far to go; by default that of Moré and Thuente.
+
+    Source: Nocedal & Wright 2006, section 10.3.
+    """
+
+    max_products: int = 100
+    search: Search | None = None
+
+
+METHODS: dict[str, Any] = {"levenberg_marquardt": levenberg_marquardt, "gauss_newton": gauss_newton}
+
+
+class Damped(NamedTuple):
     """A problem of residuals; each tick solves for a step and evaluates residuals and their Jacobian there."""
 
     problem: Problem
-    fn: Callable[..., Tensor]
+    method: levenberg_marquardt
     budget: Budget
 
     def start(self) -> Fit:
         """The state after the first evaluation."""
         problem = self.problem
-        point, square, largest = self._point(problem.start)
+        point, square, largest = self._point(problem.projected(problem.start))
         zero = problem.count(0)
         ended = pick(largest <= self.budget.tol, problem.count(CONVERGED), problem.count(GOING))
         status = pick(is_finite(point.f) & is_finite(largest), ended, problem.count(NOT_FINITE))
-        return Fit(point, square, square.diagonal(), problem.scalar(1e-3), problem.scalar(2.0), status, zero, zero + 1)
+        scale = torch.ones_like(point.g) if self.method.matrix_free else square.diagonal()
+        return Fit(point, square, scale, problem.scalar(1e-3), problem.scalar(2.0), status, zero, zero + 1)
 
     def tick(self, state: Fit) -> Fit:
         """One evaluation further; of what has ended, nothing."""
@@ -60,10 +101,9 @@ class LevenbergMarquardt(NamedTuple):
 
     def _evaluated(self, state: Fit) -> Fit:
         problem, budget, at = self.problem, self.budget, state.best
-        damping = state.mu * torch.where(state.scale > 0, state.scale, 1.0)
-        damping = damping.to(at.g.dtype)
-        step = -torch.linalg.solve_ex(state.square + torch.diag(damping), at.g)[0]
-        trial, square, largest = self._point(at.x + step)
+        damping = (state.mu * torch.where(state.scale > 0, state.scale, 1.0)).to(at.g.dtype)
+        step = self._step(state, damping)
+        trial, square, largest = self._point(problem.projected(at.x + step))
         promised, length, size = problem.read(
             0.5 * step.dot(damping * step - at.g), torch.linalg.vector_norm(step), torch.linalg.vector_norm(at.x)
         )
@@ -75,10 +115,11 @@ class LevenbergMarquardt(NamedTuple):
         vain = negate(length > eps * (size + eps))
         spent = (steps >= budget.steps) | (evals >= budget.evals)
         going = pick(vain, problem.count(NO_PROGRESS), pick(spent, problem.count(BUDGET), problem.count(GOING)))
+        scale = state.scale if self.method.matrix_free else state.scale.maximum(square.diagonal())
         return Fit(
             choose(lower, lambda: trial, lambda: at),
             choose(lower, lambda: square, lambda: state.square),
-            choose(lower, lambda: state.scale.maximum(square.diagonal()), lambda: state.scale),
+            choose(lower, lambda: scale, lambda: state.scale),
             state.mu * pick(lower, greatest(flatter, 1 / 3 + 0.0 * rho), state.nu),
             pick(lower, 0.0 * state.nu + 2, 2 * state.nu),
             pick(lower & (largest <= budget.tol), problem.count(CONVERGED), going),
@@ -86,38 +127,67 @@ class LevenbergMarquardt(NamedTuple):
             evals,
         )
 
+    def _step(self, state: Fit, damping: Tensor) -> Tensor:
+        """The solution of the damped equations, for what no bound is in the way of."""
+        problem, at = self.problem, state.best
+        free = problem.free(at.x, at.g)
+        g, square = at.g, state.square
+        if free is not None:
+            g = g * free
+        if not self.method.matrix_free:
+            square = square if free is None else square * torch.outer(free, free)
+            return -torch.linalg.solve_ex(square + torch.diag(damping), g)[0]
+        product = problem.gauss_product(at.x)
+
+        def damped(v: Tensor) -> Tensor:
+            return (product(v) if free is None else free * product(free * v)) + damping * v
+
+        (size,) = problem.read(torch.linalg.vector_norm(g))
+        return conjugate(problem, damped, g, self.method.max_products, least(problem.scalar(0.1), root(size)))
+
     def _point(self, x: Tensor) -> tuple[Point, Tensor, Scalar]:
-        """The point, JᵀJ there, and the largest component of the gradient."""
+        """The point, JᵀJ there, and the largest component of the gradient that no bound is in the way of."""
+        problem = self.problem
+        if self.method.matrix_free:
+            f, g, aux = problem.evaluate(x)
+            square = x.new_zeros(())
+        else:
 
-        def residuals(x: Tensor) -> tuple[Tensor, Tensor]:
-            r = self.fn(self.problem.tree(x), *self.problem.args).reshape(-1).to(x.dtype)
-            return r, r
+            def residuals(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tree]]:
+                r, aux = problem.residual(x)
+                return r, (r, aux)
 
-        jacobian, r = torch.func.jacrev(residuals, has_aux=True)(x)
-        g = jacobian.T @ r
-        f, largest = self.problem.read(0.5 * r.dot(r), g.abs().max())
-        return Point(x, f, g, ()), jacobian.T @ jacobian, largest
+            jacobian, (r, aux) = torch.func.jacrev(residuals, has_aux=True)(x)
+            f, g, square = 0.5 * r.dot(r), jacobian.T @ r, jacobian.T @ jacobian
+        free = problem.free(x, g)
+        value, largest = problem.read(f, (g if free is None else g * free).abs().max())
+        return Point(x, value, g, aux), square, largest
 
 
 def least_squares(
-    fn: Callable[..., Tensor],
+    fn: Callable[..., Any],
     params: Tree,
     args: tuple[Any, ...] = (),
     *,
+    method: str | levenberg_marquardt | gauss_newton = "levenberg_marquardt",
     tol: float = 1e-6,
     max_steps: int = 200,
     max_evals: int | None = None,
+    has_aux: bool = False,
+    bounds: tuple[Any, Any] | None = None,
     implicit: bool | Solve = False,
     callback: Callable[[Minimum], Any] | None = None,
 ) -> Minimum:
-    """Parameters at which half the sum of squares of residuals, f = ½ Σ r², is least: by Levenberg and Marquardt's method.
+    """Parameters at which half the sum of squares of residuals, f = ½ Σ r², is least.
 
-    As `minimize`, on the host, under `torch.vmap`, and with the same result, whose `value` is f. It forms the Jacobian, of as
-    many rows as there are residuals, and is for few parameters.
+    As `minimize`, on the host, under `torch.vmap`, and with the same result, whose `value` is f. By default it is Levenberg and
+    Marquardt's method, which forms the Jacobian, of as many rows as there are residuals, and is for few parameters;
+    `method=fo.solvers.levenberg_marquardt(matrix_free=True)` is for many.
 
     Args:
-        fn: `(params, *args) -> r`, a real tensor of residuals, of any shape.
-        params, args, tol, max_steps, implicit, callback: see `minimize`.
+        fn: `(params, *args) -> r`, a real tensor of residuals, of any shape; with `has_aux`, `-> (r, aux)`.
+        method: "levenberg_marquardt", "gauss_newton", or a value of `fo.solvers` by these names.
+        params, args, tol, max_steps, has_aux, bounds, implicit, callback: see `minimize`.
         max_evals: at most so many evaluations of residuals and Jacobian; by default 2 · `max_steps`.
 
     Raises:
@@ -131,17 +201,36 @@ def least_squares(
     >>> found.params.round(decimals=3)
     tensor([ 2., -3.])
     """
+    method = _method(method)
     budget = budget_of(tol, max_steps, max_evals)
 
-    def objective(params: Tree, *args: Any) -> Tensor:
-        return 0.5 * (fn(params, *args) ** 2).sum()
+    def objective(params: Tree, *args: Any) -> Any:
+        found = fn(params, *args)
+        return (0.5 * (found[0] ** 2).sum(), found[1]) if has_aux else 0.5 * (found**2).sum()
 
-    problem = problem_of(objective if callable(fn) else fn, params, args, False, constant=bool(implicit))
+    problem = problem_of(objective if callable(fn) else fn, params, args, has_aux, constant=bool(implicit))
+    problem = bounded(replace(problem, residuals=fn), bounds, implicit=implicit)
     if callback is not None and not problem.on_host:
         raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
 
     def solve(problem: Problem) -> Minimum:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not problem.on_host):
-            return outcome(problem, run(LevenbergMarquardt(problem, fn, budget), callback))
+            return outcome(problem, run(_machine(problem, method, budget), callback))
 
     return implicitly(solve, problem, by_cg if implicit is True else implicit) if implicit else solve(problem)
+
+
+def _machine(problem: Problem, method: Any, budget: Budget) -> Any:
+    if isinstance(method, levenberg_marquardt):
+        return Damped(problem, method, budget)
+    return Machine(problem, NewtonDescent(method.max_products, gauss=True), method.search or zoom(), budget)
+
+
+def _method(method: Any) -> Any:
+    if isinstance(method, levenberg_marquardt | gauss_newton):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"method is a {type(method).__name__}: expected {' or '.join(map(repr, METHODS))}, or one of fo.solvers.")
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r}: expected {' or '.join(map(repr, METHODS))}.{hints.hint(method, METHODS)}")
+    return METHODS[method]()

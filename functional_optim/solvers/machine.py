@@ -4,6 +4,9 @@
     stepping        where it is over: the descent learns from the step and names the next d
     ended           nothing changes any more
 
+With bounds, a line is bent to stay within them, and directions leave out what a bound is in the way of (Bertsekas 1982, Projected
+Newton methods for optimization problems with simple constraints, https://doi.org/10.1137/0320018).
+
 On the host only what a tick needs is computed. Under `vmap` both are, and for each problem of the batch what its phase asks
 for is chosen: so every problem is in a phase of its own, and none waits for the search of another.
 """
@@ -47,7 +50,7 @@ class State(NamedTuple):
     Attributes:
         at: the point that the line begins at.
         kept: the best on it so far; `at` itself where `moved` does not hold.
-        best: the best of all.
+        best: the best of all, but for rounding: it is the point whose gradient counts as 0, once there is one.
         moved: whether the search has kept a point.
         d: the direction.
         line: the search's state.
@@ -83,7 +86,7 @@ class Machine(NamedTuple):
     def start(self) -> State:
         """The state after the first evaluation."""
         problem = self.problem
-        x = problem.start
+        x = problem.projected(problem.start)
         point, _ = self._point(x, torch.zeros_like(x))
         memory = self.descent.init(problem, point)
         none, zero = problem.flag(False), self.problem.count(0)
@@ -95,7 +98,8 @@ class Machine(NamedTuple):
         return choose(state.status == GOING, lambda: self._evaluated(state), lambda: state)
 
     def _evaluated(self, state: State) -> State:
-        trial, slope = self._point(torch.addcmul(state.at.x, _like(state.d, state.line.t), state.d), state.d)
+        x = torch.addcmul(state.at.x, _like(state.d, state.line.t), state.d)
+        trial, slope = self._point(x, state.d)
         heard = self.search.told(state.line, trial.f, slope)
         keep = heard.keep & is_finite(trial.f)
         state = state._replace(
@@ -123,7 +127,10 @@ class Machine(NamedTuple):
     def _line(self, state: State, memory: Any, steepest: Flag) -> State:
         """A new line from `state.at`, unless it is where to end."""
         problem, at = self.problem, state.at
+        free = problem.free(at.x, at.g)
+        at = at if free is None else at._replace(g=at.g * free)
         towards = self.descent.direction(problem, memory, at)
+        towards = towards if free is None else towards._replace(d=towards.d * free)
         slope, size, largest = problem.read(towards.d.dot(at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
         steepest = steepest | negate(is_finite(slope) & (slope < 0))
         t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
@@ -133,17 +140,22 @@ class Machine(NamedTuple):
             largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self.problem.count(BUDGET), GOING)
         )
         return state._replace(
-            kept=at,
+            kept=state.at,
+            best=choose(largest <= self.budget.tol, lambda: state.at, lambda: state.best),
             moved=problem.flag(False),
             d=d,
             line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
-            memory=choose(steepest, lambda: self.descent.init(problem, at), lambda: towards.memory),
+            memory=choose(steepest, lambda: self.descent.init(problem, state.at), lambda: towards.memory),
             steepest=steepest,
             status=pick(finite, ended, self.problem.count(NOT_FINITE)),
         )
 
     def _point(self, x: Tensor, d: Tensor) -> tuple[Point, Scalar]:
-        f, g, aux = self.problem.evaluate(x)
+        """The evaluation at a point of the line, or where a bound bends it; and the slope there."""
+        inside = self.problem.projected(x)
+        d = d if inside is x else torch.where(inside == x, d, 0.0)
+        f, g, aux = self.problem.evaluate(inside)
+        x = inside
         value, slope = self.problem.read(f, g.dot(d))
         return Point(x, value, g, aux), slope
 

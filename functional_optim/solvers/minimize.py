@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from functional_optim import hints, torch_internals, trees
+from functional_optim.hparams import require_count
 from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.search import Search
 from functional_optim.solvers.bfgs import BFGSDescent
+from functional_optim.solvers.bounds import bounded
 from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
 from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine
+from functional_optim.solvers.newton import NewtonDescent
 from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
 from functional_optim.trees import Tree
@@ -110,7 +113,30 @@ def nonlinear_cg(beta: str = "PR+", search: Search | None = None) -> Method:
     return Method(ConjugateDescent(beta), search or zoom(decrease=1e-4, curvature=0.1))
 
 
-METHODS: Mapping[str, Callable[[], Method]] = {"lbfgs": lbfgs, "bfgs": bfgs, "nonlinear_cg": nonlinear_cg}
+def newton_cg(max_products: int = 100, search: Search | None = None) -> Method:
+    """Newton's method with the search of Moré and Thuente, or another: directions by conjugate gradients, without the matrix.
+
+    A product with the Hessian costs some two gradients; `evaluations` does not count them.
+
+    Args:
+        max_products: at most so many products a direction, and at most twice the number of variables.
+        search: how far to go.
+
+    Source: Dembo & Steihaug 1983, https://doi.org/10.1007/BF02592055; Nocedal & Wright 2006, Algorithm 7.1.
+
+    >>> minimize(lambda x: ((x - 3) ** 4).sum(), torch.zeros(2), method=newton_cg(), tol=1e-4).params.round(decimals=1)
+    tensor([3., 3.])
+    """
+    require_count("max_products", max_products, 1)
+    return Method(NewtonDescent(max_products), search or zoom())
+
+
+METHODS: Mapping[str, Callable[[], Method]] = {
+    "lbfgs": lbfgs,
+    "bfgs": bfgs,
+    "nonlinear_cg": nonlinear_cg,
+    "newton_cg": newton_cg,
+}
 
 
 def minimize(
@@ -123,6 +149,7 @@ def minimize(
     max_steps: int = 1000,
     max_evals: int | None = None,
     has_aux: bool = False,
+    bounds: tuple[Any, Any] | None = None,
     implicit: bool | Solve = False,
     callback: Callable[[Minimum], Any] | None = None,
 ) -> Minimum:
@@ -133,21 +160,23 @@ def minimize(
 
     On the host it ends as soon as it is done. Under `torch.vmap` it is one flat machine, each tick of which is one evaluation,
     and each problem of the batch is in a phase of its own; it ends when all are done, and what has ended stays as it is. Inside
-    `fo.meta.compiled` it is a program of `max_evals` ticks, of which one is compiled, in loops of loops: it is no larger for more of
-    them, but takes as long as they do.
+    `fo.meta.compiled` it is a program of `max_evals` ticks, of which one is compiled, in loops of loops: it is no larger for more
+    of them, but takes as long as they do.
 
         torch.vmap(lambda p: fo.minimize(rosenbrock, p, max_steps=60).params)(starts)
 
     Args:
-        fn: `(params, *args) -> value`, a real () tensor; with `has_aux`, `-> (value, aux)`.
+        fn: `(params, *args) -> value`, a real () tensor; with `has_aux`, `-> (value, aux)`. Of a module, with the parameters to
+            start at: `fo.meta.from_module(module, criterion)`.
         params: where to start, a tree of tensors: of any shapes, and mixed dtypes, complex ones included. The work is done in the
             precision that all fit into. Integer tensors and None are left as they are.
         args: what `fn` takes after the parameters. What derivatives are taken of should be here.
-        method: "lbfgs", "bfgs", "nonlinear_cg", or a value such as `fo.solvers.lbfgs(history_size=20)`.
-        tol: a gradient none of whose components is larger counts as 0.
+        method: "lbfgs", "bfgs", "nonlinear_cg", "newton_cg", or a value such as `fo.solvers.lbfgs(history_size=20)`.
+        tol: a gradient none of whose components is larger counts as 0; components that a bound is in the way of don't count.
         max_steps: at most so many steps.
         max_evals: at most so many evaluations of value and gradient; by default 2 · `max_steps`.
         has_aux: whether `fn` returns a tree of tensors beside its value.
+        bounds: (lower, upper), each None, a number, or a tree like `params` of these and tensors. Steps are projected.
         implicit: take derivatives of the minimum from the equation that it solves, ∂fn/∂params = 0, by `fo.meta.custom_root`:
             they are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what
             you give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
@@ -159,7 +188,8 @@ def minimize(
 
     Raises:
         TypeError: `fn` is no function, `args` no tuple, or a leaf of `params` not a tensor.
-        ValueError: an unknown method, a count or tolerance out of range, or `fn` does not return a real () tensor.
+        ValueError: an unknown method, a count or tolerance out of range, bounds that can't be, or `fn` does not return a real ()
+            tensor.
 
     Source: Nocedal & Wright 2006, Numerical Optimization. As `scipy.optimize.minimize` and `optimistix.minimise`; here `tol` is
     one of the gradient alone.
@@ -172,7 +202,7 @@ def minimize(
     """
     method = _method(method)
     budget = budget_of(tol, max_steps, max_evals)
-    problem = problem_of(fn, params, args, has_aux, constant=bool(implicit))
+    problem = bounded(problem_of(fn, params, args, has_aux, constant=bool(implicit)), bounds, implicit=implicit)
     if callback is not None and not problem.on_host:
         raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
 

@@ -25,6 +25,8 @@ class Problem:
         leaves: the parameters at the start, those that are not trained included.
         spec: their structure.
         on_host: whether values are read, so that what is not needed is not computed. Else they are tensors.
+        residuals: what the objective is half the sum of the squares of, a function like `fn`; None if it is no such sum.
+        bounds: the least and the greatest vector; None if there are none.
     """
 
     fn: Callable[..., Any]
@@ -33,6 +35,8 @@ class Problem:
     leaves: tuple[Any, ...]
     spec: Spec
     on_host: bool
+    residuals: Callable[..., Any] | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
 
     @property
     def trained(self) -> list[int]:
@@ -120,6 +124,38 @@ class Problem:
         gradient = torch.func.grad(lambda x: self.objective(x)[0])
         pull = torch.func.vjp(gradient, x)[1]
         return lambda v: pull(v)[0]
+
+    def residual(self, x: Tensor) -> tuple[Tensor, Tree]:
+        """Of a vector: the residuals as one, and the auxiliary output."""
+        assert self.residuals is not None, "which whoever asks for it has given"
+        found = self.residuals(self.tree(x), *self.args)
+        if self.has_aux and not (isinstance(found, tuple) and len(found) == 2):
+            raise ValueError(f"with has_aux, the residuals are the first of a pair (r, aux), but fn returned {found!r}.")
+        r, aux = found if self.has_aux else (found, ())
+        if not isinstance(r, Tensor) or r.is_complex():
+            what = f"a {r.dtype} tensor" if isinstance(r, Tensor) else f"a {type(r).__name__}"
+            raise ValueError(f"the residuals are {what}: expected a real tensor. For (r, aux), pass has_aux=True.")
+        return r.reshape(-1).to(x.dtype), aux
+
+    def gauss_product(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """JᵀJ of the residuals at x, times a vector."""
+
+        def residual(x: Tensor) -> Tensor:
+            return self.residual(x)[0]
+
+        pull = torch.func.vjp(residual, x)[1]
+        return lambda v: pull(torch.func.jvp(residual, (x,), (v,))[1])[0]
+
+    def projected(self, x: Tensor) -> Tensor:
+        """The vector within the bounds that is nearest."""
+        return x if self.bounds is None else x.maximum(self.bounds[0]).minimum(self.bounds[1])
+
+    def free(self, x: Tensor, g: Tensor) -> Tensor | None:
+        """1 where x may follow −g, 0 where a bound is in the way; None without bounds."""
+        if self.bounds is None:
+            return None
+        low, high = self.bounds
+        return (~((x <= low) & (g > 0) | (x >= high) & (g < 0))).to(x.dtype)
 
     def read(self, *scalars: Tensor) -> list[Scalar]:
         """Scalars as what decides: Python's numbers on the host, where one transfer brings them all."""

@@ -1,0 +1,52 @@
+"""Bounds of parameters, as two vectors."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functional_optim import trees
+from functional_optim.solvers.problem import Problem
+
+
+def bounded(problem: Problem, bounds: Any, *, implicit: Any) -> Problem:
+    """The problem within bounds, (lower, upper): each None, a number for all, or a tree like the parameters of such.
+
+    Raises:
+        TypeError: no pair.
+        ValueError: bounds of complex parameters, bounds that leave nothing in between, or derivatives from the equation that a
+            minimum without bounds solves.
+    """
+    if bounds is None:
+        return problem
+    if not (isinstance(bounds, tuple | list) and len(bounds) == 2):
+        raise TypeError(f"bounds is {bounds!r}: expected a pair (lower, upper), of numbers, trees like params, or None.")
+    if implicit:
+        raise ValueError("implicit with bounds: a minimum at a bound has a gradient that is not 0. Differentiate the steps.")
+    if any(problem.leaves[i].is_complex() for i in problem.trained):
+        raise ValueError("bounds are for real parameters: complex numbers have no order.")
+    low = _vector(problem, bounds[0], -math.inf, "the lower bound")
+    high = _vector(problem, bounds[1], math.inf, "the upper bound")
+    if problem.on_host and bool((low > high).any()):
+        raise ValueError("bounds: some lower bound is greater than the upper one.")
+    return replace(problem, bounds=(low, high))
+
+
+def _vector(problem: Problem, bound: Any, nothing: float, name: str) -> Tensor:
+    """One value for each number of the parameters."""
+    params = trees.unflatten(problem.spec, list(problem.leaves))
+    if bound is None or isinstance(bound, int | float) or (isinstance(bound, Tensor) and bound.ndim == 0):
+        leaves = [bound] * len(problem.leaves)
+    else:
+        leaves = trees.leaves_like(bound, params, problem.spec, name, "params")
+    values = [nothing if leaves[i] is None else leaves[i] for i in problem.trained]
+    like = [problem.leaves[i] for i in problem.trained]
+    return problem.joined([_filled(value, x) for value, x in zip(values, like, strict=True)])
+
+
+def _filled(value: Any, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(like.dtype).expand(like.shape)
+    return torch.full_like(like, value)
