@@ -69,6 +69,8 @@ from functional_optim.optimizers import (
     fromage,
     galore,
     grams,
+    kl_shampoo,
+    kl_soap,
     lamb,
     laprop,
     lars,
@@ -99,6 +101,7 @@ from functional_optim.optimizers import (
     sm3,
     soap,
     sophia,
+    splus,
     stable_adamw,
     yogi,
 )
@@ -130,6 +133,7 @@ from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
+from functional_optim.rules.kl_shampoo import scale_by_kl_shampoo
 from functional_optim.rules.laprop import scale_by_laprop
 from functional_optim.rules.lbfgs import scale_by_lbfgs
 from functional_optim.rules.lion import scale_by_lion
@@ -166,6 +170,7 @@ from functional_optim.rules.shape import scale_by_shape, scale_to_rms
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
+from functional_optim.rules.splus import scale_by_mean_side, scale_by_splus
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
 from functional_optim.rules.trivial import freeze, identity
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
@@ -300,12 +305,14 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_inverse_time",
+    "scale_by_kl_shampoo",
     "scale_by_laprop",
-    "scale_by_learning_rate",
     "scale_by_lbfgs",
+    "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_lmo",
     "scale_by_madgrad",
+    "scale_by_mean_side",
     "scale_by_muon",
     "scale_by_nadam",
     "scale_by_novograd",
@@ -329,6 +336,7 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_sophia",
+    "scale_by_splus",
     "scale_by_stable_adamw",
     "scale_by_stddev",
     "scale_by_trust_ratio",
@@ -386,6 +394,8 @@ __all__ = [
     "fromage",
     "galore",
     "grams",
+    "kl_shampoo",
+    "kl_soap",
     "lamb",
     "laprop",
     "lars",
@@ -416,6 +426,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "splus",
     "stable_adamw",
     "yogi",
 ]

@@ -74,6 +74,8 @@ from functional_optim.optimizers import (
     fromage,
     galore,
     grams,
+    kl_shampoo,
+    kl_soap,
     lamb,
     laprop,
     lars,
@@ -104,6 +106,7 @@ from functional_optim.optimizers import (
     sm3,
     soap,
     sophia,
+    splus,
     stable_adamw,
     yogi,
 )
@@ -113,6 +116,7 @@ from functional_optim.rules.dion import scale_by_dion
 from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.ema import ema
 from functional_optim.rules.kahan import kahan_sum
+from functional_optim.rules.kl_shampoo import scale_by_kl_shampoo
 from functional_optim.rules.lbfgs import scale_by_lbfgs
 from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.muon import scale_by_muon
@@ -122,6 +126,7 @@ from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape
 from functional_optim.rules.sophia import gauss_newton_bartlett
+from functional_optim.rules.splus import scale_by_splus
 from functional_optim.schedules import (
     constant,
     cosine,
@@ -274,6 +279,7 @@ def scale_by_lion(betas: tuple[float, float] = (0.9, 0.99), *, state_dtype: torc
 def scale_by_madgrad(
     lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None
 ) -> Transform: ...
+def scale_by_mean_side(nonstandard_constant: float = 0.001, *, max_dim: int = 10000) -> Transform: ...
 def scale_by_nadam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-08,
@@ -507,12 +513,14 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_inverse_time",
+    "scale_by_kl_shampoo",
     "scale_by_laprop",
-    "scale_by_learning_rate",
     "scale_by_lbfgs",
+    "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_lmo",
     "scale_by_madgrad",
+    "scale_by_mean_side",
     "scale_by_muon",
     "scale_by_nadam",
     "scale_by_novograd",
@@ -536,6 +544,7 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_sophia",
+    "scale_by_splus",
     "scale_by_stable_adamw",
     "scale_by_stddev",
     "scale_by_trust_ratio",
@@ -593,6 +602,8 @@ __all__ = [
     "fromage",
     "galore",
     "grams",
+    "kl_shampoo",
+    "kl_soap",
     "lamb",
     "laprop",
     "lars",
@@ -623,6 +634,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "splus",
     "stable_adamw",
     "yogi",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from functional_optim.hparams import HParams
 from functional_optim.lifting import SlotInit, widened
+from functional_optim.numerics import Scalar, sqrt
 
 # Of a shape, the sizes of the dimensions that have slots; 0 for one that has none.
 Sides = Callable[[Sequence[int]], Sequence[int]]
@@ -74,6 +75,39 @@ def gram(x: Tensor, i: int) -> Tensor:
     """Of each of a stack of tensors, the inner products of its slices along dimension i: of matrices G Gᵀ for 0, Gᵀ G for 1."""
     y = _as_matrices(x.movedim(i + 1, -1))
     return y.mT @ y
+
+
+def roots_along(ggs: Sequence[Tensor], qs: Sequence[Tensor], eps: Scalar) -> list[Tensor]:
+    """Of each dimension's second moment, its roots along the columns of a basis, (n, size), at least √eps."""
+    return [sqrt((q * (gg @ q)).sum(1).clamp(min=eps)) for gg, q in zip(ggs, qs, strict=True)]
+
+
+def whitened(x: Tensor, roots: Sequence[Tensor]) -> Tensor:
+    """Each of a stack of tensors divided by the roots along its dimensions; where there are none, as it is."""
+    for i, root in enumerate(roots):
+        if root.shape[-1]:
+            x = along(lambda y, root=root: y / root.unsqueeze(1), x, i)
+    return x
+
+
+def whitened_gram(x: Tensor, i: int, qs: Sequence[Tensor], roots: Sequence[Tensor]) -> Tensor:
+    """As `gram`, a mean over the other dimensions, whitened along them: of matrices for 0, G Qᴿ Dᴿ⁻¹ Qᴿᵀ Gᵀ / n."""
+    others = [j for j in range(len(qs)) if j != i and j < x.ndim - 1]
+    for j in others:
+        if qs[j].shape[-1]:
+            x = along(lambda y, j=j: y @ qs[j] / roots[j].unsqueeze(1), x, j)
+    return gram(x, i) / math.prod(x.shape[j + 1] for j in others)
+
+
+def followed(ggs: Sequence[Tensor], qs: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """One step of the power iteration from the bases so far, by falling qᵀ L q; and the columns' order, by dimension."""
+    new, orders = list(qs), {}
+    for i, (gg, q) in enumerate(zip(ggs, qs, strict=True)):
+        if gg.shape[-1]:
+            power = gg @ q
+            orders[i] = (q * power).sum(1).argsort(descending=True)
+            new[i] = torch.linalg.qr(arranged(power, orders[i], 1))[0]
+    return new, orders
 
 
 def arranged(x: Tensor, order: Tensor, i: int) -> Tensor:

@@ -119,6 +119,9 @@ CASES: dict[str, list[Transform]] = {
     "graft": [fo.graft(fo.scale_by_sign(), fo.scale_by_adam()), fo.graft(fo.trace(), fo.scale_by_rms())],
     "hyperball": [fo.hyperball(fo.scale_by_adam())],
     "identity": [fo.identity()],
+    # Bases are constants to derivatives, and in use one step later.
+    "kl_shampoo": [fo.kl_shampoo(precondition_frequency=1)],
+    "kl_soap": [fo.kl_soap(kl_eps=0.1)],
     "keep_params_nonnegative": [fo.keep_params_nonnegative()],
     "lamb": [fo.lamb(weight_decay=0.1)],
     "lars": [fo.lars(weight_decay=0.1), fo.lars(nesterov=True)],
@@ -165,6 +168,7 @@ CASES: dict[str, list[Transform]] = {
     "rotate": [
         fo.rotate(fo.scale_by_adam()),
         fo.rotate(fo.trace(), precondition_1d=True),
+        fo.rotate(fo.scale_by_adam(), kl=True, kl_eps=0.1),
         fo.rotate(fo.chain(fo.ema(), fo.rename_hparams(fo.scale_by_rms(), eps="rms_eps"))),
     ],
     "rmsprop": [fo.rmsprop(alpha=0.5, momentum=0.5, centered=True, weight_decay=0.1)],
@@ -190,6 +194,8 @@ CASES: dict[str, list[Transform]] = {
     "scale_by_learning_rate": [fo.scale_by_learning_rate()],
     "scale_by_lbfgs": [fo.scale_by_lbfgs(history_size=2)],
     "scale_by_lion": [fo.scale_by_lion(), fo.chain(fo.scale_by_lion(), fo.add_decayed_weights(), fo.scale_by_learning_rate())],
+    "scale_by_kl_shampoo": [fo.scale_by_kl_shampoo(precondition_frequency=1)],
+    "scale_by_mean_side": [fo.scale_by_mean_side()],
     "scale_by_lmo": [fo.scale_by_lmo(ns_steps=2), fo.scale_by_lmo(norm_eps=0.1)],
     "scale_by_muon": [fo.scale_by_muon(ns_steps=2), fo.scale_by_muon(ns_coefficients="quintic", ns_steps=2)],
     "scale_by_nadam": [fo.scale_by_nadam()],
@@ -220,6 +226,7 @@ CASES: dict[str, list[Transform]] = {
     # Not clipped, so that the derivatives show.
     "scale_by_sophia": [fo.scale_by_sophia(rho=10.0)],
     # Where the variance cancels, ε has to be larger than its rounding in float32.
+    "scale_by_splus": [fo.scale_by_splus(inverse_every=2)],
     "scale_by_stddev": [fo.scale_by_stddev(0.5, 0.1), fo.scale_by_stddev(0.5, 0.1, eps_in_sqrt=True)],
     "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
     "scale_by_yogi": [fo.scale_by_yogi()],
@@ -234,6 +241,7 @@ CASES: dict[str, list[Transform]] = {
     "soft_threshold": [fo.soft_threshold(lr=0.1, l1_decay=0.1)],
     "soap": [fo.soap()],
     "sophia": [fo.sophia()],
+    "splus": [fo.splus()],
     "subtract_decayed_weights": [fo.subtract_decayed_weights()],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],
     # What people train with now.
@@ -318,12 +326,31 @@ def _rows() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
 
 
+FOR_MATRICES = (
+    "orthogonalize",
+    "per_matrix",
+    "scale_by_dion",
+    "scale_by_dion2",
+    "scale_by_kl_shampoo",
+    "scale_by_muon",
+    "scale_by_shape",
+)
+FOR_TWINS = ("project", "rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo", "scale_by_splus")
 # What to try a transform on that refuses vectors, or gets equal shapes together, by its name in the table.
 PARAMS: dict[str, dict[str, torch.Tensor]] = {
     **dict.fromkeys(
-        ("orthogonalize", "per_matrix", "scale_by_dion", "scale_by_dion2", "scale_by_muon", "scale_by_shape"), _matrices()
+        (
+            "orthogonalize",
+            "per_matrix",
+            "scale_by_dion",
+            "scale_by_dion2",
+            "scale_by_kl_shampoo",
+            "scale_by_muon",
+            "scale_by_shape",
+        ),
+        _matrices(),
     ),
-    **dict.fromkeys(("project", "rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo"), _twins()),
+    **dict.fromkeys(FOR_TWINS, _twins()),
     **dict.fromkeys(("fira", "galore"), _rows()),
 }
 

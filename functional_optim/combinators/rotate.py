@@ -8,7 +8,10 @@
 
 The first step moves nothing: Qᴸ and Qᴿ are the eigenvectors of the first L and R.
 
+KL-SOAP's moments:  L ← β L + (1 − β) G Qᴿ Dᴿ⁻¹ Qᴿᵀ Gᵀ / n  with Dᴿ = diag(Qᴿᵀ R Qᴿ), and R alike.
+
 Vyas et al. 2024, SOAP: Improving and Stabilizing Shampoo using Adam, https://arxiv.org/abs/2409.11321
+Lin et al. 2025, Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization, https://arxiv.org/abs/2509.03378
 """
 
 import math
@@ -20,10 +23,21 @@ from torch import Tensor
 
 from functional_optim.combinators.inside import Inside, require_inside
 from functional_optim.decompositions import eigh
-from functional_optim.dimensions import arranged, folded, gram, per_dimension, sides, square_zeros, turned
-from functional_optim.hparams import FRACTION, Hparam, HParams, require_count
+from functional_optim.dimensions import (
+    arranged,
+    folded,
+    followed,
+    gram,
+    per_dimension,
+    roots_along,
+    sides,
+    square_zeros,
+    turned,
+    whitened_gram,
+)
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
 from functional_optim.lifting import Leafwise
-from functional_optim.numerics import cond, where
+from functional_optim.numerics import cond, either, where
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform
 
@@ -44,6 +58,8 @@ def rotate(
     precondition_1d: bool = False,
     dims: int = 2,
     directions: Sequence[str] = DIRECTIONS,
+    kl: bool = False,
+    kl_eps: float = 1e-8,
 ) -> Transform:
     """Let a rule work in the eigenbasis of the gradients' second moments, along rows and along columns: `rotate(scale_by_adam())`
     is SOAP's direction.
@@ -66,6 +82,9 @@ def rotate(
             together as one. With 4, those of a convolution have one each.
         directions: names of the rule's slots that are directions, and are turned when the basis is. Others have a value for each
             direction of the basis, and are put in the order of the new one.
+        kl: whiten the gradient along the other dimension before its second moment is taken, so that the two moments together
+            come nearest to that of all elements, by the divergence of Kullback and Leibler: KL-SOAP's bases.
+        kl_eps: the least eigenvalue by which that divides, at least 0. A hyper-parameter, with `kl`.
 
     State: `step` () int64; `GG.0`, `GG.1`, … (L, R) and `Q.0`, `Q.1`, … of each leaf, square matrices of its dimensions, in at
     least float32, empty for dimensions that are left out; the rule's slots, in the basis, those of a chain behind the names of
@@ -78,7 +97,9 @@ def rotate(
     Raises:
         TypeError: this is no transform; or not rules of gradient and slots alone, for one tensor.
 
-    Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, and the authors' program. Neither torch nor optax has it.
+    Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, and the authors' program; Lin et al. 2025,
+    https://arxiv.org/abs/2509.03378, whose program keeps means of the eigenvalues, where here they are taken of the moments.
+    Neither torch nor optax has it.
 
     >>> from functional_optim import scale_by_adam
     >>> tx = rotate(scale_by_adam(betas=(0.95, 0.95)))
@@ -108,15 +129,18 @@ def rotate(
         slots=slots,
         counts=True,
         elementwise=False,
-        options={"inner": transform, "every": precondition_frequency, "dims": dims, "directions": tuple(directions)},
+        options={"inner": transform, "every": precondition_frequency, "dims": dims, "directions": tuple(directions), "kl": kl},
         batched=True,
         constants=tuple(f"Q.{i}" for i in range(dims)),
         coded=inner.coded,
     )
-    return Transform.of(form, {**transform.declared, "shampoo_beta": Hparam(shampoo_beta, FRACTION)}, "rotate")
+    own = {"shampoo_beta": Hparam(shampoo_beta, FRACTION), **({"kl_eps": Hparam(kl_eps, NON_NEGATIVE)} if kl else {})}
+    return Transform.of(form, {**transform.declared, **own}, "rotate")
 
 
-def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, directions: Sequence[str]) -> Callable[..., Any]:
+def _rotated(
+    hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, directions: Sequence[str], kl: bool
+) -> Callable[..., Any]:
     beta = hp["shampoo_beta"]
     # The rule has seen a gradient less.
     inside = Inside(inner)
@@ -132,13 +156,13 @@ def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, di
             return turned(u.reshape(shape), [q.mT for q in qs]).reshape(g.shape), new
 
         u, own = cond(t == 1, lambda: (torch.zeros_like(g), own), stepped)
-        grams = [gram(g.reshape(shape), i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+        grams = _grams(g.reshape(shape), ggs, qs, hp["kl_eps"] if kl else None, t)
         ggs = [beta * gg + (1 - beta) * new for gg, new in zip(ggs, grams, strict=True)]
         known = [gg.detach() for gg in ggs]
         qs, own = cond(
             t == 1,
             lambda: ([eigh(gg)[1].flip(-1) for gg in known], own),
-            lambda: cond((t - 1) % every == 0, lambda: _followed(known, list(qs), own, turns, shape), lambda: (list(qs), own)),
+            lambda: cond((t - 1) % every == 0, lambda: _turned_on(known, list(qs), own, turns, shape), lambda: (list(qs), own)),
         )
         # However they were turned, they lie in memory as they did.
         return [x.contiguous() for x in (u, *ggs, *qs, *own)]
@@ -146,14 +170,18 @@ def _rotated(hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, di
     return rule
 
 
-def _followed(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: list[bool], shape: Sequence[int]) -> Bases:
+def _grams(x: Tensor, ggs: Sequence[Tensor], qs: Sequence[Tensor], kl_eps: Any, t: Any) -> list[Tensor]:
+    """What the second moments of this step are; nothing where there are none."""
+    if kl_eps is None:
+        return [gram(x, i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+    # Before there is a basis, the moments are 0.
+    roots = [either(t == 1, torch.ones_like(root), root) for root in roots_along(ggs, qs, kl_eps)]
+    return [whitened_gram(x, i, qs, roots) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+
+
+def _turned_on(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: list[bool], shape: Sequence[int]) -> Bases:
     """One step of the power iteration from the bases so far, and the slots of the rule in the new ones."""
-    new_qs, orders = list(qs), {}
-    for i, (gg, q) in enumerate(zip(ggs, qs, strict=True)):
-        if gg.shape[-1]:
-            power = gg @ q
-            orders[i] = (q * power).sum(1).argsort(descending=True)
-            new_qs[i] = torch.linalg.qr(arranged(power, orders[i], 1))[0]
+    new_qs, orders = followed(ggs, qs)
 
     def moved(x: Tensor, turn: bool) -> Tensor:
         y = x.reshape(shape)

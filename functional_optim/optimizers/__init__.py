@@ -2,7 +2,7 @@
 
 from functional_optim.optimizers.descent import noisy_sgd, optimistic_adam, optimistic_gradient_descent, polyak_sgd
 from functional_optim.optimizers.low_rank import apollo, fira, galore
-from functional_optim.optimizers.matrices import psgd_kron, shampoo, soap
+from functional_optim.optimizers.matrices import kl_shampoo, kl_soap, psgd_kron, shampoo, soap, splus
 from functional_optim.optimizers.moments import (
     adabelief,
     adagc,
@@ -73,6 +73,8 @@ __all__ = [
     "fromage",
     "galore",
     "grams",
+    "kl_shampoo",
+    "kl_soap",
     "lamb",
     "laprop",
     "lars",
@@ -103,6 +105,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "splus",
     "stable_adamw",
     "yogi",
 ]

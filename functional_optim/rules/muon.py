@@ -128,11 +128,17 @@ def scale_by_muon(
 
 @dataclass(frozen=True)
 class MuonOrAdamW:
-    """The labels of `muon`: a value, so that it pickles."""
+    """The labels of `muon`, and of what else is for matrices: a value, so that it pickles.
+
+    Attributes:
+        matrices: the label of tensors of two dimensions or more.
+    """
+
+    matrices: str = "muon"
 
     def __call__(self, name: str, leaf: Tensor) -> str:
         """The branch that takes a parameter of so many dimensions."""
-        return "muon" if leaf.ndim > 1 else "adamw"
+        return self.matrices if leaf.ndim > 1 else "adamw"
 
     def is_reserve(self, label: str, names: Sequence[str]) -> bool:
         """Either branch may be left without parameters."""
