@@ -28,7 +28,7 @@ from functional_optim.transform import Transform, require_transform
 from . import user
 from .bridges.explained import explanation_of
 from .bridges.grad_scaler import factor_of_gradients
-from .engine.memory import are_same
+from .engine.memory import are_same, lacks_some
 from .engine.placement import Copies
 from .engine.run import Refused
 from .engine.snapshot import Present
@@ -92,10 +92,11 @@ class TransformOptimizer(torch.optim.Optimizer):
         whole = functools.partial(self._eager, transform, groups, closure, extra)
         if torch.compiler.is_compiling():
             return whole()
-        present, hparams = self._present(groups), self._hparams_of_groups(transform, groups)
+        present = self._present(groups)
+        hparams = self._hparams_of_groups(transform, groups, {*present.groups})
         if self._factor != 1:
             hparams = {index: {**own, FACTOR: self._factor} for index, own in hparams.items()}
-        fused = any(self.is_fused(group) for _, group in groups)
+        fused = any([self.is_fused(group) for _, group in groups])
         step, new = self._steps.get(transform), {}
         if step is None or step.fused != fused or not step.fits(present, self.state):
             others = {} if step is None else {p: like for p, like in step.known().items() if p.grad is None}
@@ -414,14 +415,16 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The parameters that have a gradient, or something else in its place."""
         keys, params, grads, numbers = [], [], [], []
         for index, group in groups:
-            found = [p.grad for p in group["params"]]
+            own, called, found = group["params"], self._keys_of(index, group), [p.grad for p in group["params"]]
             if others:
-                found = [others.get(p) if g is None else g for p, g in zip(group["params"], found, strict=True)]
-            has = [g is not None for g in found]
-            keys += compress(self._keys_of(index, group), has)
-            params += compress(group["params"], has)
-            grads += compress(found, has)
-            numbers += [index] * sum(has)
+                found = [others.get(p) if g is None else g for p, g in zip(own, found, strict=True)]
+            if lacks_some(found):
+                has = [g is not None for g in found]
+                own, called, found = (list(compress(each, has)) for each in (own, called, found))
+            keys += called
+            params += own
+            grads += found
+            numbers += [index] * len(found)
         return Present(keys, params, grads, numbers)
 
     def _keys_of(self, index: int, group: Group) -> list[Key]:
@@ -433,15 +436,17 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._named[index] = known
         return known[1]
 
-    def _hparams_of_groups(self, transform: Transform, groups: list[Numbered]) -> dict[int, Mapping[str, Any]]:
-        """The complete hyper-parameters of each group in which some parameter has a gradient, by its number."""
-        present = [(index, group) for index, group in groups if any(p.grad is not None for p in group["params"])]
-        self._require_agreement(transform, [group for _, group in present])
-        return {index: self._hparams_of_group(transform, index, group) for index, group in present}
+    def _hparams_of_groups(
+        self, transform: Transform, groups: list[Numbered], among: Collection[int]
+    ) -> dict[int, Mapping[str, Any]]:
+        """The complete hyper-parameters of each group among these, by its number."""
+        if len(groups) > 1:
+            self._require_agreement(transform, [group for index, group in groups if index in among])
+        return {index: self._hparams_of_group(transform, index, group) for index, group in groups if index in among}
 
     def _require_agreement(self, transform: Transform, groups: Collection[Group]) -> None:
         """Raise ValueError where groups differ in which hyper-parameters they give at all."""
-        for name, hparam in transform.declared.items() if len(groups) > 1 else ():
+        for name, hparam in transform.declared.items():
             if hparam.optional and len({self.entry_of(name) in group for group in groups}) == 2:
                 raise ValueError(f"some groups give {name!r} and others don't: give it in all of them, or in none.")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from functional_optim.sharded import is_sharded, local
 
 from ..state.layout import Flat, Key
-from .backends.inductor_call import SMALL, Lengths
+from .lengths import SMALL, Lengths
 from .memory import is_dense, is_lazy, on_host, reals
 from .placement import Copies, placement_of
 from .route import Link
@@ -151,7 +151,7 @@ class Part:
     """Parameters of one passage, way and set of dtypes, each by itself, in place where a kernel fits.
 
     Attributes:
-        groups: the numbers of their groups, each once.
+        groups: their groups, by number, and a leaf of each.
         rows: their places among all leaves.
         lengths: how many real numbers each has here; `sizes`: and on all processes together.
     """
@@ -161,8 +161,8 @@ class Part:
         self.placement = leaves[0].placement
         self.sizes = lengths if self.placement is None else Lengths(leaf.size for leaf in leaves)
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
-        self.in_place = all(leaf.in_place for leaf in leaves)
-        self.groups, self.rows = _groups_of(leaves), [leaf.index for leaf in leaves]
+        self.params, self.in_place = [leaf.param for leaf in leaves], all(leaf.in_place for leaf in leaves)
+        self.groups, self.rows = groups_of(leaves), [leaf.index for leaf in leaves]
 
     def among(self, present: Sequence[Any]) -> "Part | None":
         """The part of it whose gradients are there; None where none is."""
@@ -175,17 +175,17 @@ class Part:
 
     def forget(self) -> None:
         """Let go of the tensors: each step brings its own."""
-        self.slots = []
+        self.slots, self.params = [], []
         for leaf in self.leaves:
             leaf.forget()
 
     def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
         """The gradients and the parameters, as they are taken."""
-        u, p = [grads[leaf.index] for leaf in self.leaves], [leaf.param for leaf in self.leaves]
+        u = [grads[row] for row in self.rows]
         if self.in_place:
-            return u, p
+            return u, self.params
         u = [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)]
-        return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, p, strict=True)]
+        return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, self.params, strict=True)]
 
     def close(self, params: Column) -> None:
         """Store the parameters that `open` had to copy."""
@@ -236,8 +236,9 @@ def batch_of(leaves: Sequence[Leaf]) -> Part:
     return Part(leaves, slots, Lengths(reals(leaf.param) for leaf in leaves))
 
 
-def _groups_of(leaves: Sequence[Leaf]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(leaf.group for leaf in leaves))
+def groups_of(leaves: Sequence[Leaf]) -> dict[int, Leaf]:
+    """The groups of some leaves, by their numbers, and a leaf of each."""
+    return {leaf.group: leaf for leaf in reversed(leaves)}
 
 
 def _contiguous(x: Tensor) -> tuple[int, ...]:

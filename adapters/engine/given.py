@@ -16,7 +16,7 @@ from functional_optim import trees
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 
-from .buckets import Leaf
+from .buckets import Leaf, groups_of
 from .memory import on_host
 from .prologue import is_column
 from .route import Link
@@ -39,9 +39,16 @@ class CountTable:
         """Those of a leaf by their paths."""
         return {path: int(count) for path, count in zip(self.paths, self.rows[row], strict=True)}
 
+    @cached_property
+    def are_equal(self) -> bool:
+        """Whether all leaves have the same."""
+        return self.rows.count(self.rows[0]) == len(self.rows)
+
     def column(self, path: Path, leaves: Sequence[Leaf]) -> list[int]:
         """One of them, of some leaves."""
         i, rows = self.paths.index(path), self.rows
+        if self.are_equal:
+            return [int(rows[0][i])] * len(leaves)
         return [int(rows[leaf.index][i]) for leaf in leaves]
 
 
@@ -50,6 +57,7 @@ class Given:
 
     Args:
         leaves: in order.
+        groups: of these, and a leaf of each.
         values: the hyper-parameters of every link, of a leaf's group.
         counts: of each leaf.
         shared: counts that all leaves share with other numbers.
@@ -58,27 +66,27 @@ class Given:
     def __init__(
         self,
         leaves: Sequence[Leaf],
+        groups: Mapping[int, Leaf],
         values: Callable[[Leaf], Mapping[Link, HParams]],
         counts: CountTable,
         shared: Mapping[Path, int],
     ) -> None:
-        self._leaves, self._values, self._counts, self._shared = leaves, values, counts, shared
+        self._leaves, self._groups, self._values, self._counts, self._shared = leaves, groups, values, counts, shared
         self._passage: Passage = leaves[0].passage
-        self._groups = {leaf.group: leaf for leaf in reversed(leaves)}
         self._of_links: dict[Link, tuple[HParams, Any]] = {}
 
     def __call__(self, link: Link) -> tuple[HParams, Any]:
         """The hyper-parameters of a link, pairs as tuples; and its step, counted from 1, None where it has none."""
-        if link not in self._of_links:
-            own = [self._values(leaf)[link] for leaf in self._groups.values()]
-            hparams = own[0] if len(own) == 1 else {name: self._together([values[name] for values in own]) for name in own[0]}
-            self._of_links[link] = hparams, self._step(link) if link.rule and link.rule.counts else None
-        return self._of_links[link]
+        found = self._of_links.get(link)
+        if found is None:
+            found = self._hparams(link), self._step(link) if link.rule and link.rule.counts else None
+            self._of_links[link] = found
+        return found
 
     @cached_property
     def varies(self) -> bool:
         """Whether something is a column."""
-        if any(is_column(self(link)[1]) for link in self._passage.counting):
+        if any([is_column(self(link)[1]) for link in self._passage.counting]):
             return True
         return len(self._groups) > 1 and any(is_column(x) for link in self._passage.place for x in trees.leaves(self(link)[0]))
 
@@ -94,9 +102,21 @@ class Given:
         members: dict[Any, list[int]] = {}
         for i, key in enumerate(zip((leaf.group for leaf in self._leaves), *columns, strict=True)):
             members.setdefault(key, []).append(i)
-        return [
-            (own, Given([self._leaves[i] for i in own], self._values, self._counts, self._shared)) for own in members.values()
-        ]
+        return [(rows, self._among([self._leaves[i] for i in rows])) for rows in members.values()]
+
+    def _among(self, leaves: Sequence[Leaf]) -> "Given":
+        return Given(leaves, groups_of(leaves), self._values, self._counts, self._shared)
+
+    @cached_property
+    def _of_groups(self) -> list[Mapping[Link, HParams]]:
+        return list(map(self._values, self._groups.values()))
+
+    def _hparams(self, link: Link) -> HParams:
+        groups = self._of_groups
+        if len(groups) == 1:
+            return groups[0][link]
+        own = [values[link] for values in groups]
+        return {name: self._together([values[name] for values in own]) for name in own[0]}
 
     def _step(self, link: Link) -> Any:
         if link.step in self._shared:

@@ -21,7 +21,7 @@ from ..state.layout import Flat, Key, Layout, detached_from
 from .buckets import Column
 from .given import CountTable
 from .lifted import wider
-from .memory import foreach
+from .memory import foreach, lacks_some
 from .route import Link
 from .run import Plan, Run, Work
 
@@ -60,7 +60,7 @@ class InPlaceRun(Run):
     ) -> None:
         self.layout, self.states = plan.layout, plan.states
         super().__init__(plan, hparams, counts, extra)
-        parts = [there for part in plan.parts if (there := part.among(grads))]
+        parts = [there for part in plan.parts if (there := part.among(grads))] if lacks_some(grads) else plan.parts
         self.works = [Work(part, *part.open(grads), part.slots) for part in parts]
         self._pending: list[Callable[[], None]] = []
         self._writes = False

@@ -1,6 +1,7 @@
 """How tensors lie in memory, and torch's functions on lists of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from operator import is_
 from typing import Any
 
@@ -54,7 +55,7 @@ def real(x: Tensor) -> Tensor:
 
 def on_host(x: Tensor) -> bool:
     """Whether a call costs little beside what it computes, and a number can be read without waiting."""
-    return x.device.type == "cpu"
+    return x.is_cpu
 
 
 def reals(x: Tensor) -> int:
@@ -66,3 +67,8 @@ def are_same(found: Iterable[Any], known: Sequence[Any]) -> bool:
     """Whether these are the very objects, in this order."""
     found = found if isinstance(found, list) else list(found)
     return len(found) == len(known) and all(map(is_, found, known))
+
+
+def lacks_some(found: Sequence[Any]) -> bool:
+    """Whether some are None."""
+    return any(map(is_, found, repeat(None)))

@@ -49,19 +49,24 @@ class Instruction:
     keeps: bool
     frees: list[int]
     take: Callable[[list[Any]], Sequence[Any]] = field(init=False)
+    function: Callable[..., Any] = field(init=False)
+    in_place: Callable[..., Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
         # One index alone would give its value, and not a sequence of one.
-        self.take = itemgetter(*self.args) if len(self.args) > 1 else itemgetter(slice(self.args[0], self.args[0] + 1))
+        first = self.args[0]
+        self.take = itemgetter(*self.args) if len(self.args) > 1 else itemgetter(slice(first, first + 1))
+        self.function = FUNCTIONS[self.op]
+        self.in_place = foreach.get(f"{self.op}_") if self.target == 0 else None
 
     def on_tensors(self, registers: list[Any]) -> None:
         """Run where each register holds a tensor."""
         args = self.take(registers)
         options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
         if self.target is None:
-            registers[self.out] = FUNCTIONS[self.op](*args, **options)
+            registers[self.out] = self.function(*args, **options)
         else:
-            registers[self.out] = FUNCTIONS[self.op](*args, **options, out=args[self.target])
+            registers[self.out] = self.function(*args, **options, out=args[self.target])
 
     def on_lists(self, registers: list[Any]) -> None:
         """Run where each register holds a list of tensors."""
@@ -69,8 +74,8 @@ class Instruction:
         options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
         if self.op in REPEATED and not isinstance(args[1], Sequence):
             args[1] = _repeated(args[1], args[0])
-        if self.target == 0 and f"{self.op}_" in foreach:
-            foreach[f"{self.op}_"](*args, **options)
+        if self.in_place:
+            self.in_place(*args, **options)
         elif self.target == 1 and "alpha" in options:
             foreach["mul_"](args[1], _repeated(options["alpha"], args[1]))
             foreach["add_"](args[1], args[0])
@@ -79,14 +84,14 @@ class Instruction:
         else:
             registers[self.out] = self._results(args, options)
             return
-        registers[self.out] = args[self.target]
+        registers[self.out] = args[self.target or 0]
 
     def _results(self, args: list[Any], options: Mapping[str, Any]) -> Sequence[Tensor]:
         if self.op in foreach and isinstance(args[0], Sequence):
             return foreach[self.op](*args, **options)
         length = next(len(x) for x in args if isinstance(x, Sequence))
         rows = zip(*(x if isinstance(x, Sequence) else [x] * length for x in args), strict=True)
-        return [FUNCTIONS[self.op](*row, **options) for row in rows]
+        return [self.function(*row, **options) for row in rows]
 
 
 def _repeated(number: Any, tensors: Sequence[Tensor]) -> Any:
@@ -135,11 +140,15 @@ class Program:
         self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
         self.returned = [self.registers[node] for node in results]
         self.numbers = [x for x in self.values if type(x) is Place]
+        # What the registers behind the inputs hold at first, and those of the numbers.
+        self.further = [None] * len(self.instructions) + self.values
+        self.places = [i for i, x in enumerate(self.further) if type(x) is Place]
 
     def run(self, tensors: Sequence[Sequence[Tensor]], numbers: Sequence[Any]) -> list[Sequence[Tensor]]:
         """Run on a list of tensors for each input, all of one length, and the numbers."""
-        given = iter(numbers)
-        further = [None] * len(self.instructions) + [next(given) if type(x) is Place else x for x in self.values]
+        further = self.further.copy()
+        for place, number in zip(self.places, numbers, strict=True):
+            further[place] = number
         if len(tensors[0]) == 1:
             registers: list[Any] = [*[x for (x,) in tensors], *further]
             for instruction in self.instructions:

@@ -30,6 +30,9 @@ def is_column(x: Any) -> bool:
     return isinstance(x, Tensor) and x.ndim > 0
 
 
+NUMBERS = frozenset({bool, float, int, type(None)})
+
+
 class Place(int):
     """Stands in an argument list for the value at this index."""
 
@@ -173,12 +176,11 @@ class Prologue:
 
     def by_row(self, inputs: Sequence[Any], rows: int) -> tuple[list[bool], list[Any]]:
         """In which rows of the columns among the inputs a rule would get the same answers; and the numbers."""
-        values = [*[x if type(x) is float else _on_host(x) for x in inputs], *self.further]
+        values: list[Any] = [x if type(x) is float else _on_host(x) for x in inputs]
+        values += self.further
         if not _hold_tensors(values):
             self._compute(values)
-            same = all([values[place] == value for place, value in self.others])
-            same = same and all([question(values[place]) == answer for place, question, answer in self.guards])
-            return [same] * rows, [values[place] for place in self.outputs]
+            return [self._is_same(values)] * rows, [values[place] for place in self.outputs]
         self._compute_one_by_one(values)
         holds = [all(values[place] == value for place, value in self.others)] * rows
         for place, question, answer in self.guards:
@@ -188,6 +190,16 @@ class Prologue:
             elif question(value) != answer:
                 holds = [False] * rows
         return holds, [values[place] for place in self.outputs]
+
+    def _is_same(self, values: list[Any]) -> bool:
+        """Whether a rule would get the same answers, where no value is a tensor."""
+        for place, value in self.others:
+            if values[place] != value:
+                return False
+        for place, question, answer in self.guards:  # noqa: SIM110
+            if question(values[place]) != answer:
+                return False
+        return True
 
     def _compute(self, values: list[Any]) -> None:
         """By Python's own functions; where one refuses, all over again."""
@@ -225,7 +237,8 @@ def _tensor(x: Any, wide: torch.dtype) -> Tensor:
 
 
 def _hold_tensors(values: Sequence[Any]) -> bool:
-    return any([issubclass(kind, Tensor) for kind in set(map(type, values))])
+    kinds = set(map(type, values))
+    return not kinds <= NUMBERS and any(issubclass(kind, Tensor) for kind in kinds)
 
 
 def _on_host(value: Any) -> Any:

@@ -84,6 +84,11 @@ class Link:
         return tuple(self.rule.slots) if self.rule else ()
 
     @cached_property
+    def is_steady(self) -> bool:
+        """Whether its hyper-parameters are those of the transform, whatever the counts are, and it is given nothing else."""
+        return not any(origin.counts for origin in self.hparams.values()) and not (self.rule and self.rule.extra)
+
+    @cached_property
     def step(self) -> Path:
         """The path of its count of updates, where it has one."""
         return (*self.path, "step")

@@ -6,6 +6,8 @@ Where results go is the business of two kinds of run: into the tensors of an opt
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import is_
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -37,7 +39,12 @@ Numbers: TypeAlias = tuple[Mapping[Link, HParams], Counts]
 
 @dataclass(eq=False)
 class Work:
-    """A part on its way through the stages: the updates so far, the parameters and all slots, and how many stages are done."""
+    """A part on its way through the stages: the updates so far, the parameters and all slots, and how many stages are done.
+
+    Attributes:
+        arrived: the updates that a later stage asks for.
+        prepared: of stages that come next, by their numbers, what runs them, and what that takes.
+    """
 
     part: Part
     u: Column
@@ -45,6 +52,7 @@ class Work:
     held: Sequence[Column]
     done: int = 0
     arrived: dict[Mark, Column] = field(default_factory=dict)
+    prepared: "dict[int, tuple[Backend, Any]]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.passage: Passage = self.part.passage
@@ -78,7 +86,7 @@ class Work:
     @property
     def further(self) -> list[Column]:
         """The updates that arrived before, as far as that stage asks for them."""
-        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived]
+        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived] if self.arrived else []
 
     @property
     def columns(self) -> list[Column]:
@@ -98,8 +106,8 @@ class Backend(Protocol):
         """Why it can't run this parameter; or nothing."""
         ...
 
-    def ready(self, run: "Run", work: Work) -> None:
-        """Make sure that the work's next stage can be run in this step.
+    def ready(self, run: "Run", work: Work) -> Any:
+        """What `step` takes for the work's next stage; None where something has to be found out first.
 
         Raises:
             Refused: it can't.
@@ -107,7 +115,7 @@ class Backend(Protocol):
         """
         ...
 
-    def step(self, run: "Run", work: Work, slots: Sequence[Column]) -> None:
+    def step(self, run: "Run", work: Work, slots: Sequence[Column], prepared: Any) -> None:
         """Run the next stage: these slots are written to, and the parameters if it is the last one; else the updates are new."""
         ...
 
@@ -133,6 +141,25 @@ class Refused(Exception):
 
 
 @dataclass(eq=False)
+class Lasting:
+    """What is known for as long as groups have the very hyper-parameters that they have.
+
+    Attributes:
+        hparams: of each group.
+        values: those of links that depend on nothing else, by passage and group.
+        prepared: of parts of the plan whose rules are given nothing beside these, what runs their stages; see `Work`.
+    """
+
+    hparams: Mapping[int, HParams]
+    values: dict[tuple[Passage, int], Mapping[Link, HParams]] = field(default_factory=dict)
+    prepared: dict[tuple[Part, int], tuple[Backend, Any]] = field(default_factory=dict)
+
+    def holds(self, hparams: Mapping[int, HParams]) -> bool:
+        """Whether groups have the same now."""
+        return len(hparams) == len(self.hparams) and all(map(is_, map(self.hparams.get, hparams), hparams.values()))
+
+
+@dataclass(eq=False)
 class Plan:
     """What a run needs to know.
 
@@ -143,6 +170,7 @@ class Plan:
         refusals: of stages that some way can't run, the reasons; from then on their rules are called.
         sights: what rules that need shapes do with them, by rule and shape.
         is_new: whether nothing has been run so far.
+        lasting: what is known from the last step.
     """
 
     parts: list[Part]
@@ -151,6 +179,17 @@ class Plan:
     refusals: dict[tuple[Stage, Way], str] = field(default_factory=dict, kw_only=True)
     sights: dict[Any, Sight | None] = field(default_factory=dict, kw_only=True)
     is_new: bool = field(default=True, kw_only=True)
+    lasting: Lasting = field(default_factory=lambda: Lasting({}), kw_only=True)
+
+    @cached_property
+    def constant(self) -> frozenset[Part]:
+        """The parts whose rules are given the same in each step, as long as hyper-parameters are the same."""
+        return frozenset(part for part in self.parts if part.passage.is_constant)
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether rules ask for numbers beside the hyper-parameters."""
+        return bool(numbers_asked(self.links))
 
 
 class Run(ABC):
@@ -179,10 +218,12 @@ class Run(ABC):
         extra: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.plan, self.hparams, self.extra = plan, hparams, extra
-        self.counts, self._extra = counts, extra() if numbers_asked(plan.links) else {}
+        self.counts, self._extra = counts, extra() if plan.asks else {}
         self._values: dict[tuple[Passage, int], Mapping[Link, HParams]] = {}
         self._given: dict[Part, Given] = {}
         self._steps: dict[Passage, dict[Path, int]] = {}
+        if not plan.lasting.holds(hparams):
+            plan.lasting = Lasting(hparams)
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
@@ -241,12 +282,12 @@ class Run(ABC):
     def given(self, work: Work) -> Given:
         """What the rules of a work are given."""
         if work.part not in self._given:
-            self._given[work.part] = self.given_to(work.part.leaves)
+            self._given[work.part] = self.given_to(work.part)
         return self._given[work.part]
 
-    def given_to(self, leaves: Sequence[Leaf]) -> Given:
-        """What the rules of some leaves of one passage are given."""
-        return Given(leaves, self._values_of, self.counts, self._shared_steps(leaves[0].passage))
+    def given_to(self, part: Part) -> Given:
+        """What the rules of a part are given."""
+        return Given(part.leaves, part.groups, self._values_of, self.counts, self._shared_steps(part.passage))
 
     def numbers(self, leaf: Leaf) -> Numbers:
         """What the rules of one leaf are given: the hyper-parameters of each link as its group has them, and its counts."""
@@ -254,10 +295,11 @@ class Run(ABC):
 
     def _values_of(self, leaf: Leaf) -> Mapping[Link, HParams]:
         key = leaf.passage, leaf.group
-        if key not in self._values:
+        known = self.plan.lasting.values if leaf.passage.is_steady else self._values
+        if key not in known:
             # What counts decide, such as a schedule's clock, is the same for all leaves.
-            self._values[key] = values_of(leaf.passage.place, self.hparams[leaf.group], self._counts_of(leaf), self._extra)
-        return self._values[key]
+            known[key] = values_of(leaf.passage.place, self.hparams[leaf.group], self._counts_of(leaf), self._extra)
+        return known[key]
 
     def _counts_of(self, leaf: Leaf) -> Counts:
         return {**self.counts.of(leaf.index), **self._shared_steps(leaf.passage)}
@@ -286,24 +328,48 @@ class Run(ABC):
         while work.done < number:
             if not work.stage.is_idle:
                 self._ready(work)
-                self.backend(work).step(self, work, self.target(work))
+                backend, prepared = work.prepared[work.done]
+                backend.step(self, work, self.target(work), prepared)
             work.next()
 
     def _ready(self, work: Work) -> None:
+        """Prepare the next stage of a work, unless that is done."""
+        if work.done in work.prepared:
+            return
+        lasting, key = self.plan.lasting.prepared, (work.part, work.done)
+        if work.part in self.plan.constant:
+            if key not in lasting:
+                self._prepare(work)
+                lasting[key] = work.prepared[work.done]
+            work.prepared[work.done] = lasting[key]
+        else:
+            self._prepare(work)
+
+    def _prepare(self, work: Work) -> None:
+        backend = self.backend(work)
         try:
-            self.backend(work).ready(self, work)
+            prepared = backend.ready(self, work)
         except Refused as reason:
             self.plan.refusals[work.stage, work.part.way] = str(reason)
-            self.backend(work).ready(self, work)
+            backend = self.backend(work)
+            prepared = backend.ready(self, work)
+        if prepared is not None:
+            work.prepared[work.done] = backend, prepared
 
     def _look_ahead(self, work: Work) -> None:
         """Get everything ready that comes after, which is then no more than tensors and their shapes."""
-        done = work.done
-        for number in range(done, len(work.passage.stages)):
-            work.go(number)
-            if not work.stage.is_idle:
-                self._ready(work)
-        work.go(done)
+        done, last = work.done, len(work.passage.stages)
+        if done < last and not work.stage.is_idle:
+            self._ready(work)
+        if done + 1 < last:
+            now = dict(work.prepared)
+            for number in range(done + 1, last):
+                work.go(number)
+                if not work.stage.is_idle:
+                    self._prepare(work)
+            work.go(done)
+            # What reaches those is not there yet, and may be of another dtype.
+            work.prepared = now
 
     def _ask(self, link: Link, works: Sequence[Work]) -> None:
         """Raise Closed if the gate at this link is."""

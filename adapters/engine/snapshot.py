@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, repeat
-from operator import is_
+from itertools import chain, compress
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from functional_optim.sharded import is_sharded, local
 
 from ..state.layout import Flat, Key, Layout
 from .given import CountTable
-from .memory import are_same
+from .memory import are_same, lacks_some
 from .placement import Placement, placement_of
 
 TensorGuards: Any = torch_internals.get("TensorGuards")
@@ -107,10 +106,10 @@ class Held:
         self._own = [states[p] for p in self.params]
         self._values = _values_of(self._own)
 
-    def placed(self, present: Present) -> list[Tensor | None] | None:
+    def placed(self, present: Present) -> Sequence[Tensor | None] | None:
         """The gradients of all parameters, None where there is none; or None, if there are those of others."""
         if present.groups == self.groups and are_same(present.params, self.params):
-            return list(present.grads)
+            return present.grads
         rows = [self._rows.get(p, -1) for p in present.params]
         if -1 in rows or present.groups != [self.groups[row] for row in rows]:
             return None
@@ -130,17 +129,17 @@ class Held:
         grads = None if placed is None else self._completed(placed)
         return (
             grads is not None
-            and not any(map(is_, grads, repeat(None)))
+            and not lacks_some(grads)
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
             and self._fit_in_memory(grads)
             and self.counts.tolist() == self.table.rows
         )
 
-    def own(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def own(self, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Of gradients that are spread over processes, what this process has, placed as the parameters are."""
         if not self._placements:
-            return list(grads)
+            return grads
         rows = zip(grads, self._placements, strict=True)
         return [grad if grad is None or placement is None else placement.own(grad) for grad, placement in rows]
 
@@ -164,20 +163,22 @@ class Held:
 
         Of parameters without a gradient only clocks advance.
         """
-        there = [grad is not None for grad in grads]
-        if len(there) == len(self.counts) and all(there):
+        if not self._paths:
+            return
+        if len(grads) == len(self.counts) and not lacks_some(grads):
             self.counts.add_(ones)
         else:
+            there = [grad is not None for grad in grads]
             others = torch.tensor([*there, *[False] * (len(self.counts) - len(there))], device="cpu").logical_not()
             self.counts.add_(torch.where(others[:, None] & ~self._are_clocks, 0.0, ones))
         for path, value in clocks.items():
             self.counts[:, self._paths.index(path)] = value
         self.table = CountTable(self._paths, self.counts.tolist())
 
-    def _completed(self, grads: Sequence[Any]) -> list[Any]:
+    def _completed(self, grads: Sequence[Any]) -> Sequence[Any]:
         """The gradients, and what is like them where there is none; None for those that nothing is like."""
-        if not any(map(is_, grads, repeat(None))):
-            return list(grads)
+        if not lacks_some(grads):
+            return grads
         likes = zip(grads, self.params, self._likes, strict=True)
         return [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
 

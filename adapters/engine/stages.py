@@ -172,6 +172,16 @@ class Passage:
         return [link for link in self.place if link.rule and link.rule.counts and link not in self.sharing]
 
     @cached_property
+    def is_steady(self) -> bool:
+        """Whether its links have the same hyper-parameters in each step, as long as the transform has."""
+        return all(link.is_steady for link in self.place)
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether, beyond that, its rules are given nothing else: no count, and nothing that they have found out."""
+        return self.is_steady and not any(link.rule and (link.rule.counts or link.rule.finds) for link in self.place)
+
+    @cached_property
     def is_one_run(self) -> bool:
         """Whether all of it is elementwise."""
         return len(self.stages) == 1 and self.stages[0].fuses

@@ -155,14 +155,15 @@ class PlannedStep:
         if reason:
             raise Refused(reason)
         self._gates = gates_in(transform, on_host=all(map(on_host, present.params)))
-        self._waits = not self._gates and all(
+        self._has_gates = len(self._gates) > 0
+        self._waits = not self._has_gates and all(
             map(_waits, links_of(transform, dict(zip(everyone.keys, everyone.params, strict=True))))
         )
         if self._waits:
             present = everyone.among({key for key, state in states.items() if layout.is_complete(key, state)})
         self._params = dict(zip(present.keys, present.params, strict=True))
         waiting = {key: state for key, state in states.items() if key not in self._params}
-        if waiting and self._gates:
+        if waiting and self._has_gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
         self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
         self._plans: dict[Any, InPlacePlan] = {}
@@ -182,14 +183,15 @@ class PlannedStep:
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
         present, hparams = request.present, request.hparams
-        grads, numbers, counts = self.held.placed(present), hparams[present.groups[0]], self.held.table.of(0)
-        assert grads is not None
-        own = self.held.own(grads)
+        placed = self.held.placed(present)
+        assert placed is not None
+        grads = self.held.own(placed)
+        numbers, counts = hparams[present.groups[0]], self.held.table.of(0) if self._has_gates else {}
         gates = self._gates.standing(numbers, counts)
         while True:
             plan = self._plan_for(gates, present, hparams)
             try:
-                write = InPlaceRun(plan, own, hparams, self.held.table, request.extra).compute()
+                write = InPlaceRun(plan, grads, hparams, self.held.table, request.extra).compute()
                 break
             except Closed as closed:
                 gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})

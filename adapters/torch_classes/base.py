@@ -1,7 +1,7 @@
 """What the classes with torch's names share: torch's slots in checkpoints, sparse gradients, differentiable steps."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -66,7 +66,7 @@ class TorchClass(TransformOptimizer):
             return self._differentiable(transform, groups, self._leaves(groups))
         if not self.takes_complex:
             self._leaves(groups)
-        if not self.takes_sparse or not any(p.grad is not None and p.grad.is_sparse for _, g in groups for p in g["params"]):
+        if not self.takes_sparse or not any([_some_is_sparse(group["params"]) for _, group in groups]):
             return dense(transform, groups, closure, extra)
 
         sparse = [leaf for leaf in leaves_of(groups) if _gradient(leaf).is_sparse]
@@ -175,6 +175,11 @@ class TorchClass(TransformOptimizer):
 def _gradient(leaf: Leaf) -> Tensor:
     assert leaf.param.grad is not None
     return leaf.param.grad
+
+
+def _some_is_sparse(params: Sequence[Tensor]) -> bool:
+    grads = [p.grad for p in params]
+    return any([grad is not None and grad.is_sparse for grad in grads])
 
 
 def is_on(number: Any) -> bool:

@@ -39,6 +39,11 @@ class Origin:
         """Whether there is one: an optional hyper-parameter may be given by none of its names."""
         return self.otherwise is not None or any(name in hp for name in self.names)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the value may depend on the counts."""
+        return self.otherwise is not None or (self.factor is not None and self.factor.counts)
+
     def times(self, factor: "Origin") -> "Origin":
         """This one, multiplied once more."""
         return dataclasses.replace(self, factor=factor if self.factor is None else self.factor.times(factor))

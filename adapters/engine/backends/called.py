@@ -1,6 +1,7 @@
 """The way that always works: each rule is called as its transform calls it, leaf by leaf."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +24,16 @@ class Called:
         """Nothing: this always works."""
         return ""
 
-    def ready(self, run: Run, work: Work) -> None:
-        """Look at the numbers: a rule may refuse them."""
+    def ready(self, run: Run, work: Work) -> Sequence[Any] | None:
+        """The numbers, once all are known: a rule may refuse them."""
         found = run.found(work)
         for link in work.stage.links:
             if link.rule and (not link.rule.finds or link in found):
                 for _, given in run.given(work).kinds:
                     link.rule.rule(*given(link), found.get(link))
+        return None if any(link not in found for link in work.stage.finding) else run.scalars(work, work.stage.links)
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Any]) -> None:
         """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
         updates: Column = []
         links = work.stage.links
@@ -40,9 +42,9 @@ class Called:
             for column, values in zip(slots, new, strict=True):
                 foreach["copy_"](column, values)
             return
-        scalars, names = run.scalars(work, links), [(link.form, name) for link in links for name in link.slots]
+        names = [(link.form, name) for link in links for name in link.slots]
         for i, leaf in enumerate(work.part.leaves):
-            u, new = run_links(links, of_leaf(scalars, i), self._row(work, links, i))
+            u, new = run_links(links, of_leaf(prepared, i), self._row(work, links, i))
             for (form, name), slot, value in zip(names, slots, new, strict=True):
                 slot[i].copy_(form.closed(name, value, slot[i]))
             if links:

@@ -7,6 +7,7 @@ small tensors go through `torch._foreach_*` together.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -20,6 +21,7 @@ from functional_optim.hparams import HParams
 from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf
+from ..lengths import SMALL
 from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
 from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
@@ -37,9 +39,6 @@ LOW = (torch.bfloat16, torch.float16)
 # more, what it stores leaves the cache: of AdamW six tensors, 12 MB.
 BLOCK = 1 << 19
 
-# Up to this many elements, what an operation costs is the call.
-SMALL = 1 << 15
-
 # On other devices, where a call costs more: elements of a list, 256 MB in float32.
 LONG = 1 << 26
 
@@ -51,18 +50,25 @@ VARIANTS = 8
 
 
 class Arranged(NamedTuple):
-    """A program for some leaves of a part, or for all (None), and its numbers in one step; by leaf, where they differ."""
+    """A program for some leaves of a part, or for all (None), and its numbers in one step; by leaf, where they differ.
+
+    Attributes:
+        plain: whether tensors are real, and stored in the dtype that they are computed in.
+    """
 
     rows: Sequence[int] | None
     program: Program
     numbers: Sequence[Any]
+    plain: bool
 
     def rows_of(self, work: Work) -> Sequence[int]:
         """The places of the leaves."""
         return range(len(work.part.lengths)) if self.rows is None else self.rows
 
-    def numbers_of(self, piece: Sequence[int]) -> list[Any]:
+    def numbers_of(self, piece: Sequence[int]) -> Sequence[Any]:
         """Those of a list of leaves, or of a single one."""
+        if self.rows is None:
+            return self.numbers
         single = len(piece) == 1
         return [(x[piece[0]] if single else [x[i] for i in piece]) if isinstance(x, dict) else x for x in self.numbers]
 
@@ -103,8 +109,8 @@ class Lists:
             return "a parameter and its slots are of several precisions"
         return ""
 
-    def ready(self, run: Run, work: Work) -> None:
-        """Arrange the program of the stage, and compute its numbers.
+    def ready(self, run: Run, work: Work) -> list[Arranged] | None:
+        """The program of the stage, and its numbers.
 
         Raises:
             Refused: its rules can't be written down.
@@ -113,33 +119,36 @@ class Lists:
         waiting = [link for link in work.stage.finding if link not in found]
         try:
             if not waiting:
-                self._arranged(run, work)
-            elif run.plan.is_new:
+                return self._arranged(run, work)
+            if run.plan.is_new:
                 first = waiting[0]
                 self._arranged(run, work, first, Ending.TOTAL if isinstance(first.form.reduce, SumOver) else Ending.PEEK)
         except Exception as error:  # A rule may raise what it likes when it gets stand-ins for tensors.
             raise Refused(f"{', '.join(map(str, work.stage.links))}: {type(error).__name__}: {error}") from error
+        return None
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Arranged]) -> None:
         """Over lists, or block by block."""
-        (dtype, plain), steps, end = _form_of(work), work.stage.steps, 2 + len(slots)
+        del run
+        steps, end = work.stage.steps, 2 + len(slots)
+        columns = [work.u, work.p, *slots, *work.further]
         updates: dict[int, Tensor] = {}
-        for arranged in self._arranged(run, work):
+        for arranged in prepared:
             for piece in _pieces(work, arranged):
-                row = [[column[i] for i in piece] for column in (work.u, work.p, *slots, *work.further)]
-                numbers, blocks = arranged.numbers_of(piece), _blocks(row)
+                row, numbers = _rows(columns, piece), arranged.numbers_of(piece)
+                blocks = _blocks(row)
                 if steps or len(blocks) == 1:
                     for block in blocks:
-                        results = _run(arranged.program, block, numbers, plain, end)
-                        if steps and not work.stage.is_still:
+                        results = _run(arranged, block, numbers, end)
+                        if steps and results and not work.stage.is_still:
                             _add(block[1], results, work.part.leaves[0].update_dtype)
                         elif not steps:
                             updates |= zip(piece, results, strict=True)
                 else:
-                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=dtype)
+                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_computed_in(row[1][0].dtype))
                     for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
-                        place.copy_(_run(arranged.program, block, numbers, plain, end)[0])
-        work.u = [updates[i] for i in sorted(updates)]
+                        place.copy_(_run(arranged, block, numbers, end)[0])
+        work.u = [updates[i] for i in sorted(updates)] if updates else []
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """Over the same pieces."""
@@ -149,8 +158,8 @@ class Lists:
             # What may be of either sign is stored twice, of half the tensors at a time.
             for piece in _pieces(work, arranged, at_least=1 if all(kinds) else 2):
                 numbers = arranged.numbers_of(piece)
-                for block in _blocks([[column[i] for i in piece] for column in work.columns]):
-                    terms = arranged.program.run(_opened(block), numbers)
+                for block in _blocks(_rows(work.columns, piece)):
+                    terms = arranged.program.run(block if arranged.plain else _opened(block), numbers)
                     results = _summed(terms, each=each) if on_host(work.p[0]) else _normed(terms, kinds)
                     for i, own in zip(piece, results, strict=False):
                         sums[i] = [x + y for x, y in zip(sums[i], own, strict=True)] if i in sums else own
@@ -161,8 +170,7 @@ class Lists:
         updates: dict[int, Tensor] = {}
         for arranged in self._arranged(run, work, link, Ending.PEEK):
             rows = arranged.rows_of(work)
-            row = [[column[i] for i in rows] for column in work.columns]
-            (results,) = arranged.program.run(_opened(row), arranged.numbers_of(rows))
+            (results,) = arranged.program.run(_opened(_rows(work.columns, rows)), arranged.numbers_of(rows))
             updates |= zip(rows, results, strict=True)
         return [updates[i] for i in sorted(updates)]
 
@@ -170,47 +178,53 @@ class Lists:
         """The program of a stage, or of the links that come before one of them, and its numbers in this step; several, where
         rules get other answers for some leaves than for others."""
         stage = work.stage
-        dtype, plain = _form_of(work)
+        dtype, plain = _form(tuple([column[0].dtype for column in work.columns]))
         ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.steps and plain else Ending.UPDATE)
         key = stage, until, ending, dtype
-        whose = key, run.owner(work)
+        whose = key, plain, run.owner(work)
         if whose not in run.cache:
             links = stage.links[: len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)]
             given, rows = run.given(work), range(len(work.part.leaves))
             if not given.varies and not run.varies(work):
-                (arranged,) = self._programs(key, run.scalars(work, links), work, len(links), rows[:1])
+                (arranged,) = self._programs(key, run.scalars(work, links), work, len(links), rows[:1], plain)
                 run.cache[whose] = [arranged._replace(rows=None)]  # Other parts may be given the same numbers.
             elif run.varies(work) or len(given.kinds) * ALONE > len(rows):
-                run.cache[whose] = self._programs(key, run.scalars(work, links), work, len(links), rows)
+                run.cache[whose] = self._programs(key, run.scalars(work, links), work, len(links), rows, plain)
             else:
                 run.cache[whose] = [
                     arranged
                     for own, numbers in given.kinds
-                    for arranged in self._programs(key, run.scalars(work, links, numbers), work, len(links), own)
+                    for arranged in self._programs(key, run.scalars(work, links, numbers), work, len(links), own, plain)
                 ]
         return run.cache[whose]
 
-    def _programs(self, key: Any, scalars: Sequence[Any], work: Work, count: int, rows: Sequence[int]) -> list[Arranged]:
+    def _programs(
+        self, key: Any, scalars: Sequence[Any], work: Work, count: int, rows: Sequence[int], plain: bool
+    ) -> list[Arranged]:
         """Programs that were arranged before, for as many of these leaves as their rules get the same answers; and new ones."""
         dtype = key[-1]
         flat_scalars = trees.leaves(list(scalars))
-        columns = [i for i, x in enumerate(flat_scalars) if is_column(x)]
+        columns = [i for i, x in enumerate(flat_scalars) if isinstance(x, Tensor) and x.ndim]
         known = self.variants.setdefault((*key, *columns), [])
         found: list[Arranged] = []
         while rows:
-            matching = ((variant, *variant.prologue.by_row(flat_scalars, len(rows))) for variant in known)
-            variant, there, numbers = next((each for each in matching if any(each[1])), (None, [], []))
-            if variant is None:
+            for variant in known:
+                there, numbers = variant.prologue.by_row(flat_scalars, len(rows))
+                if any(there):
+                    break
+            else:
                 variant = self._traced(key, flat_scalars, scalars, work, count, len(rows))
                 there, numbers = variant.prologue.by_row(flat_scalars, len(rows))
                 if not any(there):
                     raise NotElementwise("a rule gets other answers than when it is asked again")
                 known[:] = [variant, *known[: VARIANTS - 1]]
             own = list(compress(rows, there))
-            found.append(Arranged(own, variant.program, [_like(x, dtype, own, there) for x in numbers]))
+            numbers = [x if type(x) is float else _like(x, dtype, own, there) for x in numbers]
+            found.append(Arranged(own, variant.program, numbers, plain))
+            if all(there):
+                break
             rows, left = [row for row, is_done in zip(rows, there, strict=True) if not is_done], torch.tensor(there, device="cpu")
-            if rows:
-                flat_scalars = [x[~left.to(x.device)] if is_column(x) else x for x in flat_scalars]
+            flat_scalars = [x[~left.to(x.device)] if is_column(x) else x for x in flat_scalars]
         return found
 
     def _traced(
@@ -255,38 +269,36 @@ def _pieces(work: Work, arranged: Arranged, at_least: int = 1) -> list[list[int]
     On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
     so many.
     """
-    sizes = work.part.lengths
-    is_host = on_host(work.p[0])
-    longest = BLOCK if is_host else min(LONG, sum(sizes) // at_least)
-    pieces: list[list[int]] = []
-    growing, length = [], 0
-    for i in arranged.rows_of(work):
-        size = sizes[i]
-        if is_host and size > SMALL:
-            pieces.append([i])
-        else:
-            if not growing or length >= longest:
-                growing, length = [], 0
-                pieces.append(growing)
-            growing.append(i)
-            length += size
-    return pieces
+    lengths = work.part.lengths
+    small, longest = (SMALL, BLOCK) if on_host(work.p[0]) else (math.inf, min(LONG, sum(lengths) // at_least))
+    return lengths.pieces(small, longest) if arranged.rows is None else lengths.in_pieces(arranged.rows, small, longest)
+
+
+def _rows(columns: Sequence[Column], piece: Sequence[int]) -> Row:
+    """Some rows, in order, of each column."""
+    if len(piece) == len(columns[0]):
+        return list(columns)
+    return [[column[i] for i in piece] for column in columns]
 
 
 def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
     """The row, or on the host a large tensor block by block."""
-    tensors = [x[0] for x in row]
-    if len(row[0]) > 1 or not on_host(tensors[0]) or reals(tensors[0]) <= BLOCK or not _alike(tensors):
+    first = row[0][0]
+    if len(row[0]) > 1 or not on_host(first) or reals(first) <= BLOCK or not _alike([x[0] for x in row]):
         return [list(row)]
+    tensors = [x[0] for x in row]
     return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
 
 
-def _run(program: Program, row: Row, numbers: Sequence[Any], plain: bool, end: int) -> Sequence[Tensor]:
+def _run(arranged: Arranged, row: Row, numbers: Sequence[Any], end: int) -> Sequence[Tensor]:
     """Run a program on tensors as they are, or on opened copies, of which all that comes after the update and the parameter, up
     to `end`, is what is stored.
     """
-    opened = row if plain else _opened(row)
-    results = program.run(opened, numbers)
+    if arranged.plain:
+        results = arranged.program.run(row, numbers)
+        return results[0] if results else ()
+    opened = _opened(row)
+    results = arranged.program.run(opened, numbers)
     for stored, wide in zip(row[2:end], opened[2:end], strict=True):
         if stored[0].dtype != wide[0].dtype and not stored[0].is_complex():
             foreach["copy_"](stored, wide)
@@ -313,8 +325,7 @@ def _normed(columns: Sequence[Sequence[Tensor]], nonnegative: Sequence[bool]) ->
 
 
 def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:
-    if updates:
-        foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
+    foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
 
 
 def _like(number: Any, dtype: torch.dtype, rows: Sequence[int] = (), there: Sequence[bool] = ()) -> Any:
@@ -353,13 +364,9 @@ def _computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in LOW else dtype
 
 
-def _form_of(work: Work) -> tuple[torch.dtype, bool]:
-    """The dtype in which a stage is computed; and whether its tensors are real, and stored in that."""
-    return _form(tuple([column[0].dtype for column in work.columns]))
-
-
 @functools.cache
 def _form(dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, bool]:
-    """The same, of the update, the parameter, and all else that the stage sees."""
+    """The dtype in which a stage is computed, of those of the update, the parameter, and all else that it sees; and whether
+    these are real, and stored in that."""
     dtype = _computed_in(dtypes[1])
     return dtype, set(dtypes) == {dtype}

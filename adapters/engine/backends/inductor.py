@@ -19,11 +19,11 @@ from functional_optim.numbered import Found, Numbered, Sums
 from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf, Signature
+from ..lengths import Lengths
 from ..memory import PLAIN, real
 from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
 from ..run import Run, Work
 from ..stages import Dtypes, Ending, Stage, wide
-from .inductor_call import Lengths
 from .kernels import kernel_for
 
 DEVICES = ("cpu", "cuda")
@@ -89,14 +89,16 @@ class Compiled:
                 return self.failed[key]
         return ""
 
-    def ready(self, run: Run, work: Work) -> None:
-        """Compute the numbers, once all are known."""
+    def ready(self, run: Run, work: Work) -> Tensor | Sequence[Tensor] | None:
+        """The numbers, once all are known."""
         found = run.found(work)
         if all([link in found for link in work.stage.finding]):
-            self._vector(run, self._kernels(work).step, len(work.stage.links), work)
+            return self._vector(run, self._kernels(work).step, len(work.stage.links), work)
+        return None
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Tensor | Sequence[Tensor]) -> None:
         """One kernel, over all leaves."""
+        del run
         stage, kernel = work.stage, self._kernels(work).step
         columns = work.columns if self._fresh else [work.u, work.p, *slots, *work.further]
         if not stage.steps:
@@ -106,7 +108,7 @@ class Compiled:
             work.p = list(map(torch.empty_like, work.p))
             columns.append(work.p)
         columns += slots if self._fresh else ()
-        kernel(self._vector(run, kernel, len(stage.links), work), columns, work.part.lengths)
+        kernel(prepared, columns, work.part.lengths)
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
         """One kernel that reads."""

@@ -6,7 +6,6 @@ compiler's private matter: whatever differs from the one pattern that is known h
 """
 
 import ctypes
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,49 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import dtype_of_scalars
 from functional_optim.torch_internals import WRAPPING, is_kernel, wrapper_of
 
-# Up to this many elements, a second thread is of no use.
-SMALL = 1 << 15
+from ..lengths import Lengths
 
 # No input has this length by chance.
 LENGTH = 1031
-
-
-class Lengths(tuple[int, ...]):
-    """Of the rows of some columns, in real numbers; and room for sums over the rows, which takes long to make."""
-
-    @functools.cached_property
-    def _rooms(self) -> list[tuple[Tensor, Sequence[Tensor]]]:
-        return []
-
-    def rooms(self, count: int) -> list[tuple[Tensor, Sequence[Tensor]]]:
-        """Memory for so many sums over each row, and the places in it; the same at each call."""
-        while len(self._rooms) < count:
-            sums = torch.empty(len(self), dtype=torch.float64, device="cpu")
-            self._rooms.append((sums, sums.unbind()))
-        return self._rooms[:count]
-
-    @functools.cached_property
-    def _kept(self) -> dict[Any, Any]:
-        return {}
-
-    def kept_by(self, make: Callable[["Lengths", Any], Any], key: Any) -> Any:
-        """What `make(lengths, key)` returned when it was first asked for."""
-        if (make, key) not in self._kept:
-            self._kept[make, key] = make(self, key)
-        return self._kept[make, key]
-
-    @functools.cached_property
-    def _columns(self) -> dict[torch.device, Tensor]:
-        return {}
-
-    def column(self, device: torch.device) -> Tensor:
-        """The same as numbers on a device; made once."""
-        if device not in self._columns:
-            self._columns[device] = torch.tensor(self, dtype=dtype_of_scalars(device), device=device)
-        return self._columns[device]
 
 
 class Direct:
@@ -83,7 +45,7 @@ class Direct:
             lengths,
             *(places for _, places in rooms),
         )
-        with one_thread() if max(lengths) <= SMALL else nullcontext():
+        with one_thread() if lengths.are_small else nullcontext():
             deque(map(self.function, *[arguments[place] for place in self.places]), maxlen=0)
         return [sums.clone() for sums, _ in rooms]
 

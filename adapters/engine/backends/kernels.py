@@ -17,14 +17,15 @@ from torch import Tensor
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.lifting import Leafwise, widened
 
+from ..lengths import Lengths
 from ..memory import flat
 from ..program import FUNCTIONS
-from ..prologue import Prologue, is_column
+from ..prologue import Prologue
 from ..route import Link, structure_of
 from ..stages import Dtypes, Ending
 from ..stand_ins import Node, Number
 from ..trace import Traced, ordered, trace
-from .inductor_call import Direct, Lengths, direct
+from .inductor_call import Direct, direct
 from .trial import try_out
 
 # Follow torch.set_num_threads at run time, and trust the shapes and strides that this package itself arranges.
@@ -211,7 +212,7 @@ def _total(x: Tensor, *, alone: bool) -> Tensor:
 
 def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers as a tensor on a device, without waiting for it; of several rows, where some are columns."""
-    by_row = {i: value for i, value in enumerate(values) if is_column(value)}
+    by_row = {i: value for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim}
     if by_row:
         common = vector_of([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
         columns = torch.stack(list(by_row.values())).to(dtype)

@@ -12,9 +12,9 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.lifting import widened
 
+from ..lengths import Lengths
 from ..route import Link, run_links, slot_count
 from ..stages import Dtypes, Ending
-from .inductor_call import Lengths
 
 # What a tensor was, what it should become, and what became of it.
 Compared: TypeAlias = tuple[Tensor, Tensor, Tensor]

@@ -21,11 +21,11 @@ from triton.language.extra import libdevice
 from functional_optim import inductor, trees
 from functional_optim.lifting import Leafwise
 
+from ..lengths import Lengths
 from ..prologue import Prologue
 from ..route import Link, structure_of
 from ..stages import Dtypes, Ending
 from ..trace import trace
-from .inductor_call import Lengths
 from .kernels import sent, vector_of
 from .trial import LENGTHS, try_out
 from .triton_code import ALIGNED, BLOCK, STRETCH, Text, text_of
