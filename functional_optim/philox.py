@@ -85,6 +85,7 @@ def _radius(u: Tensor) -> Tensor:
 
 
 def _product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The high and the low word of a product. It may overflow int64's sign, but not its 64 bits."""
-    product = a * b
-    return (product >> 32) & WORD, product & WORD
+    """The high and the low word of a product, by halves of the number: compilers assume that nothing overflows."""
+    low = (a & 0xFFFF) * b
+    rest = (a >> 16) * b + (low >> 16)
+    return rest >> 16, (rest & 0xFFFF) << 16 | low & 0xFFFF

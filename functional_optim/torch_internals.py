@@ -246,6 +246,17 @@ def is_of_backward(x: Tensor) -> bool:
     return x.requires_grad
 
 
+def is_tracked(x: Tensor) -> bool:
+    """Whether a derivative is being taken of this, by any of the transforms that are under way.
+
+    Without what unwraps tensors: by the innermost.
+    """
+    is_wrapped, unwrapped = map(get, ("is_functorch_wrapped_tensor", "get_unwrapped"))
+    while not x.requires_grad and is_wrapped is not None and unwrapped is not None and is_wrapped(x):
+        x = unwrapped(x)
+    return x.requires_grad
+
+
 def asks_for_values() -> tuple[type[Exception], ...]:
     """The exceptions of a trace of what asks for the value of a tensor."""
     names = ("DataDependentOutputException", "DynamicOutputShapeException")

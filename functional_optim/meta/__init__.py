@@ -5,6 +5,7 @@ from functional_optim.meta.evaluate import evaluate_of
 from functional_optim.meta.evolution import Estimate, Particles, WindowedGradient, windowed_grad
 from functional_optim.meta.forward import forward_grad
 from functional_optim.meta.implicit import custom_fixed_point, custom_root
+from functional_optim.meta.keyed import keyed, keys
 from functional_optim.meta.loops import loop
 from functional_optim.meta.modules import from_module
 from functional_optim.meta.remat import remat
@@ -20,6 +21,8 @@ __all__ = [
     "evaluate_of",
     "forward_grad",
     "from_module",
+    "keyed",
+    "keys",
     "loop",
     "remat",
     "unroll",

@@ -143,13 +143,6 @@ def structure_key(tree: Tree) -> Any:
     return spec, tuple("tensor" if isinstance(x, Tensor) else distinct(x) for x in leaves)
 
 
-def is_tracked(x: Tensor) -> bool:
-    """Whether a derivative is being taken of this tensor, by any of the transforms that are under way."""
-    while not x.requires_grad and torch_internals.is_functorch_wrapped_tensor(x):
-        x = torch_internals.get_unwrapped(x)
-    return x.requires_grad
-
-
 @dataclass(eq=False)
 class _Tape:
     """What a run of a loop keeps for its transpose.
@@ -196,7 +189,7 @@ class _Plan:
     def applied(self, tensors: Sequence[Tensor]) -> "tuple[Tensors, _Tape]":
         """The loop on these, and what it keeps for its transpose."""
         tape = _Tape()
-        moving = tuple(is_smooth(x) and is_tracked(x) for x in tensors)
+        moving = tuple(is_smooth(x) and torch_internals.is_tracked(x) for x in tensors)
         return _Loop.apply(replace(self, moving=moving), tape, *tensors), tape
 
     def stopped(self, carry: Sequence[Tensor]) -> list[Tensor]:

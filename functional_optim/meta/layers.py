@@ -28,7 +28,7 @@ from functional_optim import torch_internals
 from functional_optim.lifting import widened
 from functional_optim.meta import formulas
 from functional_optim.meta.packing import pack
-from functional_optim.meta.recurrence import gru_cell, lstm_cell, one_step, refuse_packed, relu_cell, tanh_cell, whole_sequence
+from functional_optim.meta.recurrence import CELLS, one_step, refuse_packed, whole_sequence
 from functional_optim.trees import Tree
 
 _composing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
@@ -93,6 +93,13 @@ def _is_differentiated_twice(given: Tree) -> bool:
 
 def _is_pushed_or_twice(given: Tree) -> bool:
     return _is_pushed(given) or _is_differentiated_twice(given)
+
+
+def _is_pushed_or_twice_or_of_statistics(given: Tree) -> bool:
+    """Or derivatives are taken of running statistics, of which torch has none."""
+    _, args, kwargs = given
+    statistics = (*args[1:3], kwargs.get("running_mean"), kwargs.get("running_var"))
+    return _is_pushed_or_twice(given) or any(isinstance(x, Tensor) and torch_internals.is_tracked(x) for x in statistics)
 
 
 def _is_pushed_and_twice(given: Tree) -> bool:
@@ -180,6 +187,37 @@ def _normalised(x: Tensor, axes: Sequence[int], weight: Any, bias: Any, eps: flo
     return (y if bias is None else y + bias).to(x.dtype)
 
 
+class Statistics(TorchFunctionMode):
+    """Running statistics that norm layers in training would write go into `new`, and are not written: a pure function's.
+
+    Attributes:
+        new: the statistics after the call, by the identity of the tensors that they were in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.batch_norm, F.instance_norm):
+            return func(*args, **(kwargs or {}))
+        given = inspect.signature(func).bind(*args, **(kwargs or {}))
+        given.apply_defaults()
+        options = given.arguments
+        mean, var = options["running_mean"], options["running_var"]
+        if options.get("training", options.get("use_input_stats")) and mean is not None:
+            given_input: Tensor = options["input"]
+            x = widened(given_input)
+            momentum, axes = options["momentum"], (0, *range(2, x.ndim)) if func is F.batch_norm else tuple(range(2, x.ndim))
+            moments = torch.var_mean(x, axes, correction=1)
+            if func is F.instance_norm:
+                moments = [moment.mean(0) for moment in moments]
+            for old, moment in zip((var, mean), moments, strict=True):
+                self.new[id(old)] = ((1 - momentum) * self.new.get(id(old), old) + momentum * moment).to(old.dtype)
+            options["running_mean"] = options["running_var"] = None
+        return func(*given.args, **given.kwargs)
+
+
 # --- Attention ---------------------------------------------------------------------------------------------------------------
 
 
@@ -200,9 +238,9 @@ def _is_batched_or_twice(given: Tree) -> bool:
 # Functions of torch; when they are wrong, or have no rule; and what is called then.
 _FORMULAS: list[tuple[tuple[Any, ...], Callable[[Tree], bool], Callable[..., Any]]] = [
     ((F.layer_norm, torch.layer_norm), _is_pushed_or_twice, _layer_norm),
-    ((F.batch_norm,), _is_pushed_or_twice, _batch_norm),
+    ((F.batch_norm,), _is_pushed_or_twice_or_of_statistics, _batch_norm),
     ((torch.batch_norm,), _is_pushed_or_twice, _as_torch_orders(_batch_norm)),
-    ((F.instance_norm,), _is_pushed_or_twice, _instance_norm),
+    ((F.instance_norm,), _is_pushed_or_twice_or_of_statistics, _instance_norm),
     ((torch.instance_norm,), _is_pushed_or_twice, _as_torch_orders(_instance_norm)),
     ((F.scaled_dot_product_attention,), _is_batched_or_twice, _by_formula(F.scaled_dot_product_attention)),
     ((F.multi_head_attention_forward,), _is_batched_or_twice, _by_formula(F.multi_head_attention_forward)),
@@ -216,10 +254,9 @@ _FORMULAS: list[tuple[tuple[Any, ...], Callable[[Tree], bool], Callable[..., Any
     ((torch.linalg.slogdet, torch.slogdet, Tensor.slogdet), _is_pushed_and_twice, formulas.slogdet),
     ((torch.logdet, Tensor.logdet), _is_pushed_and_twice, formulas.logdet),
 ]
-_CELLS = {"lstm": lstm_cell, "gru": gru_cell, "rnn_tanh": tanh_cell, "rnn_relu": relu_cell}
 _RECURRENT = {
-    **{name: whole_sequence(cell) for name, cell in _CELLS.items()},
-    **{f"{name}_cell": one_step(cell) for name, cell in _CELLS.items()},
+    **{name: whole_sequence(cell) for name, cell in CELLS.items()},
+    **{f"{name}_cell": one_step(cell) for name, cell in CELLS.items()},
     "_pack_padded_sequence": refuse_packed,
 }
 _FORMULAS += [((getattr(torch, name),), _is_batched, own) for name, own in _RECURRENT.items()]

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim import trees
+from functional_optim import torch_internals, trees
 from functional_optim.hparams import require_count
-from functional_optim.meta.compiled import is_tracked, run_loop, structure_key
+from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.lowering import is_compiling
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat as rematerialised
@@ -240,7 +240,7 @@ def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x:
 
 def _held(x: Tensor, ended: Tensor) -> Tensor:
     """The same tensor, a constant once the loop has ended: there a slope of 0 would meet infinite ones, and be NaN."""
-    differentiates = is_smooth(x) and (torch.compiler.is_compiling() or is_tracked(x))
+    differentiates = is_smooth(x) and (torch.compiler.is_compiling() or torch_internals.is_tracked(x))
     return torch.where(ended, x.detach(), x) if differentiates else x
 
 

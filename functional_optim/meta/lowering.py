@@ -433,10 +433,10 @@ def _returning_what_is_known() -> Iterator[None]:
     It asks at each call, of which there are as many as steps, again after its passes, and would run the part.
     """
     fakes, call = torch_internals.get("registered_hop_fake_fns"), torch.ops.higher_order.invoke_subgraph
-    original = None if fakes is None else fakes.get(call)
-    if original is None:
+    if fakes is None or call not in fakes:
         yield
         return
+    original = fakes[call]
 
     def known(graph: Any, name: str, *tensors: Tensor) -> Any:
         return _new_results(graph) if getattr(graph, "meta", {}).get(_IS_PART) else original(graph, name, *tensors)

@@ -38,6 +38,10 @@ def relu_cell(x: Tensor, h: Tensor, state: State) -> State:
     return ((x + h).relu(),)
 
 
+# By the names of torch's functions.
+CELLS: dict[str, Cell] = {"lstm": lstm_cell, "gru": gru_cell, "rnn_tanh": tanh_cell, "rnn_relu": relu_cell}
+
+
 def one_step(cell: Cell) -> Callable[..., Any]:
     """`torch.lstm_cell` and its like."""
 

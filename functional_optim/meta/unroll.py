@@ -43,11 +43,13 @@ class Unrolled(NamedTuple):
         state: the transform's state after the last step; pass it as `state=` to go on.
         logs: `"loss"`, of shape (steps,): the loss before each step. With `has_aux`, `"aux"`: what the loss returned beside it,
             stacked along a new first axis.
+        carry: with `has_carry`, what the loss carried, after the last step.
     """
 
     params: Tree
     state: Tree
     logs: dict[str, Tree]
+    carry: Tree = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class Unroll:
     has_aux: bool = False
     extra_fn: Callable[..., Mapping[str, Any]] | None = None
     compile: bool = False
+    has_carry: bool = False
     _cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __reduce__(self) -> Any:
@@ -78,6 +81,7 @@ class Unroll:
         batches: tuple[Any, ...] = (),
         schedule: HParams | None = None,
         state: Tree = None,
+        carry: Tree = None,
     ) -> Unrolled:
         """Train for `steps` steps from these parameters.
 
@@ -90,9 +94,11 @@ class Unroll:
             schedule: hyper-parameters that change from step to step: name to a tensor of shape (steps,), or a tuple or `PerLeaf`
                 of such. They take precedence over `hparams`.
             state: where to go on from, as a former call returned it; by default the transform's first state.
+            carry: with `has_carry`, what the loss gets after the parameters at the first step; at the next, what it returned.
 
         Raises:
-            TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, or a leaf of `params` is not a tensor.
+            TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, a leaf of `params` is not a tensor, or there is
+                a `carry` without `has_carry`.
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
         """
         require_mapping(schedule or {}, name="schedule")
@@ -102,6 +108,8 @@ class Unroll:
                 raise TypeError(
                     f"{name} is a {type(given).__name__}: expected a tuple of what the loss takes after params, such as (x, y)."
                 )
+        if carry is not None and not self.has_carry:
+            raise TypeError("there is a carry, but the loss does not take one: pass has_carry=True to unroll.")
         check_params(params)
         # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
         fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
@@ -121,9 +129,9 @@ class Unroll:
             device = next(x.device for x in pack(params)[0])
             fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), fixed)
             name = f"a step of training by {getattr(self.loss_fn, '__qualname__', 'a loss')}"
-        (params, state), logs = loops.run(
-            lambda carry, own, *same: self._step(flat, carry, own, *same),
-            (params, state),
+        (params, state, carry), logs = loops.run(
+            lambda carried, own, *same: self._step(flat, carried, own, *same),
+            (params, state, carry),
             (fixed, batch),
             (batches, changing),
             steps=self.steps,
@@ -135,16 +143,16 @@ class Unroll:
         )
         if flat:
             params, state = flat.part(params), flat.part_state(state)
-        return Unrolled(params, state, logs)
+        return Unrolled(params, state, logs, carry)
 
     def _step(
-        self, flat: Flat | None, carry: Tree, own: Tree, fixed: HParams, batch: tuple[Any, ...]
+        self, flat: Flat | None, carried: Tree, own: Tree, fixed: HParams, batch: tuple[Any, ...]
     ) -> tuple[Tree, dict[str, Tree]]:
         """A step of the loop, with `flat` of parameters that are one vector: `own` is for this step alone."""
-        (params, state), (own_batch, own_hparams) = carry, own
-        hparams, batch = {**fixed, **own_hparams}, (*batch, *own_batch)
+        (params, state, carry), (own_batch, own_hparams) = carried, own
+        hparams, batch = {**fixed, **own_hparams}, (*((carry,) if self.has_carry else ()), *batch, *own_batch)
         tree = flat.part(params) if flat else params
-        grads, loss, aux = self._gradients(tree, batch)
+        grads, loss, (new, aux) = self._gradients(tree, batch)
         extra = {
             "value": loss,
             "evaluate": lambda params: self._evaluated(flat, params, batch),
@@ -154,29 +162,43 @@ class Unroll:
             extra |= composing(self.extra_fn)(detached(tree) if self.first_order else tree, *batch)
         grads = flat.join(grads) if flat else grads
         updates, state = self.transform.update(grads, state, params, hparams, **extra)
-        return (applied(params, updates), state), {"loss": loss, **({"aux": aux} if self.has_aux else {})}
+        return (applied(params, updates), state, new), {"loss": loss, **({"aux": aux} if self.has_aux else {})}
 
-    def _gradients(self, params: Tree, batch: tuple[Any, ...]) -> tuple[Tree, Tensor, Tree]:
-        """As `gradients`; if first order, with gradients that are constants, and the derivatives of the value."""
+    def _gradients(self, params: Tree, batch: tuple[Any, ...]) -> tuple[Tree, Tensor, tuple[Tree, Tree]]:
+        """As `gradients` of the loss, with what it carries and what is logged; if first order, with gradients that are constants,
+        and the derivatives of the value.
+        """
+        if self.has_aux or self.has_carry:  # Their own derivatives are not known.
+            grads, loss, beside = gradients(self._with_aux, params, batch, has_aux=True)
+            return detached(grads) if self.first_order else grads, loss, beside if self.has_carry else (None, beside)
         if not self.first_order:
-            return gradients(self.loss_fn, params, batch, has_aux=self.has_aux)
-        if self.has_aux:  # Its own derivatives are not known.
-            grads, loss, aux = gradients(self.loss_fn, params, batch, has_aux=True)
-            return detached(grads), loss, aux
+            grads, loss, _ = gradients(self.loss_fn, params, batch)
+            return grads, loss, (None, None)
         grads, loss, _ = gradients(self.loss_fn, detached(params), batch)
-        return detached(grads), with_slopes(loss, params, detached(grads)), None
+        return detached(grads), with_slopes(loss, params, detached(grads)), (None, None)
+
+    def _with_aux(self, *given: Any) -> Any:
+        """What the loss returns; with `has_carry`, the carry and what is logged as one."""
+        returned = composing(self.loss_fn)(*given)
+        if not self.has_carry:
+            return returned
+        expected = ["loss", "carry", *(["aux"] if self.has_aux else [])]
+        if not (isinstance(returned, tuple) and len(returned) == len(expected)):
+            found = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
+            raise ValueError(f"the loss returned {found}: expected a tuple ({', '.join(expected)}).")
+        return returned[0], (returned[1], returned[2] if self.has_aux else None)
 
     def _evaluated(self, flat: Flat | None, params: Tree, batch: tuple[Any, ...]) -> LossAt:
         """What a transform is told of the loss elsewhere, in the form that it has the parameters in."""
-        grads, loss, aux = self._gradients(flat.part(params) if flat else params, batch)
+        grads, loss, (_, aux) = self._gradients(flat.part(params) if flat else params, batch)
         return LossAt(loss, flat.join(grads) if flat else grads, aux)
 
     def _value(self, params: Tree, batch: tuple[Any, ...]) -> Tensor:
         if self.first_order:
-            grads, loss, _ = gradients(self.loss_fn, detached(params), batch, has_aux=self.has_aux)
+            grads, loss, _ = gradients(self._with_aux, detached(params), batch, has_aux=self.has_aux or self.has_carry)
             return with_slopes(loss, params, detached(grads))
         returned = composing(self.loss_fn)(params, *batch)
-        return returned[0] if self.has_aux else returned
+        return returned[0] if self.has_aux or self.has_carry else returned
 
 
 def unroll(
@@ -190,8 +212,9 @@ def unroll(
     has_aux: bool = False,
     extra_fn: Callable[..., Mapping[str, Any]] | None = None,
     compile: bool = False,
+    has_carry: bool = False,
 ) -> Unroll:
-    """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
+    """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs, carry)`.
 
         inner = fo.meta.unroll(loss, fo.adam(), steps=5)
         trained = inner(params, {"lr": 0.01}, (x, y)).params
@@ -218,7 +241,11 @@ def unroll(
         compile: compile one step, and its transpose, at the first call with tensors of such shapes; see `compiled`, which says
             what is not compiled, and which around the whole program makes it faster still. Keep what `unroll` returns: it holds
             the compiled code.
-        extra_fn: `(params, *batch) -> {name: ...}`, what else the transform asks for, such as a Hessian's diagonal.
+        has_carry: the loss takes a tree of tensors after the parameters, and returns another beside its value, which it gets at
+            the next step: `(params, carry, *batch) -> (loss, carry)`, or `(loss, carry, aux)`. The running statistics of a batch
+            norm, an average of weights, the state of a recurrent network.
+        extra_fn: `(params, *batch) -> {name: ...}`, with the carry before the batch: what else the transform asks for, such as a
+            Hessian's diagonal.
 
     Raises:
         TypeError: `transform` is no transform.
@@ -240,7 +267,7 @@ def unroll(
             continue
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
-    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile)
+    return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile, has_carry)
 
 
 def gradients(
