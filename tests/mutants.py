@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "the two loops of L-BFGS go through the pairs in one order",
-        "functional_optim/solvers/lbfgs.py",
+        "functional_optim/rules/lbfgs.py",
         "zip(pairs, reversed(alphas), strict=True)",
         "zip(pairs, alphas, strict=True)",
         "test_lbfgs.py -k iterates",
@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant(
         "a problem of a batch that has ended goes on with the others",
         "functional_optim/solvers/machine.py",
-        "choose(state.status == GOING, lambda: self._evaluated(state), lambda: state)",
+        "cond(state.status == GOING, lambda: self._evaluated(state), lambda: state)",
         "self._evaluated(state)",
         "test_minimize.py -k each_by_itself",
     ),

@@ -17,7 +17,7 @@ class LBFGS(torch.optim.Optimizer):
 
     Each `step(closure)` takes up to `max_iter` steps. The state lies under the first parameter, in torch's form, so that either
     class loads what the other saved. Other than torch's, it takes several groups, whose options agree: together they are one
-    vector. And an evaluation that is infinite or NaN makes the step shorter, with or without a line search.
+    vector; and it can climb. An evaluation that is infinite or NaN makes the step shorter, with or without a line search.
 
     Args:
         params: tensors, or groups of them.
@@ -28,6 +28,7 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: end when the step, or the change of the value, is smaller.
         history_size: how many pairs of steps and changes of the gradient are kept.
         line_search_fn: None or "strong_wolfe".
+        maximize: climb, as torch's other classes can. What `step` returns is the closure's value all the same.
 
     Raises:
         ValueError: `lr` is negative, an unknown `line_search_fn`, or groups that differ in their options.
@@ -55,6 +56,8 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
+        *,
+        maximize: bool = False,
     ) -> None:
         if not float(lr) >= 0:
             raise ValueError(f"lr = {lr}: expected a number that is not negative.")
@@ -68,6 +71,7 @@ class LBFGS(torch.optim.Optimizer):
             "tolerance_change": tolerance_change,
             "history_size": history_size,
             "line_search_fn": line_search_fn,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -83,6 +87,11 @@ class LBFGS(torch.optim.Optimizer):
                 "vector to L-BFGS, so their options must agree."
             )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("maximize", False)  # torch's checkpoints have none.
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Up to `max_iter` steps. Returns the loss of the first evaluation.
@@ -97,7 +106,7 @@ class LBFGS(torch.optim.Optimizer):
         state.setdefault("func_evals", 0)
         state.setdefault("n_iter", 0)
         first = evaluate()
-        f, g, evals = _number(first), self._gradient(), 1
+        f, g, evals = self._value(first), self._gradient(), 1
         state["func_evals"] += 1
         if float(g.abs().max()) <= group["tolerance_grad"]:
             return first
@@ -160,7 +169,7 @@ class LBFGS(torch.optim.Optimizer):
         while not done:
             tried = float(line.t)
             self._move(x, d, tried)
-            f, g = _number(evaluate()), self._gradient()
+            f, g = self._value(evaluate()), self._gradient()
             line, keep, done = search.told(line, f, float(g.dot(d)))
             kept = (f, g, tried) if keep else kept
             used += 1
@@ -175,13 +184,19 @@ class LBFGS(torch.optim.Optimizer):
         for p, start, piece in zip(real, x, d.split([p.numel() for p in real]), strict=True):
             p.copy_(_real(start) + t * piece.view_as(p))
 
+    def _value(self, loss: Any) -> float:
+        """What is minimised."""
+        f = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        return -f if self.param_groups[0]["maximize"] else f
+
     def _gradient(self) -> Tensor:
-        """The gradients as one vector, zeros for those that are None; a fresh one, since closures write to theirs."""
+        """The gradients of what is minimised as one fresh vector, since closures write to theirs; zeros where there are none."""
         pieces = []
         for p in self._params:
             g = torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
             pieces.append(_real(g).reshape(-1))
-        return torch.cat(pieces)
+        g = torch.cat(pieces)
+        return -g if self.param_groups[0]["maximize"] else g
 
 
 def _search(group: dict[str, Any], size: float, evals: int) -> Search:
@@ -189,10 +204,6 @@ def _search(group: dict[str, Any], size: float, evals: int) -> Search:
     if group["line_search_fn"] is None:
         return fixed()
     return strong_wolfe(precision=group["tolerance_change"] / size, max_evals=group["max_eval"] - evals)
-
-
-def _number(loss: Any) -> float:
-    return float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
 
 
 def _real(x: Tensor) -> Tensor:

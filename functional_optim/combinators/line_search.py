@@ -13,10 +13,10 @@ from functional_optim.evaluate import evaluate_in, missing
 from functional_optim.form import Needs, Path
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import device_of, new_count, widened
-from functional_optim.numerics import Scalar, double, inner_product
+from functional_optim.numerics import Scalar, cond, double, inner_product
 from functional_optim.recipe import recorded
 from functional_optim.searches.more_thuente import zoom
-from functional_optim.searches.scalars import Flag, can_read, choose, is_finite, negate, pick
+from functional_optim.searches.scalars import Flag, can_read, is_finite, negate, pick
 from functional_optim.searches.search import Search
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -102,7 +102,7 @@ class LineSearched(Combined):
             keep = goes & heard.keep & is_finite(value)
             kept, lowest = pick(keep, line.t, kept), pick(keep, value, lowest)
             evals = evals + pick(goes, 1, 0)
-            line = choose(goes, lambda heard=heard: heard.state, lambda line=line: line)
+            line = cond(goes, lambda heard=heard: heard.state, lambda line=line: line)
             goes = goes & negate(heard.done)
         return kept, lowest, evals
 

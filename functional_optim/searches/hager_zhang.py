@@ -16,8 +16,8 @@ low, where B2 begins at 0. An evaluation that is not finite is one that falls an
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from functional_optim.numerics import Scalar
-from functional_optim.searches.scalars import Flag, Knot, choose, is_finite, negate, pick, ratio
+from functional_optim.numerics import Scalar, cond
+from functional_optim.searches.scalars import Flag, Knot, is_finite, negate, pick, ratio
 from functional_optim.searches.search import Heard
 
 BRACKET, FIRST, SECOND, MIDDLE = 0.0, 1.0, 2.0, 3.0
@@ -88,17 +88,17 @@ class hager_zhang:
 
         rises = finite & (trial.slope >= 0)
         low = negate(rises) & negate(high)
-        a: Knot = choose(low, lambda: trial, lambda: state.a)
+        a: Knot = cond(low, lambda: trial, lambda: state.a)
         longer = low & (state.stage == BRACKET) & negate(state.squeezing)
-        b: Knot = choose(low, lambda: state.b, lambda: trial)
+        b: Knot = cond(low, lambda: state.b, lambda: trial)
         squeezing = negate(rises) & (high | state.squeezing)
         new = state._replace(a=a, b=b, squeezing=squeezing)
         middle = a.t + 0.5 * (b.t - a.t)
 
-        following: Secants = choose(
+        following: Secants = cond(
             longer,
             lambda: new._replace(t=self.expansion * state.t),
-            lambda: choose(squeezing, lambda: new._replace(t=middle), lambda: self._next(new, rises, low, state.squeezing)),
+            lambda: cond(squeezing, lambda: new._replace(t=middle), lambda: self._next(new, rises, low, state.squeezing)),
         )
         keep = found | (finite & (trial.f < state.lowest))
         following = following._replace(lowest=pick(keep, trial.f, state.lowest), trials=state.trials + 1)
@@ -113,8 +113,8 @@ class hager_zhang:
     def _next(self, state: Secants, rises: Flag, low: Flag, was_squeezing: Flag) -> Secants:
         """The next length within an interval."""
         a, b, middle = state.a, state.b, state.a.t + 0.5 * (state.b.t - state.a.t)
-        replaced: Knot = choose(rises, lambda: state.before_b, lambda: state.before_a)
-        second = _secant(replaced, choose(rises, lambda: b, lambda: a))
+        replaced: Knot = cond(rises, lambda: state.before_b, lambda: state.before_a)
+        second = _secant(replaced, cond(rises, lambda: b, lambda: a))
         is_second = (state.stage == FIRST) & negate(was_squeezing) & (rises | low) & (second > a.t) & (second < b.t)
         within_round = (state.stage == FIRST) | (state.stage == SECOND)
         is_slow = within_round & (b.t - a.t > self.shrinkage * (state.before_b.t - state.before_a.t))
@@ -123,10 +123,10 @@ class hager_zhang:
 
         anew = state._replace(t=first, before_a=a, before_b=b, stage=0.0 * first + FIRST)
         halved = state._replace(t=middle, stage=0.0 * first + MIDDLE)
-        return choose(
+        return cond(
             is_second,
             lambda: state._replace(t=second, stage=0.0 * first + SECOND),
-            lambda: choose(is_slow, lambda: halved, lambda: anew),
+            lambda: cond(is_slow, lambda: halved, lambda: anew),
         )
 
 

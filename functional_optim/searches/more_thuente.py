@@ -16,11 +16,10 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from functional_optim.numerics import Scalar
+from functional_optim.numerics import Scalar, cond
 from functional_optim.searches.scalars import (
     Flag,
     Knot,
-    choose,
     cubic,
     greatest,
     is_finite,
@@ -90,7 +89,7 @@ class zoom:
         """A smaller interval, or a longer step."""
         finite = is_finite(f) & is_finite(slope)
         trial = Knot(state.t, pick(finite, f, math.inf), pick(finite, slope, 0.0))
-        new, keep, done = choose(
+        new, keep, done = cond(
             finite,
             lambda: self._told(state, Knot(state.t, pick(finite, f, state.low.f), trial.slope)),
             lambda: self._refused(state, trial),
@@ -174,8 +173,8 @@ def _improved(low: Knot, high: Knot, trial: Knot, state: Interval) -> _Improved:
     ahead = trial.t > low.t
     far = pick(ahead, state.longest, state.shortest)
 
-    base: Knot = choose(higher, lambda: low, lambda: trial)
-    other: Knot = choose(higher, lambda: trial, lambda: choose(turned | flatter, lambda: low, lambda: high))
+    base: Knot = cond(higher, lambda: low, lambda: trial)
+    other: Knot = cond(higher, lambda: trial, lambda: cond(turned | flatter, lambda: low, lambda: high))
     by_cubic, r, radicand = cubic(base, other)
     quadratic = low.t + 0.5 * ratio(low.slope, ratio(low.f - trial.f, trial.t - low.t) + low.slope) * (trial.t - low.t)
     secant = trial.t + ratio(trial.slope, trial.slope - low.slope) * (low.t - trial.t)
@@ -198,8 +197,8 @@ def _improved(low: Knot, high: Knot, trial: Knot, state: Interval) -> _Improved:
 
     t = pick(higher, first, pick(turned, second, pick(flatter, third, fourth)))
     bracketed = state.bracketed | higher | turned
-    new_high = choose(higher, lambda: trial, lambda: choose(turned, lambda: low, lambda: high))
-    new_low = choose(higher, lambda: low, lambda: trial)
+    new_high = cond(higher, lambda: trial, lambda: cond(turned, lambda: low, lambda: high))
+    new_low = cond(higher, lambda: low, lambda: trial)
     middle = new_low.t + 0.5 * (new_high.t - new_low.t)
     return _Improved(pick(is_finite(t), t, middle), new_low, new_high, bracketed, negate(higher))
 

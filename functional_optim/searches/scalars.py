@@ -5,7 +5,6 @@ branch that is not taken must be finite. So neither is written with an operator 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
@@ -48,13 +47,6 @@ def pick(condition: Flag, a: Any, b: Any) -> Any:
     if isinstance(a, Tensor) or isinstance(b, Tensor) or not isinstance(a, float):
         return torch.where(condition, a, b)
     return numerics.where(condition, a, b)
-
-
-def choose(condition: Flag, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
-    """One of two trees: on the host the other is not computed; else both are, and leaf by leaf one is chosen."""
-    if not isinstance(condition, Tensor):
-        return then() if condition else otherwise()
-    return trees.map_leaves(lambda a, b: pick(condition, a, b), then(), otherwise())
 
 
 def negate(condition: Flag) -> Flag:

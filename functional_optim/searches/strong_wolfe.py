@@ -9,8 +9,8 @@ Nocedal & Wright 2006, Numerical Optimization, Algorithms 3.5 and 3.6, as in Sch
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from functional_optim.numerics import Scalar
-from functional_optim.searches.scalars import Flag, Knot, choose, cubic, greatest, is_finite, least, negate, pick, within
+from functional_optim.numerics import Scalar, cond
+from functional_optim.searches.scalars import Flag, Knot, cubic, greatest, is_finite, least, negate, pick, within
 from functional_optim.searches.search import Heard
 
 
@@ -74,11 +74,11 @@ class strong_wolfe:
         better = pick(state.zooming, trial.f < low.f, pick(brackets & negate(found), trial.f < low.f, trial.f == trial.f))
 
         turned = trial.slope * (state.high.t - low.t) >= 0
-        beyond: Knot = choose(high_enough, lambda: trial, lambda: choose(turned, lambda: low, lambda: state.high))
-        swapped: Knot = choose(high_enough & better, lambda: low, lambda: beyond)
-        first: Knot = choose(better, lambda: low, lambda: trial)
-        high: Knot = choose(state.zooming, lambda: swapped, lambda: first)
-        low = choose(better, lambda: trial, lambda: low)
+        beyond: Knot = cond(high_enough, lambda: trial, lambda: cond(turned, lambda: low, lambda: state.high))
+        swapped: Knot = cond(high_enough & better, lambda: low, lambda: beyond)
+        first: Knot = cond(better, lambda: low, lambda: trial)
+        high: Knot = cond(state.zooming, lambda: swapped, lambda: first)
+        low = cond(better, lambda: trial, lambda: low)
 
         near = brackets & (abs(high.t - low.t) < self.precision)
         longer = _held(state.low, trial, trial.t + 0.01 * (trial.t - state.low.t), 10 * trial.t)
@@ -92,8 +92,8 @@ _HIGH = float("inf")
 
 def _held(a: Knot, b: Knot, low: Scalar, high: Scalar) -> Scalar:
     """The minimum of the cubic, held to an interval; its middle where there is none."""
-    base: Knot = choose(a.t > b.t, lambda: a, lambda: b)
-    other: Knot = choose(a.t > b.t, lambda: b, lambda: a)
+    base: Knot = cond(a.t > b.t, lambda: a, lambda: b)
+    other: Knot = cond(a.t > b.t, lambda: b, lambda: a)
     t, _, radicand = cubic(base, other)
     return pick(is_finite(t) & (radicand >= 0), within(t, low, high), 0.5 * (low + high))
 

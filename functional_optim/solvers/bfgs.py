@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from functional_optim.searches.scalars import Flag, choose, pick, ratio
+from functional_optim.numerics import cond
+from functional_optim.searches.scalars import Flag, pick, ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
 
@@ -45,10 +46,10 @@ class BFGSDescent:
         product, square = problem.read(ys, yy)
 
         def learn() -> Inverse:
-            h = choose(memory.learnt, lambda: memory.h, lambda: ratio(ys, yy) * memory.h)
+            h = cond(memory.learnt, lambda: memory.h, lambda: ratio(ys, yy) * memory.h)
             rho, hy = ratio(torch.ones_like(ys), ys), h @ y
             crossed = torch.outer(s, hy)
             h = h - rho * (crossed + crossed.T) + rho * (1 + rho * y.dot(hy)) * torch.outer(s, s)
             return Inverse(h, problem.flag(True))
 
-        return choose(product > torch.finfo(s.dtype).eps * square, learn, lambda: memory)
+        return cond(product > torch.finfo(s.dtype).eps * square, learn, lambda: memory)

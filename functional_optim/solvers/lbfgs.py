@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from functional_optim.numerics import cond
 from functional_optim.rules.lbfgs import two_loops
-from functional_optim.searches.scalars import Flag, choose, pick, ratio
+from functional_optim.searches.scalars import Flag, pick, ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
 
@@ -59,4 +60,4 @@ class LBFGSDescent:
             steps, changes, rho = (torch.cat([old, new[None]])[-self.history_size :] for old, new in rows)
             return Memory(steps, changes, rho, ratio(ys, yy), problem.flag(True))
 
-        return choose(useful, learn, lambda: memory)
+        return cond(useful, learn, lambda: memory)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import hints
-from functional_optim.numerics import Scalar
+from functional_optim.numerics import Scalar, cond
 from functional_optim.searches.more_thuente import zoom
-from functional_optim.searches.scalars import choose, greatest, is_finite, least, negate, pick, ratio, root
+from functional_optim.searches.scalars import greatest, is_finite, least, negate, pick, ratio, root
 from functional_optim.searches.search import Search
 from functional_optim.solvers.bounds import bounded
 from functional_optim.solvers.descent import Point
@@ -97,7 +97,7 @@ class Damped(NamedTuple):
 
     def tick(self, state: Fit) -> Fit:
         """One evaluation further; of what has ended, nothing."""
-        return choose(state.status == GOING, lambda: self._evaluated(state), lambda: state)
+        return cond(state.status == GOING, lambda: self._evaluated(state), lambda: state)
 
     def _evaluated(self, state: Fit) -> Fit:
         problem, budget, at = self.problem, self.budget, state.best
@@ -117,9 +117,9 @@ class Damped(NamedTuple):
         going = pick(vain, problem.count(NO_PROGRESS), pick(spent, problem.count(BUDGET), problem.count(GOING)))
         scale = state.scale if self.method.matrix_free else state.scale.maximum(square.diagonal())
         return Fit(
-            choose(lower, lambda: trial, lambda: at),
-            choose(lower, lambda: square, lambda: state.square),
-            choose(lower, lambda: scale, lambda: state.scale),
+            cond(lower, lambda: trial, lambda: at),
+            cond(lower, lambda: square, lambda: state.square),
+            cond(lower, lambda: scale, lambda: state.scale),
             state.mu * pick(lower, greatest(flatter, 1 / 3 + 0.0 * rho), state.nu),
             pick(lower, 0.0 * state.nu + 2, 2 * state.nu),
             pick(lower & (largest <= budget.tol), problem.count(CONVERGED), going),

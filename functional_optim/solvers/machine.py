@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import Scalar
-from functional_optim.searches.scalars import Flag, choose, is_finite, negate, pick, ratio
+from functional_optim.numerics import Scalar, cond
+from functional_optim.searches.scalars import Flag, is_finite, negate, pick, ratio
 from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
 from functional_optim.solvers.problem import Problem
@@ -95,7 +95,7 @@ class Machine(NamedTuple):
 
     def tick(self, state: State) -> State:
         """One evaluation further; of what has ended, nothing."""
-        return choose(state.status == GOING, lambda: self._evaluated(state), lambda: state)
+        return cond(state.status == GOING, lambda: self._evaluated(state), lambda: state)
 
     def _evaluated(self, state: State) -> State:
         x = torch.addcmul(state.at.x, _like(state.d, state.line.t), state.d)
@@ -103,13 +103,13 @@ class Machine(NamedTuple):
         heard = self.search.told(state.line, trial.f, slope)
         keep = heard.keep & is_finite(trial.f)
         state = state._replace(
-            kept=choose(keep, lambda: trial, lambda: state.kept),
-            best=choose(keep & (trial.f < state.best.f), lambda: trial, lambda: state.best),
+            kept=cond(keep, lambda: trial, lambda: state.kept),
+            best=cond(keep & (trial.f < state.best.f), lambda: trial, lambda: state.best),
             moved=state.moved | keep,
             line=heard.state,
             evals=state.evals + 1,
         )
-        state = choose(heard.done, lambda: self._searched(state), lambda: state)
+        state = cond(heard.done, lambda: self._searched(state), lambda: state)
         spent = (state.status == GOING) & (state.evals >= self.budget.evals)
         return state._replace(status=pick(spent, self.problem.count(BUDGET), state.status))
 
@@ -117,7 +117,7 @@ class Machine(NamedTuple):
         """The search is over: a step, or else a new start by the steepest descent."""
         problem, moved = self.problem, state.moved
         learn, forget = self.descent.remember, self.descent.init
-        memory = choose(moved, lambda: learn(problem, state.memory, state.at, state.kept), lambda: forget(problem, state.at))
+        memory = cond(moved, lambda: learn(problem, state.memory, state.at, state.kept), lambda: forget(problem, state.at))
         stepped = state._replace(at=state.kept, steps=state.steps + pick(moved, 1, 0))
         new = self._line(stepped, memory, negate(moved))
         stalls = pick(moved & (state.kept.f < state.at.f), self.problem.count(0), state.stalls + 1)
@@ -134,18 +134,18 @@ class Machine(NamedTuple):
         slope, size, largest = problem.read(towards.d.dot(at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
         steepest = steepest | negate(is_finite(slope) & (slope < 0))
         t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
-        d = choose(steepest, lambda: -at.g, lambda: towards.d)
+        d = cond(steepest, lambda: -at.g, lambda: towards.d)
         finite = is_finite(at.f) & is_finite(largest)
         ended = pick(
             largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self.problem.count(BUDGET), GOING)
         )
         return state._replace(
             kept=state.at,
-            best=choose(largest <= self.budget.tol, lambda: state.at, lambda: state.best),
+            best=cond(largest <= self.budget.tol, lambda: state.at, lambda: state.best),
             moved=problem.flag(False),
             d=d,
             line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
-            memory=choose(steepest, lambda: self.descent.init(problem, state.at), lambda: towards.memory),
+            memory=cond(steepest, lambda: self.descent.init(problem, state.at), lambda: towards.memory),
             steepest=steepest,
             status=pick(finite, ended, self.problem.count(NOT_FINITE)),
         )

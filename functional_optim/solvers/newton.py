@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import Scalar
-from functional_optim.searches.scalars import choose, least, negate, pick, ratio, root
+from functional_optim.numerics import Scalar, cond
+from functional_optim.searches.scalars import least, negate, pick, ratio, root
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
 
@@ -74,10 +74,10 @@ def conjugate(problem: Problem, product: Product, g: Tensor, steps: int, tol: Sc
         positive = curvature > 0
         alpha = ratio(square, pick(positive, curvature, 0.0 * curvature + 1))
         steep = -g if first else p
-        next_p = choose(positive, lambda p=p, d=d, alpha=alpha: torch.add(p, _times(alpha, d)), lambda steep=steep: steep)
+        next_p = cond(positive, lambda p=p, d=d, alpha=alpha: torch.add(p, _times(alpha, d)), lambda steep=steep: steep)
         next_r = torch.add(r, _times(alpha, hd))
         (next_square,) = problem.read(next_r.dot(next_r))
-        p = choose(going, lambda new=next_p: new, lambda old=p: old)
+        p = cond(going, lambda new=next_p: new, lambda old=p: old)
         d = torch.add(-next_r, _times(ratio(next_square, square), d))
         going = going & positive & negate(next_square <= goal)
         r, square, first = next_r, next_square, False

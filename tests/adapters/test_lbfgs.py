@@ -73,6 +73,13 @@ def test_groups_are_one_vector():
     torch.testing.assert_close(torch.cat(parts).detach(), expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_climbing_is_descending_the_negative(options):
+    up, down = start(), start()
+    climbing = trained(LBFGS([up], maximize=True, **options), up, 5, lambda w: -rosenbrock(w))
+    torch.testing.assert_close(climbing, trained(torch.optim.LBFGS([down], **options), down, 5), rtol=0, atol=1e-8)
+
+
 def test_complex_parameters_are_pairs_of_reals():
     target = torch.tensor([1 + 2j, -1j], dtype=torch.complex128)
     w = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex128))
