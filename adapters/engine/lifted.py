@@ -44,16 +44,18 @@ def lifted(
 
 
 def by_owners(
-    run: "Run", link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
+    run: "Run", links: Sequence[Link], leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
 ) -> tuple[Column, list[Column]]:
-    """The same, of leaves that several processes hold: each is computed by one of them, where it is cut in an ordinary way."""
-    rule = functools.partial(_ruled, run, link)
+    """The same, of leaves that several processes hold: each is computed by one of them, where it is cut in an ordinary way.
+
+    Rules that follow one another are run by the same owner, with the slots of all.
+    """
     teams: dict[Any, list[tuple[int, Line, Sight]]] = {}
     others = list[int]()
     for i in sorted(range(len(leaves)), key=lambda i: leaves[i].index):
         placement = leaves[i].placement
         line = None if placement is None or u[i].is_complex() else placement.line
-        sight = None if line is None else _sight(run, link, leaves[i], u[i], [column[i] for column in slots])
+        sight = None if line is None else _sight(run, links, leaves[i], u[i], [column[i] for column in slots])
         if line is None or sight is None:
             others.append(i)
         else:
@@ -63,16 +65,42 @@ def by_owners(
         owners = owners_of([sight.cost for _, _, sight in members], members[0][1].size)
         reads_param = any(sight.reads_param for _, _, sight in members)
         matrices = [
-            _matrix(link, leaves[i], i, line, owner, u[i], p[i] if reads_param else None, [column[i] for column in slots])
+            _matrix(links, leaves[i], i, line, owner, u[i], p[i] if reads_param else None, [column[i] for column in slots])
             for (i, line, _), owner in zip(members, owners, strict=True)
         ]
-        found.update(computed_by_owners(matrices, rule, reads_param))
+        found.update(computed_by_owners(matrices, functools.partial(_ruled_in_turn, run, links), reads_param))
     if others:
-        own = [[column[i] for i in others] for column in (u, p, *slots)]
-        new_u, new = lifted(run, link, [leaves[i] for i in others], own[0], own[1], own[2:])
-        found.update(zip(others, zip(new_u, *new, strict=True), strict=True))
+        own_u, own_p, *own = [[column[i] for i in others] for column in (u, p, *slots)]
+        results: list[Column] = []
+        for link, first in _with_places(links):
+            columns = own[first : first + len(link.slots)]
+            own_u, new = lifted(run, link, [leaves[i] for i in others], own_u, own_p, columns)
+            results += new
+        found.update(zip(others, zip(own_u, *results, strict=True), strict=True))
     columns = [[found[i][j] for i in range(len(leaves))] for j in range(1 + len(slots))]
     return [leaf.laid_out(x) for leaf, x in zip(leaves, columns[0], strict=True)], columns[1:]
+
+
+def _with_places(links: Sequence[Link]) -> list[tuple[Link, int]]:
+    """The links, and where the slots of each begin among those of all."""
+    counts = [len(link.slots) for link in links]
+    return [(link, sum(counts[:i])) for i, link in enumerate(links)]
+
+
+def _are_spread(links: Sequence[Link], leaf: Leaf) -> list[bool]:
+    """Which of their slots are spread as the parameter is."""
+    return [leaf.is_spread_slot(link, i) for link in links for i in range(len(link.slots))]
+
+
+def _ruled_in_turn(
+    run: "Run", links: Sequence[Link], leaves: Sequence[Leaf], u: Column, p: Column | None, slots: Sequence[Column]
+) -> tuple[Column, list[Column]]:
+    """What rules make of some leaves, one after another."""
+    results: list[Column] = []
+    for link, first in _with_places(links):
+        u, new = _ruled(run, link, leaves, u, p, slots[first : first + len(link.slots)])
+        results += new
+    return u, results
 
 
 def _ruled(
@@ -97,21 +125,29 @@ def _ruled(
     return [new_u[i] for i in keys], [[new[name][i] for i in keys] for name in link.slots]
 
 
-def _sight(run: "Run", link: Link, leaf: Leaf, u: Tensor, slots: Sequence[Tensor]) -> Sight | None:
-    """What a rule does with tensors like these."""
-    shapes = [(leaf.shape if leaf.is_spread_slot(link, i) else x.shape, x.dtype) for i, x in enumerate(slots)]
-    key = link, leaf.shape, u.dtype, tuple(shapes)
+def _sight(run: "Run", links: Sequence[Link], leaf: Leaf, u: Tensor, slots: Sequence[Tensor]) -> Sight | None:
+    """What rules do with tensors like these."""
+    spread = _are_spread(links, leaf)
+    shapes = [(leaf.shape if is_spread else x.shape, x.dtype) for is_spread, x in zip(spread, slots, strict=True)]
+    key = *links, leaf.shape, u.dtype, *shapes
     if key not in run.plan.sights:
         dtype = widened(u.new_empty(0).to(wider(u, leaf))).dtype
-        run.plan.sights[key] = sight_of(functools.partial(_ruled, run, link), leaf, shapes, dtype)
+        run.plan.sights[key] = sight_of(functools.partial(_ruled_in_turn, run, links), leaf, shapes, dtype)
     return run.plan.sights[key]
 
 
 def _matrix(
-    link: Link, leaf: Leaf, place: int, line: Line, owner: int, u: Tensor, p: Tensor | None, slots: Sequence[Tensor]
+    links: Sequence[Link],
+    leaf: Leaf,
+    place: int,
+    line: Line,
+    owner: int,
+    u: Tensor,
+    p: Tensor | None,
+    slots: Sequence[Tensor],
 ) -> Matrix:
     first = [widened(u.to(wider(u, leaf))), *([] if p is None else [widened(p)])]
-    are_like_it = [*[True] * len(first), *(leaf.is_spread_slot(link, i) for i in range(len(slots)))]
+    are_like_it = [*[True] * len(first), *_are_spread(links, leaf)]
     columns = [*first, *slots]
     shapes = [leaf.shape if is_like_it else x.shape for is_like_it, x in zip(are_like_it, columns, strict=True)]
     is_cut = line.dim is not None

@@ -3,6 +3,7 @@
 Where results go is the business of two kinds of run: into the tensors of an optimizer (`in_place`), or into new ones (`fresh`).
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,10 @@ class Work:
             self.slots: list[Column] = list(self.held[self.stage.slots])
             # What that stage takes for the parameters.
             self.p: Column = self.stepped if self.stage.steps_copy else self.params
+
+    def slots_at(self, link: Link) -> list[Column]:
+        """Those of a link that has a stage for itself."""
+        return list(self.held[self.passage.stages[self.passage.place[link]].slots])
 
     def _remember(self) -> None:
         if self.stage.marks:
@@ -384,7 +389,7 @@ class Run(ABC):
             self.call(link, works)
         elif not link.packs:
             for together in [works] if link.form.finds else _together(works):
-                self._lift(link, together)
+                self._lift([link], together)
         elif isinstance(link.form, Numbered):
             self._find(link, link.form, works)
         else:
@@ -456,16 +461,18 @@ class Run(ABC):
         u, p, *slots = ([rows[i][j] for i in sorted(rows)] for j in range(2 + len(link.slots)))
         return trees.map_leaves(whole, link.form.reduce(u, p, **dict(zip(link.slots, slots, strict=True))))
 
-    def _lift(self, link: Link, works: list[Work]) -> None:
-        """A rule that needs shapes, over the leaves of these works."""
+    def _lift(self, links: Sequence[Link], works: Sequence[Work]) -> None:
+        """Rules that need shapes, one after another, over the leaves of these works; several, where owners run them."""
         leaves = [leaf for work in works for leaf in work.part.leaves]
-        u = [x for work in works for x in work.u]
-        p = [x for work in works for x in work.p]
-        slots = [[x for work in works for x in work.slots[i]] for i in range(len(link.slots))]
-        is_shared_out = bool(works[0].part.placement) and not link.form.finds
-        new_u, new = (by_owners if is_shared_out else lifted)(self, link, leaves, u, p, slots)
-        self.store(works, new)
-        self._hand_out(works, new_u)
+        u, p = [x for work in works for x in work.u], [x for work in works for x in work.p]
+        slots = [[x for work in works for x in work.slots_at(link)[i]] for link in links for i in range(len(link.slots))]
+        is_shared_out = bool(works[0].part.placement) and not links[0].form.finds
+        lift = functools.partial(by_owners, self, links) if is_shared_out else functools.partial(lifted, self, links[0])
+        new_u, new = lift(leaves, u, p, slots)
+        for link in links:
+            self.store(works, new[: len(link.slots)])
+            self._hand_out(works, new_u)
+            new = new[len(link.slots) :]
 
     def gather(self) -> None:
         """Bring all that is spread over processes past the rules that need true shapes, where all processes meet."""
@@ -480,7 +487,7 @@ class Run(ABC):
         for work in meeting:
             self.advance(work, work.passage.place[link])
         if meeting:
-            self._lift(link, meeting)
+            self._lift(_in_a_row(meeting), meeting)
 
     def _hand_out(self, works: Sequence[Work], updates: Column) -> None:
         first = 0
@@ -488,6 +495,19 @@ class Run(ABC):
             work.u = updates[first : first + len(work.u)]
             first += len(work.u)
             work.next()
+
+
+def _in_a_row(works: Sequence[Work]) -> list[Link]:
+    """The rules that need shapes and that all these works go through next, without anything in between."""
+    ahead = [work.passage.stages[work.done :] for work in works]
+    links: list[Link] = []
+    for stages in zip(*ahead, strict=False):
+        (link, *others), first = [x for stage in stages for x in stage.links], ahead[0][0]
+        same = all(other is link for other in others) and link.rule is not None and not link.packs and not link.form.finds
+        if not same or any(stage.steps_copy != first.steps_copy or (stage.marks and links) for stage in stages):
+            break
+        links.append(link)
+    return links
 
 
 def _together(works: Sequence[Work]) -> list[list[Work]]:
