@@ -32,6 +32,7 @@ bench: $(VENV)/installed
 
 # The site, docs/_build/index.html. It fails where a public name has no docstring, a link is dead, or a page would load something.
 docs: $(VENV)/docs
+	rm -rf docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 lint: $(VENV)/installed

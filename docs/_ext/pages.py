@@ -1,7 +1,9 @@
 """A page for every public name, made from the tables of the package: a new export has its page by being exported."""
 
+import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ MODULES = {
     "testing": "For your tests",
 }
 
+# Longer sources are read in the repository.
+LONG = 120
 # Of an optimizer's methods, those that a training loop calls, and those that a subclass writes.
 USED = ["step", "init_state", "step_param", "explain", "eval", "train", "add_param_group", "state_dict", "load_state_dict"]
 
@@ -126,18 +130,40 @@ def _link(symbol: Symbol) -> str:
 def _page(symbol: Symbol) -> str:
     crumbs = f":doc:`Reference </api/index>` › :doc:`{symbol.group} </{group_page(symbol.group)}>`"
     lines = [":orphan:", "", ".. rst-class:: crumbs", "", crumbs, "", *_title(symbol.short, "=")]
-    lines += [".. currentmodule:: functional_optim", ""]
-    value = symbol.value
+    value, target = symbol.value, f"{symbol.full.removesuffix(f'.{symbol.name}')}::{symbol.name}"
     if inspect.isclass(value):
-        lines += [f".. autoclass:: {symbol.full}", f"   :members: {members(value)}", "   :exclude-members: __init__, __new__", ""]
+        lines += [f".. autoclass:: {target}", f"   :members: {members(value)}", "   :exclude-members: __init__, __new__", ""]
     elif callable(value) and hasattr(value, "__name__"):
-        lines += [f".. autofunction:: {symbol.full}", ""]
+        lines += [f".. autofunction:: {target}", ""]
     else:
-        lines += [f".. autodata:: {symbol.full}", ""]
+        lines += [f".. autodata:: {target}", ""]
     story = algorithm(symbol)
     if story:
         lines += [*_title("Algorithm", "-"), *story, ""]
+    code = source(symbol)
+    if code:
+        lines += [".. source::", "", *(f"   {line}".rstrip() for line in code), ""]
     return "\n".join(lines) + "\n"
+
+
+def source(symbol: Symbol) -> list[str]:
+    """The code without its docstrings: of a rule its whole file, else the function; of a class, and of what is long, none."""
+    value, module = symbol.value, inspect.getmodule(symbol.value)
+    if not inspect.isfunction(value) or module is None:
+        return []
+    try:
+        is_rule = module.__name__.startswith("functional_optim.rules.") and not symbol.module
+        text = inspect.getsource(module if is_rule else inspect.unwrap(value))
+    except OSError:  # Made at run time.
+        return []
+    code: list[str | None] = list(textwrap.dedent(text).splitlines())
+    for node in ast.walk(ast.parse(textwrap.dedent(text))):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            first, last = body[0].lineno - 1, body[0].end_lineno or 0
+            code[first:last] = [None] * (last - first)
+    kept = [line for line in code if line is not None]
+    return kept if len(kept) <= LONG else []
 
 
 def members(value: type) -> str:

@@ -12,6 +12,9 @@ import verify
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from latex2mathml.converter import convert
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from sphinx.addnodes import desc_content, pending_xref
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
@@ -45,6 +48,13 @@ def docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines
     lines[:] = pages.restructured(lines)
 
 
+def named_defaults(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> Any:
+    """Functions among the defaults by their names, so that the rest of the signature can be read, too."""
+    return (signature and re.sub(r"<function (\w+)[^>]*>", r"\1", signature)), returns
+
+
 class Formulas(Directive):
     """A block of formulas, line under line; what stands apart to their right are remarks."""
 
@@ -53,6 +63,17 @@ class Formulas(Directive):
     def run(self) -> list[nodes.Node]:
         rows = "".join(_row(line) for line in self.content if line.strip())
         return [nodes.raw("", f'<div class="formulas"><table>{rows}</table></div>', format="html")]
+
+
+class Source(Directive):
+    """Code to be opened by who wants to see it, and not found by the search, which is for what is said."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        code = highlight("\n".join(self.content), PythonLexer(), HtmlFormatter(cssclass="highlight"))
+        block = f'<div class="highlight-python notranslate">{code}</div>'
+        return [nodes.raw("", f'<details class="source"><summary>Source</summary>{block}</details>', format="html")]
 
 
 def _row(line: str) -> str:
@@ -75,7 +96,7 @@ def _piece(text: str) -> str:
         return f"{html.escape(lead)}: {_piece(rest)}"
     if "`" in text:
         return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-    words, formula = re.match(r"((?:[A-Za-z']*[a-z']{2,} )(?:[A-Za-z']+ )*)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    words, formula = re.match(r"((?:[A-Za-z']*[a-z]{2,}[a-z']* )(?:[A-Za-z']+ )*)?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if formulas.SIGNS.search(formula):
         try:
             return html.escape(words or "") + formulas.mathml(formula, display=True)
@@ -151,5 +172,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", check)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
     app.add_directive("formulas", Formulas)
+    app.add_directive("source", Source)
+    app.connect("autodoc-process-signature", named_defaults)
     app.add_post_transform(Literals)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

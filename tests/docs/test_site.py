@@ -40,9 +40,16 @@ def test_a_new_export_has_a_page_without_further_work(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "_groups", lambda: iter([("Rules", ["scale_by_adam", "scale"])]))
     pages.write(tmp_path)
     page = (tmp_path / "api" / "scale_by_adam.rst").read_text()
-    assert "autofunction:: functional_optim.scale_by_adam" in page and ".. formulas::" in page
+    assert "autofunction:: functional_optim::scale_by_adam" in page and ".. formulas::" in page
     assert "scale </api/scale>" in (tmp_path / "api" / "all-rules.rst").read_text()
     assert (tmp_path / "api" / "adapters.AdamW.rst").exists(), "modules have their names by their own tables"
+
+
+def test_the_source_of_a_name_is_its_code_without_docstrings():
+    by_name = {symbol.short: symbol for symbol in SYMBOLS}
+    adam = "\n".join(pages.source(by_name["scale_by_adam"]))
+    assert "m = b1 * m + (1 - b1) * g" in adam and '"""' not in adam, "the rule, which another function of the file has"
+    assert "chain(" in "\n".join(pages.source(by_name["adamw"])) and not pages.source(by_name["Transform"])
 
 
 @pytest.mark.parametrize(
