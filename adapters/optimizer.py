@@ -561,7 +561,7 @@ class OptimizerAdapter(TransformOptimizer):
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
-        TypeError: `transform` or a hyper-parameter is not of the right type.
+        TypeError: `transform`, `fused`, `owners` or a hyper-parameter is not of the right type.
         ValueError: a hyper-parameter is unknown, or, here or in a group, out of range; the transform is an empty chain; or it
             does not take these parameters, such as one that a partition has no label for.
             Keys of a group that are no hyper-parameters are kept and ignored, as in torch; of a misspelt one it warns.
@@ -590,6 +590,9 @@ class OptimizerAdapter(TransformOptimizer):
     ) -> None:
         _require_iterable(params)
         _require_work(transform)
+        for name, value in {"fused": fused, "owners": owners}.items():
+            if not isinstance(value, bool | None):
+                raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")
         params = params if isinstance(params, Tensor) else list(params)
         self.transform = transform
         self.fused = fused

@@ -908,6 +908,12 @@ def test_a_transform_before_the_parameters():
         OptimizerAdapter(fo.adam(), torch.nn.Linear(2, 1).parameters())
 
 
+@pytest.mark.parametrize("option", ["fused", "owners"])
+def test_options_that_are_yes_or_no(option):
+    with pytest.raises(TypeError, match=rf"{option} is 'no', a str: give True or False"):
+        OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.adam(), **{option: "no"})
+
+
 def test_labels_are_checked_when_the_optimizer_is_made():
     model, branches = torch.nn.Linear(2, 1), {"decay": fo.adamw(), "plain": fo.adam()}
     with pytest.raises(ValueError, match=r"no parameter is labelled 'decay'; there are: 'weight', 'bias'\.$"):
