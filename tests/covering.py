@@ -9,11 +9,11 @@ from functional_optim.combinators.chain import Chained
 from functional_optim.lifting import Lifted
 
 
-def parts_of(tx: Transform) -> set[object]:
-    """What a transform is made of: the rules, with the choices made for them, and what is around them."""
+def parts_of(tx: Transform) -> set[str]:
+    """What a transform is made of: the rules, whatever choices are made for them, and what is around them."""
     form = tx.form
     if isinstance(form, Lifted):
-        return {(form.name, form.state_dtype, *sorted((name, str(choice)) for name, choice in form.options.items()))}
+        return {form.name}
     own = {type(form).__name__ if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__}
     return own.union(*map(parts_of, form.parts.values()))
 
