@@ -330,10 +330,11 @@ class TransformOptimizer(torch.optim.Optimizer):
     ) -> tuple[Step, dict[Key, Flat]]:
         """How to step from now on, and the states that this takes, some of which may not be in `self.state` yet."""
         try:
-            if any(group.get("capturable") for _, group in groups):
-                raise Refused("capturable=True keeps the step counts on the device")
-            layout, states = self.started(transform, groups, leaves_of(groups), on_host=True)
-            options = {"fused": fused, "copies": self.copies(present)}
+            capturable = {bool(group.get("capturable")) for _, group in groups}
+            if len(capturable) > 1:
+                raise Refused("capturable=True keeps the step counts of some groups on the device")
+            layout, states = self.started(transform, groups, leaves_of(groups), on_host=capturable == {False})
+            options = {"fused": fused, "copies": self.copies(present), "capturable": capturable == {True}}
             step = PlannedStep(transform, layout, present, everyone, states, hparams, **options)
         except Refused as reason:
             step, states = WholeStep(present, str(reason), fused=fused), {}

@@ -459,6 +459,13 @@ MUTANTS = [
         "test_fused.py -k what_people_do",
     ),
     Mutant(
+        "a count on a device is set unseen",
+        "adapters/engine/on_device.py",
+        "return version_of(self.counts) == self._version",
+        "return True",
+        "test_other_devices.py -k looked_after",
+    ),
+    Mutant(
         "a step with an infinite gradient counts",
         "adapters/bridges/grad_scaler.py",
         'return None if known["found"] else 1',
@@ -482,7 +489,7 @@ MUTANTS = [
     Mutant(
         "a plan outlives a count that was set",
         "adapters/engine/snapshot.py",
-        "            and self.counts.tolist() == self.table.rows\n",
+        "            and self._are_counts_known()\n",
         "",
         "test_fused.py -k what_people_do",
     ),

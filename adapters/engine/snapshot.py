@@ -55,7 +55,6 @@ class Held:
         slots: theirs, one parameter after another.
         counts: the step counts, one row for each parameter, and for each that is not of the plan but has a clock to keep; those
             that a parameter lacks are of no consequence. `optimizer.state` holds views of it.
-        table: `counts` as numbers, as the last step left them.
     """
 
     def __init__(
@@ -81,9 +80,7 @@ class Held:
         counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
         names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
         rows = list(zip(names, (state for _, state in counting), strict=True))
-        seen = [[float(state.get(name, 0)) for name in own] for own, state in rows]
-        self.counts = torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
-        self.table = CountTable(self._paths, seen)
+        self.counts = self._gathered(rows)
         for (own, state), row in zip(rows, self.counts, strict=True):
             state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
         self._are_clocks = torch.tensor([value.kind == "clock" for value in layout.counts], dtype=torch.bool, device="cpu")
@@ -99,6 +96,11 @@ class Held:
         self._states: list[Flat] = []
         self._own: list[Flat] = []
         self._values: list[Any] = []
+
+    @property
+    def table(self) -> CountTable:
+        """`counts` as numbers, as the last step left them."""
+        return self._table
 
     def settle(self, states: States) -> None:
         """From now on the plan holds, as long as these are the states of the optimizer's parameters."""
@@ -133,7 +135,7 @@ class Held:
             and are_same(states.values(), self._states)
             and are_same(_values_of(self._own), self._values)
             and self._fit_in_memory(grads)
-            and self.counts.tolist() == self.table.rows
+            and self._are_counts_known()
         )
 
     def own(self, grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -173,7 +175,17 @@ class Held:
             self.counts.add_(torch.where(others[:, None] & ~self._are_clocks, 0.0, ones))
         for path, value in clocks.items():
             self.counts[:, self._paths.index(path)] = value
-        self.table = CountTable(self._paths, self.counts.tolist())
+        self._table = CountTable(self._paths, self.counts.tolist())
+
+    def _gathered(self, rows: Sequence[tuple[Sequence[str], Flat]]) -> Tensor:
+        """The counts of some states, by what each calls them, as one tensor."""
+        seen = [[float(state.get(name, 0)) for name in own] for own, state in rows]
+        self._table = CountTable(self._paths, seen)
+        return torch.tensor(seen, dtype=torch.float32, device="cpu").view(len(rows), len(self._paths))
+
+    def _are_counts_known(self) -> bool:
+        """Whether nobody has set one."""
+        return self.counts.tolist() == self._table.rows
 
     def _completed(self, grads: Sequence[Any]) -> Sequence[Any]:
         """The gradients, and what is like them where there is none; None for those that nothing is like."""

@@ -25,6 +25,7 @@ from .buckets import Leaf, Way, parts_of
 from .gates import gates_in
 from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
+from .on_device import HeldOnDevice
 from .placement import Copies, misplaced
 from .route import Link, Route, links_of, routes_of
 from .run import Closed, Plan, Refused
@@ -121,6 +122,7 @@ class PlannedStep:
         hparams: of each group, by its number.
         fused: whether kernels are wanted.
         copies: the processes that have the same parameters, and share out the rules that need shapes.
+        capturable: whether counts lie on the device, and nothing is to be read there.
 
     Attributes:
         plan: that of the last step.
@@ -142,8 +144,9 @@ class PlannedStep:
         *,
         fused: bool,
         copies: Copies | None = None,
+        capturable: bool = False,
     ) -> None:
-        self._copies = copies
+        self._copies, self._capturable = copies, capturable
         self.fused, self.reasons = fused, dict[str, None]()
         self._transform, self._layout, self._states = transform, layout, dict(states)
         self._kept: States | None = None
@@ -156,16 +159,18 @@ class PlannedStep:
             raise Refused(reason)
         self._gates = gates_in(transform, on_host=all(map(on_host, present.params)))
         self._has_gates = len(self._gates) > 0
-        self._waits = not self._has_gates and all(
-            map(_waits, links_of(transform, dict(zip(everyone.keys, everyone.params, strict=True))))
-        )
+        links = links_of(transform, dict(zip(everyone.keys, everyone.params, strict=True)))
+        if capturable:
+            self._require_capturable(links, present, states)
+        self._waits = not self._has_gates and not capturable and all(map(_waits, links))
         if self._waits:
             present = everyone.among({key for key, state in states.items() if layout.is_complete(key, state)})
         self._params = dict(zip(present.keys, present.params, strict=True))
         waiting = {key: state for key, state in states.items() if key not in self._params}
         if waiting and self._has_gates:
             raise Refused(f"{transform.name} may have something to do for parameters without a gradient")
-        self.held = Held(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
+        kind = HeldOnDevice if capturable else Held
+        self.held = kind(present, [states[key] for key in present.keys], self._slots(present.keys), layout, waiting)
         self._plans: dict[Any, InPlacePlan] = {}
         gates = self._gates.standing(next(iter(hparams.values())), self.held.table.of(0))
         self.plan: Plan | None = self._plan_for(gates, present, hparams)
@@ -183,15 +188,15 @@ class PlannedStep:
     def compute(self, request: Request) -> Callable[[], None]:
         """See `Step`."""
         present, hparams = request.present, request.hparams
-        placed = self.held.placed(present)
+        placed, table = self.held.placed(present), self.held.table
         assert placed is not None
         grads = self.held.own(placed)
-        numbers, counts = hparams[present.groups[0]], self.held.table.of(0) if self._has_gates else {}
+        numbers, counts = hparams[present.groups[0]], table.of(0) if self._has_gates else {}
         gates = self._gates.standing(numbers, counts)
         while True:
             plan = self._plan_for(gates, present, hparams)
             try:
-                write = InPlaceRun(plan, grads, hparams, self.held.table, request.extra).compute()
+                write = InPlaceRun(plan, grads, hparams, table, request.extra).compute()
                 break
             except Closed as closed:
                 gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})
@@ -214,6 +219,17 @@ class PlannedStep:
         self._states |= {key: states[p] for key, p in self._params.items()}
         self.held.settle(states)
 
+    def _require_capturable(self, links: Sequence[Link], present: Present, states: Mapping[Key, Flat]) -> None:
+        """Raise Refused where something would be read, or a parameter's counts would have to be kept apart."""
+        if any(map(on_host, present.params)):
+            raise Refused("capturable=True keeps the step counts on the device")
+        if self._has_gates or any(link.asks or link.rule is None for link in links):
+            raise Refused("capturable=True, but a gate, or what is no rule, would have to read counts")
+        if any(link.rule is not None and link.rule.shared for link in links):
+            raise Refused("capturable=True, but the numbers that parameters share would have to be read")
+        if len(states) > len(present.keys) and self._layout.has_clocks:
+            raise Refused("capturable=True, but clocks go on for parameters without a gradient")
+
     def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
         key = (FACTOR in hparams[present.groups[0]], *gates.items())
         if key not in self._plans:
@@ -230,7 +246,9 @@ class PlannedStep:
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
         if FACTOR in hparams[present.groups[0]]:
             links = [unscaling(self._params), *links]
-        ways = Ways(self.reasons, fused=self.fused)
+        if self.fused and self._capturable:
+            self.reasons["capturable=True: a kernel's numbers are the host's, and would be those of the captured step"] = None
+        ways = Ways(self.reasons, fused=self.fused and not self._capturable)
         ways.look_at(links)
         leaves, first = self._leaves(links, present), next(iter(hparams.values()))
         for leaf in leaves:

@@ -17,6 +17,7 @@ from functional_optim import numerics
 from functional_optim.adapters import SGD, AdamW, OptimizerAdapter
 from functional_optim.adapters.engine import buckets, program, prologue, step
 from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.route import links_of
 from functional_optim.reductions import SumOver
 
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (1,), (2, 3, 5), (40, 25), (4, 3, 5)]
@@ -28,6 +29,7 @@ FREE = {
     "empty_like",
     "split",
     "unbind",
+    "select",
     "as_strided",
     "reshape",
     "_reshape_alias",
@@ -191,3 +193,66 @@ def test_low_precision(elsewhere):
     assert ways(eager) == {"LISTED"}
     for p, q in zip(plain.param_groups[0]["params"], eager.param_groups[0]["params"], strict=True):
         torch.testing.assert_close(p, q, rtol=0.05, atol=0.05)  # A step may end on the other side of a tie.
+
+
+# Counts on the device.
+
+
+def capturable(params, transform, **hparams):
+    return OptimizerAdapter([{"params": params, "capturable": True}], transform, **hparams)
+
+
+@pytest.mark.parametrize(
+    ("transform", "most"),
+    [
+        # What torch's formula has for lists, 9; the corrections of bias, 12 small ones, and the counts.
+        (fo.adamw(), 23),
+        (fo.chain(fo.clip_by_global_norm(), fo.adamw()), 35),
+        (fo.chain(fo.cautious(fo.scale_by_lion()), fo.scale_by_learning_rate()), 23),
+    ],
+    ids=["adamw", "clip", "cautious"],
+)
+def test_a_capturable_step_reads_nothing_and_launches_nothing_for_each_tensor(transform, most):
+    assert launches(lambda params: capturable(params, transform)) <= most
+
+
+FEW = ("adam-1", "chain-0", "sgd-1", "scheduled-0")
+CAPTURABLE = [pytest.param(*x.values, id=x.id, marks=[] if x.id in FEW else [pytest.mark.full]) for x in ELEMENTWISE]
+
+
+@pytest.mark.parametrize("transform", CAPTURABLE)
+def test_a_capturable_step_is_the_same(transform, elsewhere):
+    plain, eager = (make(parameters(SHAPES, torch.float64), transform) for make in (Plain, capturable))
+    run(plain, eager, steps=5)
+    gated = any(link.asks for link in links_of(transform)) or len(step.gates_in(transform, on_host=False))
+    shares = any(link.rule.shared for link in links_of(transform))
+    assert ways(eager) == {"WHOLE"} if gated or shares else {"LISTED"}
+    assert_same_progress(plain, eager, torch.float64, slack=10.0)
+
+
+def test_counts_on_a_device_are_looked_after(elsewhere):
+    """One may be set, all by as much; when a gradient was missing for a while, rules are called as they are."""
+    plain, eager = (make(parameters(SHAPES, torch.float64), fo.adamw()) for make in (Plain, capturable))
+    run(plain, eager, steps=2)
+    for optimizer in (plain, eager):
+        for p in params_of(optimizer):
+            optimizer.state[p]["step"].fill_(7.0)
+    run(plain, eager, steps=2, first=2)
+    assert ways(eager) == {"LISTED"}
+    assert {float(slots["step"]) for slots in eager.state.values()} == {9.0}
+    for i in range(4, 6):
+        set_gradients(i, params_of(plain), params_of(eager))
+        for optimizer in (plain, eager):
+            params_of(optimizer)[1].grad = None
+            optimizer.step()
+        assert ways(eager) == {"LISTED"}
+    run(plain, eager, steps=1, first=6)
+    assert ways(eager) == {"WHOLE"}
+    assert_same_progress(plain, eager, torch.float64, slack=10.0)
+
+
+def test_kernels_are_not_captured(elsewhere):
+    eager = capturable(parameters(SHAPES, torch.float64), fo.adamw(), fused=True)
+    with pytest.warns(UserWarning, match="capturable=True: a kernel's numbers are the host's"):
+        run(eager, steps=1)
+    assert ways(eager) == {"LISTED"}
