@@ -230,7 +230,7 @@ def mixed(x: Tensor, y: Tensor, weight: Scalar) -> Tensor:
     return (1 - weight) * x + weight * y
 
 
-def added_product(x: Tensor, y: Tensor, z: Tensor, a: float, b: float) -> Tensor:
+def added_product(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any) -> Tensor:
     """`a x + b y z` of stacks of matrices, rounded once; for numbers, and only where nobody watches: see `is_observed`.
 
     torch's compiler may drop the second factor, and its forward mode crashes on it.

@@ -183,9 +183,16 @@ def kl_soap(
     not correct Adam's bias, and leaves the columns of bases in the order they have.
     """
     adam = scale_by_adam(betas, eps, optimized_update=True, state_dtype=state_dtype)
-    options = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim, "dims": dims}
     return chain(
-        rotate(adam, shampoo_beta, kl=True, kl_eps=kl_eps, **options),
+        rotate(
+            adam,
+            shampoo_beta,
+            precondition_frequency=precondition_frequency,
+            max_precond_dim=max_precond_dim,
+            dims=dims,
+            kl=True,
+            kl_eps=kl_eps,
+        ),
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(lr),
         name="kl_soap",

@@ -50,3 +50,9 @@ def test_an_average_is_evaluated():
     tx, p = fo.splus(ema_decay=0.5), randn(3, 3)
     new, state = tx.step(randn(3, 3, seed=1), tx.init_state(p), p)
     torch.testing.assert_close(fo.evaluated(tx, state, new), (p + new) / 2, rtol=1e-12, atol=1e-12)
+
+
+def test_the_units_are_a_link_of_their_own():
+    for shape, factor in (((2, 6), 0.25), ((3,), 0.5), ((), 0.5), ((2, 2, 2), 0.5), ((2, 9), 0.5)):
+        u = randn(*shape)
+        torch.testing.assert_close(fo.scale_by_mean_side(0.5, max_dim=8).update(u, {})[0], factor * u, rtol=1e-12, atol=0)
