@@ -29,10 +29,12 @@ from .torch_classes.drop_in import (
     Rprop,
 )
 from .torch_classes.lbfgs import LBFGS
+from .torch_classes.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
     "SGD",
+    "SparseAdam",
     "Adadelta",
     "Adafactor",
     "Adagrad",

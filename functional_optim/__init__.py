@@ -101,6 +101,7 @@ from functional_optim.optimizers import (
     sm3,
     soap,
     sophia,
+    sparse_adam,
     splus,
     stable_adamw,
     yogi,
@@ -170,6 +171,7 @@ from functional_optim.rules.shape import scale_by_shape, scale_to_rms
 from functional_optim.rules.sign import scale_by_sign
 from functional_optim.rules.sm3 import scale_by_sm3
 from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
+from functional_optim.rules.sparse_adam import scale_by_sparse_adam
 from functional_optim.rules.splus import scale_by_mean_side, scale_by_splus
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
 from functional_optim.rules.trivial import freeze, identity
@@ -336,6 +338,7 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_sophia",
+    "scale_by_sparse_adam",
     "scale_by_splus",
     "scale_by_stable_adamw",
     "scale_by_stddev",
@@ -426,6 +429,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "sparse_adam",
     "splus",
     "stable_adamw",
     "yogi",

@@ -106,6 +106,7 @@ from functional_optim.optimizers import (
     sm3,
     soap,
     sophia,
+    sparse_adam,
     splus,
     stable_adamw,
     yogi,
@@ -368,6 +369,9 @@ def scale_by_sophia(
     *,
     state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
+def scale_by_sparse_adam(
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
 def scale_by_stable_adamw(
     betas: tuple[float, float] = (0.9, 0.99),
     eps: float = 1e-06,
@@ -544,6 +548,7 @@ __all__ = [
     "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_sophia",
+    "scale_by_sparse_adam",
     "scale_by_splus",
     "scale_by_stable_adamw",
     "scale_by_stddev",
@@ -634,6 +639,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "sparse_adam",
     "splus",
     "stable_adamw",
     "yogi",

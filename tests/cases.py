@@ -226,6 +226,7 @@ CASES: dict[str, list[Transform]] = {
     # Not clipped, so that the derivatives show.
     "scale_by_sophia": [fo.scale_by_sophia(rho=10.0)],
     # Where the variance cancels, ε has to be larger than its rounding in float32.
+    "scale_by_sparse_adam": [fo.scale_by_sparse_adam()],
     "scale_by_splus": [fo.scale_by_splus(inverse_every=2)],
     "scale_by_stddev": [fo.scale_by_stddev(0.5, 0.1), fo.scale_by_stddev(0.5, 0.1, eps_in_sqrt=True)],
     "scale_by_trust_ratio": [fo.scale_by_trust_ratio(), fo.scale_by_trust_ratio(min_norm=1e-3, trust_coefficient=0.1, eps=0.1)],
@@ -241,6 +242,7 @@ CASES: dict[str, list[Transform]] = {
     "soft_threshold": [fo.soft_threshold(lr=0.1, l1_decay=0.1)],
     "soap": [fo.soap()],
     "sophia": [fo.sophia()],
+    "sparse_adam": [fo.sparse_adam()],
     "splus": [fo.splus()],
     "subtract_decayed_weights": [fo.subtract_decayed_weights()],
     "trace": [fo.trace(), fo.trace(dampening=0.5), fo.trace(nesterov=True)],

@@ -23,10 +23,10 @@ SHAPES = ((3, 4), (5,), (), (2, 2))
 
 
 def drop_in_classes() -> list[type[TransformOptimizer]]:
-    """The exported classes that choose their own transform."""
+    """The exported classes that choose their own transform, and take dense gradients."""
     exported = [getattr(adapters, name) for name in adapters.__all__]
     classes = [each for each in exported if inspect.isclass(each) and issubclass(each, TransformOptimizer)]
-    return [cls for cls in classes if cls is not OptimizerAdapter]
+    return [cls for cls in classes if cls is not OptimizerAdapter and getattr(cls, "takes_dense", True)]
 
 
 @dataclass(frozen=True)

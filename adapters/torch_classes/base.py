@@ -29,6 +29,7 @@ class TorchClass(TransformOptimizer):
     takes_complex: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = False
     """Whether gradients may be sparse, as those of `torch.nn.Embedding(sparse=True)`."""
+    takes_dense: ClassVar[bool] = True
 
     _CACHES = (*TransformOptimizer._CACHES, "_warned")
     _warned: dict[str, bool]
@@ -69,9 +70,9 @@ class TorchClass(TransformOptimizer):
         if not self.takes_sparse or not any([_some_is_sparse(group["params"]) for _, group in groups]):
             return dense(transform, groups, closure, extra)
 
-        sparse = [leaf for leaf in leaves_of(groups) if _gradient(leaf).is_sparse]
+        sparse = [leaf for leaf in leaves_of(groups) if gradient_of(leaf).is_sparse]
         for leaf in sparse:
-            if is_on(leaf.group["weight_decay"]):
+            if is_on(leaf.group.get("weight_decay", 0)):
                 raise RuntimeError(f"{leaf.key} has a sparse gradient, and a weight_decay would make it dense: use 0.")
         touched = [leaf for leaf in sparse if not is_on(leaf.group.get("momentum", 0))]
         writes = [self._of_touched(transform, groups, leaf) for leaf in touched]
@@ -79,7 +80,7 @@ class TorchClass(TransformOptimizer):
         try:
             for leaf in sparse:
                 # Momentum goes on moving elements that are not touched any more.
-                leaf.param.grad = None if leaf in touched else _gradient(leaf).to_dense()
+                leaf.param.grad = None if leaf in touched else gradient_of(leaf).to_dense()
             if leaves_of(groups):
                 writes.append(dense(transform, groups, closure, extra))
         finally:
@@ -151,7 +152,7 @@ class TorchClass(TransformOptimizer):
 
     def _of_touched(self, transform: Transform, groups: list[Numbered], leaf: Leaf) -> Write:
         """The step of the elements that a sparse gradient names, of a rule that leaves all others as they are."""
-        gradient = _gradient(leaf).coalesce()
+        gradient = gradient_of(leaf).coalesce()
         where = gradient.indices().unbind()
         on_host = not leaf.group.get("capturable")
         layout, states = self.started(transform, groups, [leaf], on_host)
@@ -172,7 +173,8 @@ class TorchClass(TransformOptimizer):
         return write
 
 
-def _gradient(leaf: Leaf) -> Tensor:
+def gradient_of(leaf: Leaf) -> Tensor:
+    """Of a parameter that has one."""
     assert leaf.param.grad is not None
     return leaf.param.grad
 

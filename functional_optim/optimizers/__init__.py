@@ -41,6 +41,7 @@ from functional_optim.optimizers.torch_optim import (
     rmsprop,
     rprop,
     sgd,
+    sparse_adam,
 )
 from functional_optim.optimizers.tuned import dadapt_adam, dog, dowg, prodigy, schedule_free_adamw, schedule_free_sgd
 
@@ -105,6 +106,7 @@ __all__ = [
     "sm3",
     "soap",
     "sophia",
+    "sparse_adam",
     "splus",
     "stable_adamw",
     "yogi",

@@ -27,6 +27,7 @@ from functional_optim.rules.radam import scale_by_radam
 from functional_optim.rules.rms import scale_by_rms, scale_by_stddev
 from functional_optim.rules.rprop import scale_by_rprop
 from functional_optim.rules.scale import negate, scale_by_inverse_time, scale_by_learning_rate
+from functional_optim.rules.sparse_adam import scale_by_sparse_adam
 from functional_optim.transform import Transform
 
 
@@ -138,6 +139,27 @@ def adamw(
         scale_by_learning_rate(lr),
         name="adamw",
     )
+
+
+@recorded
+def sparse_adam(
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform:
+    """Adam of the elements whose gradient is not 0; see `scale_by_sparse_adam`.
+
+    Args:
+        lr: η, at least 0.
+        betas: decay of the two averages per step that an element has a gradient in, each in [0, 1).
+        eps: ε, at least 0, in units of |g|.
+        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+
+    As `torch.optim.SparseAdam` of the same gradients, made sparse.
+    """
+    return chain(scale_by_sparse_adam(betas, eps, state_dtype=state_dtype), scale_by_learning_rate(lr), name="sparse_adam")
 
 
 @recorded

@@ -514,6 +514,8 @@ SPARSE = [
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "maximize": True}),
     ("Adagrad", {"lr": 0.1}),
+    ("SparseAdam", {"lr": 0.1}),
+    ("SparseAdam", {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3, "maximize": True}),
     ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "maximize": True, "initial_accumulator_value": 0.1}),
 ]
 
@@ -526,7 +528,9 @@ def test_sparse_gradients_retrace_torch(name, options):
         torch.manual_seed(0)
         embedding, linear = torch.nn.Embedding(10, 3, sparse=True), torch.nn.Linear(3, 1)
         model = torch.nn.Sequential(embedding, linear).double()
-        return model, cls(model.parameters(), **options)
+        # SparseAdam takes no others.
+        trained = embedding if name == "SparseAdam" else model
+        return model, cls(trained.parameters(), **options)
 
     (ours, optimizer), (theirs, other) = (make(cls) for cls in pair(name))
     for words in ([1, 4, 1], [4, 7], [], [9, 1, 1, 1], [2]):
@@ -537,7 +541,7 @@ def test_sparse_gradients_retrace_torch(name, options):
             each.step()
             assert model[0].weight.grad.is_sparse
         assert_params_close(list(ours.parameters()), list(theirs.parameters()), FLOAT64)
-    fresh = getattr(adapters, name)(ours.parameters())
+    fresh = getattr(adapters, name)(ours[0].parameters() if name == "SparseAdam" else ours.parameters())
     fresh.load_state_dict(saved(other))
     for slots, expected in zip(fresh.state.values(), other.state.values(), strict=bool(other.state)):
         for slot in set(expected) - {"step"}:
@@ -550,6 +554,28 @@ def test_elements_without_a_sparse_gradient_are_not_computed():
     p.grad = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1, 2), (2, 2), check_invariants=True)
     adapters.SGD([p], lr=0.5).step()
     assert p.tolist() == [[0.5, 1.5], [float("inf"), 3.0]]
+
+
+def test_sparse_adam_takes_no_dense_gradient_and_dense_it_is_the_function():
+    p, q = (torch.nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)) for _ in range(2))
+    optimizer = adapters.SparseAdam([("p", p), ("q", q)], lr=0.1)
+    q.grad = torch.ones(2, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="SparseAdam takes sparse gradients, but that of q is dense"):
+        optimizer.step()
+    assert not optimizer.state
+    q.grad = None
+    tx, params = fo.chain(fo.scale_by_sparse_adam(), fo.scale_by_learning_rate(0.1)), p.detach().clone()
+    state = tx.init_state(params)
+    for row in (0, 1, 1, 0, 0):
+        dense = torch.zeros(2, 2, dtype=torch.float64)
+        dense[row] = torch.tensor([0.5, -2.0]) * (row + 1)
+        p.grad = dense.to_sparse(1)
+        optimizer.step()
+        params, state = tx.step(dense, state, params)
+        torch.testing.assert_close(p.detach(), params, rtol=FLOAT64, atol=0)
+    assert fo.sparse_adam(0.1).hparams == tx.hparams
+    for slot in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(optimizer.state[p][slot], state["scale_by_sparse_adam"][slot], rtol=FLOAT64, atol=0)
 
 
 def test_sparse_gradients_are_refused_as_torch_refuses_them():

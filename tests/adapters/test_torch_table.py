@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def test_the_table_has_all_our_classes():
-    assert len(INFOS) == 14
+    assert len(INFOS) == 15
 
 
 def start(differentiable):
@@ -52,6 +52,8 @@ def walked(cls, kwargs, schedules=(), steps=5):
 
         for i, p in enumerate(params):
             p.grad = target(p, t + i)
+            if cls.__name__ == "SparseAdam":
+                p.grad = p.grad.to_sparse()
         optimizer.step(closure) if isinstance(optimizer, adapters.LBFGS | torch.optim.LBFGS) else optimizer.step()
         for scheduler in schedulers:
             scheduler.step(1.0) if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else scheduler.step()
@@ -77,7 +79,7 @@ TOLERANCE = 1e-6
 @pytest.mark.parametrize("name", INFOS)
 def test_torchs_inputs_retrace_torch(name):
     inputs = list(inputs_of(name))
-    assert len(inputs) >= 5
+    assert len(inputs) >= 4
     for kwargs in inputs:
         ours, theirs = walked(getattr(adapters, name), kwargs), walked(INFOS[name].optim_cls, kwargs)
         try:
