@@ -18,6 +18,7 @@ arithmetic with the step and the place of an element, the same on any machine, i
 Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, https://arxiv.org/abs/2110.02861 (blocks; other codes)
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ class Codec(ABC):
             t: the step.
             number: of the slot among those of its rule.
         """
+
+    def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
+        """What is stored for zeros of this shape."""
+        return self.encode(torch.zeros(tuple(shape), device=device), kind, 0, 0)
 
     @abstractmethod
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
@@ -158,10 +163,23 @@ class Blockwise(Codec):
 
     def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
         """Codes and scales."""
+        return self.encode_at(x, kind, offset(t, number))
+
+    def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
+        """Made as they are: a slot is not in float32 at any time."""
+        count = -(-math.prod(shape) // self.block)
+        size = tuple(shape) if self.bits == 8 else (count, self.block // 2)
+        # In 4 bits a signed 0 is 8, of which two make 8 + 16 · 8, or as an int8 that − 256.
+        zero = -120 if self.bits == 4 and kind == SIGNED else 0
+        codes = torch.full(size, zero, dtype=torch.uint8 if kind == POSITIVE else torch.int8, device=device)
+        return codes, torch.full((count,), SMALLEST, dtype=torch.bfloat16, device=device)
+
+    def encode_at(self, x: Tensor, kind: str, start: Any) -> tuple[Tensor, ...]:
+        """The same, of what `offset` returned."""
         rows = self._rows(x.detach().float())
-        size, phase = rows.abs(), _phase(rows, t, number)
-        scale = _scale(size.amax(1, keepdim=True), phase[:, :1])
-        codes = self._codes(size / scale, size, kind, _even(rows, phase))
+        size, phase = rows.abs(), _phase(rows, start)
+        scale = _scale(size.amax(1, keepdim=True), phase)
+        codes = self._codes(size * scale.reciprocal(), size, kind, _even(rows, phase))
         return self._packed(codes if kind == POSITIVE else codes * rows.sign(), kind, x.shape), scale.squeeze(1).bfloat16()
 
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
@@ -171,7 +189,7 @@ class Blockwise(Codec):
         levels, per_octave = LEVELS[self.bits, kind], PER_OCTAVE[self.bits, kind]
         bits = ((signed.abs() - levels) * (OCTAVE / per_octave)).round().to(torch.int32) + ONE
         rows = bits.view(torch.float32) * signed.sign() * scale.float().unsqueeze(1)
-        return rows.reshape(-1)[: _count(shape)].reshape(tuple(shape))
+        return rows.reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
 
     def _codes(self, y: Tensor, size: Tensor, kind: str, u: Tensor) -> Tensor:
         """Of numbers up to 1, which `size` is in other units."""
@@ -191,7 +209,7 @@ class Blockwise(Codec):
 
     def _packed(self, codes: Tensor, kind: str, shape: Sequence[int]) -> Tensor:
         if self.bits == 8:
-            return codes.to(torch.uint8 if kind == POSITIVE else torch.int8).reshape(-1)[: _count(shape)].reshape(tuple(shape))
+            return codes.to(torch.uint8 if kind == POSITIVE else torch.int8).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
         low, high = (codes if kind == POSITIVE else codes + 8).chunk(2, dim=1)
         both = (low + 16 * high).to(torch.uint8)
         return both if kind == POSITIVE else both.view(torch.int8)
@@ -264,30 +282,31 @@ def codec_of(codes: Tensor, scale: Tensor, count: int) -> tuple[Blockwise, str]:
     return Blockwise(8 if is_whole else 4, block, 1), SIGNED if codes.dtype == torch.int8 else POSITIVE
 
 
-def _count(shape: Sequence[int]) -> int:
-    return torch.Size(shape).numel()
-
-
-def _phase(rows: Tensor, t: Scalar, number: int) -> Tensor:
+def _phase(rows: Tensor, start: Any) -> Tensor:
     """Where each element of some blocks is in its turn, modulo 1, before its own place in the block is added: a column."""
-    place = torch.arange(rows.shape[0], dtype=torch.float32, device=rows.device).unsqueeze(1) % PERIOD
-    return place * BLOCK + _offset(t, number)
+    place = torch.arange(rows.shape[0], dtype=torch.float32, device=rows.device).unsqueeze(1)
+    return _fraction(place / PERIOD) * (PERIOD * BLOCK) + start
 
 
-def _offset(t: Any, number: int) -> Any:
-    """Of a step and a slot, in [0, 1); in float32 where it is a tensor."""
-    offset = (double(t) * STEP + number * SLOT) % 1
-    return offset.float() if isinstance(offset, Tensor) else offset
+def offset(t: Any, number: int) -> Any:
+    """Where a step and a slot are in their turns, in [0, 1); in float32 where it is a tensor."""
+    found = (double(t) * STEP + number * SLOT) % 1
+    return found.float() if isinstance(found, Tensor) else found
 
 
 def _even(rows: Tensor, phase: Tensor) -> Tensor:
     """u of each element: in (0, 1), and so far from both that a code which stands for a number exactly is its code again."""
     place = torch.arange(rows.shape[1], dtype=torch.float32, device=rows.device) * ELEMENT
-    return (phase + place) % 1 * (1 - 2**-9) + 2**-10
+    return _fraction(phase + place) * (1 - 2**-9) + 2**-10
+
+
+def _fraction(x: Tensor) -> Tensor:
+    """x modulo 1; compilers divide for `%`."""
+    return x - x.floor()
 
 
 def _scale(largest: Tensor, phase: Tensor) -> Tensor:
     """bfloat16's two neighbours in turn, as a float32; NaN for what is not finite."""
-    carry = ((phase % 1) * 65535).to(torch.int32)
+    carry = (_fraction(phase) * 65535).to(torch.int32)
     rounded = ((largest.view(torch.int32) + carry) & -65536).view(torch.float32)
     return torch.where(rounded.isfinite(), rounded.clamp(min=SMALLEST), torch.nan)

@@ -11,7 +11,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.codecs import Codec
 from functional_optim.hparams import HParams
-from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, widened
+from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, widened, zeros
 from functional_optim.numbered import Numbered
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded
@@ -96,6 +96,8 @@ class CodedStart:
 
     def __call__(self, p: Tensor, hp: HParams) -> Tensor:
         """Of a parameter whose slots are coded."""
+        if self.start is zeros:
+            return self.codec.zeros((*p.shape, 2) if p.is_complex() else p.shape, self.kind, p.device)[self.part]
         slot = self.start(p, hp)
         reals = torch.view_as_real(slot.resolve_conj()) if slot.is_complex() else slot
         return self.codec.encode(reals, self.kind, 0, self.number)[self.part]

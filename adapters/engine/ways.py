@@ -25,7 +25,11 @@ class Ways:
     """
 
     def __init__(self, reasons: dict[str, None], *, fused: bool, fresh: bool = False) -> None:
-        self.backends: dict[Way, Backend] = {Way.CALLED: Called(), Way.CODED: Coded(), Way.LISTED: Lists()}
+        self.backends: dict[Way, Backend] = {
+            Way.CALLED: Called(),
+            Way.CODED: Coded(reasons if fused else None),
+            Way.LISTED: Lists(),
+        }
         self._reasons, self._fused = reasons, fused
         if fused:
             try:

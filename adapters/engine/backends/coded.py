@@ -1,18 +1,22 @@
 """The way of rules whose slots are stored in codes: block by block, each decoded, stepped and encoded before the next.
 
 So no more of a slot is ever alive in float32 than a block. A block is as long as the evenness of rounding is (`codecs.PERIOD`):
-it is rounded as the pure function rounds it, wherever it lies.
+it is rounded as the pure function rounds it, wherever it lies. Where kernels are wanted, one does all of it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from functional_optim.codecs import Blockwise
 
 from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import wider
-from ..memory import real, reals
+from ..memory import on_host, real, reals
 from ..route import Link, run_links
 from ..run import Run, Work
 from .called import Called, opened
@@ -20,9 +24,26 @@ from .called import Called, opened
 # Elements of a block of rules without codes.
 BLOCK = 1 << 17
 
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 class Coded(Called):
-    """Stages with coded slots."""
+    """Stages with coded slots.
+
+    Args:
+        reasons: why something is not run as kernels; None where these are not wanted.
+    """
+
+    def __init__(self, reasons: dict[str, None] | None) -> None:
+        self._reasons = reasons
+        self._kernels: dict[Any, Any] = {}
+
+    def ready(self, run: Run, work: Work) -> None:
+        """Look at the numbers, and compile what is to be."""
+        super().ready(run, work)
+        found = run.found(work)
+        if all(link in found for link in work.stage.finding) and self._block(work):
+            self._kernel(run, work)
 
     def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
@@ -30,18 +51,24 @@ class Coded(Called):
         if not stage.fuses:
             super().step(run, work, slots)
             return
+        kernel = self._kernel(run, work) if self._block(work) else None
         scalars, updates = run.scalars(work, links), []
         for i, leaf in enumerate(work.part.leaves):
             u = real(work.u[i]).to(wider(work.u[i], leaf).to_real())
             row = [u, *(real(column[i]) for column in work.columns[1:])]
-            targets, target = [real(column[i]) for column in slots], None if stage.steps else torch.empty_like(u)
-            for start, end in _stretches(links, row, reals(leaf.param)):
-                piece = [_cut(x, start, end, reals(leaf.param)) for x in row]
+            targets, count = [real(column[i]) for column in slots], reals(leaf.param)
+            if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
+                self._by_kernel(kernel, links, of_leaf(scalars, i), row, targets, self._block(work))
+                updates.append(u)
+                continue
+            target = None if stage.steps else torch.empty_like(u)
+            for start, end in _stretches(links, row, count):
+                piece = [_cut(x, start, end, count) for x in row]
                 new_u, new = run_links(links, of_leaf(scalars, i), opened(links, piece))
                 for slot, value in zip(targets, new, strict=True):
-                    _cut(slot, start, end, reals(leaf.param)).copy_(value)
+                    _cut(slot, start, end, count).copy_(value)
                 if target is not None:
-                    _cut(target, start, end, reals(leaf.param)).copy_(new_u)
+                    _cut(target, start, end, count).copy_(new_u)
                 elif not stage.is_still:
                     piece[1].add_(new_u.to(leaf.update_dtype.to_real()))
             updates.append(target if target is not None else u)
@@ -60,6 +87,61 @@ class Coded(Called):
                 found = [x + y for x, y in zip(found, own, strict=True)] if found else own
             sums.append(found)
         return [torch.stack(column) for column in zip(*sums, strict=True)]
+
+    def _block(self, work: Work) -> int:
+        """The length of the blocks of all slots that are coded; 0 where no kernel is for this."""
+        stage, leaf = work.stage, work.part.leaves[0]
+        codings = [link.form.coding for link in stage.links if link.rule and link.form.coding]
+        blocks = {coding.codec.block if isinstance(coding.codec, Blockwise) else 0 for coding in codings}
+        fits = self._reasons is not None and stage.fuses and stage.steps and not stage.is_still and not stage.further
+        if not fits or len(blocks) != 1 or not on_host(leaf.param) or leaf.param.dtype not in FLOATS:
+            return 0
+        parts, slots = iter(work.slots), [(coding, kind, n) for coding in codings for _, kind, n in coding.slots]
+        if len(slots) != sum(len(link.slots) for link in stage.links) - sum(n - 1 for _, _, n in slots):
+            return 0  # Rules without codes have slots, too.
+        for coding, kind, count in slots:
+            first = [next(parts) for _ in range(count)][0][0]
+            if kind is None or first.dtype not in coding.codec.dtypes:
+                return 0
+        return blocks.pop()
+
+    def _kernel(self, run: Run, work: Work) -> Any:
+        """What steps a stage, compiled when it is first asked for; None where that fails."""
+        links, part = work.stage.links, work.part
+        key = work.stage, part.signature
+        if key not in self._kernels:
+            from .coded_kernel import coded_kernel  # The compiler's modules take half a second.
+
+            scalars = of_leaf(run.scalars(work, links), 0)
+            stored = [column[0].dtype for column in work.slots]
+            try:
+                u = wider(work.u[0], part.leaves[0]).to_real()
+                self._kernels[key] = coded_kernel(links, stored, (u, part.leaves[0].param.dtype), scalars)
+            except Exception as error:  # Whatever goes wrong in a compiler, or in a rule that it can't trace.
+                assert self._reasons is not None
+                self._reasons[f"compiling the step in codes failed: {type(error).__name__}: {error}"] = None
+                self._kernels[key] = None
+        return self._kernels[key]
+
+    def _by_kernel(
+        self, kernel: Any, links: Sequence[Link], scalars: Any, row: Sequence[Tensor], targets: Sequence[Tensor], block: int
+    ) -> None:
+        """Step one leaf in place, or into other slots than it is read from."""
+        from .coded_kernel import plain_scalars
+
+        for old, new in zip(row[2:], targets, strict=True):
+            if new is not old:
+                new.copy_(old)
+        vector, starts = kernel.vector(plain_scalars(links, scalars), row[0].device), kernel.starts(links, scalars)
+        tensors, count = [*row[:2], *targets], row[0].numel()
+        for start, end in _stretches(links, row, count):
+            piece = [x.reshape(-1) if x.numel() == end - start else x for x in (_cut(x, start, end, count) for x in tensors)]
+            missing = -(end - start) % block
+            whole = [pad(x, (0, missing)) if missing and x.numel() == end - start else x for x in piece]
+            kernel.compiled([(end - start + missing) // block, vector, starts, *whole])
+            for old, new in zip(piece[1:], whole[1:], strict=True):
+                if new is not old:
+                    old.copy_(new[: len(old)])
 
 
 def is_coded(leaf: Leaf) -> bool:
