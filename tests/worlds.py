@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from trajectories import drifting_gradient
-from two_processes import OPTIMIZERS, REORDERED, model, whole
+from two_processes import COMPUTED, OPTIMIZERS, REORDERED, counted, model, whole
 
 import functional_optim as fo
 from functional_optim import trees
@@ -45,6 +45,8 @@ MAKERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "wrapped": lambda params: OptimizerAdapter(params, wrapped()),
     "fused": lambda params: OptimizerAdapter(params, composed_of_elements(), fused=True),
 }
+
+SHARED_OUT = "owners"
 
 # Of these no number is a sum over processes, so that not a bit may differ after another step.
 EXACT = ("adamw", "NAdam", "wrapped", "fused")
@@ -126,6 +128,21 @@ def read(name: str, folder: Path) -> None:
         require_same(gathered(module, optimizer), after, 0 if name in EXACT else REORDERED)
 
 
+def share_out() -> None:
+    """Five equal matrices: nobody computes more than ⌈5 / world⌉ of them, and all is as if one process did."""
+    torch.manual_seed(0)
+    alone = nn.Sequential(*(nn.Linear(7, 7, bias=False) for _ in range(5))).double()
+    module = fully_shard(copy.deepcopy(alone))
+    tx = fo.chain(counted(), fo.scale_by_learning_rate(1e-3))
+    optimizers = [OptimizerAdapter(each.parameters(), tx) for each in (alone, module)]
+    for t in range(2):
+        step(alone, optimizers[0], t)
+        COMPUTED.clear()
+        step(module, optimizers[1], t)
+        assert len(COMPUTED) <= -(-5 // dist.get_world_size()), COMPUTED
+    require_same(gathered(module, optimizers[1]), gathered(alone, optimizers[0]), REORDERED)
+
+
 def require_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     for name, x in expected.items():
@@ -143,7 +160,10 @@ def run(rank: int, folder: Path, cases: list[str]) -> dict[str, str]:
             dist.init_process_group("gloo", init_method=store.absolute().as_uri(), rank=rank, world_size=world, timeout=wait)
         for name in cases:
             try:
-                (write if world == WORLDS[0] else read)(name, folder)
+                if name != SHARED_OUT:
+                    (write if world == WORLDS[0] else read)(name, folder)
+                elif world > 1:
+                    share_out()
             except Exception:
                 problems[f"{world} {name}"] = traceback.format_exc()
                 break  # The others wait for this process.

@@ -10,16 +10,14 @@ import worlds
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory, request) -> list[dict[str, str]]:
-    """What went wrong in each process."""
+def found(tmp_path_factory, request) -> list[dict[str, str]]:
+    """What went wrong in each process, in the cases that this session asks for."""
     folder = tmp_path_factory.mktemp("worlds")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    items = [
-        item for item in request.session.items if "reports" in getattr(item, "fixturenames", ()) and item.fspath == request.fspath
-    ]
+    items = [item for item in request.session.items if getattr(item, "function", None) in TESTS]
     cases = list(dict.fromkeys(item.callspec.params["name"] for item in items))
     command = [sys.executable, worlds.__file__, str(folder), json.dumps(cases)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert not done.returncode, done.stdout + done.stderr
     return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(max(worlds.WORLDS))]
 
@@ -31,8 +29,20 @@ CASES = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.full]) for
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("world", worlds.WORLDS)
-def test_a_checkpoint_survives_another_world_size(world, name, reports):
-    problems = [
-        f"process {rank}: {report[f'{world} {name}']}" for rank, report in enumerate(reports) if f"{world} {name}" in report
-    ]
+def test_a_checkpoint_survives_another_world_size(world, name, found):
+    assert_passed(world, name, found)
+
+
+@pytest.mark.parametrize("name", [worlds.SHARED_OUT])
+@pytest.mark.parametrize("world", worlds.WORLDS)
+def test_matrices_are_shared_out(world, name, found):
+    assert_passed(world, name, found)
+
+
+TESTS = (test_a_checkpoint_survives_another_world_size, test_matrices_are_shared_out)
+
+
+def assert_passed(world, name, found):
+    key = f"{world} {name}"
+    problems = [f"process {rank}: {report[key]}" for rank, report in enumerate(found) if key in report]
     assert not problems, "\n\n".join(problems)
