@@ -121,6 +121,15 @@ def test_the_ordinary_loop_resumes_exactly_and_watches_what_happens(capsys):
     assert all(norm > 0 for what in ("grad", "update") for norm in found["seen"][what])
 
 
+def test_solvers_end_where_they_say_and_have_the_derivatives_of_a_minimum(capsys):
+    found = run("7_")
+    assert found["found"].value < 0.5 * found["seen_further"][-1], "L-BFGS goes on where Adam hardly does"
+    assert found["minima"].converged.all() and found["distance"] < 1e-5
+    torch.testing.assert_close(found["paths"][:, 0], found["starts"])
+    assert found["gap"] < 1e-6
+    assert found["best"].value <= found["values"].min() + 1e-9
+
+
 def test_every_notebook_has_a_test_here():
     names = re.findall(r'run\("(\d_)"\)', Path(__file__).read_text())
     assert [path.name[:2] for path in PATHS] == names

@@ -228,6 +228,30 @@ def test_it_says_why_it_ended(fn, start, why, batched):
     assert found.params.isfinite().all()
 
 
+HOSTILE = {
+    "constant": (lambda x: torch.ones((), dtype=x.dtype), torch.ones(3)),
+    "unbounded": (lambda x: -(x**2).sum(), torch.ones(3)),
+    "a wall": (lambda x: torch.where(x > 0.5, math.inf, (x - 1) ** 2).sum(), torch.zeros(3)),
+    "a kink": (lambda x: x.abs().sum(), torch.tensor([1.0, 2.0, -3.0])),
+    "an infinite slope": (lambda x: x.sqrt().sum(), torch.zeros(3)),
+    "valley": (rosenbrock, torch.tensor([-1.2, 1.0])),
+    "low precision": (lambda x: ((x - 2) ** 2).sum(), torch.zeros(3, dtype=torch.bfloat16)),
+    "complex": (lambda z: ((z - (1 + 2j)).abs() ** 2).sum(), torch.zeros(3, dtype=torch.complex64)),
+}
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "newton_cg"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_it_meets_it_ends_at_a_finite_point_no_higher(name, method):
+    """In float32 and below, and in a batch for the same reason."""
+    fn, start = HOSTILE[name]
+    found = fo.minimize(fn, start, method=method, max_steps=25)
+    assert found.params.isfinite().all() and found.params.dtype == start.dtype
+    assert not fn(found.params) > fn(start)
+    together = torch.vmap(lambda x: fo.minimize(fn, x, method=method, max_steps=25))(start[None])
+    assert together.why == [found.why]
+
+
 def test_budgets_are_kept():
     assert int(fo.minimize(rosenbrock, vector(-1.2, 1), max_steps=3).steps) == 3
     found = fo.minimize(rosenbrock, vector(-1.2, 1), max_evals=7)
