@@ -7,6 +7,8 @@ import pytest
 import torch
 from guides import PAGES, RECIPES, name_of, program
 
+import functional_optim as fo
+
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -29,3 +31,14 @@ def test_the_names_of_other_libraries_are_theirs(library):
     assert names
     for name in names:
         functools.reduce(getattr, name.split("."), package)
+
+
+def test_what_other_programs_call_of_ours_is_there():
+    """In the blocks that don't run, since they need other libraries."""
+    blocks = re.findall(
+        r"^```\{code-block\} python\n(.*?)^```", "".join(page.read_text() for page in PAGES), re.DOTALL | re.MULTILINE
+    )
+    names = set(re.findall(r"\bfo\.([\w.]+)", "".join(blocks)))
+    assert len(names) > 8
+    for name in names:
+        functools.reduce(getattr, name.split("."), fo)
