@@ -161,7 +161,7 @@ class Part:
         self.placement = leaves[0].placement
         self.sizes = lengths if self.placement is None else Lengths(leaf.size for leaf in leaves)
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
-        self.params, self.in_place = [leaf.param for leaf in leaves], all(leaf.in_place for leaf in leaves)
+        self.params, self.in_place = [leaf.param for leaf in leaves], all([leaf.in_place for leaf in leaves])
         self.groups, self.rows = groups_of(leaves), [leaf.index for leaf in leaves]
 
     def among(self, present: Sequence[Any]) -> "Part | None":

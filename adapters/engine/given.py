@@ -16,7 +16,7 @@ from functional_optim import trees
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 
-from .buckets import Leaf, groups_of
+from .buckets import Leaf
 from .memory import on_host
 from .prologue import is_column
 from .route import Link
@@ -96,16 +96,25 @@ class Given:
         return self if self.varies else (self._passage, *self._groups, *[self(link)[1] for link in self._passage.counting])
 
     @cached_property
+    def _keys(self) -> list[tuple[int, ...]]:
+        columns = [self._counts.column(link.step, self._leaves) for link in self._passage.counting]
+        return list(zip([leaf.group for leaf in self._leaves], *columns, strict=True))
+
+    @cached_property
     def kinds(self) -> "list[tuple[list[int], Given]]":
         """The leaves that are given the same numbers: their places, and what that is."""
-        columns = [self._counts.column(link.step, self._leaves) for link in self._passage.counting]
         members: dict[Any, list[int]] = {}
-        for i, key in enumerate(zip((leaf.group for leaf in self._leaves), *columns, strict=True)):
+        for i, key in enumerate(self._keys):
             members.setdefault(key, []).append(i)
-        return [(rows, self._among([self._leaves[i] for i in rows])) for rows in members.values()]
+        return [(rows, self._of(self._leaves[rows[0]])) for rows in members.values()]
 
-    def _among(self, leaves: Sequence[Leaf]) -> "Given":
-        return Given(leaves, groups_of(leaves), self._values, self._counts, self._shared)
+    @cached_property
+    def kind_count(self) -> int:
+        """How many there are."""
+        return len(set(self._keys))
+
+    def _of(self, leaf: Leaf) -> "Given":
+        return Given([leaf], {leaf.group: leaf}, self._values, self._counts, self._shared)
 
     @cached_property
     def _of_groups(self) -> list[Mapping[Link, HParams]]:

@@ -75,7 +75,8 @@ class Held:
             waiting: the states of parameters that sit out.
         """
         self.params, self.groups, keys = list(present.params), list(present.groups), present.keys
-        self._rows = {p: row for row, p in enumerate(self.params)}
+        # By `id`, since a tensor takes long to hash; as they are held, no other has it.
+        self._rows = {id(p): row for row, p in enumerate(self.params)}
         self._paths = [value.path for value in layout.counts]
         counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
         names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
@@ -112,8 +113,9 @@ class Held:
         """The gradients of all parameters, None where there is none; or None, if there are those of others."""
         if present.groups == self.groups and are_same(present.params, self.params):
             return present.grads
-        rows = [self._rows.get(p, -1) for p in present.params]
-        if -1 in rows or present.groups != [self.groups[row] for row in rows]:
+        found = list(map(self._rows.get, map(id, present.params)))
+        rows = [row for row in found if row is not None]
+        if len(rows) < len(found) or present.groups != [self.groups[row] for row in rows]:
             return None
         grads: list[Tensor | None] = [None] * len(self.params)
         for row, grad in zip(rows, present.grads, strict=True):

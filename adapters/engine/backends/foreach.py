@@ -188,7 +188,7 @@ class Lists:
             if not given.varies and not run.varies(work):
                 (arranged,) = self._programs(key, run.scalars(work, links), work, len(links), rows[:1], plain)
                 run.cache[whose] = [arranged._replace(rows=None)]  # Other parts may be given the same numbers.
-            elif run.varies(work) or len(given.kinds) * ALONE > len(rows):
+            elif run.varies(work) or given.kind_count * ALONE > len(rows):
                 run.cache[whose] = self._programs(key, run.scalars(work, links), work, len(links), rows, plain)
             else:
                 run.cache[whose] = [

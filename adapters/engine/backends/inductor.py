@@ -137,7 +137,7 @@ class Compiled:
         key = (kernel, work.stage, run.owner(work))
         if key not in run.cache:
             given, first = run.given(work), work.stage.links[:links]
-            if not given.varies or run.varies(work) or len(given.kinds) > FEW:
+            if not given.varies or run.varies(work) or given.kind_count > FEW:
                 run.cache[key] = kernel.vector(run.scalars(work, first))
             else:
                 vectors: dict[int, Any] = {}
