@@ -231,7 +231,7 @@ class PlannedStep:
             raise Refused("capturable=True, but clocks go on for parameters without a gradient")
 
     def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
-        key = (FACTOR in hparams[present.groups[0]], *gates.items())
+        key = (_is_scaled(hparams), *gates.items())
         if key not in self._plans:
             self._plans[key] = self._planned(gates, present, hparams)
         return self._plans[key]
@@ -244,7 +244,7 @@ class PlannedStep:
             if waiting and not _waits(link):
                 raise Refused(f"{link} may have something to do for parameters without a gradient")
         advances = self.held.moving([value.path for value in self._layout.counts if _advances(value, links)])
-        if FACTOR in hparams[present.groups[0]]:
+        if _is_scaled(hparams):
             links = [unscaling(self._params), *links]
         if self.fused and self._capturable:
             self.reasons["capturable=True: a kernel's numbers are the host's, and would be those of the captured step"] = None
@@ -278,6 +278,11 @@ class PlannedStep:
         slots = [value.path for value in self._layout.values if value.kind == "slot"]
         names = [self._layout.names(key) for key in keys]
         return [[own[path] for path in slots if path in own] for own in names]
+
+
+def _is_scaled(hparams: Mapping[int, HParams]) -> bool:
+    """Whether gradients are to be multiplied by a factor first."""
+    return FACTOR in next(iter(hparams.values()))
 
 
 def _advances(value: Value, links: Sequence[Link]) -> bool:
