@@ -13,6 +13,7 @@ from functional_optim import testing as testing
 from functional_optim.apply import apply_updates
 from functional_optim.codecs import Blockwise, Codec, Stochastic
 from functional_optim.combinators.accumulate import accumulate
+from functional_optim.combinators.blocked import blocked
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.conditionally import conditionally, with_extra
 from functional_optim.combinators.ema_nesterov import ema_nesterov
@@ -421,6 +422,7 @@ __all__ = [
     "accumulate",
     "apply_if_finite",
     "asam",
+    "blocked",
     "by_module",
     "by_name",
     "by_ndim",
@@ -456,8 +458,8 @@ __all__ = [
     "state_get",
     "state_set",
     "with_extra",
-    "with_line_search",
     "with_gradient_signs",
+    "with_line_search",
     "with_lr_factor",
     "with_master_copy",
     # Codecs

@@ -95,6 +95,7 @@ CASES: dict[str, list[Transform]] = {
     "asam": [fo.asam(fo.sgd(momentum=0.9))],
     "asgd": [fo.asgd(t0=0.5, weight_decay=0.1)],
     "average_iterates": [fo.average_iterates(t0=-1.5)],
+    "blocked": [fo.blocked(fo.scale_by_shampoo((0.9, 0.99), precondition_frequency=3), size=2)],
     "cautious_decay": [fo.cautious_decay()],
     "centralize": [fo.centralize()],
     "chain": [
@@ -352,6 +353,7 @@ PARAMS: dict[str, dict[str, torch.Tensor]] = {
         ),
         _matrices(),
     ),
+    "blocked": {**_matrices(), "vector": torch.ones(3, dtype=torch.float64)},
     **dict.fromkeys(FOR_TWINS, _twins()),
     **dict.fromkeys(("fira", "galore"), _rows()),
 }

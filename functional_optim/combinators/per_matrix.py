@@ -37,18 +37,24 @@ def per_matrix(transform: Transform) -> Transform:
     >>> per_matrix(orthogonalize("quintic")).update(experts, {})[0].round().tolist()
     [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]
     """
-    require_transform(transform, "per_matrix")
-    inner = transform.form
-    require_plain(inner, "per_matrix")
-    known = isinstance(inner, Leafwise) and inner.batched and not inner.finds and not inner.leaf_extra
-    if not isinstance(inner, Leafwise) or not known or any(isinstance(start, OneNumber) for start in inner.slots.values()):
-        raise TypeError(
-            f"per_matrix takes a rule that sees matrices of equal shapes together, such as scale_by_muon(), but {transform.name} "
-            "is none. What treats every element alike needs no such thing, and goes around: chain(per_matrix(...), ...)."
-        )
+    inner = require_batched(transform, "per_matrix")
     slots = {name: _of_each_matrix(start) for name, start in inner.slots.items()}
     form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars), slots=slots)
     return Transform.of(form, transform.declared, "per_matrix")
+
+
+def require_batched(transform: Any, name: str) -> Leafwise:
+    """The form of a rule that sees matrices of equal shapes together, or TypeError."""
+    require_transform(transform, name)
+    inner = transform.form
+    require_plain(inner, name)
+    known = isinstance(inner, Leafwise) and inner.batched and not inner.finds and not inner.leaf_extra
+    if not isinstance(inner, Leafwise) or not known or any(isinstance(start, OneNumber) for start in inner.slots.values()):
+        raise TypeError(
+            f"{name} takes a rule that sees matrices of equal shapes together, such as scale_by_muon(), but {transform.name} "
+            f"is none. What treats every element alike needs no such thing, and goes around: chain({name}(...), ...)."
+        )
+    return inner
 
 
 def _of_each_matrix(start: SlotInit) -> SlotInit:
