@@ -159,7 +159,7 @@ class LBFGS(torch.optim.Optimizer):
     ) -> tuple[float, Tensor, float, int]:
         """Value, gradient and length of the step that is taken, and how many evaluations that took; the parameters are there."""
         f, g, d, slope = start
-        x, used = [p.clone() for p in self._params], 0
+        x, used = torch.cat([_real(p).reshape(-1) for p in self._params]), 0
         kept, tried = (f, g, 0.0), 0.0
         if is_last and group["line_search_fn"] is None:  # Of a stochastic loss, a last evaluation would be of no use.
             self._move(x, d, t)
@@ -178,11 +178,11 @@ class LBFGS(torch.optim.Optimizer):
         f, g, t = kept
         return f, g, t, used
 
-    def _move(self, x: list[Tensor], d: Tensor, t: float) -> None:
+    def _move(self, x: Tensor, d: Tensor, t: float) -> None:
         """Put the parameters at x + t d."""
         real = [_real(p) for p in self._params]
-        for p, start, piece in zip(real, x, d.split([p.numel() for p in real]), strict=True):
-            p.copy_(_real(start) + t * piece.view_as(p))
+        for p, piece in zip(real, (x + t * d).split([p.numel() for p in real]), strict=True):
+            p.copy_(piece.view_as(p))
 
     def _value(self, loss: Any) -> float:
         """What is minimised."""
