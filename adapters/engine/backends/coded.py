@@ -38,18 +38,18 @@ class Coded(Called):
         self._reasons = reasons
         self._kernels: dict[Any, Any] = {}
 
-    def ready(self, run: Run, work: Work) -> None:
+    def ready(self, run: Run, work: Work) -> Any:
         """Look at the numbers, and compile what is to be."""
-        super().ready(run, work)
-        found = run.found(work)
+        prepared, found = super().ready(run, work), run.found(work)
         if all(link in found for link in work.stage.finding) and self._block(work):
             self._kernel(run, work)
+        return prepared
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Any]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
         stage, links = work.stage, work.stage.links
         if not stage.fuses:
-            super().step(run, work, slots)
+            super().step(run, work, slots, prepared)
             return
         kernel = self._kernel(run, work) if self._block(work) else None
         scalars, updates = run.scalars(work, links), []
