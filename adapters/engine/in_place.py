@@ -112,7 +112,8 @@ class InPlaceRun(Run):
 
     def places(self, link: Link, name: str, work: Work) -> list[Tensor]:
         """In the states of the parameters."""
-        return [local(leaf.state[self.layout.names(leaf.key)[(*link.path, name)]]) for leaf in work.part.leaves]
+        found = [leaf.state[self.layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+        return found if work.part.placement is None else list(map(local, found))
 
     def keep(self, link: Link, name: str, work: Work, new: Tensor) -> None:
         """Copied when it is time."""

@@ -476,7 +476,7 @@ class Run(ABC):
 
     def gather(self) -> None:
         """Bring all that is spread over processes past the rules that need true shapes, where all processes meet."""
-        for link in self.plan.links:
+        for link in self.plan.links if any(work.part.placement for work in self.works) else ():
             self._gather(link)
 
     def _gather(self, link: Link) -> None:

@@ -16,13 +16,13 @@ Sums: TypeAlias = Sequence[Tensor]
 
 def over_all(parts: Sequence[Part], sums: Sequence[Sums]) -> tuple[Tensor, ...]:
     """The sums over all these parts together, over all processes."""
+    if not any(part.placement for part in parts):
+        return totals_of(sums)
     members: dict[Placement | Copies | None, list[Sums]] = {}
     # Processes may have cut their shards into other parts; the first leaf of each placement is the same.
     for part, own in sorted(zip(parts, sums, strict=True), key=lambda item: min(item[0].rows)):
         members.setdefault(part.placement, []).append(own)
     totals = list(map(totals_of, members.values()))
-    if members.keys() == {None}:
-        return totals[0]
     found = sum_over_meshes(list(map(torch.stack, totals)), members)
     return tuple(torch.stack([x.to(found[0].device) for x in found]).sum(0).unbind())
 

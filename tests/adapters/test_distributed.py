@@ -59,6 +59,9 @@ FULL = mostly_full({name: trial.transform for name, trial in two_processes.TRIAL
 MARKS = {f"{two_processes.every_transform_takes_dtensors.__name__}[{name}]": marks for name, marks in FULL.items()}
 KERNELS = two_processes.every_transform_runs_kernels_on_shards_and_shares_out_copies.__name__
 MARKS |= {f"{KERNELS}[{name}]": [] if name == "lamb" else [pytest.mark.full] for name in FULL}
+# Of what is run fused, too, a few: a compiler takes its time.
+FEW = ("clipped, fused", "composed")
+MARKS |= {name: [pytest.mark.full] for name in two_processes.CHECKS if "fused" in name and not any(each in name for each in FEW)}
 
 
 @pytest.mark.filterwarnings(ALONE)

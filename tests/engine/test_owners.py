@@ -12,10 +12,15 @@ from functional_optim.adapters.engine.placement import Line
 @pytest.mark.parametrize("seed", range(20))
 def test_the_busiest_has_at_most_four_thirds_of_the_best_plan(seed):
     rng = random.Random(seed)
-    costs, count = [rng.randint(1, 30) for _ in range(rng.randint(1, 7))], rng.randint(1, 3)
+    # In ascending order, which is the worst for who takes them as they come.
+    costs, count = sorted(rng.randint(1, 30) for _ in range(rng.randint(1, 7))), rng.randint(1, 3)
     plans = itertools.product(range(count), repeat=len(costs))
     best = min(busiest(costs, owners, count) for owners in plans)
     assert busiest(costs, owners_of(costs, count), count) * 3 * count <= best * (4 * count - 1)
+
+
+def test_large_ones_come_first():
+    assert busiest([1, 1, 2], owners_of([1, 1, 2], 2), 2) == 2
 
 
 def busiest(costs, owners, count):
