@@ -117,7 +117,7 @@ def _named(constructor: Callable[..., fo.Transform], **defaults: Any) -> Callabl
             raise TypeError(f"expected {', '.join(defaults)}; got {sorted(unknown) or args!r}.")
         numbers = defaults | dict(zip(defaults, args, strict=False)) | given
         tensors = {name: x for name, x in numbers.items() if isinstance(x, torch.Tensor)}
-        schedules = {name: x for name, x in numbers.items() if callable(x) and name not in tensors}
+        schedules: dict[str, Any] = {name: x for name, x in numbers.items() if callable(x) and name not in tensors}
         # What is 0 by TorchOpt's default is None here, and without a slot.
         plain = {name: x for name, x in numbers.items() if name not in tensors | schedules and not (name in optional and x == 0)}
         made = constructor(**plain, **dict.fromkeys(tensors, 0.0))
