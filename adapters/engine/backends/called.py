@@ -24,7 +24,7 @@ class Called:
         """Nothing: this always works."""
         return ""
 
-    def ready(self, run: Run, work: Work) -> Sequence[Any] | None:
+    def ready(self, run: Run, work: Work) -> Any:
         """The numbers, once all are known: a rule may refuse them."""
         found = run.found(work)
         for link in work.stage.links:
@@ -33,7 +33,7 @@ class Called:
                     link.rule.rule(*given(link), found.get(link))
         return None if any(link not in found for link in work.stage.finding) else run.scalars(work, work.stage.links)
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Any]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Any) -> None:
         """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
         updates: Column = []
         links = work.stage.links

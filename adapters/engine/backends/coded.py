@@ -38,21 +38,18 @@ class Coded(Called):
         self._reasons = reasons
         self._kernels: dict[Any, Any] = {}
 
-    def ready(self, run: Run, work: Work) -> Any:
-        """Look at the numbers, and compile what is to be."""
-        prepared, found = super().ready(run, work), run.found(work)
-        if all(link in found for link in work.stage.finding) and self._block(work):
-            self._kernel(run, work)
-        return prepared
+    def ready(self, run: Run, work: Work) -> tuple[Any, Sequence[Any]] | None:
+        """The kernel, where there is one, and the numbers, once all are known."""
+        scalars = super().ready(run, work)
+        return None if scalars is None else (self._kernel(run, work) if self._block(work) else None, scalars)
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Any]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: tuple[Any, Sequence[Any]]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
-        stage, links = work.stage, work.stage.links
+        stage, links, (kernel, scalars) = work.stage, work.stage.links, prepared
         if not stage.fuses:
-            super().step(run, work, slots, prepared)
+            super().step(run, work, slots, scalars)
             return
-        kernel = self._kernel(run, work) if self._block(work) else None
-        scalars, updates = run.scalars(work, links), []
+        updates = []
         for i, leaf in enumerate(work.part.leaves):
             u = real(work.u[i]).to(wider(work.u[i], leaf).to_real())
             row = [u, *(real(column[i]) for column in work.columns[1:])]
