@@ -223,8 +223,10 @@ def is_at_hand(x: Tensor) -> bool:
 
 def is_observed() -> bool:
     """Whether what is called now may be batched, differentiated, traced or watched. Where nobody can tell: as if it were."""
+    if torch.compiler.is_compiling():  # First, since what follows is not for the compiler.
+        return True
     stack, modes = get("get_interpreter_stack"), get("dispatch_modes")
-    return stack is None or modes is None or bool(stack()) or modes() > 0 or in_forward_mode() or torch.compiler.is_compiling()
+    return stack is None or modes is None or bool(stack()) or modes() > 0 or in_forward_mode()
 
 
 def transforms() -> list[str]:
