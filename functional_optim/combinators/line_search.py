@@ -56,7 +56,7 @@ class LineSearched(Combined):
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """The inner update, times what the search finds."""
         evaluate = evaluate_in(extra, "with_line_search")
-        if "value" not in extra:
+        if extra.get("value") is None:  # As of a closure that returns nothing.
             raise missing("value", "with_line_search")
         if params is None:
             raise ValueError("with_line_search needs the parameters: update(grads, state, params, value=..., evaluate=...).")

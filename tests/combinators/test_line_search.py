@@ -1,6 +1,7 @@
 """`with_line_search` and `scale_by_lbfgs`: beside optax and `minimize`, behind the adapter, batched, differentiated."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -124,6 +125,44 @@ def test_a_search_that_fails_says_so_and_stays(loss, batched):
     assert (points == 1).all() and state["failed_searches"] == 2 and state["step_size"] < 1e-15
     tx = fo.with_line_search(fo.sgd(lr=1.0))
     assert {"step_size", "evaluations", "failed_searches"} <= fo.log_values(tx, tx.init_state(start)).keys()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_a_branch_it_searches_along_its_own_parameters(fused):
+    """Of v² w² with v = 2, w = 3, along −∂/∂v alone, while w steps by its gradient."""
+    tx = fo.partition(
+        {"a": fo.with_line_search(fo.sgd(lr=1.0), fo.solvers.backtracking(decrease=0.5)), "b": fo.sgd(lr=0.01)},
+        fo.by_name({"v": "a", "w": "b"}),
+    )
+    start = {"v": torch.tensor(2.0, **DOUBLE), "w": torch.tensor(3.0, **DOUBLE)}
+    own = {name: torch.nn.Parameter(p.clone()) for name, p in start.items()}
+    optimizer = fo.adapters.OptimizerAdapter(own.items(), tx, fused=fused)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = own["v"] ** 2 * own["w"] ** 2
+        loss.backward()
+        return loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # What searches is no kernel.
+        optimizer.step(closure)
+    evaluate = fo.meta.evaluate_of(lambda p: p["v"] ** 2 * p["w"] ** 2)
+    value, grads, _ = evaluate(start)
+    updates, _ = tx.update(grads, tx.init_state(start), start, value=value, evaluate=evaluate)
+    found = fo.apply_updates(start, updates)
+    assert {name: p.item() for name, p in own.items()} == pytest.approx({name: p.item() for name, p in found.items()})
+    # A whole step of −36 is made a tenth of it, and that a half, though the parabola's minimum lies a little farther.
+    assert {name: x.item() for name, x in found.items()} == pytest.approx({"v": 2 - 36 * 0.05, "w": 3 - 0.01 * 24})
+
+
+def test_a_closure_has_to_return_the_loss():
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer = fo.adapters.OptimizerAdapter([w], lbfgs())
+    w.grad = torch.ones(2)
+    with pytest.raises(ValueError, match="needs 'value'.*a closure that returns it"):
+        optimizer.step(lambda: None)
+    assert torch.equal(w.detach(), torch.ones(2)) and not optimizer.state
 
 
 def test_what_is_refused():

@@ -79,13 +79,15 @@ def test_a_batch_is_each_by_itself():
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_derivatives_of_a_linear_fit(implicit):
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", fo.solvers.levenberg_marquardt(matrix_free=True)])
+def test_derivatives_of_a_linear_fit(implicit, method):
     """Its minimum is X⁺ y, whose derivative in y is X⁺."""
     x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def fitted(y):
-        return fo.least_squares(lambda w, y: x @ w - y, torch.zeros(3).double(), (y,), tol=1e-11, implicit=implicit).params
+        options = {"tol": 1e-11, "max_steps": 40, "implicit": implicit, "method": method}
+        return fo.least_squares(lambda w, y: x @ w - y, torch.zeros(3).double(), (y,), **options).params
 
     torch.testing.assert_close(torch.func.jacrev(fitted)(y), torch.linalg.pinv(x), rtol=1e-6, atol=1e-6)
 

@@ -179,6 +179,12 @@ def test_derivatives_of_the_minimum(implicit):
     )
 
 
+@pytest.mark.parametrize("method", ["bfgs", "nonlinear_cg", "newton_cg"])
+def test_derivatives_go_through_the_steps_of_any_method(method):
+    found = torch.func.grad(lambda penalty: norm_of_minimum(penalty, method=method, max_steps=100))(PENALTY)
+    torch.testing.assert_close(found, torch.func.grad(norm_of_closed_form)(PENALTY), rtol=1e-6, atol=1e-6)
+
+
 def test_second_derivatives_of_the_minimum():
     found = torch.func.hessian(lambda penalty: norm_of_minimum(penalty, implicit=True))(PENALTY)
     torch.testing.assert_close(found, torch.func.hessian(norm_of_closed_form)(PENALTY), rtol=1e-6, atol=1e-6)
