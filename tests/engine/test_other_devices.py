@@ -4,6 +4,7 @@ Every operation that a step dispatches there would be a kernel on a GPU. The num
 that it is another device: lists of any size, and numbers that stay in tensors.
 """
 
+import copy
 import warnings
 from collections import Counter
 
@@ -231,7 +232,7 @@ def test_a_capturable_step_is_the_same(transform, elsewhere):
 
 
 def test_counts_on_a_device_are_looked_after(elsewhere):
-    """One may be set, all by as much; when a gradient was missing for a while, rules are called as they are."""
+    """They may be set, all or one; when a gradient was missing for a while, rules are called as they are."""
     plain, eager = (make(parameters(SHAPES, torch.float64), fo.adamw()) for make in (Plain, capturable))
     run(plain, eager, steps=2)
     for optimizer in (plain, eager):
@@ -240,6 +241,12 @@ def test_counts_on_a_device_are_looked_after(elsewhere):
     run(plain, eager, steps=2, first=2)
     assert ways(eager) == {"LISTED"}
     assert {float(slots["step"]) for slots in eager.state.values()} == {9.0}
+    others = copy.deepcopy([plain, eager])
+    for optimizer in others:
+        run(optimizer, steps=1, first=4)
+        optimizer.state[params_of(optimizer)[1]]["step"].fill_(3.0)
+        run(optimizer, steps=1, first=5)
+    assert_same_progress(*others, torch.float64, slack=10.0)
     for i in range(4, 6):
         set_gradients(i, params_of(plain), params_of(eager))
         for optimizer in (plain, eager):
