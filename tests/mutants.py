@@ -454,7 +454,7 @@ MUTANTS = [
     Mutant(
         "a plan outlives a parameter that was turned",
         "adapters/engine/snapshot.py",
-        "            and self._are_alike(*self.params, *grads, *self.slots)\n",
+        "            and self._fit_in_memory(grads)\n",
         "",
         "test_fused.py -k what_people_do",
     ),
@@ -509,9 +509,9 @@ MUTANTS = [
     ),
     Mutant(
         "a whole-tree quantity is that of one part of the parameters",
-        "adapters/engine/run.py",
-        "reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works]))",
-        "reduction.finish(*_totals([self.backend(work).sums(self, work, link) for work in works[:1]]))",
+        "adapters/engine/sums.py",
+        "    if not any(part.placement for part in parts):\n        return totals_of(sums)\n    members",
+        "    if not any(part.placement for part in parts):\n        return totals_of(sums[:1])\n    members",
         "test_branches.py -k test_eager",
     ),
     Mutant(
@@ -524,8 +524,8 @@ MUTANTS = [
     Mutant(
         "what a called link returns is taken as it is",
         "adapters/engine/in_place.py",
-        "leaf.laid_out(new_updates[leaf.key].to(updates[leaf.key].dtype))",
-        "new_updates[leaf.key]",
+        "leaf.laid_out(leaf.own(new_updates[leaf.key]).to(updates[leaf.key].dtype))",
+        "leaf.own(new_updates[leaf.key])",
         "test_stages.py -k another_layout",
     ),
     Mutant(
@@ -1087,6 +1087,41 @@ MUTANTS = [
         "lasting = None if any(",
         "lasting = values if any(",
         "test_bad_input.py -k changed_in_place",
+    ),
+    Mutant(
+        "a sum over shards is that over those of one process",
+        "adapters/engine/sums.py",
+        "            torch.distributed.all_reduce(table, group=mesh.get_group(dim))",
+        "            pass",
+        "test_distributed.py -k fsdp_retraces_one_process",
+    ),
+    Mutant(
+        "matrices are dealt out as they come",
+        "adapters/engine/owners.py",
+        "key=lambda i: -costs[i]",
+        "key=lambda i: i",
+        "test_owners.py -k large_ones",
+    ),
+    Mutant(
+        "each rule in a row has an exchange of its own",
+        "adapters/engine/run.py",
+        "            self._lift(_in_a_row(meeting), meeting)",
+        "            self._lift(_in_a_row(meeting)[:1], meeting)",
+        "test_distributed.py -k one_owner",
+    ),
+    Mutant(
+        "a slot that was saved whole is loaded whole, whatever the parameter is",
+        "functional_optim/sharded.py",
+        "    return placed_like(whole(x), other)",
+        "    return x",
+        "test_worlds.py -k composed",
+    ),
+    Mutant(
+        "a gradient that has been used in backward stays",
+        "adapters/bridges/in_backward.py",
+        "            p.grad = None",
+        "            pass",
+        "test_in_backward.py -k in_memory",
     ),
 ]
 

@@ -4,7 +4,10 @@ import itertools
 import random
 
 import pytest
+import torch
 
+import functional_optim as fo
+from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.owners import owners_of
 from functional_optim.adapters.engine.placement import Line
 
@@ -35,10 +38,17 @@ def test_of_equal_matrices_nobody_has_more_than_a_share_rounded_up(number, count
 
 @pytest.mark.parametrize("size", range(1, 6))
 def test_pieces_are_those_of_torch(size, monkeypatch):
-    import torch
-
     monkeypatch.setattr(Line, "size", size)
     for rows in range(9):
         chunks = [tuple(x.shape) for x in torch.empty(rows, 3).chunk(size)] if rows else []
         found = [Line(None, 0, torch.device("cpu")).piece((rows, 3), rank) for rank in range(size)]
         assert found == [*chunks, *[(0, 3)] * (size - len(chunks))]
+
+
+def test_owners_are_asked_for_among_several_processes():
+    w = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = OptimizerAdapter([w], fo.muon(), owners=True)
+    w.grad = torch.ones(2, 2)
+    with pytest.raises(RuntimeError, match="init_process_group first"):
+        optimizer.step()
+    assert torch.equal(w, torch.ones(2, 2))
