@@ -186,6 +186,8 @@ class Blockwise(Codec):
         """The numbers that the codes stand for."""
         codes, scale = stored
         signed = self._unpacked(codes, kind)
+        if signed.shape[0] != scale.shape[0]:
+            raise ValueError(f"{scale.shape[0]} scales, where {self!r} has {signed.shape[0]}: another codec made this state.")
         levels, per_octave = LEVELS[self.bits, kind], PER_OCTAVE[self.bits, kind]
         bits = ((signed.abs() - levels) * (OCTAVE / per_octave)).round().to(torch.int32) + ONE
         rows = bits.view(torch.float32) * signed.sign() * scale.float().unsqueeze(1)

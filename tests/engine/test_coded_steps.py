@@ -85,3 +85,22 @@ def test_no_more_of_a_slot_is_in_float32_than_a_block(fused):
         optimizer.step()
     # The norm's terms come in blocks of their own.
     assert 0 < sizes.largest <= max(4 * PERIOD * 16, 4 << 17) < 4 * count
+
+
+@pytest.mark.full
+def test_kernels_of_the_pure_function_write_new_tensors():
+    tx, params = fo.quantized(fo.adamw(lr=0.1), block=16, min_size=10), {"w": torch.randn(1000), "b": torch.randn(5)}
+    grads, state = {name: torch.randn_like(p) for name, p in params.items()}, tx.init_state(params)
+    before = state["scale_by_adam"]["exp_avg"]["w"].clone()
+    for fast in (fo.fused(tx), fo.quantized(fo.fused(fo.adamw(lr=0.1)), block=16, min_size=10)):
+        found, expected = fast.step(grads, state, params), tx.step(grads, state, params)
+        torch.testing.assert_close(found[0], expected[0])
+        codes, others = (each[1]["scale_by_adam"]["exp_avg"]["w"] for each in (found, expected))
+        assert (codes != others).sum() <= 1 and torch.equal(state["scale_by_adam"]["exp_avg"]["w"], before)
+
+
+def test_a_state_of_another_codec_is_refused():
+    params = {"w": torch.ones(1000)}
+    for other in (fo.quantized(fo.adamw(), block=128), fo.quantized(fo.adamw(), bits=4)):
+        with pytest.raises(ValueError, match="another codec made this state"):
+            fo.quantized(fo.adamw()).update(params, other.init_state(params), params)

@@ -16,7 +16,7 @@ from functional_optim.codecs import Blockwise
 from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import wider
-from ..memory import on_host, real, reals
+from ..memory import on_host, real
 from ..route import Link, run_links
 from ..run import Run, Work
 from .called import Called, opened
@@ -53,7 +53,7 @@ class Coded(Called):
         for i, leaf in enumerate(work.part.leaves):
             u = real(work.u[i]).to(wider(work.u[i], leaf).to_real())
             row = [u, *(real(column[i]) for column in work.columns[1:])]
-            targets, count = [real(column[i]) for column in slots], reals(leaf.param)
+            targets, count = [real(column[i]) for column in slots], u.numel()
             if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
                 self._by_kernel(kernel, links, of_leaf(scalars, i), row, targets, self._block(work))
                 updates.append(u)
@@ -75,8 +75,9 @@ class Coded(Called):
         """Of each leaf's terms, which are those of a block at a time."""
         links = work.stage.links[: work.stage.links.index(link) + 1]
         scalars, sums = run.scalars(work, links), []
-        for i, leaf in enumerate(work.part.leaves):
-            row, count = self._row(work, links, i), reals(leaf.param)
+        for i in range(len(work.u)):
+            row = self._row(work, links, i)
+            count = row[0].numel()
             found: list[Tensor] = []
             for start, end in _stretches(links, row, count):
                 terms, _ = run_links(links, of_leaf(scalars, i), [_cut(x, start, end, count) for x in row], total=True)
@@ -87,11 +88,11 @@ class Coded(Called):
 
     def _block(self, work: Work) -> int:
         """The length of the blocks of all slots that are coded; 0 where no kernel is for this."""
-        stage, leaf = work.stage, work.part.leaves[0]
+        stage, p = work.stage, work.p[0]
         codings = [link.form.coding for link in stage.links if link.rule and link.form.coding]
         blocks = {coding.codec.block if isinstance(coding.codec, Blockwise) else 0 for coding in codings}
         fits = self._reasons is not None and stage.fuses and stage.steps and not stage.is_still and not stage.further
-        if not fits or len(blocks) != 1 or not on_host(leaf.param) or leaf.param.dtype not in FLOATS:
+        if not fits or len(blocks) != 1 or not on_host(p) or p.dtype not in FLOATS:
             return 0
         parts, slots = iter(work.slots), [(coding, kind, n) for coding in codings for _, kind, n in coding.slots]
         if len(slots) != sum(len(link.slots) for link in stage.links) - sum(n - 1 for _, _, n in slots):
@@ -113,7 +114,7 @@ class Coded(Called):
             stored = [column[0].dtype for column in work.slots]
             try:
                 u = wider(work.u[0], part.leaves[0]).to_real()
-                self._kernels[key] = coded_kernel(links, stored, (u, part.leaves[0].param.dtype), scalars)
+                self._kernels[key] = coded_kernel(links, stored, (u, work.p[0].dtype), scalars)
             except Exception as error:  # Whatever goes wrong in a compiler, or in a rule that it can't trace.
                 assert self._reasons is not None
                 self._reasons[f"compiling the step in codes failed: {type(error).__name__}: {error}"] = None
