@@ -37,6 +37,7 @@ class Structure:
         anatomy: where everything is; None where a part of the transform keeps something else than engines know of.
         gates: the gates that are decided on the host.
         plans: by what is asked for, who takes which numbers, and how gates stand; or why there is none.
+        hparams: of the last step.
     """
 
     def __init__(self, transform: Transform, key: Any, given: Leaves, spec: trees.Spec, state_spec: trees.Spec) -> None:
@@ -50,6 +51,7 @@ class Structure:
         # Elsewhere their clocks are tensors, for which nobody waits.
         self.gates = gates_in(transform, on_host=True) if all(map(on_host, tensors)) else Gates([])
         self.plans: dict[Any, FreshPlan | str] = {}
+        self.hparams: HParams = {}
 
     def fits(self, key: Any, tensors: Sequence[Tensor]) -> bool:
         """Whether these are such trees."""
@@ -129,7 +131,9 @@ class PureEngine:
             return None
         if len(structure.gates) and any(g is None and p is not None for g, p in zip(given.grads, given.params, strict=True)):
             return None  # A wrapper may have something to do for parameters without a gradient.
-        groups, own = anatomy.groups(hparams)
+        if hparams != structure.hparams:
+            structure.hparams = hparams
+        groups, own = anatomy.groups(structure.hparams)
         try:
             counts = anatomy.table(given)
         except Refused:
