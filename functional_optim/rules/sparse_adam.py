@@ -41,6 +41,6 @@ def scale_by_sparse_adam(hp, t):
         has = g != 0
         m = torch.where(has, b1 * m + (1 - b1) * g, m)
         v = torch.where(has, b2 * v + (1 - b2) * g * g, v)
-        return torch.where(has, factor * m / (sqrt(v) + hp["eps"]), 0.0), m, v
+        return factor * m / (sqrt(v) + hp["eps"]) * has, m, v
 
     return rule
