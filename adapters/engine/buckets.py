@@ -6,6 +6,7 @@ A kernel goes down the columns, and works in place; where a call takes longer th
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
+from functools import cached_property
 from itertools import compress
 from typing import Any, TypeAlias
 
@@ -161,8 +162,13 @@ class Part:
         self.placement = leaves[0].placement
         self.sizes = lengths if self.placement is None else Lengths(leaf.size for leaf in leaves)
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
-        self.params, self.in_place = [leaf.param for leaf in leaves], all([leaf.in_place for leaf in leaves])
+        self.in_place = all([leaf.in_place for leaf in leaves])
         self.groups, self.rows = groups_of(leaves), [leaf.index for leaf in leaves]
+
+    @cached_property
+    def params(self) -> Column:
+        """The tensors of the parameters, where the plan holds them."""
+        return [leaf.param for leaf in self.leaves]
 
     def among(self, present: Sequence[Any]) -> "Part | None":
         """The part of it whose gradients are there; None where none is."""
@@ -175,7 +181,7 @@ class Part:
 
     def forget(self) -> None:
         """Let go of the tensors: each step brings its own."""
-        self.slots, self.params = [], []
+        self.slots = []
         for leaf in self.leaves:
             leaf.forget()
 
