@@ -352,7 +352,7 @@ def compare(name, rounds, clock):
     reference = results["eager"]
     for who in ("torch.optim", "by hand", "compiled", "JAX"):
         if who in results:
-            found = {k: torch.tensor(np.array(x)) for k, x in results[who].items()}
+            found = {k: x if isinstance(x, torch.Tensor) else torch.tensor(np.array(x)) for k, x in results[who].items()}
             worst = max(float((found[k] - reference[k]).abs().max() / reference[k].abs().max()) for k in reference)
             print(f"\n{who} differs from eager by {worst:.1e} of the largest element.")
 
