@@ -197,7 +197,9 @@ class Program:
             for j, x in enumerate(node.args)
             if isinstance(x, Node) and self.last_use[x] == i and x.wide and x not in self.kept and self.home[x] in allowed
         ]
-        return min(free)[1] if free and node.wide and node.op not in NEW else None
+        # Torch's `where` of a number takes no memory either.
+        is_new = node.op in NEW or (node.op == "where" and not all(isinstance(x, Node) for x in node.args[1:]))
+        return min(free)[1] if free and node.wide and not is_new else None
 
 
 def _ordered(
