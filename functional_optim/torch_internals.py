@@ -64,10 +64,13 @@ NAMES: dict[str, Name] = {
         active_fake_mode="torch._guards.active_fake_mode",
         disable_current_modes="torch.utils._python_dispatch._disable_current_modes",
         functorch_config="torch._functorch.config",
-        is_functorch_wrapped_tensor="torch._C._functorch.is_functorch_wrapped_tensor",
-        get_unwrapped="torch._C._functorch.get_unwrapped",
         maybe_current_level="torch._C._functorch.maybe_current_level",
         is_batchedtensor="torch._C._functorch.is_batchedtensor",
+    ),
+    **_names(
+        "another way: what looks through the layers of `torch.func` sees the outermost (see `is_at_hand` and those below it)",
+        is_functorch_wrapped_tensor="torch._C._functorch.is_functorch_wrapped_tensor",
+        get_unwrapped="torch._C._functorch.get_unwrapped",
     ),
     **_names(
         "another way: what it wraps, without Inductor's changes to the joint graph",
@@ -98,6 +101,7 @@ NAMES: dict[str, Name] = {
     **_names(
         "another way: a Hessian under `vmap` gets the compiler's own error",
         FakeTensorDeviceMismatchError="torch._subclasses.fake_tensor.FakeTensorDeviceMismatchError",
+        TorchDispatchMode="torch.utils._python_dispatch.TorchDispatchMode",
     ),
     **_names(
         "another way: the compiler runs a step of a loop to see what each call of it returns, which is slower",
@@ -266,9 +270,9 @@ def asks_for_values() -> tuple[type[Exception], ...]:
 
 
 def mistakes_devices() -> tuple[type[Exception], ...]:
-    """The exception of a trace where tensors seem to be on several devices."""
-    error = get("FakeTensorDeviceMismatchError")
-    return () if error is None else (error,)
+    """The exception of a trace where tensors seem to be on several devices; without what mends that, none."""
+    error, mode = map(get, ("FakeTensorDeviceMismatchError", "TorchDispatchMode"))
+    return () if error is None or mode is None else (error,)
 
 
 def patched(config: Any, settings: Mapping[str, Any]) -> Any:

@@ -33,7 +33,7 @@ class HeldOnDevice(Held):
         """Count a step."""
         del grads, clocks
         self.counts.add_(ones)
-        self._version = version_of(self.counts)
+        self._seen_version = version_of(self.counts)
 
     def moving(self, paths: Collection[Path]) -> Tensor:
         """What a step adds to the counts of a parameter in which those at these paths advance."""
@@ -48,11 +48,11 @@ class HeldOnDevice(Held):
         none = torch.zeros((), device=self.params[0].device)
         first = [column[0].float() if column else none for column in columns]
         counts = (torch.stack(first) if first else none[None][:0]).repeat(len(rows), 1)
-        self._version = version_of(counts)
+        self._seen_version = version_of(counts)
         return counts
 
     def _are_counts_known(self) -> bool:
-        return version_of(self.counts) == self._version
+        return version_of(self.counts) == self._seen_version
 
 
 def _are_equal(counts: Sequence[Any]) -> bool:

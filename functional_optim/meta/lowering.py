@@ -22,7 +22,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.packing import is_smooth
@@ -167,17 +166,20 @@ def _with_zeros(trace: Callable[[Callable[..., Any]], Any], function: Callable[.
 
         @functools.wraps(function)
         def zeroed(*inputs: Tensor) -> Any:
-            with _Zeros():
+            with _ordinary_zeros():
                 return function(*inputs)
 
         return trace(zeroed)
 
 
-class _Zeros(TorchDispatchMode):
-    """Tensors that torch knows to be 0 are ordinary ones."""
+def _ordinary_zeros() -> Any:
+    """A mode in which tensors that torch knows to be 0 are ordinary ones."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (aten.zeros.default if func is aten._efficientzerotensor.default else func)(*args, **(kwargs or {}))
+    class Zeros(torch_internals.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return (aten.zeros.default if func is aten._efficientzerotensor.default else func)(*args, **(kwargs or {}))
+
+    return Zeros()
 
 
 def _fake_mode() -> Any:

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 import functional_optim as fo
 from functional_optim import torch_internals
 from functional_optim.adapters import OptimizerAdapter
-from functional_optim.adapters.engine import buckets, memory, program
-from functional_optim.adapters.engine.backends import inductor_call, kernels
+from functional_optim.adapters.engine import in_place, memory, program
+from functional_optim.adapters.engine.backends import called, foreach, inductor_call, kernels
 from functional_optim.numerics import sqrt
 
 DOOR = "functional_optim/torch_internals.py"
@@ -115,7 +115,17 @@ def test_without_what_compiled_needs_it_says_so(without, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["partition_fn", "get_proxy_mode", "DynamicOutputShapeException", "inductor_lowering", "get_interpreter_stack"]
+    "name",
+    [
+        "partition_fn",
+        "get_proxy_mode",
+        "DynamicOutputShapeException",
+        "inductor_lowering",
+        "get_interpreter_stack",
+        "is_functorch_wrapped_tensor",
+        "get_unwrapped",
+        "registered_hop_fake_fns",
+    ],
 )
 def test_without_what_has_another_way_compiled_is_the_same(without, name):
     without(name)
@@ -166,7 +176,7 @@ def test_settings_that_are_gone_are_left_out():
 
 def test_without_functions_on_lists_steps_are_the_same(monkeypatch):
     expected = stepped(False)
-    for module in (program, buckets):
+    for module in (program, foreach, called, in_place):
         monkeypatch.setattr(module, "foreach", memory.LOOPS)
     for p, q in zip(stepped(False), expected, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)  # Functions on lists may contract a product and a sum.
