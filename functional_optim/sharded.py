@@ -45,7 +45,7 @@ def placed_like(x: Tensor, stored: Any) -> Tensor:
     return replicated.redistribute(placements=[copied if own.is_partial() else own for own, copied in pairs])
 
 
-def placed_as(x: Tensor, other: Any) -> Tensor:
+def placed_as(x: Any, other: Any) -> Tensor:
     """A tensor as `other` is held, whose shape it may have: spread in the same way over the same processes, or whole."""
     if is_sharded(x) and is_sharded(other) and (x.device_mesh, x.placements) == (other.device_mesh, other.placements):
         return x

@@ -496,7 +496,7 @@ MUTANTS = [
     Mutant(
         "a count on a device is set unseen",
         "adapters/engine/on_device.py",
-        "return version_of(self.counts) == self._version",
+        "return version_of(self.counts) == self._seen_version",
         "return True",
         "test_other_devices.py -k looked_after",
     ),
@@ -671,8 +671,8 @@ MUTANTS = [
     Mutant(
         "the loss of the closure is lost",
         "adapters/optimizer.py",
-        "        return loss\n",
-        "        return None\n",
+        "            del self._steps[transform]\n        return loss\n",
+        "            del self._steps[transform]\n        return None\n",
         "test_contract_step.py -k closure_is_called",
     ),
     Mutant(
@@ -965,15 +965,15 @@ MUTANTS = [
     Mutant(
         "a loop runs on a vector though a rule looks at the leaves",
         "functional_optim/lifting.py",
-        "not self.elementwise or not isinstance(self.reduce, SumOver | None)",
-        "not self.elementwise",
+        "self.coding is not None or not isinstance(self.reduce, SumOver | None)",
+        "self.coding is not None",
         "test_meta_unroll.py -k sees_the_leaves",
     ),
     Mutant(
         "a logged loss has no slope where gradients are constants",
         "functional_optim/meta/unroll.py",
-        "detached(grads), with_slopes(loss, params, detached(grads)), None",
-        "detached(grads), loss, None",
+        "detached(grads), with_slopes(loss, params, detached(grads)), (None, None)",
+        "detached(grads), loss, (None, None)",
         "test_meta_unroll.py -k nothing_but_gradients",
     ),
     Mutant(
