@@ -42,14 +42,17 @@ class Unrolled(NamedTuple):
         params: the parameters after the last step.
         state: the transform's state after the last step; pass it as `state=` to go on.
         logs: `"loss"`, of shape (steps,): the loss before each step. With `has_aux`, `"aux"`: what the loss returned beside it,
-            stacked along a new first axis.
-        carry: with `has_carry`, what the loss carried, after the last step.
+            stacked along a new first axis. With `has_carry`, `"carry"`: what the loss carried, after the last step.
     """
 
     params: Tree
     state: Tree
     logs: dict[str, Tree]
-    carry: Tree = None
+
+    @property
+    def carry(self) -> Tree:
+        """What the loss carried, after the last step; None without `has_carry`."""
+        return self.logs.get("carry")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,7 @@ class Unroll:
         )
         if flat:
             params, state = flat.part(params), flat.part_state(state)
-        return Unrolled(params, state, logs, carry)
+        return Unrolled(params, state, {**logs, "carry": carry} if self.has_carry else logs)
 
     def _step(
         self, flat: Flat | None, carried: Tree, own: Tree, fixed: HParams, batch: tuple[Any, ...]
@@ -214,7 +217,7 @@ def unroll(
     compile: bool = False,
     has_carry: bool = False,
 ) -> Unroll:
-    """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs, carry)`.
+    """A training loop as a pure function `(params, hparams, batch, …) -> Unrolled(params, state, logs)`.
 
         inner = fo.meta.unroll(loss, fo.adam(), steps=5)
         trained = inner(params, {"lr": 0.01}, (x, y)).params
