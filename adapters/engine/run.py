@@ -159,9 +159,13 @@ class Lasting:
     values: dict[tuple[Passage, int], Mapping[Link, HParams]] = field(default_factory=dict)
     prepared: dict[tuple[Part, int], tuple[Backend, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._has_tensors = any([isinstance(x, Tensor) for own in self.hparams.values() for x in trees.leaves(dict(own))])
+
     def holds(self, hparams: Mapping[int, HParams]) -> bool:
-        """Whether groups have the same now."""
-        return len(hparams) == len(self.hparams) and all(map(is_, map(self.hparams.get, hparams), hparams.values()))
+        """Whether groups have the same now; a tensor may have another value."""
+        is_same = len(hparams) == len(self.hparams) and all(map(is_, map(self.hparams.get, hparams), hparams.values()))
+        return is_same and not self._has_tensors
 
 
 @dataclass(eq=False)
