@@ -96,7 +96,7 @@ def whitened_gram(x: Tensor, i: int, qs: Sequence[Tensor], roots: Sequence[Tenso
     for j in others:
         if qs[j].shape[-1]:
             x = along(lambda y, j=j: y @ qs[j] / roots[j].unsqueeze(1), x, j)
-    return gram(x, i) / math.prod(x.shape[j + 1] for j in others)
+    return gram(x, i) / math.prod([x.shape[j + 1] for j in others])
 
 
 def followed(ggs: Sequence[Tensor], qs: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:

@@ -142,7 +142,7 @@ def with_line_search(transform: Transform, search: Search | None = None, *, max_
     >>> state = tx.init_state(w)
     >>> value, grads, _ = evaluate(w)
     >>> updates, state = tx.update(grads, state, w, value=value, evaluate=evaluate)
-    >>> loss(w + updates) < 1, state["evaluations"]
+    >>> loss(w + updates) < value, state["evaluations"]
     (tensor(True), tensor(3))
     """
     require_transform(transform, "with_line_search")

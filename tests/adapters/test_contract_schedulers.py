@@ -171,7 +171,9 @@ def test_a_grad_scaler_skips_steps_with_infinities(subject):
     scaler, calls = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=100), []
     optimizer.register_step_post_hook(lambda *arguments: calls.append(1))
     scaled(optimizer, scaler, spoil=True)
-    assert not calls and optimizer.state == {} and scaler.get_scale() == 2.0
+    # Like torch's fused ones, such an optimizer looks for infinities in its own step, so that hooks are called.
+    looks = optimizer._step_supports_amp_scaling
+    assert len(calls) == looks and optimizer.state == {} and scaler.get_scale() == 2.0
     assert_same_bits([p.detach() for p in params_in(optimizer)], [p.detach() for p in params_in(plain)])
     for t in range(3):
         scaled(optimizer, scaler)
@@ -183,7 +185,7 @@ def test_a_grad_scaler_skips_steps_with_infinities(subject):
             p.grad = p.detach().clone()
         plain.step()
     # Scaling by powers of two rounds nothing.
-    assert len(calls) == 3
+    assert len(calls) == 3 + 2 * looks
     assert_same_run(optimizer, plain)
 
 

@@ -45,6 +45,10 @@ WRAPPED = {
     "numbers of a function": fo.with_extra(fo.sam(fo.sgd()), value_fn=half, value=2.0),
     "infinite": fo.clip_by_global_norm(max_norm=1e30),
     "the empty chain": fo.chain(),
+    **{
+        f"a search: {name}": fo.with_line_search(fo.sgd(), getattr(fo.solvers, name)())
+        for name in ("fixed", "zoom", "strong_wolfe", "hager_zhang")
+    },
 }
 EVERY = {**TABLE, **WRAPPED}
 
