@@ -30,10 +30,10 @@ from .bridges.explained import explanation_of
 from .bridges.grad_scaler import factor_of_gradients
 from .engine.memory import are_same, lacks_some
 from .engine.placement import Copies
-from .engine.run import Refused
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
 from .engine.unscaling import FACTOR
+from .engine.work import Refused
 from .evaluation import Evaluation, without_trained
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from

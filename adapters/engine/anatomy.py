@@ -22,7 +22,7 @@ from .buckets import Leaf
 from .fresh import Leaves, Place
 from .given import CountTable
 from .memory import on_host
-from .run import Refused
+from .work import Refused
 
 # A place among the leaves of a state, or one for each parameter.
 Cells: TypeAlias = int | Mapping[Key, int]

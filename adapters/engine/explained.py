@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .buckets import Leaf, Part, Way
-from .run import Plan
 from .stages import Stage
 from .step import Step
+from .work import Plan
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from .buckets import Column, Leaf, Part, Way
 from .given import CountTable
 from .lifted import wider
 from .route import Link
-from .run import Plan, Refused, Run, Work
+from .run import Run
+from .work import Plan, Refused, Work
 
 
 class Leaves(NamedTuple):

@@ -23,7 +23,8 @@ from .given import CountTable
 from .lifted import wider
 from .memory import foreach, lacks_some
 from .route import Link
-from .run import Plan, Run, Work
+from .run import Run
+from .work import Plan, Work
 
 
 @dataclass(eq=False)

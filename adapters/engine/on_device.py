@@ -12,8 +12,8 @@ from functional_optim.torch_internals import version_of
 
 from ..state.layout import Flat
 from .anatomy import TensorCounts
-from .run import Refused
 from .snapshot import Held
+from .work import Refused
 
 
 class HeldOnDevice(Held):

@@ -13,9 +13,9 @@ from .buckets import Leaf, Way, parts_of
 from .fresh import FreshPlan, Leaves
 from .memory import on_host
 from .route import Link, routes_of
-from .run import Refused
 from .stages import passage_of
 from .ways import Ways
+from .work import Refused
 
 
 def planned(

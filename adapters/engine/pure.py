@@ -23,8 +23,8 @@ from .fresh import FreshPlan, FreshRun, Leaves
 from .gates import Gates, gates_in
 from .memory import PLAIN, on_host
 from .planning import planned
-from .run import Closed, Refused
 from .snapshot import likeness
+from .work import Closed, Refused
 
 # So many structures are remembered, the last ones: of models, of which leaves have gradients, of dtypes and devices.
 STRUCTURES = 16

@@ -28,11 +28,11 @@ from .memory import PLAIN, are_same, on_host
 from .on_device import HeldOnDevice
 from .placement import Copies, misplaced
 from .route import Link, Route, links_of, routes_of
-from .run import Closed, Plan, Refused
 from .snapshot import Held, Present, States, likeness
 from .stages import Passage, passage_of
 from .unscaling import FACTOR, unscaling
 from .ways import Ways
+from .work import Closed, Plan, Refused
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from .backends.coded import Coded, is_coded
 from .backends.foreach import Lists
 from .buckets import Leaf, Way
 from .route import Link
-from .run import Backend
+from .work import Backend
 
 
 class Ways:

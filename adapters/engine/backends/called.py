@@ -14,7 +14,8 @@ from ..given import of_leaf
 from ..lifted import lifted, wider
 from ..memory import foreach, real
 from ..route import Link, run_links
-from ..run import Run, Work
+from ..run import Run
+from ..work import Work
 
 
 class Called:

@@ -18,7 +18,8 @@ from ..given import of_leaf
 from ..lifted import wider
 from ..memory import on_host, real
 from ..route import Link, run_links
-from ..run import Run, Work
+from ..run import Run
+from ..work import Work
 from .called import Called, opened
 
 # Elements of a block of rules without codes.

@@ -27,9 +27,10 @@ from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
 from ..prologue import NotElementwise, Prologue, is_column
 from ..route import Link, marks_before, slot_count
-from ..run import Refused, Run, Work
+from ..run import Run
 from ..stages import Dtypes, Ending
 from ..trace import Traced, trace
+from ..work import Refused, Work
 
 Row: TypeAlias = list[Sequence[Tensor]]
 

@@ -22,8 +22,9 @@ from ..buckets import Column, Leaf, Signature
 from ..lengths import Lengths
 from ..memory import PLAIN, real
 from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
-from ..run import Run, Work
+from ..run import Run
 from ..stages import Dtypes, Ending, Stage, wide
+from ..work import Work
 from .kernels import kernel_for
 
 DEVICES = ("cpu", "cuda")
