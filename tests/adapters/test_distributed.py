@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,24 +34,23 @@ def reports(folder, request) -> list[dict[str, str]]:
     asked = [item.callspec.params for item in request.session.items if "reports" in getattr(item, "fixturenames", ())]
     checks = [params.get("name") or checkpointed(params["crossing"]) for params in asked]
     two_processes.save_checkpoints_of_one_process(folder)
-    # One thread each, or the two of them fight for the cores.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, two_processes.__file__, str(rank), str(folder), json.dumps(list(dict.fromkeys(checks)))],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    # One thread each, or the two of them fight for the cores. Where one dies of a signal, it says where it was.
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": path}
+    outputs = [folder / f"output-{rank}.txt" for rank in range(2)]
+    processes = []
+    for rank, output in enumerate(outputs):
+        command = [sys.executable, two_processes.__file__, str(rank), str(folder), json.dumps(list(dict.fromkeys(checks)))]
+        with output.open("w") as file:
+            processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
     try:
-        outputs = [process.communicate(timeout=1800)[0] for process in processes]
+        # Where one has failed, the other would wait for it for minutes.
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
+            time.sleep(0.1)
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n\n".join(outputs)
+    assert codes == [0, 0], "\n\n".join(output.read_text() for output in outputs)
     return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(2)]
 
 
