@@ -817,7 +817,7 @@ def _evaluated_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
 
 def _may_change(value: Any) -> bool:
     """Whether a value of a group may be another the next time, though it is the same object."""
-    return isinstance(value, MutableSequence) or (isinstance(value, Tensor) and value.ndim > 0)
+    return isinstance(value, MutableSequence) or getattr(value, "ndim", 0) > 0
 
 
 def _require_iterable(params: Any) -> None:

@@ -234,7 +234,8 @@ class Stochastic(Codec):
     Args:
         dtype: of the slots.
 
-    State: the slots, in that dtype.
+    State: the slots, in that dtype. In float16 no average of squares lies between 0 and 6e-8: what is below becomes that, and
+    steps shorter; gradients of 1e-3 have smaller squares, and want bfloat16.
 
     Raises:
         TypeError: the dtype is neither torch.bfloat16 nor torch.float16.
@@ -263,11 +264,20 @@ class Stochastic(Codec):
     def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
         """Rounded."""
         x = x.detach().float()
-        return (round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device)),)
+        rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
+        if kind == "positive":  # What is divided by must not become 0.
+            rounded = torch.where((x > 0) & (rounded == 0), _least(self.dtype), rounded)
+        return (rounded,)
 
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
         """As it is."""
         return stored[0].float()
+
+
+def _least(dtype: torch.dtype) -> float:
+    """The smallest number above 0."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * limits.eps
 
 
 def codec_of(codes: Tensor, scale: Tensor, count: int) -> tuple[Blockwise, str]:

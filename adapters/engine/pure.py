@@ -37,7 +37,7 @@ class Structure:
         anatomy: where everything is; None where a part of the transform keeps something else than engines know of.
         gates: the gates that are decided on the host.
         plans: by what is asked for, who takes which numbers, and how gates stand; or why there is none.
-        hparams: of the last step.
+        hparams: of the last step; `numbers` tells them apart, None where one is a tensor.
     """
 
     def __init__(self, transform: Transform, key: Any, given: Leaves, spec: trees.Spec, state_spec: trees.Spec) -> None:
@@ -52,6 +52,7 @@ class Structure:
         self.gates = gates_in(transform, on_host=True) if all(map(on_host, tensors)) else Gates([])
         self.plans: dict[Any, FreshPlan | str] = {}
         self.hparams: HParams = {}
+        self.numbers: Any = None
 
     def fits(self, key: Any, tensors: Sequence[Tensor]) -> bool:
         """Whether these are such trees."""
@@ -131,8 +132,9 @@ class PureEngine:
             return None
         if len(structure.gates) and any(g is None and p is not None for g, p in zip(given.grads, given.params, strict=True)):
             return None  # A wrapper may have something to do for parameters without a gradient.
-        if hparams != structure.hparams:
-            structure.hparams = hparams
+        numbers = _numbers_of(hparams)
+        if numbers is None or numbers != structure.numbers:
+            structure.hparams, structure.numbers = hparams, numbers
         groups, own = anatomy.groups(structure.hparams)
         try:
             counts = anatomy.table(given)
@@ -178,6 +180,12 @@ class PureEngine:
             self._told[reason] = None
             user.warn(f"{self._transform.name} is fused, but {reason}.")
         return plan
+
+
+def _numbers_of(hparams: HParams) -> Any:
+    """Equal for hyper-parameters that are the very same numbers, of the same types; None where one is a tensor."""
+    leaves, spec = trees.flatten(dict(hparams))
+    return None if any([isinstance(x, Tensor) for x in leaves]) else (spec, list(map(repr, leaves)))
 
 
 def _tensors(given: Leaves) -> list[Tensor]:

@@ -108,14 +108,25 @@ class Link:
 Route: TypeAlias = tuple[Link, ...]
 
 
-def links_of(transform: Transform, params: Params | None = None, gates: Mapping[Path, bool] | None = None) -> list[Link]:
-    """What a transform is made of, in order, where these gates are open or closed."""
+def links_of(
+    transform: Transform,
+    params: Params | None = None,
+    gates: Mapping[Path, bool] | None = None,
+    kept: Callable[[Key], Container[Path]] = lambda key: (),
+) -> list[Link]:
+    """What a transform is made of, in order, where these gates are open or closed; `kept` tells the paths of a leaf's slots."""
     for copies in (True, False):
         links = [
             Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark, each.copy)
             for each in innermost(transform, params, gates, copies=copies)
         ]
-        if all(map(_ends_with_its_copy, set(routes_of(links, list(params or ()))))):
+        keys = list(params or ())
+        routes, paths = routes_of(links, keys), {link.copy for link in links if link.copy}
+        steps_copies = all(
+            any(link.copy in paths for link in route[-1:]) or not any(path in kept(key) for path in paths)
+            for key, route in zip(keys, routes, strict=True)
+        )
+        if steps_copies and all(map(_ends_with_its_copy, set(routes))):
             break
     return links
 

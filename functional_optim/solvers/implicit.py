@@ -31,7 +31,9 @@ Found = TypeVar("Found", bound=_Found)
 def implicitly(solver: Callable[[Problem], Found], problem: Problem, solve: Solve) -> Found:
     """What the solver finds, whose parameters depend on the arguments as the minimum does, and value and `aux` with them."""
     from functional_optim.meta.implicit import custom_root
+    from functional_optim.meta.remat import require_constant_closure
 
+    require_constant_closure(problem.residuals or problem.fn)
     found: list[Found] = []
 
     def at(tensors: Sequence[Tensor], args: tuple[Any, ...]) -> Problem:

@@ -22,13 +22,14 @@ from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
 from functional_optim.solvers.problem import Problem
 
-GOING, CONVERGED, BUDGET, NO_PROGRESS, NOT_FINITE = range(5)
+GOING, CONVERGED, BUDGET, NO_PROGRESS, NOT_FINITE, STOPPED = range(6)
 WHY = {
     GOING: "still going",
     CONVERGED: "converged: no component of the gradient is larger than tol",
     BUDGET: "out of budget: max_steps or max_evals is reached",
     NO_PROGRESS: "no progress: no step lowers the value any more, in this precision",
     NOT_FINITE: "not finite: the value or the gradient at the start is infinite or NaN",
+    STOPPED: "stopped: the callback returned True",
 }
 
 
@@ -56,7 +57,7 @@ class State(NamedTuple):
         line: the search's state.
         memory: the descent's.
         steepest: whether `d` is the steepest descent for want of anything better.
-        status: one of the five above.
+        status: one of those above.
         steps, evals: how many.
         stalls: how many steps in a row have not made the value lower.
     """

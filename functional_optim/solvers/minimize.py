@@ -17,7 +17,7 @@ from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
-from functional_optim.solvers.machine import CONVERGED, GOING, WHY, Budget, Machine
+from functional_optim.solvers.machine import CONVERGED, GOING, STOPPED, WHY, Budget, Machine
 from functional_optim.solvers.newton import NewtonDescent
 from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
@@ -233,7 +233,7 @@ def run(machine: Any, callback: Callable[[Minimum], Any] | None) -> Any:
             if callback is not None and state.steps > steps:
                 steps = state.steps
                 if callback(outcome(machine.problem, state)) is True:
-                    break
+                    return state._replace(status=machine.problem.count(STOPPED))
         return state
     if torch_internals.is_traced():
         return compiled_run(machine, state)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from subjects import advance, params_in, through_a_file
@@ -469,3 +470,14 @@ def test_a_parameter_that_is_renamed_in_its_group_is_called_so():
     p.grad = torch.ones_like(p).to_sparse()
     with pytest.raises(TypeError, match="new"):
         optimizer.step()
+
+
+def test_an_array_in_a_group_is_looked_at_anew_at_each_step():
+    betas, p = np.array([0.9, 0.99]), torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = OptimizerAdapter([p], fo.lion(lr=1.0, weight_decay=0.0), betas=(0.9, 0.99))
+    optimizer.param_groups[0]["betas"] = betas
+    for beta, expected in ((0.9, 0.01), (0.1, 0.01 * 0.1 + 0.9)):
+        betas[1] = 1 - (0.01 if beta == 0.9 else 0.9)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, expected))

@@ -1,6 +1,7 @@
 """Parameters of low precision with a float32 copy: it is trained as if it were alone, and they are it, rounded."""
 
 import functools
+import warnings
 
 import pytest
 import torch
@@ -170,3 +171,21 @@ def test_the_copy_is_read_once_more_than_a_parameter():
     run(optimizer, steps=1)
     (row,) = optimizer.explain().stages
     assert (row.reads, row.writes) == (2 + 12 + 4, 12 + 2)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_parameter_that_nothing_inside_concerns_steps_its_copy(fused):
+    """A hundred steps of 1e-3 from 1: each is too small for bfloat16, where the parameter would stand still."""
+    only_matrices = fo.masked(fo.clip_by_value(10.0), lambda name, leaf: leaf.ndim > 0)
+    tx = fo.chain(fo.scale_by_learning_rate(1e-3), fo.with_master_copy(only_matrices))
+    params = [torch.nn.Parameter(torch.ones(shape, dtype=torch.bfloat16)) for shape in ((2,), ())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The wrapper is called, which `fused` tells.
+        optimizer = OptimizerAdapter(params, tx, fused=fused)
+        for _ in range(100):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+    for p in params:
+        torch.testing.assert_close(optimizer.state[p]["fp32_copy"], torch.full(p.shape, 0.9), rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(p.detach(), torch.full(p.shape, 0.9, dtype=torch.bfloat16), rtol=0.01, atol=0.0)

@@ -173,3 +173,11 @@ def test_the_derivative_is_that_of_the_rule_at_the_decoded_state():
 def test_unfit_arguments_are_refused(made, message):
     with pytest.raises((TypeError, ValueError), match=message):
         made()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_at_random_a_square_never_becomes_0(dtype):
+    codec, squares = fo.Stochastic(dtype), torch.tensor([0.0, 1e-12, 1e-9, 1e-7, 1e-3])
+    for step in range(20):
+        stored = codec.decode(codec.encode(squares, "positive", step, 0), "positive", squares.shape)
+        assert (stored > 0).tolist() == [False, True, True, True, True]

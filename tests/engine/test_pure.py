@@ -674,3 +674,22 @@ def test_what_all_share_changes_without_any_gradient(make):
         states = [way.update(grads, state, params)[1] for way, state in zip((tx, fo.fused(tx)), states, strict=True)]
     for a, b in zip(*map(trees.leaves, states), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_numbers_are_those_of_this_call_however_alike_the_last_ones_are():
+    p, g = {"w": torch.zeros(3, dtype=torch.float64)}, {"w": torch.ones(3, dtype=torch.float64)}
+    fused = fo.fused(fo.sgd())
+    state = fused.init_state(p)
+    # The first of them, in bfloat16, is what torch takes for equal to the two that follow.
+    for lr in (torch.tensor(0.1, dtype=torch.bfloat16), 0.1, 0.1002, torch.tensor(0.1, dtype=torch.float64)):
+        updates, state = fused.update(g, state, p, {"lr": lr})
+        torch.testing.assert_close(updates["w"], torch.full_like(p["w"], -float(lr)), rtol=1e-15, atol=0.0)
+
+
+def test_pairs_may_be_tensors_of_two_and_change():
+    tx = fo.adam()
+    fused, p, g = fo.fused(tx), {"w": torch.ones(2)}, {"w": torch.ones(2)}
+    state = fused.init_state(p)
+    for betas in ([0.9, 0.99], [0.8, 0.99]):
+        hparams = {"betas": torch.tensor(betas)}
+        torch.testing.assert_close(fused.update(g, state, p, hparams), tx.update(g, state, p, hparams))

@@ -191,3 +191,15 @@ def test_what_is_called_may_return_tensors_of_another_layout_or_dtype(make):
     plain, other = Plain(parameters(SHAPES, torch.float32), tx), make(parameters(SHAPES, torch.float32), tx)
     run(plain, other)
     assert_same_progress(plain, other)
+
+
+def test_what_decides_for_all_has_one_value_at_every_step():
+    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in "ab")
+    optimizer = OptimizerAdapter([{"params": [a]}, {"params": [b]}], fo.skip_large_updates(fo.sgd(lr=1.0), largest_norm=100.0))
+    for p in (a, b):
+        p.grad = torch.full((2,), 3.0)
+    optimizer.step()
+    optimizer.param_groups[1]["largest_norm"] = 1.0
+    with pytest.raises(ValueError, match="takes one 'largest_norm' for all parameters"):
+        optimizer.step()
+    assert a.tolist() == b.tolist() == [-3.0, -3.0]

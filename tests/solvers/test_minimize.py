@@ -337,3 +337,20 @@ def test_the_program_does_not_grow_with_the_budget(monkeypatch):
         return stopped.value.args[0]
 
     assert operations(1000) < 2 * operations(30)
+
+
+def test_a_callback_that_has_seen_enough_is_why_it_stopped():
+    found = fo.minimize(himmelblau, vector(0, 0), callback=lambda found: True)
+    assert found.steps == 1 and found.why.startswith("stopped: the callback")
+
+
+def test_implicit_derivatives_of_what_a_function_closes_over_are_refused():
+    def ridge(weight):
+        return fo.minimize(lambda w: (w - 1).square().sum() + weight * w.square().sum(), vector(0, 0), implicit=True).params.sum()
+
+    def residuals(weight):
+        return fo.least_squares(lambda w: torch.cat([w - 1, weight * w]), vector(0, 0), implicit=True).params.sum()
+
+    for solved in (ridge, residuals):
+        with pytest.raises(ValueError, match="closes over 'weight', which is being differentiated: pass it as an argument"):
+            torch.func.grad(solved)(vector(1.0)[0])
