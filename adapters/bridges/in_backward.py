@@ -103,7 +103,7 @@ def step_in_backward(model: nn.Module, make_optimizer: Maker) -> StepsInBackward
         The optimizers, with `param_groups` for schedules, `state_dict`, and `remove`.
 
     Raises:
-        TypeError: no module.
+        TypeError: no module, or `make_optimizer` returns no optimizer.
         ValueError: what would be computed is something else than the optimizer of all parameters does: a link asks for something
             of all gradients together, as `clip_by_global_norm` does, before the last of them is there; or for what backward does
             not give, the loss say; or nothing is known of what it does. Clip each tensor by itself, `clip_by_block_rms` or
@@ -131,10 +131,25 @@ def step_in_backward(model: nn.Module, make_optimizer: Maker) -> StepsInBackward
             "step after backward, or shard the model by fully_shard."
         )
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizers = {name: make_optimizer([(name, p)]) for name, p in params.items()}
+    optimizers = {name: _made(make_optimizer, name, p) for name, p in params.items()}
     for optimizer in optimizers.values():
         _require_apart(optimizer)
     return StepsInBackward(optimizers, params)
+
+
+def _made(make_optimizer: Maker, name: str, p: Tensor) -> Any:
+    try:
+        optimizer = make_optimizer([(name, p)])
+    except ValueError as error:
+        raise ValueError(
+            f"the optimizer of {name!r}, which has one of its own: {error} Where a partition is meant, choose by the name in "
+            "make_optimizer."
+        ) from error
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"make_optimizer returned a {type(optimizer).__name__}: expected an optimizer, OptimizerAdapter(named, tx)."
+        )
+    return optimizer
 
 
 def _require_apart(optimizer: Any) -> None:

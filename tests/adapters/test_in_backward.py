@@ -160,3 +160,12 @@ def test_two_optimizers_step_in_two_threads(fused):
     train(alone)
     for module in modules:
         assert all(torch.equal(p, q) for p, q in zip(module.parameters(), alone.parameters(), strict=True))
+
+
+def test_what_makes_no_optimizer_of_one_parameter_is_told_at_once():
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(TypeError, match="make_optimizer returned a Transform: expected an optimizer"):
+        step_in_backward(model, lambda named: fo.adamw())
+    branches = fo.partition({"matrices": fo.sgd(), "others": fo.adam()}, fo.by_ndim({2: "matrices"}, otherwise="others"))
+    with pytest.raises(ValueError, match="the optimizer of 'bias', which has one of its own: .*choose by the name"):
+        step_in_backward(model, lambda named: OptimizerAdapter(named, branches))
