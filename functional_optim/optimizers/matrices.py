@@ -1,21 +1,17 @@
 """Optimizers of second moments along rows and along columns."""
 
-import dataclasses
-
 import torch
 
 from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.graft import graft
 from functional_optim.combinators.lookahead import ema_params
-from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rotate import rotate
-from functional_optim.optimizers.torch_optim import adamw
+from functional_optim.optimizers.torch_optim import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.kl_shampoo import scale_by_kl_shampoo
-from functional_optim.rules.muon import MuonOrAdamW
 from functional_optim.rules.psgd_kron import scale_by_psgd_kron
 from functional_optim.rules.scale import scale_by_learning_rate
 from functional_optim.rules.shampoo import scale_by_shampoo
@@ -226,15 +222,8 @@ def kl_shampoo(
     Source: Lin et al. 2025, https://arxiv.org/abs/2509.03378; HeavyBall's `KLShampoo` has these numbers.
     """
     options = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim, "dims": dims}
-    matrices = chain(
-        scale_by_kl_shampoo(betas, kl_eps, init_factor=init_factor, **options),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="kl_shampoo",
-    )
-    rest = adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype)
-    routed = partition({"matrices": matrices, "adamw": rest}, MuonOrAdamW("matrices"))
-    return dataclasses.replace(routed, name="kl_shampoo")
+    rule = scale_by_kl_shampoo(betas, kl_eps, init_factor=init_factor, **options)
+    return for_matrices("kl_shampoo", [rule], lr, weight_decay, betas, eps, state_dtype, label="matrices")
 
 
 @recorded

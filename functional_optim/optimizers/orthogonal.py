@@ -1,14 +1,11 @@
 """Optimizers that orthogonalise matrices, or parts of them: Muon's kin."""
 
-import dataclasses
-
 import torch
 
 from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.partition import partition
 from functional_optim.combinators.rename import rename_hparams
-from functional_optim.optimizers.torch_optim import adamw
+from functional_optim.optimizers.torch_optim import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.dion import scale_by_dion
@@ -16,7 +13,6 @@ from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.ema import ema
 from functional_optim.rules.lmo import scale_by_lmo
 from functional_optim.rules.momentum import trace
-from functional_optim.rules.muon import MuonOrAdamW
 from functional_optim.rules.newton_schulz import Schedule
 from functional_optim.rules.orthogonalize import orthogonalize
 from functional_optim.rules.rms import scale_by_rms
@@ -60,16 +56,13 @@ def normuon(
     Source: Li et al. 2025, https://arxiv.org/abs/2510.05491. Its momentum is a sum where theirs is a mean: orthogonalised, they
     are one.
     """
-    matrices = chain(
+    links = (
         trace(momentum, nesterov=nesterov, state_dtype=state_dtype),
         orthogonalize(coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype),
         scale_by_row_rms(beta2),
         scale_by_shape(adjust_lr_fn),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="normuon",
     )
-    return _with_adamw(matrices, adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype))
+    return for_matrices("normuon", links, lr, weight_decay, betas, eps, state_dtype)
 
 
 @recorded
@@ -103,17 +96,14 @@ def adamuon(
 
     Source: Si et al. 2025, https://arxiv.org/abs/2507.11005, algorithm 1.
     """
-    matrices = chain(
+    links = (
         trace(momentum, nesterov=nesterov, state_dtype=state_dtype),
         scale_by_sign(),
         orthogonalize(coefficients, ns_steps=ns_steps, ns_dtype=ns_dtype),
         scale_by_rms(beta2, eps, state_dtype=state_dtype),
         scale_to_rms(0.2, eps),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="adamuon",
     )
-    return _with_adamw(matrices, adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype))
+    return for_matrices("adamuon", links, lr, weight_decay, betas, eps, state_dtype)
 
 
 @recorded
@@ -143,13 +133,8 @@ def dion(
     Source: Ahn et al. 2025, https://arxiv.org/abs/2504.05295. Retraces the authors' program in plain operations, `dion_simple`,
     from equal first directions.
     """
-    matrices = chain(
-        scale_by_dion(momentum, seed=seed, rank_fraction=rank_fraction),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="dion",
-    )
-    return _with_adamw(matrices, adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype))
+    rule = scale_by_dion(momentum, seed=seed, rank_fraction=rank_fraction)
+    return for_matrices("dion", [rule], lr, weight_decay, betas, eps, state_dtype)
 
 
 @recorded
@@ -182,13 +167,8 @@ def dion2(
     iteration, which they compute with another margin.
     """
     options = {"fraction": fraction, "coefficients": coefficients, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
-    matrices = chain(
-        scale_by_dion2(ef_decay, state_dtype=state_dtype, **options),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(lr),
-        name="dion2",
-    )
-    return _with_adamw(matrices, adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype))
+    rule = scale_by_dion2(ef_decay, state_dtype=state_dtype, **options)
+    return for_matrices("dion2", [rule], lr, weight_decay, betas, eps, state_dtype)
 
 
 @recorded
@@ -231,8 +211,3 @@ def scion(
         scale_by_learning_rate(lr),
         name="scion",
     )
-
-
-def _with_adamw(matrices: Transform, rest: Transform) -> Transform:
-    """The one for matrices, the other for vectors and scalars."""
-    return dataclasses.replace(partition({"muon": matrices, "adamw": rest}, MuonOrAdamW()), name=matrices.name)

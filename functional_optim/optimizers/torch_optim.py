@@ -1,6 +1,7 @@
 """The optimizers of torch.optim, each a sentence made of `chain`. A link whose number is None is left out."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -497,8 +498,20 @@ def muon(
         ns_dtype=ns_dtype,
         state_dtype=state_dtype,
     )
-    branches = {
-        "muon": chain(rule, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name="muon"),
-        "adamw": adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype),
-    }
-    return dataclasses.replace(partition(branches, MuonOrAdamW()), name="muon")
+    return for_matrices("muon", [rule], lr, weight_decay, betas, eps, state_dtype)
+
+
+def for_matrices(
+    name: str,
+    links: Sequence[Transform],
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
+    state_dtype: torch.dtype | Codec | None,
+    label: str = "muon",
+) -> Transform:
+    """These links, decay and the rate for matrices, under a label; AdamW of the same numbers for vectors and scalars."""
+    matrices = chain(*links, add_decayed_weights(weight_decay), scale_by_learning_rate(lr), name=name)
+    branches = {label: matrices, "adamw": adamw(lr, betas, eps, weight_decay, state_dtype=state_dtype)}
+    return dataclasses.replace(partition(branches, MuonOrAdamW(label)), name=name)
