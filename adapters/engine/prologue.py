@@ -193,13 +193,8 @@ class Prologue:
 
     def _is_same(self, values: list[Any]) -> bool:
         """Whether a rule would get the same answers, where no value is a tensor."""
-        for place, value in self.others:
-            if values[place] != value:
-                return False
-        for place, question, answer in self.guards:  # noqa: SIM110
-            if question(values[place]) != answer:
-                return False
-        return True
+        same = all([values[place] == value for place, value in self.others])
+        return same and all([question(values[place]) == answer for place, question, answer in self.guards])
 
     def _compute(self, values: list[Any]) -> None:
         """By Python's own functions; where one refuses, all over again."""

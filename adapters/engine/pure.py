@@ -37,7 +37,6 @@ class Structure:
         anatomy: where everything is; None where a part of the transform keeps something else than engines know of.
         gates: the gates that are decided on the host.
         plans: by what is asked for, who takes which numbers, and how gates stand; or why there is none.
-        hparams: of the last step; `numbers` tells them apart, None where one is a tensor.
     """
 
     def __init__(self, transform: Transform, key: Any, given: Leaves, spec: trees.Spec, state_spec: trees.Spec) -> None:
@@ -51,12 +50,19 @@ class Structure:
         # Elsewhere their clocks are tensors, for which nobody waits.
         self.gates = gates_in(transform, on_host=True) if all(map(on_host, tensors)) else Gates([])
         self.plans: dict[Any, FreshPlan | str] = {}
-        self.hparams: HParams = {}
-        self.numbers: Any = None
+        self._hparams: HParams = {}
+        self._numbers: Any = None
 
     def fits(self, key: Any, tensors: Sequence[Tensor]) -> bool:
         """Whether these are such trees."""
         return key == self.key and self._are_alike(*tensors)
+
+    def lasting(self, hparams: HParams, numbers: Sequence[Any], names: trees.Spec) -> HParams:
+        """The object that was there in the last step, where these hyper-parameters, of such leaves, are the very same numbers."""
+        known = None if any([isinstance(x, Tensor) for x in numbers]) else (names, list(map(repr, numbers)))
+        if known is None or known != self._numbers:
+            self._hparams, self._numbers = hparams, known
+        return self._hparams
 
 
 class PureEngine:
@@ -76,7 +82,10 @@ class PureEngine:
         self, grads: Tree, state: Tree, params: Tree, hparams: HParams, extra: Mapping[str, Any], *, steps: bool
     ) -> tuple[Tree, Tree] | None:
         """One step; None where it is the rules' business."""
-        if torch_internals.is_observed() or not all(map(_is_plain_number, trees.leaves(dict(hparams)))):
+        if torch_internals.is_observed():
+            return None
+        numbers, names = trees.flatten(dict(hparams))
+        if not all(map(_is_plain_number, numbers)):
             return None
         (g, spec), (p, param_spec), (s, state_spec) = map(trees.flatten, (grads, params, state))
         if spec != param_spec or not all(map(_is_fit, trees.leaves(dict(extra)))):
@@ -100,7 +109,8 @@ class PureEngine:
                 structure = self._learn(key, given, spec, state_spec)
             records = torch.is_grad_enabled()
             with torch.no_grad():  # Rules are simpler where nobody takes a derivative.
-                found = self._computed(structure, given, hparams, extra, steps=steps, records=records)
+                lasting = structure.lasting(hparams, numbers, names)
+                found = self._computed(structure, given, lasting, extra, steps=steps, records=records)
         return None if found is None else (trees.unflatten(spec, found[0]), trees.unflatten(state_spec, found[1]))
 
     def _known(self, key: Any, tensors: Sequence[Tensor]) -> Structure | None:
@@ -132,10 +142,7 @@ class PureEngine:
             return None
         if len(structure.gates) and any(g is None and p is not None for g, p in zip(given.grads, given.params, strict=True)):
             return None  # A wrapper may have something to do for parameters without a gradient.
-        numbers = _numbers_of(hparams)
-        if numbers is None or numbers != structure.numbers:
-            structure.hparams, structure.numbers = hparams, numbers
-        groups, own = anatomy.groups(structure.hparams)
+        groups, own = anatomy.groups(hparams)
         try:
             counts = anatomy.table(given)
         except Refused:
@@ -180,12 +187,6 @@ class PureEngine:
             self._told[reason] = None
             user.warn(f"{self._transform.name} is fused, but {reason}.")
         return plan
-
-
-def _numbers_of(hparams: HParams) -> Any:
-    """Equal for hyper-parameters that are the very same numbers, of the same types; None where one is a tensor."""
-    leaves, spec = trees.flatten(dict(hparams))
-    return None if any([isinstance(x, Tensor) for x in leaves]) else (spec, list(map(repr, leaves)))
 
 
 def _tensors(given: Leaves) -> list[Tensor]:

@@ -171,24 +171,23 @@ class Run(ABC):
         while work.done < number:
             if not work.stage.is_idle:
                 self._ready(work)
-                backend, prepared = work.prepared[work.done]
+                assert work.prepared is not None
+                backend, prepared = work.prepared
                 backend.step(self, work, self.target(work), prepared)
             work.next()
 
     def _ready(self, work: Work) -> None:
         """Prepare the next stage of a work, unless that is done."""
-        if work.done in work.prepared:
-            return
         lasting, key = self.plan.lasting.prepared, (work.part, work.done)
-        if work.part in self.plan.constant:
-            if key not in lasting:
-                self._prepare(work)
-                lasting[key] = work.prepared[work.done]
-            work.prepared[work.done] = lasting[key]
-        else:
-            self._prepare(work)
+        if work.prepared is None and work.part in self.plan.constant:
+            work.prepared = lasting.get(key)
+        if work.prepared is None:
+            work.prepared = self._prepared(work)
+            if work.prepared is not None and work.part in self.plan.constant:
+                lasting[key] = work.prepared
 
-    def _prepare(self, work: Work) -> None:
+    def _prepared(self, work: Work) -> tuple[Backend, Any] | None:
+        """What runs the next stage of a work, and what that takes; None where something has to be found out first."""
         backend = self.backend(work)
         try:
             prepared = backend.ready(self, work)
@@ -196,8 +195,7 @@ class Run(ABC):
             self.plan.refusals[work.stage, work.part.way] = str(reason)
             backend = self.backend(work)
             prepared = backend.ready(self, work)
-        if prepared is not None:
-            work.prepared[work.done] = backend, prepared
+        return None if prepared is None else (backend, prepared)
 
     def _look_ahead(self, work: Work) -> None:
         """Get everything ready that comes after, which is then no more than tensors and their shapes."""
@@ -205,13 +203,12 @@ class Run(ABC):
         if done < last and not work.stage.is_idle:
             self._ready(work)
         if done + 1 < last:
-            now = dict(work.prepared)
+            now = work.prepared
             for number in range(done + 1, last):
                 work.go(number)
                 if not work.stage.is_idle:
-                    self._prepare(work)
+                    self._prepared(work)  # Not kept: what reaches it is not there yet, and may be of another dtype.
             work.go(done)
-            # What reaches those is not there yet, and may be of another dtype.
             work.prepared = now
 
     def _ask(self, link: Link, works: Sequence[Work]) -> None:

@@ -27,7 +27,7 @@ class Work:
 
     Attributes:
         arrived: the updates that a later stage asks for.
-        prepared: of stages that come next, by their numbers, what runs them, and what that takes.
+        prepared: what runs the next stage, and what that takes, once that is known.
     """
 
     part: Part
@@ -36,7 +36,7 @@ class Work:
     held: Sequence[Column]
     done: int = 0
     arrived: dict[Mark, Column] = field(default_factory=dict)
-    prepared: "dict[int, tuple[Backend, Any]]" = field(default_factory=dict)
+    prepared: "tuple[Backend, Any] | None" = None
 
     def __post_init__(self) -> None:
         self.passage: Passage = self.part.passage
@@ -51,7 +51,7 @@ class Work:
 
     def go(self, number: int) -> None:
         """Let the stage of this number be the one that comes next; one past the last is none."""
-        self.done = number
+        self.done, self.prepared = number, None
         if number < len(self.passage.stages):
             self.stage: Stage = self.passage.stages[number]
             self.slots: list[Column] = list(self.held[self.stage.slots])
