@@ -265,7 +265,7 @@ class Stochastic(Codec):
         """Rounded."""
         x = x.detach().float()
         rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
-        if kind == "positive":  # What is divided by must not become 0.
+        if kind == POSITIVE:  # What is divided by must not become 0.
             rounded = torch.where((x > 0) & (rounded == 0), _least(self.dtype), rounded)
         return (rounded,)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from functional_optim.numbered import Numbered
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded
 from functional_optim.trees import Tree
+
+# How a rule says which of its slots may be coded.
+EXAMPLE = "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots="
 
 # Which parameters' slots are coded, by name and tensor.
 Chosen = Callable[[str, Tensor], Any]
@@ -53,13 +56,17 @@ class Coding:
         """Not the blocks of a sharded tensor, which would depend on the number of shards."""
         return self.codec.takes(p) and not is_sharded(p)
 
+    def is_coded(self, kind: str | None, stored: Tensor) -> TypeGuard[str]:
+        """Whether a slot of this kind is in codes, of which this is the first part; a leaf may be left out."""
+        return kind is not None and stored.dtype in self.codec.dtypes
+
     def decoded(self, stored: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
         """A leaf's slots as the rule sees them, of all that is stored of it; coded ones in this dtype."""
         parts, slots = iter(stored), []
         for _, kind, count in self.slots:
             own = [next(parts) for _ in range(count)]
-            is_coded = kind is not None and own[0].dtype in self.codec.dtypes
-            slots.append(self.codec.decode(own, kind, shape).to(dtype) if is_coded and kind else widened(own[0]))
+            is_coded = self.is_coded(kind, own[0])
+            slots.append(self.codec.decode(own, kind, shape).to(dtype) if is_coded else widened(own[0]))
         return slots
 
     def encoded(self, new: Sequence[Tensor], stored: Sequence[Tensor], t: Any) -> list[Tensor]:
@@ -67,8 +74,7 @@ class Coding:
         parts, found = iter(stored), []
         for number, (slot, (_, kind, count)) in enumerate(zip(new, self.slots, strict=True)):
             own = [next(parts) for _ in range(count)]
-            is_coded = kind is not None and own[0].dtype in self.codec.dtypes
-            found += self.codec.encode(slot, kind, t, number) if is_coded and kind else (slot, *own[1:])
+            found += self.codec.encode(slot, kind, t, number) if self.is_coded(kind, own[0]) else (slot, *own[1:])
         return found
 
     def starts(self) -> dict[str, SlotInit]:
@@ -120,8 +126,7 @@ def with_codec(form: Lifted, codec: Codec, only: Chosen | None = None) -> Lifted
         raise ValueError(f"the slots of {form.name} are stored by {form.coding.codec!r} already.")
     if not form.coded:
         raise ValueError(
-            f"{form.name} has no slot that may be coded, of {tuple(form.slots)}. A rule says which may be: "
-            "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots=."
+            f"{form.name} has no slot that may be coded, of {tuple(form.slots)}. A rule says which may be: {EXAMPLE}."
         )
     coding = Coding(form, codec, only)
     starts = coding.starts()

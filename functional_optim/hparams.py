@@ -180,6 +180,13 @@ def one_or_each(values: Mapping[Any, Any]) -> Any:
     return next(iter(values.values())) if len(distinct) == 1 else PerLeaf(dict(values))
 
 
+def together(each: Mapping[Any, HParams]) -> dict[str, Any]:
+    """The hyper-parameters of several leaves, of names that all of them have, as one mapping; see `one_or_each`."""
+    first, *others = each.values()
+    names = [name for name in first if all(name in own for own in others)]
+    return {name: one_or_each({key: own[name] for key, own in each.items()}) for name in names}
+
+
 def _identity(value: Any) -> Any:
     if isinstance(value, int | float):
         return value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.form import Path
-from functional_optim.hparams import HParams, one_or_each
+from functional_optim.hparams import HParams, together
 from functional_optim.lifting import widened
 from functional_optim.sharded import local
 
@@ -139,7 +139,7 @@ class InPlaceRun(Run):
         updates = {leaf.key: leaf.whole(widened(work.u[i].to(wider(work.u[i], leaf)))) for leaf, work, i in leaves}
         params = {leaf.key: leaf.whole(widened(work.p[i])) for leaf, work, i in leaves}
         values = [self.numbers(leaf)[0][link] for leaf, _, _ in leaves]
-        hp = {name: one_or_each(dict(zip(keys, (own[name] for own in values), strict=True))) for name in values[0]}
+        hp = together(dict(zip(keys, values, strict=True)))
         old = layout.read(keys, states, counts_on_host=True, under=link.path)
         owned = [*(work.p[i] for _, work, i in leaves), *(x for x in trees.leaves(old) if isinstance(x, Tensor))]
         extra = {name: _restricted(value, keys) for name, value in self.extra().items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import one_or_each
+from functional_optim.hparams import one_or_each, together
 from functional_optim.lifting import widened
 from functional_optim.sharded import local
 
@@ -115,7 +115,7 @@ def _ruled(
         form = dataclasses.replace(form, reduce=lambda *_, **__: run.reduced[link])
     keys = [leaf.index for leaf in leaves]
     numbers = dict(zip(keys, map(run.numbers, leaves), strict=True))
-    hp = {name: one_or_each({i: own[link][name] for i, (own, _) in numbers.items()}) for name in numbers[keys[0]][0][link]}
+    hp = together({i: own[link] for i, (own, _) in numbers.items()})
     state: dict[str, Any] = {name: dict(zip(keys, column, strict=True)) for name, column in zip(link.slots, slots, strict=True)}
     if form.counts:
         state["step"] = one_or_each({i: counts[link.step] for i, (_, counts) in numbers.items()})

@@ -14,7 +14,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
-from functional_optim.hparams import HParams, one_or_each
+from functional_optim.hparams import HParams, together
 from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
 from functional_optim.numerics import double
@@ -268,7 +268,7 @@ class Run(ABC):
         values = [self.numbers(leaf)[0][link] for leaf in leaves.values()]
         form.require_agreement(values)
         if len(leaves) > 1:
-            link.transform.select({name: one_or_each({i: own[name] for i, own in enumerate(values)}) for name in values[0]})
+            link.transform.select(together(dict(enumerate(values))))
 
     def _kept(self, link: Link, form: Numbered, work: Work) -> dict[str, Tensor]:
         """The numbers that a rule keeps: of each leaf, unless all are equal, and what all share."""

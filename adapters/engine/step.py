@@ -15,7 +15,7 @@ from torch import Tensor
 
 from functional_optim.checks import check_gradients
 from functional_optim.form import Path
-from functional_optim.hparams import HParams, one_or_each
+from functional_optim.hparams import HParams, together
 from functional_optim.lifting import Lifted
 from functional_optim.sharded import local
 from functional_optim.transform import Transform
@@ -192,8 +192,7 @@ class PlannedStep:
         assert placed is not None
         grads = self.held.own(placed)
         if self._has_gates and len(hparams) > 1:  # Of what decides for all there is one value.
-            names = [name for name in self._transform.declared if all(name in own for own in hparams.values())]
-            self._transform.select({name: one_or_each({i: own[name] for i, own in hparams.items()}) for name in names})
+            self._transform.select(together(hparams))
         numbers, counts = hparams[present.groups[0]], table.of(0) if self._has_gates else {}
         gates = self._gates.standing(numbers, counts)
         while True:

@@ -44,7 +44,7 @@ def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str
             continue
         for number, (slot, kind, _) in enumerate(coding.slots):
             name = names.get((*path, slot))
-            if kind is None or name is None or start[name].dtype not in coding.codec.dtypes:
+            if name is None or not coding.is_coded(kind, start[name]):
                 continue
             own = [names[(*path, slot + ending)] for ending in coding.codec.parts]
 

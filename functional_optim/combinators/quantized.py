@@ -14,7 +14,7 @@ from torch import Tensor
 
 from functional_optim.checks import misfit
 from functional_optim.codecs import Blockwise, Codec
-from functional_optim.coding import Chosen, with_codec
+from functional_optim.coding import EXAMPLE, Chosen, with_codec
 from functional_optim.combinators.labels import Labels
 from functional_optim.form import nested
 from functional_optim.lifting import Lifted
@@ -72,10 +72,7 @@ def quantized(
         raise TypeError(f"codec = {codec!r} of quantized: expected a codec, such as Blockwise(bits=4) or Stochastic().")
     codec = codec or Blockwise(bits, block, min_size)
     if not any(isinstance(form, Lifted) and form.coded for _, form in nested(transform)):
-        raise ValueError(
-            f"{transform.name} has no slot that may be coded. A rule of your own says which may be: "
-            "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots=."
-        )
+        raise ValueError(f"{transform.name} has no slot that may be coded. A rule of your own says which may be: {EXAMPLE}.")
     return _rebuilt(transform, codec, _chosen(only))
 
 

@@ -39,14 +39,17 @@ class Coded(Called):
         self._reasons = reasons
         self._kernels: dict[Any, Any] = {}
 
-    def ready(self, run: Run, work: Work) -> tuple[Any, Sequence[Any]] | None:
-        """The kernel, where there is one, and the numbers, once all are known."""
+    def ready(self, run: Run, work: Work) -> tuple[Any, int, Sequence[Any]] | None:
+        """The kernel, where there is one, the length of its blocks, and the numbers, once all are known."""
         scalars = super().ready(run, work)
-        return None if scalars is None else (self._kernel(run, work) if self._block(work) else None, scalars)
+        if scalars is None:
+            return None
+        block = self._block(work)
+        return self._kernel(run, work) if block else None, block, scalars
 
-    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: tuple[Any, Sequence[Any]]) -> None:
+    def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: tuple[Any, int, Sequence[Any]]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
-        stage, links, (kernel, scalars) = work.stage, work.stage.links, prepared
+        stage, links, (kernel, block, scalars) = work.stage, work.stage.links, prepared
         if not stage.fuses:
             super().step(run, work, slots, scalars)
             return
@@ -56,7 +59,7 @@ class Coded(Called):
             row = [u, *(real(column[i]) for column in work.columns[1:])]
             targets, count = [real(column[i]) for column in slots], u.numel()
             if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
-                self._by_kernel(kernel, links, of_leaf(scalars, i), row, targets, self._block(work))
+                self._by_kernel(kernel, links, of_leaf(scalars, i), row, targets, block)
                 updates.append(u)
                 continue
             target = None if stage.steps else torch.empty_like(u)
@@ -100,7 +103,7 @@ class Coded(Called):
             return 0  # Rules without codes have slots, too.
         for coding, kind, count in slots:
             first = [next(parts) for _ in range(count)][0][0]
-            if kind is None or first.dtype not in coding.codec.dtypes:
+            if not coding.is_coded(kind, first):
                 return 0
         return blocks.pop()
 

@@ -21,7 +21,7 @@ from ..prologue import Prologue
 from ..route import Link, structure_of
 from ..stages import Dtypes
 from ..trace import trace
-from .kernels import SETTINGS, body_of, vector_of
+from .kernels import SETTINGS, body_of, numbers_of, symbol, vector_of
 
 # Blocks of a stretch, as the tracer is told; no length that a constant might have.
 TYPICAL_ROWS = 2053
@@ -47,9 +47,7 @@ class CodedKernel:
 
     def vector(self, scalars: Any, device: torch.device) -> Tensor:
         """The numbers."""
-        numbers = self.prologue(trees.leaves(list(scalars)))
-        assert numbers is not None
-        return vector_of(numbers, self.dtype, device)
+        return vector_of(numbers_of(self.prologue, scalars), self.dtype, device)
 
     def starts(self, links: Sequence[Link], scalars: Sequence[Any]) -> Tensor:
         """Where the rounding of each slot is in its turn, in this step."""
@@ -127,8 +125,7 @@ def _compiled(links: Sequence[Link], stored: Sequence[torch.dtype], dtypes: Any,
 
     def traced() -> inductor.Traced:
         mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
-        symbolic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[torch_internals.DimDynamic.DYNAMIC])
-        rows = mode.from_tensor(torch.empty(TYPICAL_ROWS, device="meta"), symbolic_context=symbolic).shape[0]
+        rows = symbol(mode, TYPICAL_ROWS)
         with mode:
             tensors = [torch.empty(rows * block, dtype=dtype, device="cpu") for dtype in dtypes]
             left = iter(stored)

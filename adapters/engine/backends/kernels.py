@@ -66,8 +66,7 @@ class Kernel:
 
     def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
         """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
-        numbers = self.prologue(trees.leaves(list(scalars)))
-        assert numbers is not None
+        numbers = numbers_of(self.prologue, scalars)
         vector = vector_of(numbers, self.dtype, self.device)
         return vector.unbind() if vector.ndim > 1 else vector
 
@@ -187,12 +186,15 @@ def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.devic
 
 def _fake_tensors(mode: Any, dtypes: Dtypes, device: torch.device) -> list[Tensor]:
     """Update, parameter and slots of one leaf: 1-D, all of one length that is a symbol."""
-    dynamic = torch_internals.DimDynamic.DYNAMIC
-    symbolic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[dynamic])
-    meta = torch.empty(TYPICAL_LENGTH, device="meta")
-    length = mode.from_tensor(meta, symbolic_context=symbolic).shape[0]
+    length = symbol(mode, TYPICAL_LENGTH)
     with mode:
         return [torch.empty(length, dtype=dtype, device=device) for dtype in dtypes.all]
+
+
+def symbol(mode: Any, typical: int) -> Any:
+    """A length that may be any; what the tracer takes it for is this."""
+    dynamic = torch_internals.StatelessSymbolicContext(dynamic_sizes=[torch_internals.DimDynamic.DYNAMIC])
+    return mode.from_tensor(torch.empty(typical, device="meta"), symbolic_context=dynamic).shape[0]
 
 
 def _pieces(row: Sequence[Tensor]) -> Iterable[Sequence[Tensor]]:
@@ -208,6 +210,13 @@ def _total(x: Tensor, *, alone: bool) -> Tensor:
     halves = x[: 2 * half].view(2, half).sum(0, dtype=torch.float64).sum()
     is_odd = torch.scalar_tensor(x.shape[0] - 2 * half, device=x.device) > 0
     return halves + torch.where(is_odd, x[-1].double(), 0.0)
+
+
+def numbers_of(prologue: Prologue, scalars: Any) -> list[Any]:
+    """What a kernel takes, of the scalars of its links; it asks for no answers, which might be others."""
+    numbers = prologue(trees.leaves(list(scalars)))
+    assert numbers is not None
+    return numbers
 
 
 def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ from ..prologue import Prologue
 from ..route import Link, structure_of
 from ..stages import Dtypes, Ending
 from ..trace import trace
-from .kernels import sent, vector_of
+from .kernels import numbers_of, sent, vector_of
 from .trial import LENGTHS, try_out
 from .triton_code import ALIGNED, BLOCK, STRETCH, Text, text_of
 
@@ -58,9 +58,7 @@ class Kernel:
 
     def vector(self, scalars: Any) -> Tensor:
         """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
-        numbers = self.prologue(trees.leaves(list(scalars)))
-        assert numbers is not None
-        return vector_of(numbers, self.dtype, self.device)
+        return vector_of(numbers_of(self.prologue, scalars), self.dtype, self.device)
 
     def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
         """Run over all rows of some columns: tensors that are not empty, dense, and alike in the order of their elements.
