@@ -341,18 +341,7 @@ FOR_MATRICES = (
 FOR_TWINS = ("project", "rotate", "scale_by_psgd_kron", "scale_by_row_rms", "scale_by_shampoo", "scale_by_splus")
 # What to try a transform on that refuses vectors, or gets equal shapes together, by its name in the table.
 PARAMS: dict[str, dict[str, torch.Tensor]] = {
-    **dict.fromkeys(
-        (
-            "orthogonalize",
-            "per_matrix",
-            "scale_by_dion",
-            "scale_by_dion2",
-            "scale_by_kl_shampoo",
-            "scale_by_muon",
-            "scale_by_shape",
-        ),
-        _matrices(),
-    ),
+    **dict.fromkeys(FOR_MATRICES, _matrices()),
     "blocked": {**_matrices(), "vector": torch.ones(3, dtype=torch.float64)},
     **dict.fromkeys(FOR_TWINS, _twins()),
     **dict.fromkeys(("fira", "galore"), _rows()),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from loops import randn
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
@@ -15,10 +16,6 @@ RULES = {
     "rows": fo.scale_by_row_rms(),
     "shape": fo.scale_by_shape("match_rms_adamw"),
 }
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", RULES)

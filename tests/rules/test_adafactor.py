@@ -6,14 +6,11 @@ import math
 
 import pytest
 import torch
+from loops import randn
 from trajectories import FLOAT32, FLOAT64, assert_params_close, set_gradients, start_params, walk_together
 
 import functional_optim as fo
 from functional_optim import adapters
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mean(values):

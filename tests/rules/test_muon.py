@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from loops import randn
 from trajectories import FLOAT64, assert_params_close, set_gradients
 
 import functional_optim as fo
@@ -12,10 +13,6 @@ from functional_optim import adapters
 from functional_optim.rules.newton_schulz import orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def product(a, b):

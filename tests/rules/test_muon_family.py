@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from loops import randn
 from trajectories import FLOAT64
 
 import functional_optim as fo
@@ -21,10 +22,6 @@ SHAPES = {
     "scalar": (),
 }
 MUON = (3.4445, -4.7750, 2.0315)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def polynomial_of_singular_values(x, triples, divisor):

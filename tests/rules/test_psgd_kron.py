@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from loops import randn
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
@@ -11,10 +12,6 @@ from functional_optim.philox import normal
 from functional_optim.rules.psgd_kron import _fits
 
 SHAPES = {"matrix": (5, 4), "another": (5, 4), "row": (1, 3), "vector": (4,), "vector_too": (4,), "scalar": ()}
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def lower_bound(x):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from loops import randn
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
@@ -11,10 +12,6 @@ from functional_optim.testing import check_transform
 
 SHAPES = {"matrix": (6, 6), "another": (6, 6), "vector": (5,), "scalar": ()}
 LR, BETAS, EPS, BETA = 0.02, (0.9, 0.95), 1e-8, 0.8
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def contracted(x, bases):

@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from loops import randn
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 
 SHAPES = {"matrix": (5, 5), "another": (5, 5), "wide": (3, 6), "vector": (4,), "scalar": ()}
-
-
-def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def inverse_root(x, epsilon, order):
