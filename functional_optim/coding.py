@@ -13,6 +13,7 @@ from functional_optim.codecs import Codec
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, widened, zeros
 from functional_optim.numbered import Numbered
+from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded
 from functional_optim.trees import Tree
@@ -105,8 +106,7 @@ class CodedStart:
         if self.start is zeros:
             return self.codec.zeros((*p.shape, 2) if p.is_complex() else p.shape, self.kind, p.device)[self.part]
         slot = self.start(p, hp)
-        reals = torch.view_as_real(slot.resolve_conj()) if slot.is_complex() else slot
-        return self.codec.encode(reals, self.kind, 0, self.number)[self.part]
+        return self.codec.encode(real(slot), self.kind, 0, self.number)[self.part]
 
     def plain(self, p: Tensor, hp: HParams) -> Tensor:
         """Of another one: at least float32, and no further parts."""

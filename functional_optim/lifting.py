@@ -17,7 +17,7 @@ from functional_optim.checks import misfit, pair_advice
 from functional_optim.evaluate import missing
 from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, PerLeaf, Scalars, spread
-from functional_optim.numerics import double
+from functional_optim.numerics import double, real
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded, on_one_mesh, placed_like, whole
 from functional_optim.trees import Spec, Tree
@@ -46,8 +46,7 @@ def filled(name: str) -> SlotInit:
     """A slot that starts at the value of a hyper-parameter, in both parts of a complex number."""
 
     def start(p: Tensor, hp: HParams) -> Tensor:
-        reals = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
-        slot = (torch.zeros_like(reals, requires_grad=False) + hp[name]).to(reals.dtype)
+        slot = (torch.zeros_like(real(p), requires_grad=False) + hp[name]).to(p.dtype.to_real())
         return torch.view_as_complex(slot) if p.is_complex() else slot
 
     return start
@@ -200,7 +199,7 @@ class Lifted(Form):
         if x is not None and x.is_complex():
             if not self.elementwise:
                 raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
-            x = torch.view_as_real(x.resolve_conj())
+            x = real(x)
         is_stored = self.coding is not None and 2 <= column < 2 + len(self.slots)
         return x if is_stored else widened(x)
 

@@ -46,6 +46,15 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 @overload
+def real(x: Tensor) -> Tensor: ...
+@overload
+def real(x: None) -> None: ...
+def real(x: Tensor | None) -> Tensor | None:
+    """A complex tensor as pairs of reals, on the same memory unless it is conjugate there; anything else as it is."""
+    return torch.view_as_real(x.resolve_conj()) if isinstance(x, Tensor) and x.is_complex() else x
+
+
+@overload
 def double(x: Tensor, device: torch.device | None = None) -> Tensor: ...
 @overload
 def double(x: Scalar, device: torch.device) -> Tensor: ...

@@ -566,8 +566,8 @@ MUTANTS = [
     Mutant(
         "the pure form's engine takes what is batched or differentiated",
         "adapters/engine/pure.py",
-        "torch_internals.is_observed() or ",
-        "",
+        "if torch_internals.is_observed():",
+        "if False:",
         "test_pure.py -k derivatives",
     ),
     Mutant(

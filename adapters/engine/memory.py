@@ -48,11 +48,6 @@ def is_lazy(x: Tensor) -> bool:
     return x.is_conj() or x.is_neg()
 
 
-def real(x: Tensor) -> Tensor:
-    """A complex tensor as pairs of reals, on the same memory unless it is conjugate there."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
 def on_host(x: Tensor) -> bool:
     """Whether a call costs little beside what it computes, and a number can be read without waiting."""
     return x.is_cpu

@@ -17,14 +17,14 @@ from functional_optim.form import Path
 from functional_optim.hparams import HParams, together
 from functional_optim.lifting import widened
 from functional_optim.numbered import Numbered, Sums
-from functional_optim.numerics import double
+from functional_optim.numerics import double, real
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import whole
 
 from .buckets import Column, Leaf, Part, Way
 from .given import CountTable, Given
 from .lifted import by_owners, lifted
-from .memory import on_host, real
+from .memory import on_host
 from .prologue import is_column
 from .route import Link, scalars_of, values_of
 from .stages import Passage

@@ -15,7 +15,7 @@ from functional_optim.combinators.combined import Combined, zero_unless
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import new_count
-from functional_optim.numerics import cond
+from functional_optim.numerics import cond, real
 from functional_optim.reductions import SumOver
 from functional_optim.transform import Transform, elementwise
 from functional_optim.trees import Tree
@@ -106,12 +106,8 @@ def _unchanged(hp: HParams, found: Any) -> Callable[[Tensor, Any], Tensor]:
 def _columns(updates: Tree, params: Tree) -> tuple[list[Tensor], list[Tensor | None]]:
     leaves = trees.leaves(updates)
     others = [None] * len(leaves) if params is None else trees.leaves(params)
-    pairs = [(_real(u), _real(p)) for u, p in zip(leaves, others, strict=True) if u is not None]
+    pairs = [(real(u), real(p)) for u, p in zip(leaves, others, strict=True) if u is not None]
     return [u for u, _ in pairs], [p for _, p in pairs]
-
-
-def _real(x: Any) -> Any:
-    return torch.view_as_real(x.resolve_conj()) if isinstance(x, Tensor) and x.is_complex() else x
 
 
 @elementwise(name="nothing")

@@ -7,12 +7,12 @@
 As in the optimizers called AdamH and MuonH of the speed-runs of NanoGPT, and HeavyBall's `hyperball_step`.
 """
 
-import torch
+from torch import Tensor
 
 from functional_optim.combinators.chain import chain
 from functional_optim.hparams import NON_NEGATIVE, Hparam
 from functional_optim.lifting import widened
-from functional_optim.numerics import norm, sqrt
+from functional_optim.numerics import norm, real, sqrt
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, numbered, require_transform
 
@@ -20,9 +20,8 @@ from functional_optim.transform import Transform, numbered, require_transform
 LEAST = 1e-12
 
 
-def _norm(p, hp):
-    reals = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
-    return norm(widened(reals)).double()
+def _norm(p: Tensor, hp):
+    return norm(widened(real(p))).double()
 
 
 @numbered(own={"init_norm": _norm}, hparams={"lr": Hparam(1e-2, NON_NEGATIVE)}, name="hyperball")

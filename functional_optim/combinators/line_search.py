@@ -13,7 +13,7 @@ from functional_optim.evaluate import evaluate_in, missing
 from functional_optim.form import Needs, Path
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import device_of, new_count, widened
-from functional_optim.numerics import Scalar, cond, double, inner_product
+from functional_optim.numerics import Scalar, cond, double, inner_product, real
 from functional_optim.recipe import recorded
 from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.scalars import Flag, can_read, is_finite, negate, pick
@@ -68,7 +68,7 @@ class LineSearched(Combined):
             return float(x) if reads else double(x, device)
 
         def slope(grads: Tree) -> Scalar:
-            pairs = [(_real(g), _real(d)) for g, d in zip(trees.leaves(grads), directions, strict=True)]
+            pairs = [(real(g), real(d)) for g, d in zip(trees.leaves(grads), directions, strict=True)]
             both = [(widened(g), d) for g, d in pairs if g is not None and d is not None]
             return told(inner_product(*zip(*both, strict=True))) if both else told(0.0)
 
@@ -156,7 +156,3 @@ def with_line_search(transform: Transform, search: Search | None = None, *, max_
 def _like(t: Scalar, d: Tensor) -> Scalar:
     """A length in the precision of what it multiplies."""
     return t.to(d.real.dtype) if isinstance(t, Tensor) else t
-
-
-def _real(x: Any) -> Any:
-    return torch.view_as_real(x.resolve_conj()) if isinstance(x, Tensor) and x.is_complex() else x

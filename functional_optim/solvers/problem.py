@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_optim import numerics, torch_internals, trees
 from functional_optim.checks import check_params
-from functional_optim.numerics import Scalar
+from functional_optim.numerics import Scalar, real
 from functional_optim.searches.scalars import can_read
 from functional_optim.trees import Spec, Tree
 
@@ -50,11 +50,11 @@ class Problem:
 
     def joined(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors like the trained leaves as a vector, in the precision that all of them fit into."""
-        real = [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
-        dtype = real[0].dtype
-        for x in real[1:]:
+        parts = list(map(real, tensors))
+        dtype = parts[0].dtype
+        for x in parts[1:]:
             dtype = torch.promote_types(dtype, x.dtype)
-        return torch.cat([x.reshape(-1).to(dtype) for x in real])
+        return torch.cat([x.reshape(-1).to(dtype) for x in parts])
 
     def parted(self, vector: Tensor) -> list[Tensor]:
         """The tensors that a vector was joined from."""

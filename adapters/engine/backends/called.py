@@ -8,11 +8,12 @@ from torch import Tensor
 
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
+from functional_optim.numerics import real
 
 from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import lifted, wider
-from ..memory import foreach, real
+from ..memory import foreach
 from ..route import Link, run_links
 from ..run import Run
 from ..work import Work

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from functional_optim.codecs import Blockwise
+from functional_optim.numerics import real
 
 from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import wider
-from ..memory import on_host, real
+from ..memory import on_host
 from ..route import Link, run_links
 from ..run import Run
 from ..work import Work

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams
+from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf
 from ..lengths import SMALL
-from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, real, reals
+from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, reals
 from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
 from ..prologue import NotElementwise, Prologue, is_column

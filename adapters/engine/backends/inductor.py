@@ -16,11 +16,12 @@ from functional_optim import torch_internals, trees
 from functional_optim.hparams import HParams
 from functional_optim.lifting import widened
 from functional_optim.numbered import Found, Numbered, Sums
+from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf, Signature
 from ..lengths import Lengths
-from ..memory import PLAIN, real
+from ..memory import PLAIN
 from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
 from ..run import Run
 from ..stages import Dtypes, Ending, Stage, wide
