@@ -62,6 +62,7 @@ def hyperball(transform: Transform, lr: float = 1e-2) -> Transform:
 
     Source: HeavyBall's `hyperball_step`, without decay and caution.
 
+    >>> import torch
     >>> from functional_optim import identity
     >>> tx, p = hyperball(identity(), lr=1.0), torch.tensor([0.0, 2.0])
     >>> p + tx.update(torch.tensor([-5.0, 0.0]), tx.init_state(p), p)[0]
