@@ -240,11 +240,12 @@ def mixed(x: Tensor, y: Tensor, weight: Scalar) -> Tensor:
 
 
 def added_product(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any) -> Tensor:
-    """`a x + b y z` of stacks of matrices, rounded once; for numbers, and only where nobody watches: see `is_observed`.
+    """`a x + b y z` of matrices or stacks of them, rounded once; for numbers, and only where nobody watches: see `is_observed`.
 
     torch's compiler may drop the second factor, and its forward mode crashes on it.
     """
-    return torch.baddbmm(x, y, z, beta=a, alpha=b)
+    call = torch.addmm if x.ndim == 2 else torch.baddbmm
+    return call(x, y, z, beta=a, alpha=b)
 
 
 def is_tracked(x: Tensor) -> bool:

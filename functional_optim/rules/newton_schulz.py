@@ -19,6 +19,7 @@ from torch import Tensor
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import SlotInit
 from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
+from functional_optim.symmetric import gram, quadratic
 from functional_optim.torch_internals import is_observed
 
 # a, b, c of each step; after the last, its again.
@@ -111,8 +112,8 @@ def _iterated(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.dtype | No
     size = low(sqrt((y * y).sum((1, 2), keepdim=True)))
     y = low(y / (size.clamp(min=eps) if margin is None else margin * size + eps))
     for a, b, c in triples:
-        gram = low(y @ y.mT)
-        y = low(a * y + low(b * gram + c * (gram @ gram)) @ y)
+        square = low(y @ y.mT)
+        y = low(a * y + low(b * square + c * (square @ square)) @ y)
     return y
 
 
@@ -121,6 +122,5 @@ def _iterated_by_calls(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.d
     size = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
     y = y / (size.clamp(min=eps) if margin is None else margin * size + eps)
     for a, b, c in triples:
-        gram = y @ y.mT
-        y = added_product(y, added_product(gram, gram, gram, b, c), y, a, 1)
+        y = added_product(y, quadratic(gram(y), b, c), y, a, 1)
     return y

@@ -5,10 +5,11 @@
 
 Same precision and same period; contestants take turns in one process, and a ratio is taken within a round. A period is the mean
 step over whole periods, new bases and roots included. Other libraries come with the extra `bench`, and take part if they can be
-imported. Their Muons multiply in bfloat16, and so do ours of that row.
+imported. torch's Muon multiplies in bfloat16, and so does ours of that row; those of `muon_float32` both in float32.
 """
 
 import argparse
+import functools
 import importlib
 import statistics
 import warnings
@@ -54,12 +55,14 @@ OTHERS = {
         "HeavyBall PSGDKron": ("heavyball", "PSGDKron", {"preconditioner_update_probability": 1.0}),
     },
     "muon": {"torch.optim.Muon": ("torch.optim", "Muon", {"adjust_lr_fn": "match_rms_adamw"})},
+    "muon_float32": {"pytorch_optimizer Muon": ("pytorch_optimizer", "Muon", {"weight_decay": 0.1})},
 }
 TRANSFORMS = {
     "soap": lambda: fo.soap(precondition_frequency=PERIOD),
     "shampoo": lambda: fo.shampoo(precondition_frequency=PERIOD),
     "psgd": lambda: fo.psgd_kron(update_probability=1.0),
     "muon": fo.muon,
+    "muon_float32": lambda: fo.muon(ns_dtype=None),
 }
 
 
@@ -69,8 +72,17 @@ def builders(task):
     for name, (module, cls, arguments) in OTHERS[task].items():
         made = library(module, cls)
         if made is not None:
-            found[name] = lambda params, made=made, arguments=arguments: made(params, **arguments)
+            own = {"use_muon": True} if task == "muon_float32" else {}
+            found[name] = lambda params, made=made, own=own, kw=arguments: made([{"params": params, **own}], **kw)
     return found
+
+
+def their_products_in_float32():
+    """pytorch_optimizer's iteration takes a dtype, which its Muon does not hand on."""
+    if library("pytorch_optimizer", "Muon"):
+        module = importlib.import_module("pytorch_optimizer.optimizer.muon.base")
+        iteration = module.zero_power_via_newton_schulz_5
+        module.zero_power_via_newton_schulz_5 = functools.partial(iteration, dtype=torch.float32)
 
 
 def periods(stage, task, seconds):
@@ -107,6 +119,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="for the turns of a task, of at least three periods")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    their_products_in_float32()
     for task in arguments.tasks:
         times = periods(_stage(arguments.model), task, arguments.seconds)
         print(f"\n### {arguments.model}, {task}\n\n| contestant | step | fastest period | ours / it, by periods |")

@@ -11,6 +11,7 @@ from trajectories import FLOAT64, assert_params_close, set_gradients
 import functional_optim as fo
 from functional_optim import adapters
 from functional_optim.rules.newton_schulz import orthogonalized
+from functional_optim.symmetric import gram, quadratic
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -84,6 +85,22 @@ def test_with_newtons_coefficients_it_tends_to_the_closest_orthogonal_matrix(sha
     found = orthogonalized(g[None], [(15 / 8, -10 / 8, 3 / 8)], 1e-7, 40)[0]
     # 40 steps bring each singular value of this g to 1, to rounding.
     torch.testing.assert_close(found, p @ q, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [255, 256, 300, 400])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_symmetric_product_is_computed_by_half_and_is_the_whole_one(count, rows):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = randn(count, rows, 20)
+    with FlopCounterMode(display=False) as counter:
+        square = gram(x)
+    flops = 2 * count * 20 * rows**2
+    # Strips of 128 rows: 2 of 4 blocks and half of a third, 3 of 6, …; the last is smaller.
+    assert counter.get_total_flops() == flops if rows < 256 else counter.get_total_flops() <= 0.78 * flops
+    # Sums of 20 and of 400 products in two orders.
+    torch.testing.assert_close(square, x @ x.mT, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(quadratic(square, 2.0, -0.5), 2 * square - 0.5 * square @ square, rtol=1e-11, atol=1e-9)
 
 
 def test_five_steps_bring_singular_values_near_1():

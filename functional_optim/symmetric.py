@@ -1,0 +1,52 @@
+"""Matrix products that are symmetric: on the host about half of each is computed, in strips of rows, and mirrored.
+
+Only where nobody watches, as in `numerics.added_product`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from functional_optim.numerics import added_product
+
+# `(x, first, last)`: of the product that x gives, the rows in between, up to the column `last`. x may be a stack.
+Strip: TypeAlias = Callable[[Tensor, int, int], Tensor]
+
+
+def gram(x: Tensor) -> Tensor:
+    """`x xᵀ` of each of a stack of matrices."""
+    return _by_strips(x, lambda x, first, last: x[..., first:last, :] @ x[..., :last, :].mT)
+
+
+def quadratic(x: Tensor, a: float, b: float) -> Tensor:
+    """`a x + b x²` of each of a stack of symmetric matrices, rounded once."""
+
+    def strip(x: Tensor, first: int, last: int) -> Tensor:
+        rows = x[..., first:last, :]
+        return added_product(rows[..., :last], rows, x[..., :last], a, b)
+
+    return _by_strips(x, strip)
+
+
+def _by_strips(x: Tensor, strip: Strip) -> Tensor:
+    rows, height = x.shape[1], _height(x)
+    if x.device.type != "cpu" or rows < 2 * height:
+        return strip(x, 0, rows)
+    # The product of a matrix is faster than that of a stack of one.
+    only = x[0] if len(x) == 1 else x
+    whole = _mirrored([strip(only, first, min(first + height, rows)) for first in range(0, rows, height)])
+    return whole.reshape(len(x), rows, rows)
+
+
+def _height(x: Tensor) -> int:
+    """Rows of a strip: with fewer, a call costs more than it saves, and the faster the products, the more."""
+    return 256 if x.element_size() < 4 else 128
+
+
+def _mirrored(strips: Sequence[Tensor]) -> Tensor:
+    """The symmetric matrices of which these are the rows, up to the diagonal and a little beyond."""
+    ends = [strip.shape[-1] for strip in strips]
+    rows = zip(strips, [0, *ends], ends, range(1, len(strips) + 1), strict=False)
+    return torch.cat([torch.cat([own, *(x[..., first:last].mT for x in strips[n:])], -1) for own, first, last, n in rows], -2)
