@@ -56,6 +56,7 @@ class Row:
         hparams: the link's own hyper-parameters, as they are in force.
         options: what else it was made with, as text.
         state: bytes of each entry of its state; of what all parameters share, the whole.
+        remarks: what has gone wrong so far.
     """
 
     params: tuple[str, ...]
@@ -67,6 +68,7 @@ class Row:
     hparams: Mapping[str, Any]
     options: Mapping[str, str]
     state: Mapping[str, int]
+    remarks: Sequence[str] = ()
 
     @property
     def numbers(self) -> str:
@@ -83,12 +85,12 @@ class Row:
         """As a row of a table, in HTML."""
         path = html.escape(self.link).replace(".", ".<wbr>")
         link = f'<code style="padding-left:{self.depth}em; overflow-wrap:anywhere">{path}</code>'
-        about = [self.numbers, f"keeps {self.keeps}" if self.keeps else ""]
+        about = [self.numbers, f"keeps {self.keeps}" if self.keeps else "", *self.remarks]
         return [link, _marked(self.what) + "".join(map(_set, self.formula)), "<br>".join(html.escape(x) for x in about if x)]
 
     def __str__(self) -> str:
         lines = [f"{self.link}: {self.what}" if self.what else self.link, *(f"    {line}" for line in self.formula)]
-        about = "; ".join(filter(None, [self.numbers, f"keeps {self.keeps}" if self.keeps else ""]))
+        about = "; ".join(filter(None, [self.numbers, f"keeps {self.keeps}" if self.keeps else "", *self.remarks]))
         return "\n".join("│ " * self.depth + line for line in [*lines, *([f"    {about}"] if about else [])])
 
 
@@ -325,6 +327,7 @@ class _Place:
             hparams=own if parts else dict(self.hp),
             options=options,
             state={name: _bytes(value, set(params)) for name, value in self.own.items()},
+            remarks=tuple(form.remarks(self.state)),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -101,6 +101,10 @@ class Form(ABC):
         """The numbers that it keeps for all leaves and that a person may want to follow, () tensors, by the keys of its state;
         parts are asked for themselves."""
         return {name: state[name] for name in self.clocks}
+
+    def remarks(self, state: Tree) -> Sequence[str]:
+        """What has gone wrong so far, by what it has counted, for `explain`; parts are asked for themselves."""
+        return ()
 
     def evaluated(self, state: Tree, params: Tree) -> Tree:
         """Where the parameters are to be evaluated, a tree like them; None for a leaf that is evaluated where it is trained.

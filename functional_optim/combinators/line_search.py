@@ -1,6 +1,6 @@
 """Go along a transform's update as far as a line search says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,12 @@ class LineSearched(Combined):
     def logs(self, state: Tree) -> Mapping[str, Tensor]:
         """The last length, and what has been counted."""
         return {name: state[name] for name in ("step_size", "evaluations", "failed_searches")}
+
+    def remarks(self, state: Tree) -> Sequence[str]:
+        """How many searches have failed."""
+        count = int(state["failed_searches"])
+        have = "1 search so far has" if count == 1 else f"{count} searches so far have"
+        return (f"{have} found no lower value",) if count else ()
 
     def init(self, params: Tree, hp: HParams) -> Tree:
         """Nothing has been searched."""
@@ -128,7 +134,7 @@ def with_line_search(transform: Transform, search: Search | None = None, *, max_
             in each step, and what has ended stays as it is.
 
     State: `step_size` () float64, the last t, 0 where the search has failed; `evaluations` and `failed_searches` () int64, of all
-    steps; the transform's under `"inner"`. `log_values` shows them.
+    steps; the transform's under `"inner"`. `log_values` shows them, and `explain` how many searches have failed.
 
     Raises:
         ValueError: no `evaluate`, `value` or params, and no closure.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import cond
+from functional_optim.numerics import cond, dot
 from functional_optim.rules.lbfgs import two_loops
 from functional_optim.searches.scalars import Flag, pick, ratio
 from functional_optim.solvers.descent import Direction, Point
@@ -46,12 +46,12 @@ class LBFGSDescent:
         """By the two loops, to be tried at full length; the first is the gradient, whose length says nothing."""
         t = pick(memory.learnt, problem.scalar(1.0), problem.scalar(0.0))
         pairs = list(zip(memory.steps.unbind(), memory.changes.unbind(), memory.rho.unbind(), strict=True))
-        return Direction(-two_loops(pairs, memory.gamma, point.g), t, memory)
+        return Direction(-two_loops(pairs, memory.gamma, point.g, dot), t, memory)
 
     def remember(self, problem: Problem, memory: Memory, before: Point, after: Point) -> Memory:
         """One pair more, and the oldest less."""
         s, y = after.x - before.x, after.g - before.g
-        ys, yy = y.dot(s), y.dot(y)
+        ys, yy = dot(y, s), dot(y, y)
         product, square = problem.read(ys, yy)
         useful = product > torch.finfo(s.dtype).eps * square
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_optim import hints
-from functional_optim.numerics import Scalar, cond
+from functional_optim.numerics import Scalar, cond, dot
 from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.scalars import greatest, is_finite, least, negate, pick, ratio, root
 from functional_optim.searches.search import Search
@@ -25,7 +24,7 @@ from functional_optim.solvers.bounds import bounded
 from functional_optim.solvers.descent import Point
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget, Machine
-from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, outcome, run
+from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, method_of, outcome, run
 from functional_optim.solvers.newton import NewtonDescent, conjugate
 from functional_optim.solvers.problem import Problem, problem_of
 from functional_optim.trees import Tree
@@ -105,7 +104,7 @@ class Damped(NamedTuple):
         step = self._step(state, damping)
         trial, square, largest = self._point(problem.projected(at.x + step))
         promised, length, size = problem.read(
-            0.5 * step.dot(damping * step - at.g), torch.linalg.vector_norm(step), torch.linalg.vector_norm(at.x)
+            0.5 * dot(step, damping * step - at.g), torch.linalg.vector_norm(step), torch.linalg.vector_norm(at.x)
         )
         lower = is_finite(trial.f) & is_finite(largest) & (trial.f < at.f)
         rho = pick(lower, ratio(at.f - trial.f, promised), 0.0)
@@ -158,7 +157,7 @@ class Damped(NamedTuple):
                 return r, (r, aux)
 
             jacobian, (r, aux) = torch.func.jacrev(residuals, has_aux=True)(x)
-            f, g, square = 0.5 * r.dot(r), jacobian.T @ r, jacobian.T @ jacobian
+            f, g, square = 0.5 * dot(r, r), jacobian.T @ r, jacobian.T @ jacobian
         free = problem.free(x, g)
         value, largest = problem.read(f, (g if free is None else g * free).abs().max())
         return Point(x, value, g, aux), square, largest
@@ -201,7 +200,7 @@ def least_squares(
     >>> found.params.round(decimals=3)
     tensor([ 2., -3.])
     """
-    method = _method(method)
+    method = method_of(method, METHODS, levenberg_marquardt | gauss_newton)
     budget = budget_of(tol, max_steps, max_evals)
 
     def objective(params: Tree, *args: Any) -> Any:
@@ -224,13 +223,3 @@ def _machine(problem: Problem, method: Any, budget: Budget) -> Any:
     if isinstance(method, levenberg_marquardt):
         return Damped(problem, method, budget)
     return Machine(problem, NewtonDescent(method.max_products, gauss=True), method.search or zoom(), budget)
-
-
-def _method(method: Any) -> Any:
-    if isinstance(method, levenberg_marquardt | gauss_newton):
-        return method
-    if not isinstance(method, str):
-        raise TypeError(f"method is a {type(method).__name__}: expected {' or '.join(map(repr, METHODS))}, or one of fo.solvers.")
-    if method not in METHODS:
-        raise ValueError(f"method = {method!r}: expected {' or '.join(map(repr, METHODS))}.{hints.hint(method, METHODS)}")
-    return METHODS[method]()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import Scalar, cond
+from functional_optim.numerics import Scalar, cond, dot
 from functional_optim.searches.scalars import Flag, is_finite, negate, pick, ratio
 from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
@@ -132,7 +132,7 @@ class Machine(NamedTuple):
         at = at if free is None else at._replace(g=at.g * free)
         towards = self.descent.direction(problem, memory, at)
         towards = towards if free is None else towards._replace(d=towards.d * free)
-        slope, size, largest = problem.read(towards.d.dot(at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
+        slope, size, largest = problem.read(dot(towards.d, at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
         steepest = steepest | negate(is_finite(slope) & (slope < 0))
         t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
         d = cond(steepest, lambda: -at.g, lambda: towards.d)
@@ -157,7 +157,7 @@ class Machine(NamedTuple):
         d = d if inside is x else torch.where(inside == x, d, 0.0)
         f, g, aux = self.problem.evaluate(inside)
         x = inside
-        value, slope = self.problem.read(f, g.dot(d))
+        value, slope = self.problem.read(f, dot(g, d))
         return Point(x, value, g, aux), slope
 
 

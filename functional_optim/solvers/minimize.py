@@ -181,7 +181,15 @@ def minimize(
             they are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what
             you give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
             `backward` where `args` holds a tensor that requires gradients.
-        callback: called on the host after each step with what has been found so far; if it returns True, that is the end.
+        callback: called on the host after each step with what has been found so far; if it returns True, that is the end. A
+            progress bar is one:
+
+                def show(found):
+                    bar.update()
+                    bar.set_postfix(value=float(found.value))
+
+                with tqdm(total=1000) as bar:
+                    fo.minimize(loss, params, max_steps=1000, callback=show)
 
     An evaluation that is infinite or NaN makes the step shorter. The result says why it ended: converged, out of budget, no
     progress, or not finite at the start; it is the best point that was reached, whatever the reason.
@@ -200,7 +208,7 @@ def minimize(
     >>> found.params.round(decimals=4), found.why
     (tensor([1., 1.], dtype=torch.float64), 'converged: no component of the gradient is larger than tol')
     """
-    method = _method(method)
+    method = method_of(method, METHODS, Method)
     budget = budget_of(tol, max_steps, max_evals)
     problem = bounded(problem_of(fn, params, args, has_aux, constant=bool(implicit)), bounds, implicit=implicit)
     if callback is not None and not problem.on_host:
@@ -274,14 +282,16 @@ def by_cg(matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
     return cg(matvec, b, steps=min(2 * size, 200), tol=1e-10)
 
 
-def _method(method: Any) -> Method:
-    if isinstance(method, Method):
-        return method
-    if not isinstance(method, str):
-        raise TypeError(f"method is a {type(method).__name__}: expected one of {', '.join(map(repr, METHODS))}, or a Method.")
-    if method not in METHODS:
-        raise ValueError(f"method = {method!r}: expected {', '.join(map(repr, METHODS))}.{hints.hint(method, METHODS)}")
-    return METHODS[method]()
+def method_of(given: Any, methods: Mapping[str, Callable[[], Any]], kind: Any) -> Any:
+    """A method that is given as itself, of some kind, or by its name among these."""
+    if isinstance(given, kind):
+        return given
+    names = ", ".join(map(repr, methods))
+    if not isinstance(given, str):
+        raise TypeError(f"method is a {type(given).__name__}: expected one of {names}, or a method of fo.solvers.")
+    if given not in methods:
+        raise ValueError(f"method = {given!r}: expected one of {names}.{hints.hint(given, methods)}")
+    return methods[given]()
 
 
 def _in_words(status: Tensor) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import Scalar, cond
+from functional_optim.numerics import Scalar, cond, dot
 from functional_optim.searches.scalars import least, negate, pick, ratio, root
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
@@ -64,19 +64,19 @@ def conjugate(problem: Problem, product: Product, g: Tensor, steps: int, tol: Sc
         tol: the size of what is left, beside that of g.
     """
     p, r, d = torch.zeros_like(g), g, -g
-    (square,) = problem.read(g.dot(g))
+    (square,) = problem.read(dot(g, g))
     goal, going, first = tol * tol * square, square > 0, True
     for _ in range(min(steps, 2 * g.numel())):
         if going is False:
             break
         hd = product(d)
-        (curvature,) = problem.read(d.dot(hd))
+        (curvature,) = problem.read(dot(d, hd))
         positive = curvature > 0
         alpha = ratio(square, pick(positive, curvature, 0.0 * curvature + 1))
         steep = -g if first else p
         next_p = cond(positive, lambda p=p, d=d, alpha=alpha: torch.add(p, _times(alpha, d)), lambda steep=steep: steep)
         next_r = torch.add(r, _times(alpha, hd))
-        (next_square,) = problem.read(next_r.dot(next_r))
+        (next_square,) = problem.read(dot(next_r, next_r))
         p = cond(going, lambda new=next_p: new, lambda old=p: old)
         d = torch.add(-next_r, _times(ratio(next_square, square), d))
         going = going & positive & negate(next_square <= goal)

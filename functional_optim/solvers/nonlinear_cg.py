@@ -18,6 +18,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from functional_optim import numerics
+from functional_optim.numerics import dot
 from functional_optim.searches.scalars import ratio
 from functional_optim.solvers.descent import Direction, Point
 from functional_optim.solvers.problem import Problem
@@ -53,18 +54,18 @@ class ConjugateDescent:
         """The next direction."""
         del problem
         d = after.g.neg() + self._beta(memory.d, before.g, after.g) * memory.d
-        length = ratio((after.x - before.x).dot(memory.d), memory.d.dot(memory.d))
-        t = length * ratio(memory.d.dot(before.g), d.dot(after.g))
+        length = ratio(dot(after.x - before.x, memory.d), dot(memory.d, memory.d))
+        t = length * ratio(dot(memory.d, before.g), dot(d, after.g))
         return Course(d, t.clamp(min=0.0))
 
     def _beta(self, d: Tensor, old: Tensor, new: Tensor) -> Tensor:
         y = new - old
-        dy = d.dot(y)
+        dy = dot(d, y)
         if self.beta == "FR":
-            return ratio(new.dot(new), old.dot(old))
+            return ratio(dot(new, new), dot(old, old))
         if self.beta == "PR+":
-            return ratio(new.dot(y), old.dot(old)).clamp(min=0.0)
+            return ratio(dot(new, y), dot(old, old)).clamp(min=0.0)
         if self.beta == "DY":
-            return ratio(new.dot(new), dy)
+            return ratio(dot(new, new), dy)
         floor = -1 / (numerics.norm(d) * numerics.norm(old).clamp(max=0.01)).clamp(min=1e-30)
-        return ratio(y.dot(new) - 2 * ratio(y.dot(y), dy) * d.dot(new), dy).maximum(floor)
+        return ratio(dot(y, new) - 2 * ratio(dot(y, y), dy) * dot(d, new), dy).maximum(floor)

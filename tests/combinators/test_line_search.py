@@ -125,6 +125,23 @@ def test_a_search_that_fails_says_so_and_stays(loss, batched):
     assert (points == 1).all() and state["failed_searches"] == 2 and state["step_size"] < 1e-15
     tx = fo.with_line_search(fo.sgd(lr=1.0))
     assert {"step_size", "evaluations", "failed_searches"} <= fo.log_values(tx, tx.init_state(start)).keys()
+    if not batched:
+        assert "2 searches so far have found no lower value" in str(fo.explain(tx, start, state))
+    assert "searches so far" not in str(fo.explain(tx, start))
+
+
+def test_an_optimizer_explains_that_a_search_has_failed():
+    w = torch.nn.Parameter(torch.ones(2, **DOUBLE))
+    optimizer = fo.adapters.OptimizerAdapter([w], fo.with_line_search(fo.sgd(lr=1.0)))
+
+    def closure():
+        loss = torch.where(w == 1, w, math.nan).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert "1 search so far has found no lower value" in str(optimizer.explain())
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -49,7 +49,7 @@ PROBLEMS = {
 
 
 def half_of_squares(r):
-    return 0.5 * float(r @ r)
+    return 0.5 * float((r * r).sum())
 
 
 def by_scipy(fn, start):

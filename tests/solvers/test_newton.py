@@ -59,19 +59,19 @@ METHODS = ["gauss_newton", solvers.levenberg_marquardt(matrix_free=True), "leven
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_linear_fit_is_the_pseudo_inverse(method):
-    """With what is returned beside the residuals, and in a batch."""
+    """With what is returned beside the residuals, and in a batch; a value of 1 tells gradients below √ε apart no more."""
     ys = torch.randn(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def fit(y):
         return fo.least_squares(
-            lambda w, y: (X @ w - y, {"w": w}), torch.zeros(3).double(), (y,), method=method, tol=1e-8, has_aux=True
+            lambda w, y: (X @ w - y, {"w": w}), torch.zeros(3).double(), (y,), method=method, tol=1e-7, has_aux=True
         )
 
     for y in ys:
         found = fit(y)
         assert found.converged and torch.equal(found.aux["w"], found.params)
-        torch.testing.assert_close(found.params, torch.linalg.pinv(X) @ y, rtol=0, atol=1e-9)
-    torch.testing.assert_close(torch.vmap(fit)(ys).params, ys @ torch.linalg.pinv(X).T, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.params, torch.linalg.pinv(X) @ y, rtol=0, atol=1e-7)
+    torch.testing.assert_close(torch.vmap(fit)(ys).params, ys @ torch.linalg.pinv(X).T, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,7 +95,7 @@ def test_the_loss_of_a_module(method):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: fo.least_squares(rosenbrock, vector(1, 2), method="lm"), ValueError, "method = 'lm': expected 'levenberg"),
+        (lambda: fo.least_squares(rosenbrock, vector(1, 2), method="lm"), ValueError, "'lm': expected one of 'levenberg"),
         (lambda: fo.least_squares(rosenbrock, vector(1, 2), method=3), TypeError, "method is a int"),
         (lambda: fo.least_squares(lambda x: x, vector(1, 2), has_aux=True), (TypeError, ValueError), "pair"),
         (lambda: solvers.newton_cg(0), ValueError, "max_products = 0"),
