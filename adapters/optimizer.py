@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from functional_optim import torch_internals
 from functional_optim.combinators.innermost import innermost
+from functional_optim.combinators.rounding import with_rounding
 from functional_optim.direction import warn_if_uphill
 from functional_optim.evaluate import LossAt
 from functional_optim.explain import Explanation
@@ -559,6 +560,8 @@ class OptimizerAdapter(TransformOptimizer):
         owners: under DistributedDataParallel, where each process has all parameters, share rules that need shapes out among all
             processes: each computes some of the tensors, and sends the others what comes out. Of sharded parameters each has an
             owner anyway.
+        rounding: how parameters of low precision are rounded after a step: `"nearest"`, `"stochastic"`, `"error_bits"`, `"kahan"`
+            or `"master_copy"`; see `with_rounding`, which is what `transform` becomes.
         hparams: defaults for groups that don't give their own; the transform's for the rest.
 
     Raises:
@@ -587,10 +590,18 @@ class OptimizerAdapter(TransformOptimizer):
     _watch: Watch
 
     def __init__(
-        self, params: Iterable[Any], transform: Transform, *, fused: bool | None = None, owners: bool = False, **hparams: Any
+        self,
+        params: Iterable[Any],
+        transform: Transform,
+        *,
+        fused: bool | None = None,
+        owners: bool = False,
+        rounding: str = "nearest",
+        **hparams: Any,
     ) -> None:
         _require_iterable(params)
         _require_work(transform)
+        transform = with_rounding(transform, rounding)
         for name, value in {"fused": fused, "owners": owners}.items():
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")

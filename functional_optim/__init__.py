@@ -32,6 +32,7 @@ from functional_optim.combinators.quantized import quantized
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
+from functional_optim.combinators.rounding import with_rounding
 from functional_optim.combinators.sam import asam, sam
 from functional_optim.combinators.schedule_free import eval_params, schedule_free
 from functional_optim.combinators.scheduled import scheduled
@@ -134,6 +135,7 @@ from functional_optim.rules.dion import scale_by_dion
 from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.dog import scale_by_dog, scale_by_dowg
 from functional_optim.rules.ema import ema
+from functional_optim.rules.error_bits import error_bits
 from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.kl_shampoo import scale_by_kl_shampoo
 from functional_optim.rules.laprop import scale_by_laprop
@@ -175,6 +177,7 @@ from functional_optim.rules.sophia import gauss_newton_bartlett, scale_by_sophia
 from functional_optim.rules.sparse_adam import scale_by_sparse_adam
 from functional_optim.rules.splus import scale_by_mean_side, scale_by_splus
 from functional_optim.rules.stable_adamw import scale_by_stable_adamw
+from functional_optim.rules.stochastic_rounding import stochastic_rounding
 from functional_optim.rules.trivial import freeze, identity
 from functional_optim.rules.trust_ratio import scale_by_trust_ratio
 from functional_optim.rules.yogi import scale_by_yogi
@@ -252,6 +255,7 @@ __all__ = [
     "with_line_search",
     "with_lr_factor",
     "with_master_copy",
+    "with_rounding",
     # Codecs
     "Blockwise",
     "Stochastic",
@@ -274,6 +278,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_value",
     "ema",
+    "error_bits",
     "freeze",
     "gauss_newton_bartlett",
     "identity",
@@ -349,6 +354,7 @@ __all__ = [
     "scale_to_rms",
     "schedule_free_average",
     "soft_threshold",
+    "stochastic_rounding",
     "subtract_decayed_weights",
     "trace",
     "zero_nans",

@@ -37,6 +37,7 @@ from functional_optim.combinators.quantized import quantized
 from functional_optim.combinators.rename import rename_hparams, set_defaults
 from functional_optim.combinators.roles import by_role
 from functional_optim.combinators.rotate import rotate
+from functional_optim.combinators.rounding import with_rounding
 from functional_optim.combinators.sam import asam, sam
 from functional_optim.combinators.schedule_free import eval_params, schedule_free
 from functional_optim.combinators.scheduled import scheduled
@@ -117,7 +118,6 @@ from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.dion import scale_by_dion
 from functional_optim.rules.dion2 import scale_by_dion2
 from functional_optim.rules.ema import ema
-from functional_optim.rules.kahan import kahan_sum
 from functional_optim.rules.kl_shampoo import scale_by_kl_shampoo
 from functional_optim.rules.lbfgs import scale_by_lbfgs
 from functional_optim.rules.lmo import scale_by_lmo
@@ -155,7 +155,7 @@ def add_corrected_decayed_weights(weight_decay: float = 0.01, lr: float = 0.001,
 def add_decayed_weights(weight_decay: float = 0.01) -> Transform: ...
 def add_l1_decay(l1_decay: float = 0.0001) -> Transform: ...
 def add_noise(eta: float = 0.01, gamma: float = 0.55, seed: float = 0) -> Transform: ...
-def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def cautious_decay(weight_decay: float = 0.01) -> Transform: ...
 def centralize() -> Transform: ...
 def clip_by_adagc(
@@ -164,15 +164,17 @@ def clip_by_adagc(
 def clip_by_block_rms(threshold: float = 1.0) -> Transform: ...
 def clip_by_global_norm(max_norm: float = 1.0) -> Transform: ...
 def clip_by_value(clip_value: float = 1.0) -> Transform: ...
+def error_bits() -> Transform: ...
 def freeze() -> Transform: ...
 def identity() -> Transform: ...
+def kahan_sum() -> Transform: ...
 def keep_params_nonnegative() -> Transform: ...
 def mars_correction(
     betas: tuple[float, float] = (0.95, 0.99),
     gamma: float = 0.025,
     correction_norm: float = 1.0,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def momo(
     lr: float = 1.0,
@@ -270,8 +272,8 @@ def scale_by_d_adaptation(
     use_bias_correction: bool = False,
     state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
-def scale_by_dog(reps_rel: float = 1e-06, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_dowg(eps: float = 0.0001, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_dog(reps_rel: float = 1e-06, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_dowg(eps: float = 0.0001, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_inverse_time(lr_decay: float = 0.0) -> Transform: ...
 def scale_by_laprop(
     betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, *, state_dtype: torch.dtype | Codec | None = None
@@ -279,7 +281,7 @@ def scale_by_laprop(
 def scale_by_learning_rate(lr: float = 0.001) -> Transform: ...
 def scale_by_lion(betas: tuple[float, float] = (0.9, 0.99), *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
 def scale_by_madgrad(
-    lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None
+    lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None
 ) -> Transform: ...
 def scale_by_mean_side(nonstandard_constant: float = 0.001, *, max_dim: int = 10000) -> Transform: ...
 def scale_by_nadam(
@@ -297,7 +299,7 @@ def scale_by_novograd(
     state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_optimistic_gradient(
-    alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None
+    alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform: ...
 def scale_by_palm(
     beta1: float = 0.9, beta2_decay: float = -0.8, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
@@ -334,15 +336,13 @@ def scale_by_rms(
     bias_correction: bool = False,
     state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
-def scale_by_row_rms(
-    beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | Codec | None = None
-) -> Transform: ...
+def scale_by_row_rms(beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_rprop(
     lr: float = 0.01,
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-06, 50.0),
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def scale_by_rss(
     initial_accumulator_value: float = 0.0,
@@ -371,7 +371,7 @@ def scale_by_sophia(
     state_dtype: torch.dtype | Codec | None = None,
 ) -> Transform: ...
 def scale_by_sparse_adam(
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
 ) -> Transform: ...
 def scale_by_stable_adamw(
     betas: tuple[float, float] = (0.9, 0.99),
@@ -386,7 +386,7 @@ def scale_by_stddev(
     *,
     eps_in_sqrt: bool = False,
     bias_correction: bool = False,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform: ...
 def scale_by_trust_ratio(
     min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip: bool = False
@@ -400,9 +400,10 @@ def scale_by_yogi(
 ) -> Transform: ...
 def scale_to_rms(rms: float = 0.2, rms_eps: float = 1e-08) -> Transform: ...
 def schedule_free_average(
-    lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | Codec | None = None
+    lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform: ...
 def soft_threshold(lr: float = 0.001, l1_decay: float = 0.0001) -> Transform: ...
+def stochastic_rounding(seed: float = 0) -> Transform: ...
 def subtract_decayed_weights(weight_decay: float = 0.0001) -> Transform: ...
 def trace(
     momentum: float = 0.9, dampening: float = 0.0, *, nesterov: bool = False, state_dtype: torch.dtype | Codec | None = None
@@ -462,6 +463,7 @@ __all__ = [
     "with_line_search",
     "with_lr_factor",
     "with_master_copy",
+    "with_rounding",
     # Codecs
     "Blockwise",
     "Stochastic",
@@ -484,6 +486,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_value",
     "ema",
+    "error_bits",
     "freeze",
     "gauss_newton_bartlett",
     "identity",
@@ -559,6 +562,7 @@ __all__ = [
     "scale_to_rms",
     "schedule_free_average",
     "soft_threshold",
+    "stochastic_rounding",
     "subtract_decayed_weights",
     "trace",
     "zero_nans",

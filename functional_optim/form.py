@@ -132,6 +132,11 @@ class Form(ABC):
         del name
         return False
 
+    def concerns(self, p: Tensor) -> bool:
+        """Whether it may do anything for this parameter, of those that it sees."""
+        del p
+        return True
+
     @property
     def parts(self) -> Mapping[Path, Transform]:
         """The transforms inside, each by the keys to its state; none for a rule."""

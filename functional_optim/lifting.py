@@ -101,6 +101,8 @@ class Lifted(Form):
         shared: how each value that all leaves share starts: a number, or `hp -> number`.
         own: how each number starts that is kept for each leaf by itself, a () tensor.
         constants: names of slots that derivatives take for constants: what the rule returns for them depends on nothing.
+        as_stored: names of the slots that reach the rule in the dtype in which they are stored, and so tell it the parameter's.
+        dtypes: those of the parameters that it concerns; none for all. Updates of others it leaves as they are.
         coded: names of the slots that a codec may store, each with the kind of its numbers, "signed" or "positive".
         coding: how they are stored, where a codec does; then `slots` are what is stored.
     """
@@ -117,6 +119,8 @@ class Lifted(Form):
     shared: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, SlotInit] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
+    as_stored: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = ()
     coded: Mapping[str, str] = field(default_factory=dict)
     coding: "Coding | None" = None
 
@@ -124,6 +128,15 @@ class Lifted(Form):
     def packs(self) -> bool:
         """Whether an engine may flatten and pack the tensors: the rule is elementwise, and so are its slots."""
         return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
+
+    def concerns(self, p: Tensor) -> bool:
+        """Whether the parameter has one of its dtypes."""
+        return not self.dtypes or p.dtype in self.dtypes
+
+    @property
+    def unopened(self) -> list[bool]:
+        """Of each slot, whether the rule sees it as it is stored."""
+        return [self.coding is not None or name in self.as_stored for name in self.slots]
 
     @property
     def needs(self) -> Needs:
@@ -192,7 +205,7 @@ class Lifted(Form):
         return extra[name]
 
     def _opened(self, x: Tensor | None, column: int = 0) -> Tensor | None:
-        """What the rule sees: at least float32, and complex numbers as pairs of reals; slots that are coded, as they are.
+        """What the rule sees: at least float32, and complex numbers as pairs of reals; some slots, as they are stored.
 
         `column` counts the update, the parameter, the slots, and what is given beside them.
         """
@@ -200,8 +213,8 @@ class Lifted(Form):
             if not self.elementwise:
                 raise TypeError(f"{self.name} works on whole tensors and takes no complex ones, but got {x.dtype}.")
             x = real(x)
-        is_stored = self.coding is not None and 2 <= column < 2 + len(self.slots)
-        return x if is_stored else widened(x)
+        is_slot = 2 <= column < 2 + len(self.slots)
+        return x if is_slot and self.unopened[column - 2] else widened(x)
 
     def _shared_starts(self, params: Tree, hp: HParams) -> dict[str, Tensor]:
         """The first value of each that all leaves share, a () tensor of float64 where the parameters are."""

@@ -63,6 +63,15 @@ def words(
     return torch.cat(_words(count, seed, step, stream, device))[:count].reshape(shape)
 
 
+def halves(
+    shape: torch.Size | tuple[int, ...], seed: Scalar, step: Scalar, stream: int, device: torch.device | None = None
+) -> Tensor:
+    """Random whole numbers in [0, 2¹⁶), int64, two out of a word."""
+    count = math.prod(shape)
+    both = torch.cat(_words((count + 1) // 2, seed, step, stream, device))
+    return torch.cat([both & 0xFFFF, both >> 16])[:count].reshape(shape)
+
+
 def _words(count: int, seed: Scalar, step: Scalar, stream: int, device: torch.device | None) -> tuple[Tensor, ...]:
     """Four for each block of the counter, as many blocks as it takes."""
     block = torch.arange((count + 3) // 4, device=device)

@@ -20,6 +20,7 @@ from functional_optim.combinators.chain import Chained
 from functional_optim.direction import UphillWarning, warn_if_uphill
 from functional_optim.form import nested
 from functional_optim.hparams import PerLeaf
+from functional_optim.lifting import Lifted
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -154,7 +155,12 @@ def vmap_is_a_loop(trial: Trial) -> None:
 
 
 def low_precision_is_computed_in_float32(trial: Trial) -> None:
-    """In float16 and bfloat16, an update is the float32 one of the same values, rounded once."""
+    """In float16 and bfloat16, an update is the float32 one of the same values, rounded once.
+
+    A rule that asks in which dtype a slot is stored rounds by itself.
+    """
+    if any(isinstance(form, Lifted) and form.as_stored for _, form in nested(trial.transform)):
+        return
     for dtype in (torch.float16, torch.bfloat16):
         params, grads = cast(trial.params, dtype), trial.sample(0, dtype)
         state = trial.transform.init_state(params)

@@ -306,6 +306,8 @@ def elementwise(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     evaluated_at: Callable[..., torch.Tensor] | None = None,
+    as_stored: Sequence[str] = (),
+    dtypes: Sequence[torch.dtype] = (),
     coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
@@ -339,6 +341,8 @@ def elementwise(
         extra: names of further numbers that `update` has to be given, such as the loss `value`; found in `hp`.
         leaf_extra: names of trees like the parameters that `update` has to be given, such as `hessian_diag`; the rule gets its
             leaf of each after the slots, and None where the tree or the leaf is None.
+        as_stored: names of slots that the rule sees in the dtype in which they are stored, which may tell it the parameter's.
+        dtypes: those of the parameters that the rule concerns, if not all: of others it leaves updates and slots as they are.
         coded: of the slots that a codec may keep in fewer bits, name to `"signed"` or, for what is never negative and whose root
             the update is divided by, `"positive"`: averages, and no counts, step sizes or copies of the parameter.
         evaluated_at: `(p, *slots) -> x`, of a rule that keeps better parameters than those it trains, such as an average: what
@@ -356,6 +360,8 @@ def elementwise(
         reduce=reduce,
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
+        as_stored=tuple(as_stored),
+        dtypes=tuple(dtypes),
         coded=_kinds(slots, coded or {}),
         evaluated_at=evaluated_at,
     )
@@ -370,6 +376,8 @@ def per_tensor(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     batched: bool = False,
+    as_stored: Sequence[str] = (),
+    dtypes: Sequence[torch.dtype] = (),
     coded: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Transform]]:
@@ -380,7 +388,7 @@ def per_tensor(
     is spread again. A slot of another shape than its parameter's stays whole everywhere.
 
     Args:
-        slots, hparams, reduce, extra, leaf_extra, coded, name: as for `elementwise`.
+        slots, hparams, reduce, extra, leaf_extra, as_stored, dtypes, coded, name: as for `elementwise`.
         batched: give the rule all tensors of one shape at once, as one tensor with a first dimension more, and the slots alike:
             one product of n matrices for n products. `p` and the results have that dimension, too.
     """
@@ -390,6 +398,8 @@ def per_tensor(
         reduce=reduce,
         extra=tuple(extra),
         leaf_extra=tuple(leaf_extra),
+        as_stored=tuple(as_stored),
+        dtypes=tuple(dtypes),
         coded=_kinds(slots, coded or {}),
         batched=batched,
     )
@@ -540,7 +550,7 @@ def _constructor(
             f"{name} takes {', '.join(parameter.name for parameter in takes) or 'nothing'}: expected (hp), then t if the rule "
             "counts updates, then one argument for what `reduce` returns if that is given; static choices are keyword-only."
         )
-    signature = _signature(declared, options, bool(starts))
+    signature = _signature(declared, options, _storage(lift, starts))
 
     @functools.wraps(scalars)
     def construct(*args: Any, **kwargs: Any) -> Transform:
@@ -600,8 +610,15 @@ def _require_dtype(name: str, dtype: Any) -> None:
         )
 
 
-def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], has_slots: bool) -> inspect.Signature:
-    """What the constructor takes: required options, hyper-parameters, other options, and the dtype of the slots."""
+def _storage(lift: Any, starts: Mapping[str, Any]) -> Any:
+    """What a constructor's `state_dtype` may be; None where there is nothing to choose."""
+    if not set(starts) - {*lift.keywords.get("as_stored", ())}:
+        return None
+    return torch.dtype | Codec | None if lift.keywords["coded"] else torch.dtype | None
+
+
+def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Parameter], storage: Any) -> inspect.Signature:
+    """What the constructor takes: required options, hyper-parameters, other options, and how slots are stored."""
     either = inspect.Parameter.POSITIONAL_OR_KEYWORD
     required = [option.replace(kind=either) for option in options if option.default is option.empty]
     optional = [option for option in options if option.default is not option.empty]
@@ -609,10 +626,8 @@ def _signature(declared: Mapping[str, Hparam], options: Sequence[inspect.Paramet
         inspect.Parameter(name, either, default=hparam.default, annotation=_number_type(hparam.default))
         for name, hparam in declared.items()
     ]
-    if has_slots:
-        optional.append(
-            inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.dtype | Codec | None)
-        )
+    if storage is not None:
+        optional.append(inspect.Parameter("state_dtype", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=storage))
     return inspect.Signature([*required, *numbers, *optional], return_annotation=Transform)
 
 

@@ -262,6 +262,7 @@ CASES: dict[str, list[Transform]] = {
     "dadapt_adam": [fo.dadapt_adam(d0=0.1)],
     "dog": [fo.dog(lr=0.5, reps_rel=0.1, eps=0.1, weight_decay=0.1)],
     "dowg": [fo.dowg(weight_decay=0.1)],
+    "error_bits": [fo.chain(fo.adamw(), fo.error_bits())],
     "grams": [fo.grams(weight_decay=0.1)],
     "kahan_sum": [fo.chain(fo.adamw(), fo.kahan_sum())],
     "laprop": [fo.laprop(weight_decay=0.1)],
@@ -292,6 +293,7 @@ CASES: dict[str, list[Transform]] = {
     "stable_adamw": [fo.stable_adamw()],
     "with_gradient_signs": [fo.with_gradient_signs(fo.chain(fo.trace(), fo.scale_by_adam()))],
     "whole_tree": [divide_average_by_largest_norm()],
+    "stochastic_rounding": [fo.chain(fo.adamw(), fo.stochastic_rounding())],
     "with_line_search": [
         fo.with_line_search(fo.sgd(lr=0.1, momentum=0.9), fo.solvers.backtracking(), max_evals=3),
         fo.with_line_search(fo.chain(fo.scale_by_lbfgs(history_size=2), fo.scale_by_learning_rate(1.0)), max_evals=4),
@@ -303,6 +305,7 @@ CASES: dict[str, list[Transform]] = {
         fo.with_lr_factor(fo.chain(fo.scale_by_adam(), fo.scale_by_schedule(fo.linear(-0.3, -0.1, 4)))),
     ],
     "with_master_copy": [fo.with_master_copy(fo.adamw())],
+    "with_rounding": [fo.with_rounding(fo.lion(), "error_bits"), fo.with_rounding(fo.sgd(momentum=0.9), "kahan")],
     "yogi": [fo.yogi()],
     "zero_nans": [fo.zero_nans()],
 }

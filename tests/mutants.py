@@ -895,8 +895,8 @@ MUTANTS = [
     Mutant(
         "Kahan's sum keeps what it adds, not what arrives",
         "functional_optim/rules/kahan.py",
-        "total - (stored - p)",
-        "total - rounded",
+        "total - (rounded(p + update, dtype) - p)",
+        "total - update",
         "test_rounding.py -k kahan",
     ),
     Mutant(

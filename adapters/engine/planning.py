@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from functional_optim import trees
 from functional_optim.combinators.innermost import Placed, innermost
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
@@ -93,7 +94,8 @@ def planned(
 
 
 def _link(anatomy: Anatomy, placed: Placed) -> Link:
-    members = frozenset(key for key in anatomy.keys_of(placed.params) if key)
+    pairs = zip(anatomy.keys_of(placed.params), trees.leaves(placed.params), strict=True)
+    members = frozenset(key for key, p in pairs if key and placed.transform.form.concerns(p))
     return Link(placed.transform, placed.path, placed.hparams, members, placed.asks, placed.is_still, placed.mark)
 
 

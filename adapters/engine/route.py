@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from functional_optim.combinators.compared import ARRIVED
-from functional_optim.combinators.innermost import Asked, Mark, innermost
+from functional_optim.combinators.innermost import Asked, Mark, Placed, innermost
 from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
-from functional_optim.lifting import Leafwise
+from functional_optim.lifting import Leafwise, widened
 from functional_optim.numbered import Numbered
 from functional_optim.transform import Transform
 from functional_optim.trees import distinct
@@ -117,7 +117,7 @@ def links_of(
     """What a transform is made of, in order, where these gates are open or closed; `kept` tells the paths of a leaf's slots."""
     for copies in (True, False):
         links = [
-            Link(each.transform, each.path, each.hparams, each.params or {}, each.asks, each.is_still, each.mark, each.copy)
+            Link(each.transform, each.path, each.hparams, _concerned(each), each.asks, each.is_still, each.mark, each.copy)
             for each in innermost(transform, params, gates, copies=copies)
         ]
         keys = list(params or ())
@@ -134,6 +134,11 @@ def links_of(
 def routes_of(links: Sequence[Link], keys: Sequence[Key]) -> list[Route]:
     """What each parameter goes through."""
     return [tuple(link for link in links if key in link.members) for key in keys]
+
+
+def _concerned(placed: Placed) -> Params:
+    """The parameters that it sees and has something to do for."""
+    return {key: p for key, p in (placed.params or {}).items() if placed.transform.form.concerns(p)}
 
 
 def _ends_with_its_copy(route: Route) -> bool:
@@ -207,6 +212,18 @@ def run_links(
         u = results[0].to(u.dtype)
         new += results[1:]
     return u, new
+
+
+def unopened(links: Iterable[Link]) -> list[bool]:
+    """Of each slot of theirs, whether the rule sees it as it is stored."""
+    return [kept for link in links for kept in link.form.unopened]
+
+
+def opened(links: Sequence[Link], row: Sequence[Tensor]) -> list[Tensor]:
+    """What some links see of an update, a parameter, their slots and more: at least float32, but some slots as stored."""
+    slots = unopened(links)
+    kept = [False, False, *slots, *[False] * (len(row) - 2 - len(slots))]
+    return [x if keeps else widened(x) for x, keeps in zip(row, kept, strict=True)]
 
 
 def slot_count(links: Iterable[Link]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from functional_optim import trees
 
 from .prologue import NotElementwise, Place, Tape
-from .route import Link, marks_before, run_links, slot_count
+from .route import Link, marks_before, run_links, slot_count, unopened
 from .stages import Dtypes, wide
 from .stand_ins import Node, Number, Value
 
@@ -26,11 +26,13 @@ class Traced:
         tape: their numbers.
         inputs: the nodes of the update, the parameter, each slot, and what arrived before.
         results: the nodes of the new update, and each new slot; or of the terms of a sum.
+        kept: of each input, whether it is seen as it is stored, and not in at least float32.
     """
 
     tape: Tape
     inputs: list[Node]
     results: list[Node]
+    kept: list[bool]
 
 
 def trace(
@@ -51,7 +53,8 @@ def trace(
     """
     flat, spec = trees.flatten(list(scalars))
     tape = Tape(flat, asks=asks)
-    columns = [Value(Node("input"), wide(dtype)) for dtype in dtypes.all]
+    kept = [False, False, *unopened(links), *[False] * len(dtypes.further)]
+    columns = [Value(Node("input"), dtype if keeps else wide(dtype)) for dtype, keeps in zip(dtypes.all, kept, strict=True)]
     inputs = [x.node for x in columns]
 
     numbers = [Number(tape, Place(i)) if isinstance(x, int | float | Tensor) else x for i, x in enumerate(tape.values)]
@@ -62,7 +65,7 @@ def trace(
     results = [*(result if total else [result]), *new]
     if not all(isinstance(x, Value) and x.node.wide for x in results):
         raise NotElementwise(f"a rule of {', '.join(map(str, links))} returned something else than tensors like its own")
-    return Traced(tape, inputs, [x.node for x in results])
+    return Traced(tape, inputs, [x.node for x in results], kept)
 
 
 def ordered(roots: Iterable[Node], known: Iterable[Node] = ()) -> list[Node]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from functional_optim.hparams import HParams
 
 from .backends.called import Called
-from .backends.coded import Coded, is_coded
+from .backends.coded import Coded, is_coded, sees_stored
 from .backends.foreach import Lists
 from .buckets import Leaf, Way
+from .memory import on_host
 from .route import Link
 from .work import Backend
 
@@ -59,4 +60,4 @@ class Ways:
                     return way
                 if way is Way.COMPILED:
                     self._reasons[f"{reason}; what that concerns steps eagerly"] = None
-        return Way.CALLED
+        return Way.CODED if sees_stored(leaf) and on_host(leaf.param) else Way.CALLED

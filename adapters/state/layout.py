@@ -228,13 +228,14 @@ class Layout:
             if value.kind == "slot" and own[value.path] is None and p.numel() and not first[value.path].numel():
                 found[value.path] = first[value.path]
         lacking = _lacking(rule, found)
+        had_slots = any(value.kind == "slot" and own[value.path] is not None for value in rule)
         for value in rule:
             name, old, new = names[value.path], found[value.path], first[value.path]
             if value.kind == "slot":
                 # A slot that starts as the parameter itself must not change with it.
                 state[name] = detached_from([p], new) if lacking else old
             elif value.kind == "count":
-                state[name] = _count(float(not lacking and _has_slots(rule)), device) if lacking or old is None else old
+                state[name] = _count(float(not lacking and had_slots), device) if lacking or old is None else old
             elif own[value.path] is None and value.kind == "clock":
                 state[name] = _count(0.0, device) if old is None else old.to(device, torch.float32, copy=True)
             elif own[value.path] is None:

@@ -1,12 +1,14 @@
 """What the classes with torch's names share: torch's slots in checkpoints, sparse gradients, differentiable steps."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from functional_optim.combinators.rounding import require_rounding, with_rounding
 from functional_optim.transform import Transform
 
 from .. import user
@@ -31,8 +33,20 @@ class TorchClass(TransformOptimizer):
     """Whether gradients may be sparse, as those of `torch.nn.Embedding(sparse=True)`."""
     takes_dense: ClassVar[bool] = True
 
+    rounding = "nearest"
+    """How parameters of low precision are rounded after a step; see `with_rounding`."""
+
     _CACHES = (*TransformOptimizer._CACHES, "_warned")
     _warned: dict[str, bool]
+
+    def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any], rounding: str = "nearest") -> None:
+        require_rounding(rounding, type(self).__name__)
+        self.rounding = rounding
+        super().__init__(params, defaults)
+
+    def rounded(self, transform: Transform) -> Transform:
+        """A transform with this optimizer's way of rounding parameters."""
+        return _rounded(transform, self.rounding)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch."""
@@ -109,9 +123,12 @@ class TorchClass(TransformOptimizer):
             self.start(p for p, slots in self.state.items() if slots)
 
     def has_slot(self, name: str, p: Tensor) -> bool:
-        """Whether torch's class keeps this slot of our state; several counts of one parameter are one in torch."""
+        """Whether torch's class keeps this slot of our state; several counts of one parameter are one in torch.
+
+        Of a rounding that torch's has not, all that it takes is kept.
+        """
         del p
-        return not name.endswith(".step") and (self.counts or name != "step")
+        return self.rounding != "nearest" or not name.endswith(".step") and (self.counts or name != "step")
 
     def _leaves(self, groups: list[Numbered]) -> list[Leaf]:
         """The parameters that have a gradient, none of them complex where torch's class takes none."""
@@ -171,6 +188,11 @@ class TorchClass(TransformOptimizer):
             p[where] += updates[leaf.key]
 
         return write
+
+
+@functools.cache
+def _rounded(transform: Transform, rounding: str) -> Transform:
+    return with_rounding(transform, rounding) if rounding != "nearest" else transform
 
 
 def gradient_of(leaf: Leaf) -> Tensor:

@@ -1,9 +1,10 @@
 """Classes with the names and signatures of torch.optim's, each a sentence about which transform a group gets.
 
-`fused=True` steps with compiled kernels, see `OptimizerAdapter`. `foreach` is accepted, and kept in the groups, so that code and
-checkpoints written for torch work: it asks for another execution of the same arithmetic. `capturable` keeps the counts on the
-device. `differentiable=True` makes a step part of the graph: of gradients, parameters, slots, and numbers that are tensors. Give
-it clones of the parameters, since a leaf can't be written to.
+`fused=True` steps with compiled kernels, see `OptimizerAdapter`. `rounding`, which torch's classes have not, is how parameters of
+low precision are rounded, see `with_rounding`. `foreach` is accepted, and kept in the groups, so that code and checkpoints that
+were written for torch work: it asks for another execution of the same arithmetic. `capturable` keeps the counts on the device.
+`differentiable=True` makes a step part of the graph: of gradients, parameters, slots, and numbers that are tensors. Give it
+clones of the parameters, since a leaf can't be written to.
 """
 
 import functools
@@ -49,6 +50,7 @@ class SGD(TorchClass):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -61,13 +63,13 @@ class SGD(TorchClass):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`sgd` with the links that this group's numbers call for."""
         if group["nesterov"] and group["dampening"] != 0:
             raise ValueError(f"nesterov=True needs dampening=0, but got dampening={group['dampening']}.")
-        return _sgd(is_on(group["momentum"]), is_on(group["weight_decay"]), group["nesterov"], group["maximize"])
+        return self.rounded(_sgd(is_on(group["momentum"]), is_on(group["weight_decay"]), group["nesterov"], group["maximize"]))
 
 
 class Adam(TorchClass):
@@ -94,6 +96,7 @@ class Adam(TorchClass):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -108,11 +111,13 @@ class Adam(TorchClass):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adam` or `adamw` with the links that this group's numbers call for."""
-        return _adam(group["decoupled_weight_decay"], is_on(group["weight_decay"]), group["amsgrad"], group["maximize"])
+        return self.rounded(
+            _adam(group["decoupled_weight_decay"], is_on(group["weight_decay"]), group["amsgrad"], group["maximize"])
+        )
 
 
 class AdamW(Adam):
@@ -138,6 +143,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        rounding: str = "nearest",
     ) -> None:
         super().__init__(
             params,
@@ -152,6 +158,7 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            rounding=rounding,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -184,6 +191,7 @@ class NAdam(TorchClass):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -197,11 +205,11 @@ class NAdam(TorchClass):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`nadam` with the links that this group's numbers call for."""
-        return _nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+        return self.rounded(_nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"]))
 
 
 class RAdam(TorchClass):
@@ -226,6 +234,7 @@ class RAdam(TorchClass):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -238,11 +247,11 @@ class RAdam(TorchClass):
             "capturable": capturable,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`radam` with the links that this group's numbers call for."""
-        return _radam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"])
+        return self.rounded(_radam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"]))
 
 
 class Adamax(TorchClass):
@@ -266,6 +275,7 @@ class Adamax(TorchClass):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -277,11 +287,11 @@ class Adamax(TorchClass):
             "differentiable": differentiable,
             "capturable": capturable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adamax` with the links that this group's numbers call for."""
-        return _adamax(is_on(group["weight_decay"]), group["maximize"])
+        return self.rounded(_adamax(is_on(group["weight_decay"]), group["maximize"]))
 
 
 class Adagrad(TorchClass):
@@ -308,6 +318,7 @@ class Adagrad(TorchClass):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -320,11 +331,11 @@ class Adagrad(TorchClass):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adagrad` with the links that this group's numbers call for."""
-        return _adagrad(is_on(group["weight_decay"]), group["maximize"])
+        return self.rounded(_adagrad(is_on(group["weight_decay"]), group["maximize"]))
 
     def share_memory(self) -> None:
         """Put every parameter's `sum` into memory that processes share, as torch does: for Hogwild's training."""
@@ -354,6 +365,7 @@ class Adadelta(TorchClass):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -365,11 +377,11 @@ class Adadelta(TorchClass):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adadelta` with the links that this group's numbers call for."""
-        return _adadelta(is_on(group["weight_decay"]), group["maximize"])
+        return self.rounded(_adadelta(is_on(group["weight_decay"]), group["maximize"]))
 
 
 class RMSprop(TorchClass):
@@ -395,6 +407,8 @@ class RMSprop(TorchClass):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -408,11 +422,13 @@ class RMSprop(TorchClass):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`rmsprop` with the links that this group's numbers call for."""
-        return _rmsprop(is_on(group["momentum"]), is_on(group["weight_decay"]), group["centered"], group["maximize"])
+        return self.rounded(
+            _rmsprop(is_on(group["momentum"]), is_on(group["weight_decay"]), group["centered"], group["maximize"])
+        )
 
 
 class Rprop(TorchClass):
@@ -436,6 +452,7 @@ class Rprop(TorchClass):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -446,11 +463,11 @@ class Rprop(TorchClass):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`rprop` with the links that this group's numbers call for."""
-        return _rprop(group["maximize"])
+        return self.rounded(_rprop(group["maximize"]))
 
 
 class ASGD(TorchClass):
@@ -474,6 +491,8 @@ class ASGD(TorchClass):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        *,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -486,11 +505,11 @@ class ASGD(TorchClass):
             "differentiable": differentiable,
             "capturable": capturable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`asgd` with the links that this group's numbers call for."""
-        return _asgd(is_on(group["weight_decay"]), group["maximize"])
+        return self.rounded(_asgd(is_on(group["weight_decay"]), group["maximize"]))
 
 
 class Adafactor(TorchClass):
@@ -517,6 +536,7 @@ class Adafactor(TorchClass):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -527,14 +547,14 @@ class Adafactor(TorchClass):
             "foreach": foreach,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adafactor` with the links that this group's numbers call for, and its ε, a pair in the group and two numbers there."""
         if group["d"] < 1:
             raise ValueError(f"d = {group['d']} is outside [1, inf).")
         eps1, eps2 = group["eps"]
-        return _adafactor(eps1, eps2, is_on(group["weight_decay"]), group["maximize"])
+        return self.rounded(_adafactor(eps1, eps2, is_on(group["weight_decay"]), group["maximize"]))
 
     def has_slot(self, name: str, p: Tensor) -> bool:
         """Whether torch's class keeps this slot: those of the factors of a matrix, or that of a vector."""
@@ -566,6 +586,8 @@ class Muon(TorchClass):
         eps: float = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
+        *,
+        rounding: str = "nearest",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -577,7 +599,7 @@ class Muon(TorchClass):
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, rounding)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of matrices."""
@@ -592,7 +614,7 @@ class Muon(TorchClass):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """Muon, decay and learning rate; the decay is left out where it is 0."""
-        return _muon(is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"])
+        return self.rounded(_muon(is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"]))
 
 
 @functools.cache

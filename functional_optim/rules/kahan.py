@@ -8,16 +8,12 @@ Kahan 1965, Pracniques: further remarks on reducing truncation errors, https://d
 Zamirai et al. 2020, Revisiting BFloat16 Training, https://arxiv.org/abs/2010.06192
 """
 
-import torch
-from torch import Tensor
-
-from functional_optim import trees
-from functional_optim.recipe import recorded
-from functional_optim.transform import Transform
+from functional_optim.rules.arrival import rounded
+from functional_optim.transform import elementwise
 
 
-@recorded
-def kahan_sum() -> Transform:
+@elementwise(slots=("kahan_comp",), as_stored=("kahan_comp",))
+def kahan_sum(hp):
     """Carry the rounding error of `parameter + update` over to the next step, so that bfloat16 parameters train as if wider.
 
     A bfloat16 parameter has 8 bits: an update below 1/512 of it is lost, step after step. With the error kept in a slot of the
@@ -32,6 +28,7 @@ def kahan_sum() -> Transform:
     Source: Kahan 1965; Zamirai et al. 2020, https://arxiv.org/abs/2010.06192. As the `kahan_sum` of optimi, whose slot has the
     same name; neither torch nor optax has a counterpart.
 
+    >>> import torch
     >>> p = torch.tensor(1.0, dtype=torch.bfloat16)
     >>> tx = kahan_sum()
     >>> state = tx.init_state(p)
@@ -41,29 +38,12 @@ def kahan_sum() -> Transform:
     >>> p
     tensor(1.5000, dtype=torch.bfloat16)
     """
+    del hp
 
-    def init(params, hparams):
-        return {"kahan_comp": trees.map_leaves(lambda p: torch.zeros_like(p, requires_grad=False), params)}
+    def rule(u, p, c):
+        dtype = c.dtype
+        total = c + u
+        update = rounded(total, dtype)
+        return update, total - (rounded(p + update, dtype) - p)
 
-    def update(updates, state, params, hparams, **extra):
-        if params is None:
-            raise ValueError("kahan_sum needs the parameters: update(grads, state, params).")
-        leaves, spec = trees.flatten(updates)
-        comps = trees.leaves_like(state["kahan_comp"], updates, spec, "state['kahan_comp']", "updates")
-        stepped = [
-            (None, c) if u is None else _compensated(u, p, c) for u, p, c in zip(leaves, trees.leaves(params), comps, strict=True)
-        ]
-        return (
-            trees.unflatten(spec, [u for u, _ in stepped]),
-            {"kahan_comp": trees.unflatten(spec, [c for _, c in stepped])},
-        )
-
-    return Transform(init, update, name="kahan_sum")
-
-
-def _compensated(u: Tensor, p: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The update and the next compensation of one leaf; the slot's dtype says in which the parameter is stored."""
-    total = c + u
-    rounded = total.to(c.dtype).to(total.dtype)
-    stored = (p + rounded).to(c.dtype).to(total.dtype)
-    return rounded, (total - (stored - p)).to(c.dtype)
+    return rule

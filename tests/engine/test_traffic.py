@@ -12,7 +12,6 @@ from functional_optim.form import nested
 
 GIVEN = "its own functions are called: nothing is known of them"
 TREES = "it is given a tree beside the gradients"
-ROUNDED = "it asks in which dtype a parameter is stored"
 ALL = "it takes all tensors at once"
 NOISE = "each element gets noise by its place among all"
 TWICE = "it asks for gradients elsewhere, or keeps several states of what is inside"
@@ -33,7 +32,6 @@ REASONS = {
     "graft-0": TWICE,
     "graft-1": TWICE,
     "whole_tree-0": ALL,
-    "kahan_sum-0": ROUNDED,
     "elementwise-1": TREES,
     "with_extra-0": TREES,
     "sophia-0": TREES,

@@ -14,7 +14,7 @@ from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import lifted, wider
 from ..memory import foreach
-from ..route import Link, run_links
+from ..route import Link, opened, run_links
 from ..run import Run
 from ..work import Work
 
@@ -75,10 +75,3 @@ class Called:
         """What the first few links of a stage see of a leaf."""
         u, *others = (column[i] for column in work.columns_of(links))
         return opened(links, [real(x) for x in (u.to(wider(u, work.part.leaves[i])), *others)])
-
-
-def opened(links: Sequence[Link], row: Sequence[Tensor]) -> list[Tensor]:
-    """What some links see of an update, a parameter, their slots and more: at least float32, but coded slots as they are."""
-    stored = [link.form.coding is not None for link in links for _ in link.slots]
-    kept = [False, False, *stored, *[False] * (len(row) - 2 - len(stored))]
-    return [x if keeps else widened(x) for x, keeps in zip(row, kept, strict=True)]

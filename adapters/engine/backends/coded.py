@@ -18,10 +18,10 @@ from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import wider
 from ..memory import on_host
-from ..route import Link, run_links
+from ..route import Link, opened, run_links
 from ..run import Run
 from ..work import Work
-from .called import Called, opened
+from .called import Called
 
 # Elements of a block of rules without codes.
 BLOCK = 1 << 17
@@ -149,7 +149,16 @@ class Coded(Called):
 
 def is_coded(leaf: Leaf) -> bool:
     """Whether a parameter goes through rules whose slots may be coded, and runs of elementwise ones have them."""
-    return any(link.rule and link.rule.coding for stage in leaf.passage.stages if stage.fuses for link in stage.links)
+    return any(link.form.coding for link in _fusing(leaf))
+
+
+def sees_stored(leaf: Leaf) -> bool:
+    """Whether a rule in such a run sees a slot in the dtype in which it is stored."""
+    return any(link.form.as_stored for link in _fusing(leaf))
+
+
+def _fusing(leaf: Leaf) -> list[Link]:
+    return [link for stage in leaf.passage.stages if stage.fuses for link in stage.links]
 
 
 def _stretches(links: Sequence[Link], row: Sequence[Tensor], count: int) -> list[tuple[int, int]]:

@@ -107,6 +107,8 @@ class Lists:
             return "a parameter is complex, and not all rules are elementwise"
         if any(map(is_lazy, tensors)) or any(x.shape != p.shape or x.is_complex() != p.is_complex() for x in slots):
             return "a slot is not like its parameter"
+        if any(link.rule and link.rule.as_stored for stage in leaf.passage.stages if stage.fuses for link in stage.links):
+            return "a rule sees a slot as it is stored"
         if len({_computed_in(dtype) for dtype in (leaf.grad_dtype, *(x.dtype for x in tensors))}) != 1:
             return "a parameter and its slots are of several precisions"
         return ""

@@ -136,7 +136,8 @@ def body_of(traced: Traced) -> Body:
     numbers = {x.place: x for x in arguments}
 
     def run(vector: Tensor, *tensors: Tensor) -> list[Tensor]:
-        values: dict[Any, Tensor] = dict(zip(traced.inputs, map(widened, tensors), strict=True))
+        seen = [x if keeps else widened(x) for x, keeps in zip(tensors, traced.kept, strict=True)]
+        values: dict[Any, Tensor] = dict(zip(traced.inputs, seen, strict=True))
         for i, (place, number) in enumerate(numbers.items()):
             values[place] = vector[i] != 0 if number.is_bool else vector[i]
 
@@ -145,12 +146,30 @@ def body_of(traced: Traced) -> Body:
 
         for node in nodes:
             options = {name: value(x) for name, x in node.options.items()}
-            values[node] = FUNCTIONS[node.op](*map(value, node.args), **options)
+            function = converted if node.op == "to" else FUNCTIONS[node.op]
+            values[node] = function(*map(value, node.args), **options)
         return [values[node] for node in traced.results]
 
     slots = zip(traced.results[1:], traced.inputs[2:], strict=False)
     kept = frozenset(i for i, (new, old) in enumerate(slots) if new is old)
     return Body(traced.tape.prologue(list(numbers)), run, kept)
+
+
+def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in another dtype; in one of low precision, its numbers as float32: a compiler may leave out a conversion there and
+    back, by which rules round, but not arithmetic with bits.
+    """
+    if dtype not in (torch.bfloat16, torch.float16) or x.dtype != torch.float32:
+        return x.to(dtype)
+    dropped = 16 if dtype == torch.bfloat16 else 13
+    bits = x.view(torch.int32)
+    # To nearest, and of two that are as near to the even one.
+    even = (bits + ((1 << (dropped - 1)) - 1) + ((bits >> dropped) & 1)) & -(1 << dropped)
+    found = torch.where(x.isfinite(), even.view(torch.float32), x)
+    if dtype == torch.float16:
+        found = torch.where(x.abs() < 2.0**-14, (x * 2.0**24).round() * 2.0**-24, found)
+        found = torch.where(found.abs() > torch.finfo(dtype).max, found * torch.inf, found)
+    return found
 
 
 def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.lifting import widened
 
 from ..lengths import Lengths
-from ..route import Link, run_links, slot_count
+from ..route import Link, opened, run_links, slot_count
 from ..stages import Dtypes, Ending
 
 # What a tensor was, what it should become, and what became of it.
@@ -73,7 +72,7 @@ def try_out(
 
 def _by_rules(links: Sequence[Link], ending: Ending, numbers: Sequence[Any], columns: Sequence[Tensor]) -> Sequence[Tensor]:
     """The links' own rules, under the dtype policy of `lifting`: what is to be written, or the terms of the sums."""
-    result, new = run_links(links, numbers, list(map(widened, columns)), total=ending is Ending.TOTAL)
+    result, new = run_links(links, numbers, opened(links, columns), total=ending is Ending.TOTAL)
     return result if ending is Ending.TOTAL else ending.outcome(result, new, *columns[1 : 2 + slot_count(links)])
 
 
