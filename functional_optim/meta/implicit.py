@@ -46,8 +46,8 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
 
     Raises:
         TypeError: `solve` is no function.
-        ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (only its own closure
-            and globals are searched, and those of what `torch.func.grad` was given).
+        ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (its closure and globals
+            are searched, and those of functions that it calls from the same file; attributes of objects and modules are not).
 
     Source: Blondel et al. 2022, https://arxiv.org/abs/2105.15183. As `jaxopt.implicit_diff.custom_root` and
     `torchopt.diff.implicit.custom_root`.

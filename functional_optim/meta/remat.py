@@ -15,7 +15,7 @@ for both modes works there, under `vmap`, and differentiates again.
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
@@ -45,8 +45,8 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             `torch.autocast` of the call.
 
     Raises:
-        ValueError: the function draws random numbers, or closes over a tensor that is being differentiated (only its own
-            closure and globals are searched, and no modules).
+        ValueError: the function draws random numbers, or closes over a tensor that is being differentiated (its closure and
+            globals are searched, and those of functions that it calls from the same file; attributes of objects and modules are not).
 
     Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174. As `jax.checkpoint`; `torch.utils.checkpoint` does not compose
     with `torch.func`. Within `torch.compile` it is the function itself: there the compiler decides what to keep.
@@ -102,22 +102,35 @@ def under_autocast_of_now(function: Callable[..., Any], tensors: Sequence[Tensor
 def require_constant_closure(function: Callable[..., Any], *, batched: bool = True) -> None:
     """Raise ValueError where a function closes over a tensor that is being differentiated: its derivative would be lost.
 
-    Unless it may be `batched`, also over one that a `vmap` around the function batches. What `functools.wraps`, as
-    `torch.func.grad` does, is looked into.
+    Unless it may be `batched`, also over one that a `vmap` around the function batches.
     """
-    function = inspect.unwrap(function)
-    if not inspect.isfunction(function):
-        return
-    seen = inspect.getclosurevars(function)
-    for name, value in {**seen.globals, **seen.nonlocals}.items():
+    for where, value in _closed_over(function, set()):
         for x in pack(value)[0]:
             if x.requires_grad or forward_ad.unpack_dual(x).tangent is not None:
-                raise ValueError(
-                    f"{function.__name__} closes over {name!r}, which is being differentiated: pass it as an argument, or detach "
-                    "it."
-                )
+                raise ValueError(f"{where}, which is being differentiated: pass it as an argument, or detach it.")
             if not batched and torch_internals.is_batchedtensor(x):
-                raise ValueError(f"{function.__name__} closes over {name!r}, which is being batched: pass it as an argument.")
+                raise ValueError(f"{where}, which is being batched: pass it as an argument.")
+
+
+def _closed_over(function: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+    """What a function closes over, and those that it calls: the functions in its closure, and in the same file.
+
+    What `functools.wraps`, as `torch.func.grad` does, and `functools.partial` hide is looked into; objects are not.
+    """
+    function = inspect.unwrap(function)
+    if isinstance(function, functools.partial):
+        bound = [*enumerate(function.args), *function.keywords.items()]
+        yield from ((f"a functools.partial binds its argument {name!r}", value) for name, value in bound)
+        yield from _closed_over(function.func, seen)
+    elif inspect.ismethod(function):
+        yield from _closed_over(function.__func__, seen)
+    elif inspect.isfunction(function) and function not in seen:
+        seen.add(function)
+        found = inspect.getclosurevars(function)
+        for name, value in {**found.globals, **found.nonlocals}.items():
+            yield f"{function.__name__} closes over {name!r}", value
+            if callable(value) and (name in found.nonlocals or getattr(value, "__module__", None) == function.__module__):
+                yield from _closed_over(value, seen)
 
 
 class _Rematerialised(torch.autograd.Function):

@@ -178,7 +178,8 @@ def minimize(
         has_aux: whether `fn` returns a tree of tensors beside its value.
         bounds: (lower, upper), each None, a number, or a tree like `params` of these and tensors. Steps are projected.
         implicit: take derivatives of the minimum from the equation that it solves, ∂fn/∂params = 0, by `fo.meta.custom_root`:
-            they are those in `args`, and as exact as the minimum. The linear system is solved by conjugate gradients, or by what
+            they are those in `args`, and as exact as the minimum; what `fn` reads from elsewhere, an attribute of an object say,
+            counts as a constant. The linear system is solved by conjugate gradients, or by what
             you give here, such as `fo.meta.dense`. Else derivatives go through the steps: under `torch.func`'s transforms, and in
             `backward` where `args` holds a tensor that requires gradients.
         callback: called on the host after each step with what has been found so far; if it returns True, that is the end. A

@@ -302,6 +302,24 @@ def test_closing_over_what_is_being_differentiated_is_refused(wrap):
                 differentiated(lambda a, of=of: solved(a, of))(a[0])
 
 
+@pytest.mark.parametrize("kind", ["a function that it calls", "a partial", "a method"])
+def test_what_is_differentiated_is_found_where_it_is_hidden(kind):
+    def solved(a):
+        def deeper(x):
+            return (x - a) ** 2
+
+        class Loss:
+            def at(self, x):
+                return deeper(x)
+
+        partial = functools.partial(lambda a, x: (x - a) ** 2, a)
+        loss = {"a function that it calls": lambda x: deeper(x), "a partial": partial, "a method": Loss().at}[kind]
+        return fo.meta.custom_root(loss)(lambda init: a.detach())(torch.zeros(()))
+
+    with pytest.raises(ValueError, match="which is being differentiated: pass it as an argument"):
+        torch.func.grad(solved)(torch.tensor(2.0))
+
+
 @pytest.mark.parametrize("kind", ["a root that is run again", "a root of a root"])
 def test_derivatives_of_roots_within_what_has_its_own(kind):
     """Of x = a², b = ½ x: to the third order, and over a batch."""
