@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv$(TORCH:%=-%)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all device bench docs lint mutants catalogue clean
+.PHONY: demo test test-all test-frameworks device bench docs lint mutants catalogue clean
 
 demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
@@ -19,6 +19,12 @@ test: $(VENV)/installed
 # Each law on every transform, and whatever else takes longer than a newcomer or a commit should wait.
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "full or not full" --numprocesses auto --maxprocesses 8 --dist worksteal
+
+# Under the libraries whose loops take our optimizers. timm brings torchvision, of which pip finds one for this torch's build only
+# where that is an ordinary one: TORCH=2.14.1, say.
+test-frameworks: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[frameworks,timm]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/adapters/test_frameworks.py tests/docs/test_guide_of_frameworks.py --numprocesses auto
 
 # On a machine with a GPU, what optimizers do there, in eight minutes.
 device: $(VENV)/installed
@@ -53,9 +59,10 @@ clean:
 # Some releases of torch want an older setuptools than others. A torch for GPUs brings Triton; beside any other, where it can be had,
 # it runs in its interpreter; where not, its tests are left out.
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
+	@echo "Installing into $(VENV): some minutes, most of them for PyTorch."
 	$(PYTHON) -m venv $(VENV)
 	sed -e '' $(if $(TORCH),-e 's/^torch==.*/torch==$(TORCH)/' -e '/^setuptools==/d') constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[demo,test,lint]'
+	$(BIN)/python -m pip install --constraint $(VENV)/constraints.txt --editable '.[demo,test,lint]'
 	-$(BIN)/python -c "import triton" 2> /dev/null || $(BIN)/python -m pip install --quiet \
 	    --constraint $(VENV)/constraints.txt --editable '.[gpu-kernels]'
 	touch $@

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from digits_picture import Run, Sweep, plot
+from digits_picture import Cost, Run, Sweep, plot
 from mnist_idx import load_mnist
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -107,9 +107,9 @@ def make_transform(steps: int) -> fo.Transform:
 def train_in_a_loop(model: nn.Module, tx: fo.Transform, data: Data, order: Tensor, epochs: int) -> Run:
     """Train as one always does in torch: the adapter makes a `torch.optim.Optimizer` of the transform."""
     optimizer = fo.adapters.OptimizerAdapter(model.parameters(), tx, lr=LEARNING_RATE)
-    run = Run([], [], 0.0)
+    run = Run([], [], Cost(0.0, 0.0))
     images, labels = data.train
-    started = time.perf_counter()
+    started = now()
     with progress(order, "training", "step") as bar:
         for step, batch in enumerate(bar, start=1):
             optimizer.zero_grad()
@@ -122,7 +122,7 @@ def train_in_a_loop(model: nn.Module, tx: fo.Transform, data: Data, order: Tenso
                 tqdm.write(f"  epoch {len(run.accuracies)}/{epochs}   held-out accuracy {run.accuracies[-1]:.1%}")
             held_out = f"{run.accuracies[-1]:.1%}" if run.accuracies else "-"
             bar.set_postfix({"loss": f"{loss:.3f}", "held-out": held_out}, refresh=False)
-    run.seconds = time.perf_counter() - started
+    run.cost = since(started)
     return run
 
 
@@ -176,15 +176,16 @@ def sweep_learning_rates(model: nn.Module, tx: fo.Transform, data: Data, order: 
     train(params, rates[0], batches[:3])
     # Half of the loop runs before the vmap and half after it: what slows the machine down meanwhile slows both.
     half = len(rates) // 2
-    loop_seconds, _ = timed(one_by_one, progress(rates[:half], "one by one, first half", "rate"))
-    vmap_seconds, (trained, losses) = timed(all_at_once, progress(batches, "all at once", "step"))
-    loop_seconds += timed(one_by_one, progress(rates[half:], "one by one, second half", "rate"))[0]
+    before, _ = timed(one_by_one, progress(rates[:half], "one by one, first half", "rate"))
+    at_once, (trained, losses) = timed(all_at_once, progress(batches, "all at once", "step"))
+    after, _ = timed(one_by_one, progress(rates[half:], "one by one, second half", "rate"))
+    in_turn = Cost(before.clock + after.clock, before.work + after.work)
 
     def predict(x: Tensor) -> Tensor:
         return torch.vmap(lambda params: functional_call(model, params, (x,)))(trained)
 
     accuracies = accuracy(predict, data.held_out)
-    return Sweep(rates, losses, accuracies, vmap_seconds, loop_seconds, difference)
+    return Sweep(rates, losses, accuracies, at_once, in_turn, difference)
 
 
 def vmap_against_loop(train: Callable, params: Params, batches: Sequence[Batch], rates: Tensor) -> float:
@@ -199,11 +200,22 @@ def vmap_against_loop(train: Callable, params: Params, batches: Sequence[Batch],
     return max((at_once[name] - torch.stack([each[name] for each in one_by_one])).abs().max().item() for name in params)
 
 
-def timed(function: Callable, *arguments) -> tuple[float, object]:
-    """Seconds that a call takes, and what it returns."""
-    started = time.perf_counter()
+def now() -> Cost:
+    """What both clocks show."""
+    return Cost(time.perf_counter(), time.process_time())
+
+
+def since(started: Cost) -> Cost:
+    """What it has cost since then."""
+    ended = now()
+    return Cost(ended.clock - started.clock, ended.work - started.work)
+
+
+def timed(function: Callable, *arguments) -> tuple[Cost, object]:
+    """What a call costs, and what it returns."""
+    started = now()
     returned = function(*arguments)
-    return time.perf_counter() - started, returned
+    return since(started), returned
 
 
 # ---- What one sees -----------------------------------------------------------------------------------------------------------
@@ -214,21 +226,21 @@ def progress(items: Sequence | Tensor, title: str, unit: str) -> tqdm:
     return tqdm(items, desc=f"  {title}", unit=unit, total=len(items), disable=None, leave=False, dynamic_ncols=True)
 
 
-def table(model: nn.Module, run: Run, sweep: Sweep, path: Path, seconds: float) -> str:
+def table(model: nn.Module, run: Run, sweep: Sweep, path: Path, total: Cost) -> str:
     """The results, a line each."""
     final = run.accuracies[-1]
     rows = {
         "parameters of the CNN": f"{sum(p.numel() for p in model.parameters()):,}",
         "steps": f"{len(run.losses)}",
         "loop: held-out accuracy": f"{final:.1%}, goal {ACCURACY_GOAL:.0%}: {verdict(final >= ACCURACY_GOAL)}",
-        "loop: time": f"{run.seconds:.1f} s",
-        f"sweep: {len(sweep.rates)} rates, one vmap": f"{sweep.vmap_seconds:.1f} s",
-        f"sweep: {len(sweep.rates)} rates, one by one": f"{sweep.loop_seconds:.1f} s",
-        "sweep: vmap is faster by": f"{sweep.ratio:.2f}x, goal 1x: {verdict(sweep.ratio > 1)}",
+        "loop: time": str(run.cost),
+        f"sweep: {len(sweep.rates)} rates, one vmap": str(sweep.vmap),
+        f"sweep: {len(sweep.rates)} rates, one by one": str(sweep.loop),
+        "sweep: one by one / one vmap": f"{sweep.ratio:.2f} in processor time, which other programs hardly change",
         "sweep: best learning rate": f"{sweep.rates[sweep.best]:.1e}, held-out accuracy {sweep.accuracies[sweep.best]:.1%}",
         "sweep: vmap against loop": f"differ by {sweep.difference:.0e}, at most {TOLERANCE:.0e}: "
         + verdict(sweep.difference <= TOLERANCE),
-        "total time": f"{seconds:.0f} s",
+        "total time": f"{total.clock:.0f} s",
         "picture": str(path),
     }
     width = max(map(len, rows))
@@ -244,7 +256,7 @@ def verdict(met: bool) -> str:
 
 def demo(data: Data, output: Path, *, epochs: int, rates: Tensor, seed: int) -> tuple[Run, Sweep]:
     """Both parts on the same data with the same transform, then the table and the picture."""
-    started = time.perf_counter()
+    started = now()
     torch.manual_seed(seed)
     order = shuffled(len(data.train[1]), data.batch_size, epochs)
     tx = make_transform(steps=len(order))
@@ -262,7 +274,7 @@ def demo(data: Data, output: Path, *, epochs: int, rates: Tensor, seed: int) -> 
     sweep = sweep_learning_rates(make_cnn(), tx, data, small, rates)
 
     plot(run, sweep, output)
-    print("\n" + table(model, run, sweep, output, time.perf_counter() - started))
+    print("\n" + table(model, run, sweep, output, since(started)))
     return run, sweep
 
 

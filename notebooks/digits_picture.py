@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib import colormaps, rc_context
@@ -16,30 +17,40 @@ INK, MUTED, BLUE, ORANGE = "#222222", "#8a8a8a", "#0072B2", "#D55E00"
 ABOVE = {"textcoords": "offset points", "ha": "center"}
 
 
+class Cost(NamedTuple):
+    """Seconds by the clock, and of the processor's work, on all cores together."""
+
+    clock: float
+    work: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} s, {self.work:.1f} s of processor time"
+
+
 @dataclass
 class Run:
     """What the ordinary loop leaves: the loss of every step, and the held-out accuracy after every epoch."""
 
     losses: list[float]
     accuracies: list[float]
-    seconds: float
+    cost: Cost
 
 
 @dataclass
 class Sweep:
-    """Losses (rates, steps) and accuracies (rates,); the seconds that both ways took, and how far apart their parameters are."""
+    """Losses (rates, steps) and accuracies (rates,); what both ways cost, and how far apart their parameters are."""
 
     rates: Tensor
     losses: Tensor
     accuracies: Tensor
-    vmap_seconds: float
-    loop_seconds: float
+    vmap: Cost
+    loop: Cost
     difference: float
 
     @property
     def ratio(self) -> float:
-        """How many times faster `vmap` was than the loop."""
-        return self.loop_seconds / self.vmap_seconds
+        """How many times the work of `vmap` the loop's was. What else runs on the machine makes the clock go on, but not this."""
+        return self.loop.work / self.vmap.work
 
     @property
     def best(self) -> int:

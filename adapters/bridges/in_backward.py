@@ -20,14 +20,19 @@ from ..state.loading import is_own
 Maker: TypeAlias = Callable[[list[tuple[str, Tensor]]], torch.optim.Optimizer]
 
 
-class StepsInBackward:
+class StepsInBackward(torch.optim.Optimizer):
     """What `step_in_backward` returns: the optimizers of a model, each of one parameter.
+
+    It is an optimizer itself, so that torch's schedulers take it, and an ordinary loop runs as it stands: `step` and `zero_grad`
+    find nothing left to do after backward.
 
     Attributes:
         optimizers: by the names of the parameters.
     """
 
     def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], params: Mapping[str, Tensor]) -> None:
+        # Not torch's, which would make groups of its own: these are the groups of the optimizers.
+        super().__setstate__({"defaults": {}})
         self.optimizers = dict(optimizers)
         self._waits = False
         self._handles = [
@@ -39,11 +44,39 @@ class StepsInBackward:
         if not self._waits:
             optimizer.step()
             p.grad = None
+            self.step()  # A scheduler wants to have seen one before its own.
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The groups of all optimizers: what is written there, a learning rate say, holds from the next backward on."""
         return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    @property
+    def state(self) -> dict[Tensor, Any]:  # type: ignore[override]
+        """The state of each parameter."""
+        return {p: state for optimizer in self.optimizers.values() for p, state in optimizer.state.items()}
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Nothing, since backward has done it; a closure is called, and its value returned."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop what `accumulating` has left; else there is nothing."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Not possible.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "each parameter has an optimizer of its own here: call step_in_backward with a module of the new parameters."
+        )
 
     @contextlib.contextmanager
     def accumulating(self) -> Iterator[None]:
@@ -100,7 +133,8 @@ def step_in_backward(model: nn.Module, make_optimizer: Maker) -> StepsInBackward
         make_optimizer: called for each with `[(name, parameter)]`; any optimizer of torch's kind will do.
 
     Returns:
-        The optimizers, with `param_groups` for schedules, `state_dict`, and `remove`.
+        An optimizer that holds these, with `param_groups` for schedules, `state_dict`, and `remove`. Any scheduler of torch, and
+        `as_lr_scheduler`, take it: `scheduler = CosineAnnealingLR(steps, 100)`, `scheduler.step()` after backward.
 
     Raises:
         TypeError: no module, or `make_optimizer` returns no optimizer.

@@ -1,5 +1,6 @@
 """Go along a transform's update as far as a line search says."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,12 @@ class LineSearched(Combined):
             return told(found.value), slope(found.grads)
 
         f, s = told(extra["value"]), slope(updates)
+        if reads and s > 0 and not state["evaluations"] and not state["failed_searches"]:
+            warnings.warn(
+                f"with_line_search: the first update of {self.inner.name} leads up, so that no step would ever be taken. "
+                "What is added to parameters must point against the gradient: end with scale_by_learning_rate(1.0).",
+                stacklevel=2,
+            )
         kept, lowest, evals = self._searched(f, s, at, told(1.0))
         stays = kept == 0
         new = {
@@ -125,7 +132,8 @@ def with_line_search(transform: Transform, search: Search | None = None, *, max_
     optimizer, outside of what changes gradients.
 
     A loss that is infinite or NaN makes the step shorter. Where updates lead up, or the search keeps no point, parameters stay
-    as they are. A search that has found no lower value counts as failed; close to a minimum that is to be expected.
+    as they are; where values can be read, a first update that leads up is warned of. A search that has found no lower value
+    counts as failed; close to a minimum that is to be expected.
 
     Args:
         transform: what says where to go, such as `sgd()` or `chain(scale_by_lbfgs(), scale_by_learning_rate(1.0))`.

@@ -47,7 +47,7 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
     Raises:
         TypeError: `solve` is no function.
         ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (its closure and globals
-            are searched, and those of functions that it calls from the same file; attributes of objects and modules are not).
+            are searched, and those of functions that it calls from the same file; no attributes of objects or modules).
 
     Source: Blondel et al. 2022, https://arxiv.org/abs/2105.15183. As `jaxopt.implicit_diff.custom_root` and
     `torchopt.diff.implicit.custom_root`.

@@ -46,7 +46,7 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
     Raises:
         ValueError: the function draws random numbers, or closes over a tensor that is being differentiated (its closure and
-            globals are searched, and those of functions that it calls from the same file; attributes of objects and modules are not).
+            globals are searched, and those of functions that it calls from the same file; no attributes of objects or modules).
 
     Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174. As `jax.checkpoint`; `torch.utils.checkpoint` does not compose
     with `torch.func`. Within `torch.compile` it is the function itself: there the compiler decides what to keep.

@@ -23,8 +23,8 @@ def bounded(problem: Problem, bounds: Any, *, implicit: Any) -> Problem:
         return problem
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):
         raise TypeError(
-            f"bounds is {bounds!r}: expected a pair (lower, upper), each of them a number, a tree like params, or None. What is a "
-            "pair for each variable in scipy is a pair of tensors here."
+            f"bounds is {bounds!r}: expected a pair (lower, upper), each of them a number, a tree like params, or None. What is "
+            "a pair for each variable in scipy is a pair of tensors here."
         )
     if implicit:
         raise ValueError("implicit with bounds: a minimum at a bound has a gradient that is not 0. Differentiate the steps.")

@@ -6,9 +6,10 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 import functional_optim as fo
-from functional_optim.adapters import AdamW, OptimizerAdapter, step_in_backward
+from functional_optim.adapters import AdamW, OptimizerAdapter, as_lr_scheduler, step_in_backward
 
 LAYERS = 8
 
@@ -94,6 +95,42 @@ def test_groups_drive_it_and_its_checkpoint_resumes():
     assert all(torch.equal(p, q) for p, q in zip(second.parameters(), straight.parameters(), strict=True))
     with pytest.raises(ValueError, match=r"differ in these parameters: 0\.weight"):
         resumed.load_state_dict({name: state for name, state in steps[1].state_dict().items() if name != "0.weight"})
+
+
+@pytest.mark.parametrize("calls_step", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: CosineAnnealingLR(optimizer, 4),
+        lambda optimizer: LambdaLR(optimizer, lambda step: 0.5**step),
+        lambda optimizer: as_lr_scheduler(optimizer, fo.linear(0.1, 0.0, 4)),
+    ],
+    ids=["torch's", "torch's with a function", "a schedule of ours"],
+)
+def test_schedulers_drive_it_in_an_ordinary_loop(make, calls_step):
+    after, during = model(), model()
+    optimizer = OptimizerAdapter(after.named_parameters(), fo.adamw(lr=0.05))
+    steps = step_in_backward(during, lambda named: OptimizerAdapter(named, fo.adamw(lr=0.05)))
+    schedulers = [make(optimizer), make(steps)]
+    for step in range(4):
+        optimizer.zero_grad()
+        loss_of(after, step).backward()
+        optimizer.step()
+        loss = loss_of(during, step)
+        if calls_step:
+            steps.zero_grad()
+            assert steps.step(lambda loss=loss: (loss.backward(), loss)[1]) is loss
+        else:
+            loss.backward()
+        for scheduler in schedulers:
+            scheduler.step()
+        if step == 1:  # What is loaded has groups of its own.
+            steps.load_state_dict(steps.state_dict())
+    assert_same(during, after)
+    assert schedulers[0].get_last_lr() == schedulers[1].get_last_lr()[:1] and len(steps.param_groups) == 2 * LAYERS
+    assert steps.state.keys() == set(during.parameters())
+    with pytest.raises(TypeError, match="call step_in_backward"):
+        steps.add_param_group({"params": []})
 
 
 def test_any_optimizer_will_do_frozen_parameters_stay_and_remove_ends_it():

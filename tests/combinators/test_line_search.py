@@ -144,6 +144,26 @@ def test_an_optimizer_explains_that_a_search_has_failed():
     assert "1 search so far has found no lower value" in str(optimizer.explain())
 
 
+def test_a_first_direction_that_leads_up_is_warned_of():
+    def loss(x):
+        return (x**2).sum()
+
+    def stepped(tx, x):
+        evaluate, state = fo.meta.evaluate_of(loss), tx.init_state(x)
+        for _ in range(2):
+            found = evaluate(x)
+            updates, state = tx.update(found.grads, state, x, value=found.value, evaluate=evaluate)
+            x = fo.apply_updates(x, updates)
+        return x
+
+    start = torch.ones(2, **DOUBLE)
+    with pytest.warns(UserWarning, match="first update of scale_by_lbfgs leads up.*scale_by_learning_rate") as record:
+        assert torch.equal(stepped(fo.with_line_search(fo.scale_by_lbfgs()), start), start)
+    assert len(record) == 1
+    tx = fo.with_line_search(fo.chain(fo.scale_by_lbfgs(), fo.scale_by_learning_rate(1.0)))
+    assert stepped(tx, start).abs().max() < 1e-6  # A quadratic: the second step ends at its minimum.
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_in_a_branch_it_searches_along_its_own_parameters(fused):
     """Of v² w² with v = 2, w = 3, along −∂/∂v alone, while w steps by its gradient."""

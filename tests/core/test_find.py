@@ -3,6 +3,7 @@
 import pytest
 
 import functional_optim as fo
+from functional_optim.find import MEANT
 
 EVERYTHING = fo.find()
 
@@ -26,12 +27,27 @@ def test_every_public_name_has_a_line():
         ("batched by torch.vmap", set()),
         ("norm gradient clip", {"per_example_global_norm_clip"}),
         ("Defazio", {"schedule_free"}),
+        ("8bit", {"quantized"}),
+        ("8-bit", {"quantized"}),
+        ("low rank", {"galore", "project"}),
+        ("low memory", {"quantized", "adapters.step_in_backward", "adafactor"}),
+        ("gradient clipping", {"clip_by_global_norm"}),
+        ("sharpness", {"sam"}),
+        ("MAML", {"meta.unroll"}),
     ],
 )
 def test_names_and_words_find(what, among):
     found = fo.find(what)
     assert among <= set(found) and len(found) < 60
     assert ("adam" in found) == (what == "adam*")
+
+
+def test_what_people_ask_for_is_there():
+    assert {name for names in MEANT.values() for name in names} <= set(EVERYTHING)
+
+
+def test_names_come_before_what_mentions_them():
+    assert next(iter(fo.find("sam"))) == "sam" and next(iter(fo.find("adamw"))) == "adamw"
 
 
 def test_it_prints_a_line_each():

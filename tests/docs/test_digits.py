@@ -24,6 +24,8 @@ def labels(count):
     return (torch.arange(count) % 10).to(torch.uint8)
 
 
+RATIO = "sweep: one by one / one vmap"
+
 FILES = {
     "train-images-idx3-ubyte": images(40),
     "train-labels-idx1-ubyte": labels(40),
@@ -159,6 +161,7 @@ def test_the_whole_program_on_a_tiny_mnist(folder, tmp_path, capsys, monkeypatch
     assert table["steps"].strip() == "3"
     assert table["picture"].strip() == str(Path(picture))
     assert table["sweep: vmap against loop"].endswith("met")
+    assert table["sweep: 2 rates, one vmap"].endswith("s of processor time") and "in processor time" in table[RATIO]
 
 
 def test_adapter_loop_and_functional_training_are_the_same_run():
@@ -200,6 +203,7 @@ def test_the_sweep_is_a_loop():
 
 def test_best_prefers_accuracy_then_low_loss():
     losses = torch.tensor([[0.1], [0.9], [0.5], [torch.nan]])
-    sweep = digits.Sweep(torch.arange(4.0), losses, torch.tensor([0.5, 0.9, 0.9, 0.9]), 2.0, 3.0, 0.0)
+    at_once, in_turn = digits.Cost(8.0, 2.0), digits.Cost(4.0, 3.0)  # By the clock of a machine that was busy meanwhile.
+    sweep = digits.Sweep(torch.arange(4.0), losses, torch.tensor([0.5, 0.9, 0.9, 0.9]), at_once, in_turn, 0.0)
     assert sweep.best == 2
     assert sweep.ratio == 1.5

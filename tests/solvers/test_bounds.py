@@ -89,7 +89,11 @@ def test_trees_and_a_start_beyond_the_bounds():
         ({"bounds": (1.0, 0.0)}, ValueError, "lower bound is greater"),
         ({"bounds": ({"a": 1.0}, None)}, ValueError, "the lower bound does not have the structure of params"),
         ({"bounds": (float("nan"), None)}, ValueError, "one of them is NaN"),
-        ({"bounds": (vector(1, 2, 3), None)}, ValueError, r"the lower bound of params has shape \(3,\), which does not fit \(2,\)"),
+        (
+            {"bounds": (vector(1, 2, 3), None)},
+            ValueError,
+            r"the lower bound of params has shape \(3,\), which does not fit \(2,\)",
+        ),
         ({"bounds": (None, "1")}, TypeError, "the upper bound of params is a str"),
         ({"bounds": [(0.0, 1.0)] * 3}, TypeError, "a pair for each variable in scipy is a pair of tensors here"),
         ({"bounds": (0.0, None), "implicit": True}, ValueError, "implicit with bounds"),
