@@ -38,7 +38,7 @@ from .engine.work import Refused
 from .evaluation import Evaluation, without_trained
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from
-from .state.loading import adopted_state, keys_of, require_state_dict, with_own_meaning_of_lr
+from .state.loading import adopted_state, keys_of, require_same_parameters, require_state_dict, with_own_meaning_of_lr
 from .state.rates import Rates, Watch, rates_of
 
 Group: TypeAlias = dict[str, Any]
@@ -727,6 +727,7 @@ def _checked_and_boxed(
     Parameters that are no state are put into `trained`.
     """
     require_state_dict(state_dict)
+    require_same_parameters(optimizer, state_dict)
     state_dict, found = without_trained(optimizer, state_dict)
     trained.update(found)
     state_dict = with_own_meaning_of_lr(optimizer, state_dict)

@@ -28,6 +28,8 @@ StateDict: TypeAlias = Mapping[str, Any]
 Group: TypeAlias = dict[str, Any]
 Slots: TypeAlias = Mapping[str, tuple[int, ...]]
 
+BY_NAME = "Parameters are matched by position; load_by_name(optimizer, state_dict, strict=False) matches them by their names."
+
 # Hyper-parameters that say nothing about which optimizer a group was written for.
 COMMON = ("lr", "weight_decay")
 
@@ -107,6 +109,20 @@ def load_by_name(
     state = {i: found[p][1] for i, (_, p) in enumerate(keyed) if p in found and p not in mismatched}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return report
+
+
+def require_same_parameters(optimizer: torch.optim.Optimizer, state_dict: StateDict) -> None:
+    """Raise ValueError unless the groups of a checkpoint have as many parameters as those of the optimizer."""
+    saved, own = ([len(group["params"]) for group in groups] for groups in (state_dict["param_groups"], optimizer.param_groups))
+    if saved != own:
+        raise ValueError(
+            f"the checkpoint has groups of {_counted(saved)} parameters, this optimizer of {_counted(own)}: it is of another "
+            f"model, or of other groups. {BY_NAME}"
+        )
+
+
+def _counted(sizes: list[int]) -> str:
+    return " and ".join(map(str, sizes))
 
 
 def is_own(optimizer: Any) -> bool:
@@ -205,18 +221,23 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
             try:
                 slots, known = decoded(state.get(number, {}), p), expected.get(key)
             except ValueError as error:
-                raise ValueError(f"param_groups[{index}], parameter {number}: {error}") from None
+                raise ValueError(f"param_groups[{index}], parameter {_called(number, key)}: {error}") from None
             problem = _misfit(known, slots)
             if problem:
-                raise ValueError(f"param_groups[{index}], parameter {number}: {problem}")
+                raise ValueError(f"param_groups[{index}], parameter {_called(number, key)}: {problem}")
             if known and _present(slots):
                 taken = known.adopted(slots)
                 remarks.note(known, taken, slots, optimizer.is_chain)
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
                 state[number] = {**left, **encoded({name: slots[old] for name, old in taken.names.items()}, known.encoders)}
     if remarks:
-        user.warn(f"a checkpoint of a somewhat different optimizer: {remarks}.")
+        user.warn(f"the checkpoint was saved by a somewhat different optimizer, and is loaded in part. {remarks}")
     return state
+
+
+def _called(number: Any, key: Key) -> str:
+    """The number of a parameter in the checkpoint, and its name here, where it has one."""
+    return f"{number}" if key.name is None else f"{number}, {key.name!r}"
 
 
 @dataclass(frozen=True)
@@ -246,27 +267,34 @@ class Expected:
 
 
 class _Remarks:
-    """What to tell of a checkpoint that fits in part."""
+    """What to tell of a checkpoint that fits in part: of rules and slots by name, each once."""
 
     def __init__(self) -> None:
-        self.going_on: dict[str, None] = {}
+        self.loaded: dict[str, None] = {}
+        self.anew: dict[str, None] = {}
+        self.left: dict[str, None] = {}
         self.others: dict[str, None] = {}
 
     def note(self, expected: Expected, taken: Adopted, slots: StateDict, is_chain: bool) -> None:
         """One parameter; of classes that choose their rules by the options of a group, only what is broken."""
-        self.going_on.update(dict.fromkeys(taken.going_on))
+        self.loaded.update(dict.fromkeys(taken.going_on))
         for rule, lacking in taken.afresh.items():
             if lacking or is_chain:
-                self.others[f"{rule} starts afresh{f', for {_listed(lacking)} is missing' if lacking else ''}"] = None
-        strange = set(taken.strange) & _present(slots)
-        if strange and is_chain:
-            self.others[f"{_listed(strange)} belongs to none of its links"] = None
+                self.anew[f"{rule} (the checkpoint lacks {_listed(lacking)})" if lacking else rule] = None
+        if is_chain:
+            self.left.update(dict.fromkeys(map(repr, sorted(set(taken.strange) & _present(slots)))))
 
     def __bool__(self) -> bool:
-        return bool(self.others)
+        return bool(self.anew or self.left or self.others)
 
     def __str__(self) -> str:
-        return "; ".join([*(f"{rule} goes on" for rule in self.going_on), *self.others])
+        parts = {
+            "Loaded: {}.": self.loaded,
+            "Starting anew: {}.": self.anew,
+            "Left out: {}, which nothing here keeps.": self.left,
+            "Other options: {}.": self.others,
+        }
+        return " ".join(text.format(", ".join(names)) for text, names in parts.items() if names)
 
 
 def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Expected]:
@@ -319,11 +347,14 @@ def _misfit(expected: Expected | None, slots: StateDict) -> str:
     if not expected or not expected.shapes or not found:
         return ""
     if not {name.split(".")[-1] for name in found} & {name.split(".")[-1] for name in expected.shapes}:
-        return f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected.shapes)}: another kind saved it."
+        return (
+            f"the checkpoint holds {_listed(found)}, this optimizer keeps {_listed(expected.shapes)}: another kind saved "
+            "it. Make the optimizer of the chain that saved it, or begin without this checkpoint."
+        )
     for name, old in sorted(expected.adopted(slots).names.items()):
         shape = tuple(slots[old].shape) if isinstance(slots[old], Tensor) else ()
         if old in found and shape != expected.shapes.get(name, shape):
-            return f"{old!r} has shape {shape}, expected {expected.shapes[name]}: it belongs to another parameter."
+            return f"{old!r} has shape {shape}, expected {expected.shapes[name]}: it belongs to another parameter. {BY_NAME}"
     return ""
 
 

@@ -240,7 +240,7 @@ def test_a_link_inserted_into_a_chain_takes_no_slot_from_another():
     saved = OptimizerAdapter([p], fo.chain(fo.trace(0.5), fo.sgd(1.0)))
     advance(saved, 2)
     loaded = OptimizerAdapter([p], fo.chain(fo.rename_hparams(fo.trace(0.9), momentum="slow"), fo.trace(0.5), fo.sgd(1.0)))
-    with pytest.warns(UserWarning, match=r"trace starts afresh; trace_1 starts afresh; 'momentum_buffer' belongs to none"):
+    with pytest.warns(UserWarning, match=r"Starting anew: trace, trace_1\. Left out: 'momentum_buffer'"):
         loaded.load_state_dict(saved.state_dict())
     advance(loaded, 1)
     assert {"trace.momentum_buffer", "trace_1.momentum_buffer"} < set(loaded.state[p])

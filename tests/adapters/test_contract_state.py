@@ -363,14 +363,17 @@ def test_a_checkpoint_of_adam_leaves_adamw_decoupled_as_in_torch():
 
 
 @every_eager
-def test_another_number_of_groups_or_parameters_is_refused_as_in_torch(subject):
+def test_another_number_of_groups_or_parameters_is_refused(subject):
     a, b, c, d = subject.params()
     optimizer = subject.make([{"params": [a, b]}, {"params": [c, d]}])
     advance(optimizer, 2)
     before = copy.deepcopy(optimizer.state_dict())
     for groups, message in (
-        ([subject.params(torch.float64)], "loaded state dict has a different number of parameter groups"),
-        ([subject.params(torch.float64)[:1], subject.params(torch.float64)[1:]], "doesn't match the size of optimizer's group"),
+        ([subject.params(torch.float64)], "the checkpoint has groups of 4 parameters, this optimizer of 2 and 2"),
+        (
+            [subject.params(torch.float64)[:1], subject.params(torch.float64)[1:]],
+            "has groups of 1 and 3 parameters, this optimizer of 2 and 2.*load_by_name",
+        ),
     ):
         other = subject.make([{"params": own} for own in groups])
         with pytest.raises(ValueError, match=message):
@@ -388,7 +391,7 @@ def test_slots_of_other_shapes_are_refused(subject):
     advance(optimizer, 2)
     advance(other, 2)
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0: .* (it belongs to another parameter|another kind)"):
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0.*: .* (it belongs to another parameter|another kind)"):
         optimizer.load_state_dict(other.state_dict())
     assert_same_bits(optimizer.state_dict(), before)
 
@@ -425,8 +428,8 @@ def test_a_checkpoint_of_another_kind_is_refused(ours, theirs, message):
 @pytest.mark.parametrize(
     "theirs, transform, message",
     [
-        (lambda p: torch.optim.AdamW(p, amsgrad=True), fo.adamw(), "'max_exp_avg_sq' belongs to none of its links"),
-        (torch.optim.AdamW, fo.adamw(amsgrad=True), "optimizer: scale_by_adam starts afresh, for 'max_exp_avg_sq' is missing"),
+        (lambda p: torch.optim.AdamW(p, amsgrad=True), fo.adamw(), "Left out: 'max_exp_avg_sq'"),
+        (torch.optim.AdamW, fo.adamw(amsgrad=True), r"Starting anew: scale_by_adam \(the checkpoint lacks 'max_exp_avg_sq'\)"),
         (
             lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True),
             fo.sgd(0.1, 0.9),
