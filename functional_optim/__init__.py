@@ -465,7 +465,7 @@ def _advice(name: str) -> str:
         found = getattr(importlib.import_module(f"functional_optim.{part}"), name, None)
         if getattr(found, "__module__", "").startswith("functional_optim"):
             return f" Did you mean {f'{part}.{name}'!r}?"
-    return hints.hint(name, [*__all__, "adapters.OptimizerAdapter"])
+    return hints.hint(name, [*__all__, "adapters.OptimizerAdapter", "adapters.as_lr_scheduler"])
 
 
 def __dir__() -> list[str]:

@@ -51,7 +51,10 @@ MEANT: dict[str, tuple[str, ...]] = {
     "decay_steps": ("total_steps", "steps"),
     "num_warmup_steps": ("warmup_steps",),
     "num_training_steps": ("total_steps",),
-    # Methods.
+    # Methods, also scipy's.
+    "L-BFGS-B": ("lbfgs",),
+    "CG": ("nonlinear_cg",),
+    "Newton-CG": ("newton_cg",),
     "init": ("init_state",),
     "init_fn": ("init_state",),
     "apply": ("update",),
@@ -79,6 +82,8 @@ MEANT: dict[str, tuple[str, ...]] = {
     "multi_transform": ("partition",),
     "named_chain": ("chain",),
     "Optimizer": ("adapters.OptimizerAdapter",),
+    "optim": ("adapters.OptimizerAdapter",),
+    "lr_scheduler": ("adapters.as_lr_scheduler",),
     "piecewise_constant_schedule": ("piecewise_constant",),
     "piecewise_interpolate_schedule": ("piecewise_interpolate",),
     "polynomial_schedule": ("polynomial",),

@@ -121,7 +121,11 @@ def _require_schedule(name: str, schedule: Any) -> None:
             advice = "torch's schedulers drive an optimizer: give one to OptimizerAdapter(params, transform)."
         raise TypeError(f"the schedule of {name!r} is {schedule!r}: expected a function of the step. {advice}")
     if isinstance(schedule, type):
-        raise TypeError(f"the schedule of {name!r} is a class: call it, {name}={schedule.__name__}(...).")
+        own = f"call it, {name}={schedule.__name__}(...)."
+        advice = (
+            "torch's schedulers drive the optimizer that OptimizerAdapter makes." if issubclass(schedule, LRScheduler) else own
+        )
+        raise TypeError(f"the schedule of {name!r} is a class: {advice}")
     problem = misfit(schedule, 0)
     if problem:
         raise TypeError(f"the schedule of {name!r} is called with the step, but takes {problem}.")
