@@ -12,8 +12,9 @@ function, the step is a function of that program. How a step becomes code: see `
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -107,6 +108,7 @@ def run_loop(
     structure: list[Any],
     stops: frozenset[int] = frozenset(),
     name: str = "a step",
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Tensor], list[Tensor], Any]:
     """`carry, logs = step(carry, constants, entries of this step)`, so many times, compiled.
 
@@ -121,12 +123,13 @@ def run_loop(
         structure: the step appends to it what goes with its results, at least once before it returns.
         stops: indices of steps before which derivatives end.
         name: of what is compiled, for those who watch it.
+        settings: of the compiler, where no derivatives are taken.
 
     Returns:
         The last carry, the logs stacked along a new first axis, and what the step appended when it was compiled.
     """
     at_stop = (Tensor.detach,) * len(carry)
-    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, (key, steps > 1), structure, name)
+    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, (key, steps > 1), structure, name, settings)
     outputs, tape = plan.applied((*carry, *constants, *entries))
     return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
@@ -166,7 +169,7 @@ class _Plan:
 
     Attributes:
         at_stop: what becomes of each tensor of the carry where derivatives end.
-        structure, name: see `run_loop`.
+        structure, name, settings: see `run_loop`.
         moving: which tensors derivatives are taken of.
         batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
         within: see `_Tape`.
@@ -182,6 +185,7 @@ class _Plan:
     key: Any
     structure: list[Any]
     name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     moving: tuple[bool, ...] = ()
     batches: tuple[tuple[int | None, ...], ...] = ()
     within: tuple[int | None, ...] = ()
@@ -543,7 +547,7 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
         moving = tuple(i for i, x in enumerate(given) if is_smooth(x) and (i < plan.carried or plan.moving[i]))
         forward, transpose = forward_and_transpose(step, given, outputs, moving, plan.name)
     else:
-        forward, outputs = _forward(step, given, plan.name)
+        forward, outputs = _forward(step, given, plan)
         _require_kept(carry, outputs)
     log.info("traced %s in %.1f s", plan.name, time.perf_counter() - start)
     logged, smooth = len(outputs) - plan.carried, tuple(map(is_smooth, outputs))
@@ -555,10 +559,10 @@ def _require_kept(carry: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
 
 
-def _forward(step: Callable[..., Tensors], given: Tensors, name: str) -> tuple[Part, list[Tensor]]:
+def _forward(step: Callable[..., Tensors], given: Tensors, plan: _Plan) -> tuple[Part, list[Tensor]]:
     """A step as a part, and tensors like its results."""
     try:
-        return forward_part(step, given, name)
+        return forward_part(step, given, plan.name, plan.settings)
     except Exception:
         shapes_of(step, given)  # which has a better word for what fails there too
         raise

@@ -16,8 +16,9 @@ import operator
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -48,12 +49,22 @@ class Part:
         views: of arguments and what the graph returns to the results, which may be parts of them.
         within: the parts that the graph calls.
         name: for those who watch the compiler.
+        settings: of the compiler, for programs that it is in.
     """
 
-    def __init__(self, graph: fx.GraphModule, mode: Any, name: str, is_backward: bool = False) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        mode: Any,
+        name: str,
+        *,
+        is_backward: bool = False,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.views = _take_views_outside(graph).forward
         self.graph, self.mode, self.name, self.is_backward = graph, mode, name, is_backward
         self.within = [_part_of(call) for call in _calls(graph)]
+        self.settings = functools.reduce(lambda all, part: all | part.settings, self.within, dict(settings))
         self.number = next(_numbers)
         _parts[self.number] = self
 
@@ -72,7 +83,7 @@ class Part:
         start = time.perf_counter()
         with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in a trace
-            run = inductor.lowered(traced, SETTINGS, is_backward=self.is_backward)
+            run = inductor.lowered(traced, SETTINGS | self.settings, is_backward=self.is_backward)
         log.info("compiled %s in %.1f s", self.name, time.perf_counter() - start)
 
         def with_constants(tensors: list[Tensor]) -> Sequence[Tensor]:
@@ -114,15 +125,17 @@ def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
             _kept.pop()
 
 
-def forward_part(function: Function, like: Sequence[Tensor], name: str) -> tuple[Part, list[Tensor]]:
-    """A function, for tensors like these, and tensors like its results."""
+def forward_part(
+    function: Function, like: Sequence[Tensor], name: str, settings: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Part, list[Tensor]]:
+    """A function, for tensors like these, compiled with such settings; and tensors like its results."""
     with torch_internals.disable_current_modes():
         mode = _fake_mode()
         with mode:
             inputs = _like(like)
         graph = _traced(lambda *inputs: list(function(*inputs)), inputs, mode)
         outputs = [node.meta["val"] for node in _returned(graph)]
-        return Part(graph, mode, name), outputs
+        return Part(graph, mode, name, settings=settings), outputs
 
 
 def forward_and_transpose(
