@@ -183,6 +183,11 @@ def cond(condition: Any, then: Callable[[], Tree], otherwise: Callable[[], Tree]
     return trees.map_leaves(lambda a, b: torch.where(condition, a, b), then(), otherwise())
 
 
+def is_due(t: Any, every: int, offset: Any = 0) -> Any:
+    """Whether what is done every so many steps is due at step t; with an offset, rounded, that much earlier: for `cond`."""
+    return (t + floor(offset + 0.5)) % every == 0
+
+
 def log(x: Scalar) -> Scalar:
     """Natural logarithm of a scalar that is not negative; −∞ at 0."""
     if not isinstance(x, int | float):

@@ -19,7 +19,8 @@ class SparseAdam(TorchClass):
     """Adam with the signature, the parameter groups and the state of `torch.optim.SparseAdam`: gradients are sparse, as those of
     `torch.nn.Embedding(sparse=True)`, and only what they name is moved, and has its averages moved.
 
-    With dense gradients, in functions: `functional_optim.sparse_adam`.
+    With dense gradients, in functions: `functional_optim.sparse_adam`. `transform_of(optimizer)` is not that, but the Adam that
+    is run on what a gradient names: of a dense gradient it moves all.
 
     Raises:
         ValueError: a number out of range.

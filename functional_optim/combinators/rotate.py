@@ -37,7 +37,7 @@ from functional_optim.dimensions import (
 )
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
 from functional_optim.lifting import Leafwise
-from functional_optim.numerics import cond, either, where
+from functional_optim.numerics import cond, either, is_due, where
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform
 
@@ -52,6 +52,7 @@ Bases = tuple[list[Tensor], list[Tensor]]
 def rotate(
     transform: Transform,
     shampoo_beta: float = 0.95,
+    precondition_offset: float = 0,
     *,
     precondition_frequency: int = 10,
     max_precond_dim: int = 10_000,
@@ -75,6 +76,9 @@ def rotate(
         transform: a rule of gradients and slots, `scale_by_adam()`, `scale_by_lion()`, `scale_by_muon()`, …, or a chain of such
             rules; without parameters.
         shampoo_beta: decay of the means of G Gᵀ and Gᵀ G per step, in [0, 1).
+        precondition_offset: at least 0, rounded to a whole number: how many steps earlier each later basis is found. A
+            hyper-parameter: with one of its own in each group, or `PerLeaf`, matrices take turns, and after the first step none
+            pays for all of them. Those of one offset are turned together.
         precondition_frequency: in steps, at least 1.
         max_precond_dim: the largest dimension that is turned.
         precondition_1d: turn vectors, too: by the outer product of their gradient with itself.
@@ -134,14 +138,18 @@ def rotate(
         constants=tuple(f"Q.{i}" for i in range(dims)),
         coded=inner.coded,
     )
-    own = {"shampoo_beta": Hparam(shampoo_beta, FRACTION), **({"kl_eps": Hparam(kl_eps, NON_NEGATIVE)} if kl else {})}
+    own = {
+        "shampoo_beta": Hparam(shampoo_beta, FRACTION),
+        "precondition_offset": Hparam(precondition_offset, NON_NEGATIVE),
+        **({"kl_eps": Hparam(kl_eps, NON_NEGATIVE)} if kl else {}),
+    }
     return Transform.of(form, {**transform.declared, **own}, "rotate")
 
 
 def _rotated(
     hp: HParams, t: Any, *, inner: Transform, every: int, dims: int, directions: Sequence[str], kl: bool
 ) -> Callable[..., Any]:
-    beta = hp["shampoo_beta"]
+    beta, due = hp["shampoo_beta"], is_due(t - 1, every, hp["precondition_offset"])
     # The rule has seen a gradient less.
     inside = Inside(inner)
     rule_inside = inside.rule(hp, where(t > 1, t - 1, 1))
@@ -159,11 +167,11 @@ def _rotated(
         grams = _grams(g.reshape(shape), ggs, qs, hp["kl_eps"] if kl else None, t)
         ggs = [beta * gg + (1 - beta) * new for gg, new in zip(ggs, grams, strict=True)]
         known = [gg.detach() for gg in ggs]
-        qs, own = cond(
-            t == 1,
-            lambda: ([eigh(gg)[1].flip(-1) for gg in known], own),
-            lambda: cond((t - 1) % every == 0, lambda: _turned_on(known, list(qs), own, turns, shape), lambda: (list(qs), own)),
-        )
+
+        def later():
+            return cond(due, lambda: _turned_on(known, list(qs), own, turns, shape), lambda: (list(qs), own))
+
+        qs, own = cond(t == 1, lambda: ([eigh(gg)[1].flip(-1) for gg in known], own), later)
         # However they were turned, they lie in memory as they did.
         return [x.contiguous() for x in (u, *ggs, *qs, *own)]
 

@@ -5,6 +5,7 @@ import torch
 from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
+from functional_optim.hparams import NON_NEGATIVE, validate_number
 from functional_optim.optimizers.torch_optim import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.decay import add_decayed_weights
@@ -203,6 +204,7 @@ def scion(
     Source: Pethick et al. 2025, https://arxiv.org/abs/2502.07529. Retraces the authors' program, which also starts parameters in
     the ball: their `init()` is not part of this.
     """
+    validate_number("radius", radius, NON_NEGATIVE)
     return chain(
         ema(decay, debias=False, state_dtype=state_dtype),
         scale_by_lmo(norm, normalized=normalized, transpose=transpose, ns_steps=ns_steps, ns_dtype=ns_dtype),

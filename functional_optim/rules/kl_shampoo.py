@@ -22,7 +22,7 @@ from functional_optim.dimensions import (
 )
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise
-from functional_optim.numerics import cond
+from functional_optim.numerics import cond, is_due
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import matrix_zeros
 from functional_optim.transform import Transform
@@ -32,6 +32,7 @@ from functional_optim.transform import Transform
 def scale_by_kl_shampoo(
     betas: tuple[float, float] = (0.9, 0.95),
     kl_eps: float = 1e-8,
+    precondition_offset: float = 0,
     *,
     precondition_frequency: int = 2,
     max_precond_dim: int = 2048,
@@ -43,6 +44,8 @@ def scale_by_kl_shampoo(
     Args:
         betas: decay of the momentum and of the second moments per step, each in [0, 1).
         kl_eps: the least eigenvalue that is divided by, at least 0.
+        precondition_offset: at least 0, rounded to a whole number: how many steps earlier bases are found, so that matrices take
+            turns; see `rotate`. A hyper-parameter.
         precondition_frequency: how many steps pass between two bases, at least 1. Eigenvalues are new at each step.
         max_precond_dim: larger dimensions are left as they are.
         init_factor: δ, greater than 0, in units of |g|: moments start at δ I.
@@ -93,6 +96,7 @@ def scale_by_kl_shampoo(
         constants=tuple(f"Q.{i}" for i in range(dims)),
     )
     declared = {"betas": Hparam(betas, FRACTION), "kl_eps": Hparam(kl_eps, NON_NEGATIVE)}
+    declared["precondition_offset"] = Hparam(precondition_offset, NON_NEGATIVE)
     return Transform.of(form, declared, "scale_by_kl_shampoo")
 
 
@@ -108,7 +112,7 @@ def _kl_shampoo(hp, t, *, every, dims):
         x = g.reshape(shape)
         ggs = [b2 * gg + (1 - b2) * whitened_gram(x, i, qs, roots) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
         known = [gg.detach() for gg in ggs]
-        qs = cond(t % every == 0, lambda: followed(known, qs)[0], lambda: qs)
+        qs = cond(is_due(t, every, hp["precondition_offset"]), lambda: followed(known, qs)[0], lambda: qs)
         return [y.contiguous() for y in (u.reshape(g.shape), m, *ggs, *qs)]
 
     return rule

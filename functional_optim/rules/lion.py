@@ -23,6 +23,9 @@ def scale_by_lion(hp):
 
     State: `exp_avg` (m), like the parameters. No count: there is no bias correction.
 
+    The sign of NaN is 0 in torch: where one gradient was NaN the momentum stays it, and the parameter stands still, without a
+    word. `apply_if_finite(...)` around the chain leaves such a step out.
+
     Source: Chen et al. 2023, https://arxiv.org/abs/2302.06675, who take a learning rate 3 to 10 times smaller than AdamW's, and
     a weight decay as many times larger. As `optax.scale_by_lion`; torch has no counterpart.
 

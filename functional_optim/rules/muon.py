@@ -119,7 +119,7 @@ def scale_by_muon(
     require_factor(adjust_lr_fn)
     given: Any = ns_coefficients
     by_steps = isinstance(given[0], str | tuple | list)
-    require_schedule(given if by_steps else [given], ns_steps)
+    require_schedule(given if by_steps else [given], ns_steps, ns_dtype)
     options = {"nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "ns_dtype": ns_dtype}
     if by_steps:
         return _scheduled_muon(schedule=given, momentum=momentum, eps=eps, state_dtype=state_dtype, **options)

@@ -60,8 +60,10 @@ def margin_of(coefficients: str | Schedule) -> float | None:
     return MARGINS.get(coefficients) if isinstance(coefficients, str) else None
 
 
-def require_schedule(coefficients: str | Schedule, steps: int) -> None:
-    """Raise ValueError unless these are coefficients, for so many steps."""
+def require_schedule(coefficients: str | Schedule, steps: int, dtype: torch.dtype | None = None) -> None:
+    """Raise unless these are coefficients, for so many steps, and products can be rounded to this dtype."""
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise TypeError(f"ns_dtype = {dtype!r}: expected a real floating dtype, such as torch.bfloat16, or None.")
     if isinstance(coefficients, str) and coefficients not in SCHEDULES:
         raise ValueError(f"coefficients = {coefficients!r}: expected one of {', '.join(map(repr, SCHEDULES))}, or triples.")
     if not isinstance(coefficients, str) and not (coefficients and all(len(triple) == 3 for triple in coefficients)):

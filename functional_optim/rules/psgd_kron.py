@@ -75,6 +75,8 @@ def scale_by_psgd_kron(
             [ 0.0000, -0.1000]])
     """
     require_count("dims", dims, 1)
+    require_count("max_size_triangular", max_size_triangular, 0)
+    require_count("min_ndim_triangular", min_ndim_triangular, 0)
     if not precond_init_scale > 0:
         raise ValueError(f"precond_init_scale = {precond_init_scale} is not greater than 0.")
     if update_probability is not None and not 0 < update_probability <= 1:

@@ -16,7 +16,7 @@ from functional_optim.decompositions import eigh
 from functional_optim.dimensions import folded, gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise, zeros
-from functional_optim.numerics import bias_correction, cond, where
+from functional_optim.numerics import bias_correction, cond, is_due, where
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform
 
@@ -25,6 +25,7 @@ from functional_optim.transform import Transform
 def scale_by_shampoo(
     betas: tuple[float, float] = (0.9, 1.0),
     epsilon: float = 1e-12,
+    precondition_offset: float = 0,
     *,
     precondition_frequency: int = 1,
     max_preconditioner_dim: int = 1024,
@@ -36,6 +37,8 @@ def scale_by_shampoo(
     Args:
         betas: decay of the momentum and of the second moments per step, each in [0, 1); the second may be 1, for sums.
         epsilon: ε, at least 0, in units of g²: what is added to the eigenvalues of the second moments.
+        precondition_offset: at least 0, rounded to a whole number: how many steps earlier roots are computed, so that matrices
+            take turns; see `rotate`. A hyper-parameter.
         precondition_frequency: how many steps pass between two computations of the roots. Until the first, they are I.
         max_preconditioner_dim: larger dimensions have no preconditioner.
         dims: how many dimensions have one each; of a tensor with more, the last ones are taken together as one.
@@ -62,6 +65,8 @@ def scale_by_shampoo(
     }.items():
         require_count(name, value, 1)
     require_count("dims", dims, 1)
+    if root is not None:
+        require_count("root", root, 1)
 
     form = Leafwise(
         name="scale_by_shampoo",
@@ -73,7 +78,11 @@ def scale_by_shampoo(
         batched=True,
         constants=tuple(f"roots.{i}" for i in range(dims)),
     )
-    declared = {"betas": Hparam(betas, (FRACTION, "[0, 1]")), "epsilon": Hparam(epsilon, NON_NEGATIVE)}
+    declared = {
+        "betas": Hparam(betas, (FRACTION, "[0, 1]")),
+        "epsilon": Hparam(epsilon, NON_NEGATIVE),
+        "precondition_offset": Hparam(precondition_offset, NON_NEGATIVE),
+    }
     return Transform.of(form, declared, "scale_by_shampoo")
 
 
@@ -92,6 +101,7 @@ def _shampoo(hp, t, *, every, dims, order):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), where(b2 < 1, bias_correction(b2, t), 1.0)
     share = where(b2 < 1, 1 - b2, 1.0)
+    due = is_due(t, every, hp["precondition_offset"])
 
     def rule(g, p, m, *slots):
         shape = (g.shape[0], *folded(tuple(g.shape[1:]) or (1,), dims))
@@ -100,7 +110,7 @@ def _shampoo(hp, t, *, every, dims, order):
         ls = [b2 * x + share * gram(g.reshape(shape), i) if x.shape[-1] else x for i, x in enumerate(ls)]
         kept = sum(x.shape[-1] > 0 for x in ls)
         power = 1 / (order or 2 * kept or 1)
-        rs = cond(t % every == 0, lambda: [_root((x / c2).detach(), hp["epsilon"], power) for x in ls], lambda: rs)
+        rs = cond(due, lambda: [_root((x / c2).detach(), hp["epsilon"], power) for x in ls], lambda: rs)
         u = turned((m / c1).reshape(shape), rs).reshape(g.shape)
         return [x.contiguous() for x in (u, m, *ls, *rs)]
 

@@ -16,26 +16,35 @@ from functional_optim.decompositions import eigh
 from functional_optim.dimensions import gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise, zeros
-from functional_optim.numerics import cond
+from functional_optim.numerics import cond, is_due
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor
 
 
 @recorded
-def scale_by_splus(betas: tuple[float, float] = (0.9, 0.999), *, inverse_every: int = 100, max_dim: int = 10_000) -> Transform:
+def scale_by_splus(
+    betas: tuple[float, float] = (0.9, 0.999),
+    inverse_offset: float = 0,
+    *,
+    inverse_every: int = 100,
+    max_dim: int = 10_000,
+) -> Transform:
     """Take the sign of the momentum in the eigenbasis of the gradients' second moments along rows and columns.
 
     Vectors, scalars, and tensors of more than two dimensions, get the sign of the momentum.
 
     Args:
         betas: decay of the momentum and of the second moments per step, each in [0, 1).
+        inverse_offset: at least 0, rounded to a whole number: how many steps earlier each later basis is found, so that matrices
+            take turns; see `rotate`. A hyper-parameter.
         inverse_every: how many steps pass between two bases; the first step finds one, and does without.
         max_dim: the largest dimension that is turned.
 
     State: `step` () int64; `exp_avg` (M), like the parameters; `GG.0`, `GG.1` (L, R) and `Q.0`, `Q.1` of each leaf, square
     matrices of its dimensions, in at least float32, empty where there are none.
 
-    Derivatives take the bases for constants, as those of `rotate`.
+    Derivatives take the bases for constants, as those of `rotate`. The sign of NaN is 0 in torch: after a gradient with NaN the
+    momentum stays it, and the parameter stands still. `apply_if_finite(...)` around the chain leaves such a step out.
 
     Source: Frans et al. 2025, https://arxiv.org/abs/2506.07254. Neither torch nor optax has it.
 
@@ -65,7 +74,11 @@ def scale_by_splus(betas: tuple[float, float] = (0.9, 0.999), *, inverse_every: 
         batched=True,
         constants=("Q.0", "Q.1"),
     )
-    return Transform.of(form, {"betas": Hparam(betas, FRACTION)}, "scale_by_splus")
+    return Transform.of(
+        form,
+        {"betas": Hparam(betas, FRACTION), "inverse_offset": Hparam(inverse_offset, NON_NEGATIVE)},
+        "scale_by_splus",
+    )
 
 
 def _splus(hp, t, *, every):
@@ -77,7 +90,7 @@ def _splus(hp, t, *, every):
         u = turned(turned(m, qs).sign(), [q.mT for q in qs])
         ggs = [b2 * gg + (1 - b2) * gram(g, i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
         known = [gg.detach() for gg in ggs]
-        qs = cond((t == 1) | (t % every == 0), lambda: [eigh(gg)[1] for gg in known], lambda: qs)
+        qs = cond((t == 1) | is_due(t, every, hp["inverse_offset"]), lambda: [eigh(gg)[1] for gg in known], lambda: qs)
         return [x.contiguous() for x in (u, m, *ggs, *qs)]
 
     return rule

@@ -219,6 +219,51 @@ def test_between_two_bases_nothing_is_decomposed(monkeypatch, pure):
     assert {tuple(shape) for shape in eigh + qr} == {(3, 4, 4)}
 
 
+METHODS_OF_DECOMPOSITIONS = {
+    "soap": (lambda **offset: fo.rotate(fo.scale_by_adam(), precondition_frequency=4, **offset), "qr"),
+    "shampoo": (lambda **offset: fo.scale_by_shampoo(precondition_frequency=4, **offset), "eigh"),
+    "kl_shampoo": (lambda **offset: fo.scale_by_kl_shampoo(precondition_frequency=4, **offset), "qr"),
+    "splus": (lambda **offset: fo.scale_by_splus(inverse_every=4, **offset), "eigh"),
+}
+
+
+@pytest.mark.parametrize("pure", [True, False])
+@pytest.mark.parametrize("method", METHODS_OF_DECOMPOSITIONS)
+def test_with_offsets_matrices_take_turns_and_each_is_what_it_is_alone(monkeypatch, method, pure):
+    make, decomposition = METHODS_OF_DECOMPOSITIONS[method]
+    offset = "inverse_offset" if method == "splus" else "precondition_offset"
+    starts = [randn(4, 4, seed=i) for i in range(4)]
+    alone = []
+    for i, start in enumerate(starts):
+        tx, p = make(**{offset: i}), start
+        state = tx.init_state(p)
+        for step in range(11):
+            u, state = tx.update(randn(4, 4, seed=10 * i + step), state, p)
+            p = p - 0.1 * u
+        alone.append(p)
+    tx, leaves = make(), [start.clone().requires_grad_() for start in starts]
+    chain = fo.chain(tx, fo.scale_by_learning_rate(0.1))
+    optimizer = OptimizerAdapter([{"params": [leaf], offset: i} for i, leaf in enumerate(leaves)], chain)
+    ps, state = starts, tx.init_state(starts)
+    calls, seen = count_calls(monkeypatch, decomposition), []
+    for step in range(11):
+        before = len(calls)
+        grads = [randn(4, 4, seed=10 * i + step) for i in range(4)]
+        if pure:
+            us, state = tx.update(grads, state, ps, {offset: fo.PerLeaf([0, 1, 2, 3])})
+            ps = [p - 0.1 * u for p, u in zip(ps, us, strict=True)]
+        else:
+            for leaf, g in zip(leaves, grads, strict=True):
+                leaf.grad = g
+            optimizer.step()
+            ps = [leaf.detach() for leaf in leaves]
+        seen.append(sum(shape[0] for shape in calls[before:]))
+    assert seen[1:] == [2] * 10, "one matrix a step, of rows and of columns"
+    for p, expected in zip(ps, alone, strict=True):
+        # The adapter subtracts in other operations.
+        torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_run_goes_on_in_the_middle_of_a_period():
     def fresh():
         p = randn(4, 4, seed=1).requires_grad_()
