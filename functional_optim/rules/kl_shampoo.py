@@ -95,9 +95,12 @@ def scale_by_kl_shampoo(
         batched=True,
         constants=tuple(f"Q.{i}" for i in range(dims)),
     )
-    declared = {"betas": Hparam(betas, FRACTION), "kl_eps": Hparam(kl_eps, NON_NEGATIVE)}
-    declared["precondition_offset"] = Hparam(precondition_offset, NON_NEGATIVE)
-    return Transform.of(form, declared, "scale_by_kl_shampoo")
+    return Transform.of(form, _declared(betas, kl_eps, precondition_offset), "scale_by_kl_shampoo")
+
+
+def _declared(betas, kl_eps, offset):
+    numbers = {"kl_eps": kl_eps, "precondition_offset": offset}
+    return {"betas": Hparam(betas, FRACTION), **{name: Hparam(value, NON_NEGATIVE) for name, value in numbers.items()}}
 
 
 def _kl_shampoo(hp, t, *, every, dims):

@@ -78,12 +78,12 @@ def scale_by_shampoo(
         batched=True,
         constants=tuple(f"roots.{i}" for i in range(dims)),
     )
-    declared = {
-        "betas": Hparam(betas, (FRACTION, "[0, 1]")),
-        "epsilon": Hparam(epsilon, NON_NEGATIVE),
-        "precondition_offset": Hparam(precondition_offset, NON_NEGATIVE),
-    }
-    return Transform.of(form, declared, "scale_by_shampoo")
+    return Transform.of(form, _declared(betas, epsilon, precondition_offset), "scale_by_shampoo")
+
+
+def _declared(betas, epsilon, offset):
+    numbers = {"epsilon": epsilon, "precondition_offset": offset}
+    return {"betas": Hparam(betas, (FRACTION, "[0, 1]")), **{name: Hparam(x, NON_NEGATIVE) for name, x in numbers.items()}}
 
 
 def _slots(dims, largest):

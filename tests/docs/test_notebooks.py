@@ -134,6 +134,18 @@ def test_solvers_end_where_they_say_and_have_the_derivatives_of_a_minimum(capsys
     assert found["best"].value <= found["values"].min() + 1e-9
 
 
+def test_soap_from_its_paper_is_soap_and_matrices_take_turns(capsys):
+    found = run("9_")
+    assert found["difference"] < 1e-12 < found["from_adam"]
+    assert found["by_vmap"] < 1e-12 and found["block_difference"] < 1e-12
+    assert found["together"] == [20 if step in (10, 20, 30) else 0 for step in range(31)]
+    assert found["spread"] == [0] + [2] * 30
+    assert torch.equal(found["by_seed"][0], found["run_psgd"](0)) and not torch.equal(found["by_seed"][0], found["by_seed"][1])
+    assert all(losses[:, :, 0].std() < 1e-6 for losses in found["losses"].values()), "all start at the same loss"
+    assert set(found["steps_to_goal"]) == {"AdamW", "Muon", "SOAP", "Shampoo", "PSGD"}
+    assert all(curve.isfinite().all() for curve in found["curves"].values())
+
+
 def test_every_notebook_has_a_test_here():
     names = re.findall(r'run\("(\d_)"\)', Path(__file__).read_text())
     assert [path.name[:2] for path in PATHS] == names
