@@ -84,12 +84,12 @@ def taken(side: Side, *, alone: bool) -> tuple[float, float]:
 
 
 def sent_by(side: Side) -> int:
-    """Bytes of the tensors that this process hands to exchanges in one step."""
+    """Bytes that this process sends to others in one step."""
     counted, send = [], dist.all_to_all_single
 
-    def watched(output, given, *args, **kwargs):
-        counted.append(given.numel() * given.element_size())
-        return send(output, given, *args, **kwargs)
+    def watched(output, given, incoming, outgoing, **kwargs):
+        counted.append((sum(outgoing) - outgoing[dist.get_rank()]) * given.element_size())
+        return send(output, given, incoming, outgoing, **kwargs)
 
     dist.all_to_all_single = watched
     try:
@@ -122,7 +122,7 @@ def measure(row: str, rounds: int) -> None:
         )
         if alone:
             matrices = LAYERS * WIDTH * WIDTH * 4 / dist.get_world_size()
-            print(f"    handed to exchanges, beside a process's share of the matrices: {sent / matrices:.2f}", flush=True)
+            print(f"    sent to the other process, beside a share of the matrices: {sent / matrices:.2f}", flush=True)
 
 
 def main() -> None:
