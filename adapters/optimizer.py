@@ -1,12 +1,13 @@
 """`OptimizerAdapter`: any transform behind `torch.optim.Optimizer`."""
 
-import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import compress
+from operator import attrgetter, is_, itemgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -29,7 +30,7 @@ from functional_optim.transform import Transform, require_transform
 from . import user
 from .bridges.explained import explanation_of
 from .bridges.grad_scaler import factor_of_gradients
-from .engine.memory import are_same, lacks_some
+from .engine.memory import lacks_some
 from .engine.placement import Copies
 from .engine.snapshot import Present
 from .engine.step import PlannedStep, Request, Step, WholeStep
@@ -43,6 +44,8 @@ from .state.rates import Rates, Watch, rates_of
 
 Group: TypeAlias = dict[str, Any]
 Numbered: TypeAlias = tuple[int, Group]
+
+_GRAD, _GROUP = attrgetter("grad"), itemgetter(1)
 
 
 class TransformOptimizer(torch.optim.Optimizer):
@@ -94,25 +97,39 @@ class TransformOptimizer(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             return whole()
         present = self._present(groups)
+        if not present.params:
+            return _nothing
         hparams = self._hparams_of_groups(transform, groups, {*present.groups})
         if self._factor != 1:
             hparams = {index: {**own, FACTOR: self._factor} for index, own in hparams.items()}
-        fused = any([self.is_fused(group) for _, group in groups])
-        step, new = self._steps.get(transform), {}
-        if step is None or step.fused != fused or not step.fits(present, self.state):
-            others = {} if step is None else {p: like for p, like in step.known().items() if p.grad is None}
-            del step  # It may hold the last references to tensors that were replaced.
-            self._steps.pop(transform, None)
-            step, new = self._planned(transform, groups, present, self._present(groups, others), hparams, fused)
-            self._steps[transform] = step
-        write = step.compute(Request(present, hparams, functools.partial(self._given, groups, closure, extra), whole))
+        request = Request(present, hparams, self.state, functools.partial(self._given, groups, closure, extra), whole)
+        step, fused = self._steps.get(transform), any(map(self.is_fused, map(_GROUP, groups)))
+        write = None if step is None or step.fused != fused else step.compute(request)
+        return write or self.computed_anew(transform, groups, request, fused, closure, extra)
+
+    def computed_anew(
+        self,
+        transform: Transform,
+        groups: list[Numbered],
+        request: Request,
+        fused: bool,
+        closure: Callable[[], Any] | None,
+        extra: Mapping[str, Any],
+    ) -> Callable[[], None]:
+        """The same where it has to be planned how to step, for the first time or because something is not what it was."""
+        del closure, extra
+        known = self._steps.pop(transform, None)
+        others = {} if known is None else {p: like for p, like in known.known().items() if p.grad is None}
+        del known  # It may hold the last references to tensors that were replaced.
+        step, new = self._planned(transform, groups, request.present, self._present(groups, others), request.hparams, fused)
+        write = step.compute(request)
+        assert write is not None
 
         def write_all() -> None:
-            if new:
-                self._store(groups, new)
+            self._store(groups, new)
             write()
-            if new:
-                step.settle(self.state)
+            step.settle(self.state)
+            self._steps[transform] = step
 
         return write_all
 
@@ -191,15 +208,16 @@ class TransformOptimizer(torch.optim.Optimizer):
             self.init_state()
             self._shown = {p: [(x, version_of(x)) for x in slots.values()] for p, slots in self.state.items()}
             return None
-        self._forget_shown()
-        with _without_autocast(), self._unscaling(factor):
-            computed = [
-                self.computed(transform, groups, closure, extra)
-                for transform, groups in parts.items()
-                if any(p.grad is not None for _, group in groups for p in group["params"])
-            ]
-            for write in computed:
-                write()
+        if self._shown:
+            self._forget_shown()
+        self._factor = factor
+        try:
+            with _without_autocast():
+                computed = [self.computed(transform, groups, closure, extra) for transform, groups in parts.items()]
+                for write in computed:
+                    write()
+        finally:
+            del self._factor
         for transform in self._steps.keys() - parts.keys():
             del self._steps[transform]
         return loss
@@ -351,15 +369,6 @@ class TransformOptimizer(torch.optim.Optimizer):
         given = {name: _by_key(leaves, name, value) for name, value in extra.items()}
         return given if closure is None else {**given, **_elsewhere(leaves, closure)}
 
-    @contextlib.contextmanager
-    def _unscaling(self, factor: float) -> Iterator[None]:
-        """Gradients are multiplied by this factor meanwhile, before anything else is done with them."""
-        self._factor = factor
-        try:
-            yield
-        finally:
-            del self._factor
-
     def _forget(self) -> None:
         """Start with empty caches; everything in them is derived from the groups and the state."""
         for name in self._CACHES:
@@ -395,7 +404,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             self._entries[transform] = [self.entry_of(name) for name in transform.declared]
         values = list(map(group.get, self._entries[transform]))
         known, hparams = self._validated.get((transform, index), (None, {}))
-        if known is None or not are_same(values, known):
+        if known is None or not all(map(is_, values, known)):
             hparams = self.hparams_of(transform, index, group)
             # What can be changed in place is looked at anew at every step.
             lasting = None if any(_may_change(value) for value in values) else values
@@ -417,7 +426,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The parameters that have a gradient, or something else in its place."""
         keys, params, grads, numbers = [], [], [], []
         for index, group in groups:
-            own, called, found = group["params"], self._keys_of(index, group), [p.grad for p in group["params"]]
+            own, called, found = group["params"], self._keys_of(index, group), list(map(_GRAD, group["params"]))
             if others:
                 found = [others.get(p) if g is None else g for p, g in zip(own, found, strict=True)]
             if lacks_some(found):
@@ -444,7 +453,8 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The complete hyper-parameters of each group among these, by its number."""
         if len(groups) > 1:
             self._require_agreement(transform, [group for index, group in groups if index in among])
-        return {index: self._hparams_of_group(transform, index, group) for index, group in groups if index in among}
+        # This step has looked at them.
+        return {index: self._validated[transform, index][1] for index in among}
 
     def _require_agreement(self, transform: Transform, groups: Collection[Group]) -> None:
         """Raise ValueError where groups differ in which hyper-parameters they give at all."""
@@ -759,12 +769,18 @@ def _warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) ->
             )
 
 
-def _without_autocast() -> contextlib.ExitStack:
+def _nothing() -> None:
+    """The step where no parameter has a gradient."""
+
+
+def _without_autocast() -> AbstractContextManager[Any]:
     """A context in which matrix products keep their precision; that of the forward is no business of the step's."""
-    stack = contextlib.ExitStack()
-    for kind in ("cpu", "cuda", "mps", "xpu"):
-        if torch.is_autocast_enabled(kind):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+    kinds = list(filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")))
+    if not kinds:
+        return nullcontext()
+    stack = ExitStack()
+    for kind in kinds:
+        stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
 
 

@@ -16,6 +16,8 @@ def factor_of_gradients(optimizer: Any) -> float | None:
     On another device than the host both are read at once, as the scaler itself reads one before a step that does not unscale.
     """
     scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
+    if scale is None and found is None:
+        return 1.0
     tensors = {name: x.detach().float() for name, x in (("scale", scale), ("found", found)) if isinstance(x, Tensor)}
     device = next((x.device for x in tensors.values()), None)
     read = torch.stack([x.to(device) for x in tensors.values()]).tolist() if tensors else []

@@ -19,6 +19,7 @@ from ..state.layout import Flat, Key
 from .lengths import SMALL, Lengths
 from .memory import is_dense, is_lazy, on_host, reals
 from .placement import Copies, placement_of
+from .prologue import taking
 from .route import Link
 from .stages import Dtypes, Passage
 
@@ -164,6 +165,7 @@ class Part:
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
         self.in_place = all([leaf.in_place for leaf in leaves])
         self.groups, self.rows = groups_of(leaves), [leaf.index for leaf in leaves]
+        self._own_of = taking(self.rows)
 
     @cached_property
     def params(self) -> Column:
@@ -187,15 +189,15 @@ class Part:
 
     def open(self, grads: Sequence[Any]) -> tuple[Column, Column]:
         """The gradients and the parameters, as they are taken."""
-        u = [grads[row] for row in self.rows]
+        u = list(self._own_of(grads))
         if self.in_place:
             return u, self.params
         u = [leaf.laid_out(x) for leaf, x in zip(self.leaves, u, strict=True)]
         return u, [leaf.laid_out(x) for leaf, x in zip(self.leaves, self.params, strict=True)]
 
     def close(self, params: Column) -> None:
-        """Store the parameters that `open` had to copy."""
-        for leaf, p in zip(self.leaves, () if self.in_place else params, strict=not self.in_place):
+        """Store the parameters of a part that `open` had to copy some of."""
+        for leaf, p in zip(self.leaves, params, strict=True):
             if p is not leaf.param:
                 leaf.param.copy_(p)
 

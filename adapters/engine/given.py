@@ -5,7 +5,6 @@ while, it is columns: tensors of one number for each leaf, so that they can be s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,26 +22,22 @@ from .route import Link
 from .stages import Passage
 
 
-@dataclass(frozen=True)
 class CountTable:
     """The counts before a step.
 
     Attributes:
         paths: of each of them.
         rows: of each leaf, in their order; those that it has not are of no consequence.
+        are_equal: whether all leaves have the same.
     """
 
-    paths: Sequence[Path]
-    rows: Sequence[Sequence[float]]
+    def __init__(self, paths: Sequence[Path], rows: Sequence[Sequence[float]]) -> None:
+        self.paths, self.rows = paths, rows
+        self.are_equal = rows.count(rows[0]) == len(rows)
 
     def of(self, row: int) -> dict[Path, int]:
         """Those of a leaf by their paths."""
         return {path: int(count) for path, count in zip(self.paths, self.rows[row], strict=True)}
-
-    @cached_property
-    def are_equal(self) -> bool:
-        """Whether all leaves have the same."""
-        return self.rows.count(self.rows[0]) == len(self.rows)
 
     def column(self, path: Path, leaves: Sequence[Leaf]) -> list[int]:
         """One of them, of some leaves."""

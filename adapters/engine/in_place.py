@@ -62,21 +62,19 @@ class InPlaceRun(Run):
         self.layout, self.states = plan.layout, plan.states
         super().__init__(plan, hparams, counts, extra)
         parts = [there for part in plan.parts if (there := part.among(grads))] if lacks_some(grads) else plan.parts
-        self.works = [Work(part, *part.open(grads), part.slots) for part in parts]
+        self.works = []
+        for part in parts:
+            self.works.append(Work(part, *part.open(grads), part.slots))
         self._pending: list[Callable[[], None]] = []
         self._writes = False
 
-    def compute(self) -> Callable[[], None]:
-        """All that may fail; what is returned writes."""
-        self.meet()
-        return self.write
-
     def write(self) -> None:
-        """Step every parameter."""
+        """Step every parameter, when `meet` has done what may fail."""
         self._writes = True
         for store in self._pending:
             store()
-        self.gather()
+        if self.plan.is_spread:
+            self.gather()
         while self.works:
             work = self.works.pop()
             self.advance(work, len(work.passage.stages))
@@ -84,7 +82,8 @@ class InPlaceRun(Run):
                 for leaf, p, u in zip(work.part.leaves, work.stepped, work.u, strict=True):
                     p.add_(u.to(leaf.update_dtype))
             if work.passage.copy is None:
-                work.part.close(work.params)
+                if not work.part.in_place:
+                    work.part.close(work.params)
             else:
                 foreach["copy_"]([leaf.param for leaf in work.part.leaves], work.stepped)
         self.plan.is_new = False

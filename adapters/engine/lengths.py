@@ -54,7 +54,10 @@ class Lengths(tuple[int, ...]):
 
     def pieces(self, small: float, longest: int) -> list[list[int]]:
         """As `in_pieces`, of all rows; made once."""
-        return self.kept_by(_all_in_pieces, (small, longest))
+        key = small, longest
+        if key not in self._kept:
+            self._kept[key] = self.in_pieces(range(len(self)), small, longest)
+        return self._kept[key]
 
     def in_pieces(self, rows: Iterable[int], small: float, longest: int) -> list[list[int]]:
         """Some rows in lists: those up to `small` together, in lists not much longer than `longest`; each of the others alone."""
@@ -70,7 +73,3 @@ class Lengths(tuple[int, ...]):
             growing.append(i)
             length += self[i]
         return pieces
-
-
-def _all_in_pieces(lengths: Lengths, bounds: tuple[float, int]) -> list[list[int]]:
-    return lengths.in_pieces(range(len(lengths)), *bounds)

@@ -59,7 +59,7 @@ def added(a: Scaled, b: Scaled) -> Scaled:
     first, second = sorted((a, b), key=lambda x: (x.node.op in PRODUCTS, not is_one(x.scale)))
     for base, other in ((first, second), (second, first)):
         ratio = other.scale if is_one(base.scale) else quotient(other.scale, base.scale)
-        if is_one(base.scale) or ask(ratio, _is_mild):
+        if is_one(base.scale) or _is_mild(ratio):
             return Scaled(_node("add", (base.node, other.node), {"alpha": ratio}), base.scale)
     return Scaled(_node("add", (first.whole(), second.node), {"alpha": second.scale}))
 
@@ -84,12 +84,12 @@ def is_nonnegative(node: Node) -> bool:
     return node.op == "abs" or is_square or (isinstance(bound, int | float) and bound >= 0)
 
 
-def _is_mild(ratio: float) -> bool:
-    return abs(ratio) <= MILD
+def _is_mild(ratio: Any) -> bool:
+    return bool(abs(ratio) <= MILD)
 
 
-def _is_mild_both_ways(scale: float) -> bool:
-    return 1 / MILD < abs(scale) < MILD
+def _is_mild_both_ways(scale: Any) -> bool:
+    return bool(abs(scale) > 1 / MILD) and bool(abs(scale) < MILD)
 
 
 def _node(op: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> Node:
@@ -130,7 +130,7 @@ def _add(a: Any, b: Any) -> Scaled:
         a, b = b, a
     if isinstance(b, Scaled):
         return added(a, b)
-    if is_away(b) or not ask(a.scale, _is_mild_both_ways):
+    if is_away(b) or not _is_mild_both_ways(a.scale):
         a.whole()
     return Scaled(_node("add", (a.node, b if is_one(a.scale) else b / a.scale)), a.scale)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .memory import foreach, on_host
 from .passes import PRODUCTS, Scaled, is_nonnegative
-from .prologue import Place
+from .prologue import Place, taking
 from .stand_ins import Node, Number, is_one
 from .trace import ordered
 
@@ -49,34 +49,18 @@ class Instruction:
     keeps: bool
     frees: list[int]
     take: Callable[[list[Any]], Sequence[Any]] = field(init=False)
+    take_options: Callable[[list[Any]], Sequence[Any]] = field(init=False)
     function: Callable[..., Any] = field(init=False)
     in_place: Callable[..., Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        # One index alone would give its value, and not a sequence of one.
-        first = self.args[0]
-        self.take = itemgetter(*self.args) if len(self.args) > 1 else itemgetter(slice(first, first + 1))
+        self.take, self.take_options = taking(self.args), taking([*self.options.values()])
         self.function = FUNCTIONS[self.op]
         self.in_place = foreach.get(f"{self.op}_") if self.target == 0 else None
 
-    def on_tensors(self, registers: list[Any]) -> None:
-        """Run where each register holds a tensor."""
-        args = self.take(registers)
-        options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
-        if self.target is None:
-            registers[self.out] = self.function(*args, **options)
-        else:
-            registers[self.out] = self.function(*args, **options, out=args[self.target])
-
-    def on_lists(self, registers: list[Any]) -> None:
-        """Run where each register holds a list of tensors."""
-        args = list(self.take(registers))
-        options = {name: registers[i] for name, i in self.options.items()} if self.options else {}
-        if self.op in REPEATED and not isinstance(args[1], Sequence):
-            args[1] = _repeated(args[1], args[0])
-        if self.in_place:
-            self.in_place(*args, **options)
-        elif self.target == 1 and "alpha" in options:
+    def on_lists(self, registers: list[Any], args: list[Any], options: Mapping[str, Any]) -> None:
+        """Run where each register holds a list of tensors, and torch has nothing that does it in place."""
+        if self.target == 1 and "alpha" in options:
             foreach["mul_"](args[1], _repeated(options["alpha"], args[1]))
             foreach["add_"](args[1], args[0])
         elif self.target is not None and self.keeps:
@@ -98,7 +82,7 @@ def _repeated(number: Any, tensors: Sequence[Tensor]) -> Any:
     """A number as torch multiplies lists with it fastest: on the host three times as fast as with the number itself."""
     if not on_host(tensors[0]):
         return number
-    return [torch.tensor(number, dtype=tensors[0].dtype, device=tensors[0].device)] * len(tensors)
+    return [torch.tensor(number, dtype=tensors[0].dtype, device="cpu")] * len(tensors)
 
 
 class Program:
@@ -138,7 +122,7 @@ class Program:
             last = [x for x in node.operands if self.last_use[x] == i and self.home[x] is None and x not in self.kept]
             self.instructions[-1].frees += {self.registers[x] for x in last} - {self.registers[node]}
         self.moves = [(index, self.registers[node]) for index, node in finals.items() if self.home[node] != index]
-        self.returned = [self.registers[node] for node in results]
+        self.take_returned = taking([self.registers[node] for node in results])
         self.numbers = [x for x in self.values if type(x) is Place]
         # What the registers behind the inputs hold at first, and those of the numbers.
         self.further = [None] * len(self.instructions) + self.values
@@ -150,24 +134,34 @@ class Program:
         for place, number in zip(self.places, numbers, strict=True):
             further[place] = number
         if len(tensors[0]) == 1:
-            registers: list[Any] = [*[x for (x,) in tensors], *further]
-            for instruction in self.instructions:
-                instruction.on_tensors(registers)
+            registers: list[Any] = [*map(itemgetter(0), tensors), *further]
+            for each in self.instructions:
+                args, options = each.take(registers), dict(zip(each.options, each.take_options(registers), strict=True))
+                if each.target is not None:
+                    options["out"] = args[each.target]
+                registers[each.out] = each.function(*args, **options)
             for target, source in self.moves:
                 registers[target].copy_(registers[source])
             for target in self.emptied:
                 registers[target].zero_()
-            return [[registers[i]] for i in self.returned]
+            return [[x] for x in self.take_returned(registers)]
         registers = [*tensors, *further]
-        for instruction in self.instructions:
-            instruction.on_lists(registers)
-            for register in instruction.frees:
+        for each in self.instructions:
+            args, options = [*each.take(registers)], dict(zip(each.options, each.take_options(registers), strict=True))
+            if each.op in REPEATED and type(args[1]) in (float, int):
+                args[1] = _repeated(args[1], args[0])
+            if each.in_place:
+                each.in_place(*args, **options)
+                registers[each.out] = args[0]
+            else:
+                each.on_lists(registers, args, options)
+            for register in each.frees:
                 registers[register] = None
         for target, source in self.moves:
             foreach["copy_"](registers[target], registers[source])
         for target in self.emptied:
             foreach["zero_"](registers[target])
-        return [registers[i] for i in self.returned]
+        return list(self.take_returned(registers))
 
     def _append(self, node: Node, target: int | None) -> None:
         args = list(node.args)

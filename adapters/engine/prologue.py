@@ -32,6 +32,9 @@ def is_column(x: Any) -> bool:
 
 NUMBERS = frozenset({bool, float, int, type(None)})
 
+# Those that are computed with as they are.
+PLAIN_NUMBERS = NUMBERS - {int}
+
 
 class Place(int):
     """Stands in an argument list for the value at this index."""
@@ -166,13 +169,18 @@ class Prologue:
         self.inputs, self.outputs = inputs, list(outputs)
         # Behind the places of inputs and results are the constants, so that all arguments are at places.
         self.further: list[Any] = [None] * len(operations)
-        self.calls = [(place, operation.function, self._taken(operation)) for place, operation in self.operations]
+        self.calls = [(place, operation.function, self._taken(operation.args)) for place, operation in self.operations]
+        self.taken = taking(self.outputs)
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
         """The numbers: Python's, () tensors where an input was one on another device than the host, and columns where one was a
         column. None where a rule would have got another answer than when it was traced."""
-        holds, numbers = self.by_row(inputs, 1)
-        return numbers if holds[0] else None
+        if not PLAIN_NUMBERS.issuperset(map(type, inputs)):
+            holds, numbers = self.by_row(inputs, 1)
+            return numbers if holds[0] else None
+        values = [*inputs, *self.further]
+        self._compute(values)
+        return list(self.taken(values)) if self._is_same(values) else None
 
     def by_row(self, inputs: Sequence[Any], rows: int) -> tuple[list[bool], list[Any]]:
         """In which rows of the columns among the inputs a rule would get the same answers; and the numbers."""
@@ -180,7 +188,7 @@ class Prologue:
         values += self.further
         if not _hold_tensors(values):
             self._compute(values)
-            return [self._is_same(values)] * rows, [values[place] for place in self.outputs]
+            return [self._is_same(values)] * rows, list(self.taken(values))
         self._compute_one_by_one(values)
         holds = [all(values[place] == value for place, value in self.others)] * rows
         for place, question, answer in self.guards:
@@ -193,8 +201,13 @@ class Prologue:
 
     def _is_same(self, values: list[Any]) -> bool:
         """Whether a rule would get the same answers, where no value is a tensor."""
-        same = all([values[place] == value for place, value in self.others])
-        return same and all([question(values[place]) == answer for place, question, answer in self.guards])
+        for place, value in self.others:
+            if values[place] != value:
+                return False
+        for place, question, answer in self.guards:
+            if question(values[place]) != answer:
+                return False
+        return True
 
     def _compute(self, values: list[Any]) -> None:
         """By Python's own functions; where one refuses, all over again."""
@@ -208,15 +221,23 @@ class Prologue:
         for place, operation in self.operations:
             values[place] = operation(values)
 
-    def _taken(self, operation: Operation) -> Callable[[list[Any]], Sequence[Any]]:
+    def _taken(self, args: Sequence[Any]) -> Callable[[list[Any]], Sequence[Any]]:
         """What takes the arguments of an operation out of all values."""
         places: list[int] = []
-        for x in operation.args:
+        for x in args:
             if type(x) is not Place:
                 self.further.append(x)
             places.append(x if type(x) is Place else self.inputs + len(self.further) - 1)
-        # One place alone would give its value, and not a sequence of one.
-        return operator.itemgetter(*places) if len(places) > 1 else operator.itemgetter(slice(places[0], places[0] + 1))
+        return taking(places)
+
+
+def taking(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What takes the values at these places out of a sequence."""
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    # One place alone would give its value, and not a sequence of one.
+    first = places[0] if places else 0
+    return operator.itemgetter(slice(first, first + len(places)))
 
 
 def _by_torch(name: str, *args: Any, wide: torch.dtype = torch.float64) -> Tensor:

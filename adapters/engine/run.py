@@ -63,6 +63,7 @@ class Run(ABC):
         self.plan, self.hparams, self.extra = plan, hparams, extra
         self.counts, self._extra = counts, extra() if plan.asks else {}
         self._values: dict[tuple[Passage, int], Mapping[Link, HParams]] = {}
+        self._flat: dict[tuple[Passage, int], Mapping[Link, Sequence[Any]]] = {}
         self._given: dict[Part, Given] = {}
         self._steps: dict[Passage, dict[Path, int]] = {}
         if not plan.lasting.holds(hparams):
@@ -101,10 +102,10 @@ class Run(ABC):
 
     def meet(self) -> None:
         """Go as far as the last place where leaves must meet, and look ahead: all that may fail."""
-        last = max((i for i, link in enumerate(self.plan.links) if link.joins), default=0)
-        for i, link in enumerate(self.plan.links):
+        plan = self.plan
+        for i, link in enumerate(plan.links if plan.is_new else plan.stops):
             # Whatever is wrong with a rule that is called, its first step says.
-            if link.joins or (self.plan.is_new and not link.packs):
+            if link.joins or (plan.is_new and not link.packs):
                 meeting = [work for work in self.works if link in work.passage.place]
                 for work in meeting:
                     self.advance(work, work.passage.place[link])
@@ -112,15 +113,41 @@ class Run(ABC):
                     self._meet(link, meeting)
                 if link.asks:
                     self._ask(link, meeting)
-            elif i < last:
+            elif plan.is_spread and i < len(plan.stops):
                 self._gather(link)
         for work in self.works:
             self._look_ahead(work)
+
+    def waiting(self, work: Work) -> list[Link]:
+        """The links of the next stage of a work that have something to find out yet."""
+        if not work.stage.finding:
+            return []
+        found = self.found(work)
+        return [link for link in work.stage.finding if link not in found]
 
     def found(self, work: Work) -> Mapping[Link, Any]:
         """What links have found out for this work."""
         own = self._own.get(work.part)
         return {**self.reduced, **own} if own else self.reduced
+
+    def is_uniform(self, work: Work) -> bool:
+        """Whether all leaves of a work are plainly given the same; `given` knows it of others, too."""
+        is_one = self.counts.are_equal and len(work.part.groups) == 1
+        return is_one and (work.part not in self._own or not self.varies(work))
+
+    def flat(self, work: Work, links: Sequence[Link]) -> list[Any]:
+        """The scalars of some links of the next stage of a work whose leaves are given the same, one after another."""
+        leaf, found = work.part.leaves[0], self.found(work)
+        own, row, flat = self._flat_of(leaf), self.counts.rows[leaf.index], []
+        shared = self._shared_steps(leaf.passage) if leaf.passage.sharing else {}
+        for link in links:
+            flat += own[link]
+            if link.rule and link.rule.counts:
+                known = shared.get(link.step)
+                flat.append(1.0 + (row[self.counts.paths.index(link.step)] if known is None else known))
+            if link in found:
+                flat += trees.leaves(found[link])
+        return flat
 
     def given(self, work: Work) -> Given:
         """What the rules of a work are given."""
@@ -144,12 +171,23 @@ class Run(ABC):
             known[key] = values_of(leaf.passage.place, self.hparams[leaf.group], self._counts_of(leaf), self._extra)
         return known[key]
 
+    def _flat_of(self, leaf: Leaf) -> Mapping[Link, Sequence[Any]]:
+        key = leaf.passage, leaf.group
+        known = self.plan.lasting.flat if leaf.passage.is_steady else self._flat
+        if key not in known:
+            known[key] = {link: trees.leaves(dict(own)) for link, own in self._values_of(leaf).items()}
+        return known[key]
+
     def _counts_of(self, leaf: Leaf) -> Counts:
         return {**self.counts.of(leaf.index), **self._shared_steps(leaf.passage)}
 
     def owner(self, work: Work) -> Any:
         """Works of the same owner have the same numbers."""
-        return work.part if work.part in self._own else self.given(work).owner
+        if work.part in self._own:
+            return work.part
+        if self.is_uniform(work):
+            return work.passage, *work.part.groups
+        return self.given(work).owner
 
     def varies(self, work: Work) -> bool:
         """Whether the leaves of a work have numbers of their own that links have found."""
@@ -170,7 +208,8 @@ class Run(ABC):
         """Bring a part to this stage."""
         while work.done < number:
             if not work.stage.is_idle:
-                self._ready(work)
+                if work.prepared is None:
+                    self._ready(work)
                 assert work.prepared is not None
                 backend, prepared = work.prepared
                 backend.step(self, work, self.target(work), prepared)
@@ -178,13 +217,15 @@ class Run(ABC):
 
     def _ready(self, work: Work) -> None:
         """Prepare the next stage of a work, unless that is done."""
-        lasting, key = self.plan.lasting.prepared, (work.part, work.done)
-        if work.prepared is None and work.part in self.plan.constant:
-            work.prepared = lasting.get(key)
-        if work.prepared is None:
+        if work.prepared is not None:
+            return
+        if work.part not in self.plan.constant:
             work.prepared = self._prepared(work)
-            if work.prepared is not None and work.part in self.plan.constant:
-                lasting[key] = work.prepared
+            return
+        lasting, key = self.plan.lasting.prepared, (work.part, work.done)
+        work.prepared = lasting.get(key) or self._prepared(work)
+        if work.prepared is not None:
+            lasting[key] = work.prepared
 
     def _prepared(self, work: Work) -> tuple[Backend, Any] | None:
         """What runs the next stage of a work, and what that takes; None where something has to be found out first."""
@@ -311,7 +352,7 @@ class Run(ABC):
 
     def gather(self) -> None:
         """Bring all that is spread over processes past the rules that need true shapes, where all processes meet."""
-        for link in self.plan.links if any(work.part.placement for work in self.works) else ():
+        for link in self.plan.links:
             self._gather(link)
 
     def _gather(self, link: Link) -> None:

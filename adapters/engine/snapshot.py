@@ -1,9 +1,8 @@
 """What a plan was made for: parameters, gradients and state; and whether they still are what they were."""
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, compress
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ TensorGuards: Any = torch_internals.get("TensorGuards")
 States: TypeAlias = Mapping[Tensor, Flat]
 
 
-@dataclass(frozen=True)
-class Present:
+class Present(NamedTuple):
     """The parameters that have a gradient in this step.
 
     Attributes:
@@ -81,7 +79,7 @@ class Held:
         counting = [*zip(keys, states, strict=True), *(waiting.items() if layout.has_clocks else ())]
         names = [[layout.names(key).get(path, "") for path in self._paths] for key, _ in counting]
         rows = list(zip(names, (state for _, state in counting), strict=True))
-        self.counts = self._gathered(rows)
+        self.counts, self._count = self._gathered(rows), len(rows)
         for (own, state), row in zip(rows, self.counts, strict=True):
             state.update((name, count) for name, count in zip(own, row.unbind(), strict=True) if name in state)
         self._are_clocks = torch.tensor([value.kind == "clock" for value in layout.counts], dtype=torch.bool, device="cpu")
@@ -107,7 +105,7 @@ class Held:
         """From now on the plan holds, as long as these are the states of the optimizer's parameters."""
         self._states = list(states.values())
         self._own = [states[p] for p in self.params]
-        self._values = _values_of(self._own)
+        self._values = list(chain.from_iterable(map(dict.values, self._own)))
 
     def placed(self, present: Present) -> Sequence[Tensor | None] | None:
         """The gradients of all parameters, None where there is none; or None, if there are those of others."""
@@ -127,16 +125,16 @@ class Held:
         likes = self._completed([None] * len(self.params))
         return {p: like for p, like in zip(self.params, likes, strict=True) if like is not None}
 
-    def fits(self, present: Present, states: States) -> bool:
-        """Whether nobody added, replaced or reshaped a tensor, or set a count."""
-        placed = self.placed(present)
-        grads = None if placed is None else self._completed(placed)
+    def fits(self, grads: Sequence[Tensor | None], states: States) -> bool:
+        """Whether these are gradients of its parameters, and nobody added, replaced or reshaped a tensor, or set a count."""
+        if lacks_some(grads):
+            grads = self._completed(grads)
+            if lacks_some(grads):
+                return False
         return (
-            grads is not None
-            and not lacks_some(grads)
-            and are_same(states.values(), self._states)
-            and are_same(_values_of(self._own), self._values)
-            and self._fit_in_memory(grads)
+            are_same(states.values(), self._states)
+            and are_same([*chain.from_iterable(map(dict.values, self._own))], self._values)
+            and (self._fit_in_memory(grads) if self._placements else self._are_alike(*self.params, *grads, *self.slots))
             and self._are_counts_known()
         )
 
@@ -148,14 +146,11 @@ class Held:
         return [grad if grad is None or placement is None else placement.own(grad) for grad, placement in rows]
 
     def _fit_in_memory(self, grads: Sequence[Tensor]) -> bool:
-        """Whether these gradients, the parameters and the slots are like those before."""
-        tensors = [*self.params, *grads, *self.slots]
-        if not self._placements:
-            return self._are_alike(*tensors)
+        """Whether gradients, parameters and slots that are spread over processes are like those before."""
         return (
             are_same(map(local, self.params), self._memory)
             and all(map(_is_placed, grads, self._placements_of_grads))
-            and self._are_alike(*map(local, tensors))
+            and self._are_alike(*map(local, [*self.params, *grads, *self.slots]))
         )
 
     def moving(self, paths: Collection[Path]) -> Tensor:
@@ -169,11 +164,12 @@ class Held:
         """
         if not self._paths:
             return
-        if len(grads) == len(self.counts) and not lacks_some(grads):
+        count = self._count
+        if len(grads) == count and not lacks_some(grads):
             self.counts.add_(ones)
         else:
             there = [grad is not None for grad in grads]
-            others = torch.tensor([*there, *[False] * (len(self.counts) - len(there))], device="cpu").logical_not()
+            others = torch.tensor([*there, *[False] * (count - len(there))], device="cpu").logical_not()
             self.counts.add_(torch.where(others[:, None] & ~self._are_clocks, 0.0, ones))
         for path, value in clocks.items():
             self.counts[:, self._paths.index(path)] = value
@@ -192,8 +188,6 @@ class Held:
 
     def _completed(self, grads: Sequence[Any]) -> Sequence[Any]:
         """The gradients, and what is like them where there is none; None for those that nothing is like."""
-        if not lacks_some(grads):
-            return grads
         likes = zip(grads, self.params, self._likes, strict=True)
         return [(p.detach() if like is p else like) if grad is None else grad for grad, p, like in likes]
 
@@ -212,10 +206,6 @@ def _like(grad: Tensor, p: Tensor, slots: Sequence[Tensor]) -> Tensor | None:
     if slot is not None:
         return slot.detach()  # A second time the same tensor would be no guard.
     return p if _traits(p.detach()) == traits else None
-
-
-def _values_of(states: Sequence[Flat]) -> list[Any]:
-    return list(chain.from_iterable(map(dict.values, states)))
 
 
 def likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:

@@ -7,8 +7,7 @@ the state. One link that can't be seen through costs itself, and not the rest.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,19 +34,20 @@ from .ways import Ways
 from .work import Closed, Plan, Refused
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a step is made of.
 
     Attributes:
         present: the parameters and gradients.
         hparams: of each group, by its number.
+        states: those of the optimizer.
         extra: what else the transform is given; trees by key.
         whole: the step of the transform itself.
     """
 
     present: Present
     hparams: Mapping[int, HParams]
+    states: States
     extra: Callable[[], Mapping[str, Any]]
     whole: Callable[[], Callable[[], None]]
 
@@ -65,16 +65,15 @@ class Step(Protocol):
     reasons: dict[str, None]
     plan: Plan | None
 
-    def fits(self, present: Present, states: States) -> bool:
-        """Whether it can go on with these tensors: nobody added, replaced or moved one, or set a count."""
-        ...
-
     def known(self) -> Mapping[Tensor, Tensor]:
         """By the parameters that it could step, tensors that are like their gradients."""
         ...
 
-    def compute(self, request: Request) -> Callable[[], None]:
-        """One step, of which what may fail is done; what is returned writes."""
+    def compute(self, request: Request) -> Callable[[], None] | None:
+        """One step, of which what may fail is done; what is returned writes.
+
+        None where it can't go on with these tensors: somebody added, replaced or moved one, or set a count.
+        """
         ...
 
     def settle(self, states: States) -> None:
@@ -91,18 +90,15 @@ class WholeStep:
         self._params, self._groups = present.params, present.groups
         self._are_alike = likeness((*present.params, *present.grads))
 
-    def fits(self, present: Present, states: States) -> bool:
-        """Whether the reason still holds."""
-        alike = present.groups == self._groups and are_same(present.params, self._params)
-        return alike and self._are_alike(*present.params, *present.grads)
-
     def known(self) -> Mapping[Tensor, Tensor]:
         """None."""
         return {}
 
-    def compute(self, request: Request) -> Callable[[], None]:
-        """See `Step`."""
-        return request.whole()
+    def compute(self, request: Request) -> Callable[[], None] | None:
+        """See `Step`; it goes on as long as the reason may hold."""
+        present = request.present
+        alike = present.groups == self._groups and are_same(present.params, self._params)
+        return request.whole() if alike and self._are_alike(*present.params, *present.grads) else None
 
     def settle(self, states: States) -> None:
         """Nothing is known of the states."""
@@ -175,45 +171,58 @@ class PlannedStep:
         gates = self._gates.standing(next(iter(hparams.values())), self.held.table.of(0))
         self.plan: Plan | None = self._plan_for(gates, present, hparams)
 
-    def fits(self, present: Present, states: States) -> bool:
-        """Whether nobody added, replaced or moved a tensor, or set a count; a parameter without a gradient may sit a step out."""
-        if not self._waits and len(present.params) < len(self._params):
-            return False
-        return self.held.fits(present, states)
-
     def known(self) -> dict[Tensor, Tensor]:
         """By the parameters that it knows, tensors that are like their gradients."""
         return self.held.known()
 
-    def compute(self, request: Request) -> Callable[[], None]:
-        """See `Step`."""
-        present, hparams = request.present, request.hparams
-        placed, table = self.held.placed(present), self.held.table
-        assert placed is not None
-        grads = self.held.own(placed)
-        if self._has_gates and len(hparams) > 1:  # Of what decides for all there is one value.
+    def compute(self, request: Request) -> Callable[[], None] | None:
+        """See `Step`; a parameter without a gradient may sit a step out."""
+        present, held = request.present, self.held
+        if not self._waits and len(present.params) < len(self._params):
+            return None
+        placed = held.placed(present)
+        if placed is None or (self._kept is not None and not held.fits(placed, request.states)):
+            return None
+        grads, clocks = held.own(placed), dict[Path, float]()
+        plan, run = self._started_gated(request, grads, clocks) if self._has_gates else self._started(request, grads, {})
+        is_new = plan.is_new
+
+        def write() -> None:
+            run.write()
+            torch.autograd.graph.increment_version(present.params)
+            held.advance(plan.advances, grads, clocks)
+            self.plan = plan
+            if is_new and self._kept is not None:  # It may have laid out slots anew.
+                held.settle(self._kept)
+
+        return write
+
+    def _started(
+        self, request: Request, grads: Sequence[Tensor | None], gates: Mapping[Path, bool]
+    ) -> tuple[InPlacePlan, InPlaceRun]:
+        """A step with these gates, as far as it may fail."""
+        plan = self._plan_for(gates, request.present, request.hparams)
+        run = InPlaceRun(plan, grads, request.hparams, self.held.table, request.extra)
+        run.meet()
+        return plan, run
+
+    def _started_gated(
+        self, request: Request, grads: Sequence[Tensor | None], clocks: dict[Path, float]
+    ) -> tuple[InPlacePlan, InPlaceRun]:
+        """The same with the gates as they turn out to stand, and what they make of their clocks."""
+        hparams = request.hparams
+        if len(hparams) > 1:  # Of what decides for all there is one value.
             self._transform.select(together(hparams))
-        numbers, counts = hparams[present.groups[0]], table.of(0) if self._has_gates else {}
+        numbers, counts = hparams[request.present.groups[0]], self.held.table.of(0)
         gates = self._gates.standing(numbers, counts)
         while True:
-            plan = self._plan_for(gates, present, hparams)
             try:
-                write = InPlaceRun(plan, grads, hparams, table, request.extra).compute()
+                started = self._started(request, grads, gates)
                 break
             except Closed as closed:
                 gates = self._gates.standing(numbers, counts, {**gates, closed.path: False})
-        is_new = plan.is_new
-        clocks = {path: float(value) for path, value in self._gates.advanced(gates, counts).items()}
-
-        def write_all() -> None:
-            write()
-            torch.autograd.graph.increment_version(present.params)
-            self.held.advance(plan.advances, grads, clocks)
-            self.plan = plan
-            if is_new and self._kept is not None:  # It may have laid out slots anew.
-                self.held.settle(self._kept)
-
-        return write_all
+        clocks |= {path: float(value) for path, value in self._gates.advanced(gates, counts).items()}
+        return started
 
     def settle(self, states: States) -> None:
         """These are the states of the optimizer from now on; the plan holds as long as they do."""

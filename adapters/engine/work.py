@@ -21,50 +21,44 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-@dataclass(eq=False)
 class Work:
     """A part on its way through the stages: the updates so far, the parameters and all slots, and how many stages are done.
 
     Attributes:
+        stage: the next one; `slots`: its own; `p`: what it takes for the parameters.
         arrived: the updates that a later stage asks for.
         prepared: what runs the next stage, and what that takes, once that is known.
     """
 
-    part: Part
-    u: Column
-    params: Column
-    held: Sequence[Column]
-    done: int = 0
-    arrived: dict[Mark, Column] = field(default_factory=dict)
-    prepared: "tuple[Backend, Any] | None" = None
+    stage: Stage
+    slots: list[Column]
+    p: Column
+    prepared: "tuple[Backend, Any] | None"
 
-    def __post_init__(self) -> None:
-        self.passage: Passage = self.part.passage
-        self.go(self.done)
-        self._remember()
+    def __init__(self, part: Part, u: Column, params: Column, held: Sequence[Column]) -> None:
+        self.part, self.u, self.params, self.held = part, u, params, held
+        self.passage: Passage = part.passage
+        self.arrived: dict[Mark, Column] = {}
+        self.done = -1
+        self.next()
 
     def next(self) -> None:
         """Go on to the stage after this one."""
         self.go(self.done + 1)
-        if self.done < len(self.passage.stages):
-            self._remember()
+        if self.done < len(self.passage.stages) and self.stage.marks:
+            self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
 
     def go(self, number: int) -> None:
         """Let the stage of this number be the one that comes next; one past the last is none."""
         self.done, self.prepared = number, None
         if number < len(self.passage.stages):
-            self.stage: Stage = self.passage.stages[number]
-            self.slots: list[Column] = list(self.held[self.stage.slots])
-            # What that stage takes for the parameters.
-            self.p: Column = self.stepped if self.stage.steps_copy else self.params
+            self.stage = self.passage.stages[number]
+            self.slots = list(self.held[self.stage.slots])
+            self.p = self.stepped if self.stage.steps_copy else self.params
 
     def slots_at(self, link: Link) -> list[Column]:
         """Those of a link that has a stage for itself."""
         return list(self.held[self.passage.stages[self.passage.place[link]].slots])
-
-    def _remember(self) -> None:
-        if self.stage.marks:
-            self.arrived.update(dict.fromkeys(self.stage.marks, self.u))
 
     @property
     def stepped(self) -> Column:
@@ -74,12 +68,12 @@ class Work:
     @property
     def further(self) -> list[Column]:
         """The updates that arrived before, as far as that stage asks for them."""
-        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived] if self.arrived else []
+        return [self.arrived[mark] for mark in self.stage.further if mark in self.arrived]
 
     @property
     def columns(self) -> list[Column]:
         """All that the stage sees."""
-        return [self.u, self.p, *self.slots, *self.further]
+        return [self.u, self.p, *self.slots, *(self.further if self.arrived else ())]
 
     def columns_of(self, links: Sequence[Link]) -> list[Column]:
         """All that its first few links see."""
@@ -134,12 +128,13 @@ class Lasting:
 
     Attributes:
         hparams: of each group.
-        values: those of links that depend on nothing else, by passage and group.
+        values: those of links that depend on nothing else, by passage and group; `flat`: one after another.
         prepared: of parts of the plan whose rules are given nothing beside these, what runs their stages; see `Work`.
     """
 
     hparams: Mapping[int, HParams]
     values: dict[tuple[Passage, int], Mapping[Link, HParams]] = field(default_factory=dict)
+    flat: dict[tuple[Passage, int], Mapping[Link, Sequence[Any]]] = field(default_factory=dict)
     prepared: dict[tuple[Part, int], tuple[Backend, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,6 +167,17 @@ class Plan:
     sights: dict[Any, Sight | None] = field(default_factory=dict, kw_only=True)
     is_new: bool = field(default=True, kw_only=True)
     lasting: Lasting = field(default_factory=lambda: Lasting({}), kw_only=True)
+
+    @cached_property
+    def stops(self) -> list[Link]:
+        """The links up to the last one at which leaves must meet."""
+        joining = [i for i, link in enumerate(self.links) if link.joins]
+        return self.links[: joining[-1] + 1] if joining else []
+
+    @cached_property
+    def is_spread(self) -> bool:
+        """Whether processes share out any of it."""
+        return any(part.placement is not None for part in self.parts)
 
     @cached_property
     def constant(self) -> frozenset[Part]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from functional_optim.combinators.rounding import require_rounding, with_roundin
 from functional_optim.transform import Transform
 
 from .. import user
+from ..engine.step import Request
 from ..optimizer import Group, Leaf, Numbered, TransformOptimizer, full_gradient, leaves_of
 from ..state.groups import lenient_hparams_of
 from ..state.layout import Flat
@@ -76,15 +77,24 @@ class TorchClass(TransformOptimizer):
         self, transform: Transform, groups: list[Numbered], closure: Callable[[], Any] | None, extra: Mapping[str, Any]
     ) -> Write:
         """The step of one transform, computed; what is returned writes it down."""
-        dense = super().computed
-        if any(group.get("differentiable") for _, group in groups):
-            return self._differentiable(transform, groups, self._leaves(groups))
-        if not self.takes_complex:
-            self._leaves(groups)
-        if not self.takes_sparse or not any([_some_is_sparse(group["params"]) for _, group in groups]):
-            return dense(transform, groups, closure, extra)
+        if any([group.get("differentiable") for _, group in groups]) and (leaves := self._leaves(groups)):
+            return self._differentiable(transform, groups, leaves)
+        return super().computed(transform, groups, closure, extra)
 
-        sparse = [leaf for leaf in leaves_of(groups) if gradient_of(leaf).is_sparse]
+    def computed_anew(
+        self,
+        transform: Transform,
+        groups: list[Numbered],
+        request: Request,
+        fused: bool,
+        closure: Callable[[], Any] | None,
+        extra: Mapping[str, Any],
+    ) -> Write:
+        """Where some gradients are sparse, rows that these don't name may stay as they are."""
+        leaves = self._leaves(groups)
+        sparse = [leaf for leaf in leaves if gradient_of(leaf).is_sparse] if self.takes_sparse else []
+        if not sparse:
+            return super().computed_anew(transform, groups, request, fused, closure, extra)
         for leaf in sparse:
             if is_on(leaf.group.get("weight_decay", 0)):
                 raise RuntimeError(f"{leaf.key} has a sparse gradient, and a weight_decay would make it dense: use 0.")
@@ -95,8 +105,7 @@ class TorchClass(TransformOptimizer):
             for leaf in sparse:
                 # Momentum goes on moving elements that are not touched any more.
                 leaf.param.grad = None if leaf in touched else gradient_of(leaf).to_dense()
-            if leaves_of(groups):
-                writes.append(dense(transform, groups, closure, extra))
+            writes.append(self.computed(transform, groups, closure, extra))
         finally:
             for p, grad in kept:
                 p.grad = grad
@@ -199,11 +208,6 @@ def gradient_of(leaf: Leaf) -> Tensor:
     """Of a parameter that has one."""
     assert leaf.param.grad is not None
     return leaf.param.grad
-
-
-def _some_is_sparse(params: Sequence[Tensor]) -> bool:
-    grads = [p.grad for p in params]
-    return any([grad is not None and grad.is_sparse for grad in grads])
 
 
 def is_on(number: Any) -> bool:

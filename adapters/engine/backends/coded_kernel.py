@@ -45,9 +45,9 @@ class CodedKernel:
     dtype: torch.dtype
     forms: Sequence[Any]
 
-    def vector(self, scalars: Any, device: torch.device) -> Tensor:
+    def vector(self, scalars: Sequence[Any], device: torch.device) -> Tensor:
         """The numbers."""
-        return vector_of(numbers_of(self.prologue, scalars), self.dtype, device)
+        return vector_of(numbers_of(self.prologue, trees.leaves(list(scalars))), self.dtype, device)
 
     def starts(self, links: Sequence[Link], scalars: Sequence[Any]) -> Tensor:
         """Where the rounding of each slot is in its turn, in this step."""

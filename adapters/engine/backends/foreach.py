@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -46,6 +47,10 @@ LONG = 1 << 26
 
 # Leaves with the same numbers that are worth a list of their own, with numbers that are drawn out of it.
 ALONE = 4
+
+DTYPE, FIRST = attrgetter("dtype"), itemgetter(0)
+
+IS_FLOAT = frozenset({float})
 
 # Of a run whose numbers keep giving other answers, so many programs are kept.
 VARIANTS = 8
@@ -119,9 +124,8 @@ class Lists:
         Raises:
             Refused: its rules can't be written down.
         """
-        found = run.found(work)
-        waiting = [link for link in work.stage.finding if link not in found]
         try:
+            waiting = run.waiting(work)
             if not waiting:
                 return self._arranged(run, work)
             if run.plan.is_new:
@@ -135,11 +139,12 @@ class Lists:
         """Over lists, or block by block."""
         del run
         steps, end = work.stage.steps, 2 + len(slots)
-        columns = [work.u, work.p, *slots, *work.further]
+        columns = [work.u, work.p, *slots, *(work.further if work.arrived else ())]
         updates: dict[int, Tensor] = {}
         for arranged in prepared:
             for piece in _pieces(work, arranged):
-                row, numbers = _rows(columns, piece), arranged.numbers_of(piece)
+                row = columns if len(piece) == len(work.u) else [[column[i] for i in piece] for column in columns]
+                numbers = arranged.numbers if arranged.rows is None else arranged.numbers_of(piece)
                 blocks = _blocks(row)
                 if steps or len(blocks) == 1:
                     for block in blocks:
@@ -182,12 +187,16 @@ class Lists:
         """The program of a stage, or of the links that come before one of them, and its numbers in this step; several, where
         rules get other answers for some leaves than for others."""
         stage = work.stage
-        dtype, plain = _form(tuple([column[0].dtype for column in work.columns]))
+        dtype, plain = _form(tuple(map(DTYPE, map(FIRST, work.columns))))
         ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.steps and plain else Ending.UPDATE)
         key = stage, until, ending, dtype
         whose = key, plain, run.owner(work)
         if whose not in run.cache:
             links = stage.links[: len(stage.links) if until is None else stage.links.index(until) + (ending is Ending.TOTAL)]
+            known = self._known(key, run.flat(work, links), plain) if run.is_uniform(work) else None
+            if known is not None:
+                run.cache[whose] = [known]
+                return run.cache[whose]
             given, rows = run.given(work), range(len(work.part.leaves))
             if not given.varies and not run.varies(work):
                 (arranged,) = self._programs(key, run.scalars(work, links), work, len(links), rows[:1], plain)
@@ -201,6 +210,16 @@ class Lists:
                     for arranged in self._programs(key, run.scalars(work, links, numbers), work, len(links), own, plain)
                 ]
         return run.cache[whose]
+
+    def _known(self, key: Any, flat_scalars: Sequence[Any], plain: bool) -> Arranged | None:
+        """A program that was arranged before, for all leaves, where their rules get the same answers."""
+        for variant in self.variants.get(key, ()):
+            numbers = variant.prologue(flat_scalars)
+            if numbers is not None:
+                if not IS_FLOAT.issuperset(map(type, numbers)):
+                    numbers = [_like(x, key[-1]) for x in numbers]
+                return Arranged(None, variant.program, numbers, plain)
+        return None
 
     def _programs(
         self, key: Any, scalars: Sequence[Any], work: Work, count: int, rows: Sequence[int], plain: bool
@@ -280,8 +299,6 @@ def _pieces(work: Work, arranged: Arranged, at_least: int = 1) -> list[list[int]
 
 def _rows(columns: Sequence[Column], piece: Sequence[int]) -> Row:
     """Some rows, in order, of each column."""
-    if len(piece) == len(columns[0]):
-        return list(columns)
     return [[column[i] for i in piece] for column in columns]
 
 

@@ -40,8 +40,8 @@ FEW = 4
 class Kernel(Protocol):
     """A compiled run of links: of `kernels`, or of `triton`."""
 
-    def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
-        """The numbers that it takes for these scalars: for all rows, or for each."""
+    def vector(self, scalars: Sequence[Any]) -> Tensor | Sequence[Tensor]:
+        """The numbers that it takes for these scalars, one after another: for all rows, or for each."""
         ...
 
     def __call__(self, vector: Tensor | Sequence[Tensor], columns: Sequence[Sequence[Tensor]], lengths: Lengths) -> list[Tensor]:
@@ -93,16 +93,15 @@ class Compiled:
 
     def ready(self, run: Run, work: Work) -> Tensor | Sequence[Tensor] | None:
         """The numbers, once all are known."""
-        found = run.found(work)
-        if all([link in found for link in work.stage.finding]):
-            return self._vector(run, self._kernels(work).step, len(work.stage.links), work)
-        return None
+        if run.waiting(work):
+            return None
+        return self._vector(run, self._kernels(work).step, len(work.stage.links), work)
 
     def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Tensor | Sequence[Tensor]) -> None:
         """One kernel, over all leaves."""
         del run
         stage, kernel = work.stage, self._kernels(work).step
-        columns = work.columns if self._fresh else [work.u, work.p, *slots, *work.further]
+        columns = work.columns if self._fresh else [work.u, work.p, *slots, *(work.further if work.arrived else ())]
         if not stage.steps:
             work.u = list(map(torch.empty_like, work.u)) if self._fresh and stage.last else _targets(work.u)
             columns.append(work.u)
@@ -138,15 +137,19 @@ class Compiled:
         """The numbers that a kernel over the first few links of a stage takes: for all leaves, or for each."""
         key = (kernel, work.stage, run.owner(work))
         if key not in run.cache:
-            given, first = run.given(work), work.stage.links[:links]
-            if not given.varies or run.varies(work) or given.kind_count > FEW:
-                run.cache[key] = kernel.vector(run.scalars(work, first))
-            else:
-                vectors: dict[int, Any] = {}
-                for rows, own in given.kinds:
-                    vectors |= dict.fromkeys(rows, kernel.vector(run.scalars(work, first, own)))
-                run.cache[key] = [vectors[i] for i in range(len(vectors))]
+            run.cache[key] = self._new_vector(run, kernel, work.stage.links[:links], work)
         return run.cache[key]
+
+    def _new_vector(self, run: Run, kernel: Kernel, links: Sequence[Link], work: Work) -> Tensor | Sequence[Tensor]:
+        if run.is_uniform(work):
+            return kernel.vector(run.flat(work, links))
+        given = run.given(work)
+        if not given.varies or run.varies(work) or given.kind_count > FEW:
+            return kernel.vector(trees.leaves(run.scalars(work, links)))
+        vectors: dict[int, Any] = {}
+        for rows, own in given.kinds:
+            vectors |= dict.fromkeys(rows, kernel.vector(trees.leaves(run.scalars(work, links, own))))
+        return [vectors[i] for i in range(len(vectors))]
 
 
 def _kernels_of(stage: Stage, signature: Signature, hparams: HParams, ending: Ending) -> Kernels:

@@ -41,6 +41,8 @@ TYPICAL_LENGTH = (1 << 20) + 7
 # A compiled kernel may count elements in 32 bits; longer tensors are cut.
 LONGEST = 1 << 30
 
+FLOATS = frozenset({float})
+
 _kernels: dict[Any, "Kernel"] = {}
 
 
@@ -64,7 +66,7 @@ class Kernel:
     device: torch.device
     forms: Sequence[Leafwise]
 
-    def vector(self, scalars: Any) -> Tensor | Sequence[Tensor]:
+    def vector(self, scalars: Sequence[Any]) -> Tensor | Sequence[Tensor]:
         """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
         numbers = numbers_of(self.prologue, scalars)
         vector = vector_of(numbers, self.dtype, self.device)
@@ -107,7 +109,7 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
             kernel = Kernel(
                 body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, [link.form for link in links]
             )
-            vector = kernel.vector(scalars)
+            vector = kernel.vector(trees.leaves(list(scalars)))
             assert isinstance(vector, Tensor)
             try_out(kernel, vector, links, ending, dtypes, scalars)
             _kernels[key] = kernel
@@ -231,15 +233,17 @@ def _total(x: Tensor, *, alone: bool) -> Tensor:
     return halves + torch.where(is_odd, x[-1].double(), 0.0)
 
 
-def numbers_of(prologue: Prologue, scalars: Any) -> list[Any]:
+def numbers_of(prologue: Prologue, scalars: Sequence[Any]) -> list[Any]:
     """What a kernel takes, of the scalars of its links; it asks for no answers, which might be others."""
-    numbers = prologue(trees.leaves(list(scalars)))
+    numbers = prologue(scalars)
     assert numbers is not None
     return numbers
 
 
 def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers as a tensor on a device, without waiting for it; of several rows, where some are columns."""
+    if FLOATS.issuperset(map(type, values)):
+        return _sent_numbers(values or [0.0], dtype, device)
     by_row = {i: value for i, value in enumerate(values) if isinstance(value, Tensor) and value.ndim}
     if by_row:
         common = vector_of([0.0 if i in by_row else value for i, value in enumerate(values)], dtype, device)
@@ -247,9 +251,7 @@ def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -
         table = common.repeat(columns.shape[1], 1)
         table[:, list(by_row)] = columns.t().to(table.device)
         return table
-    numbers = [0.0 if isinstance(value, Tensor) else value for value in values] or [0.0]
-    # `torch.tensor` takes four times as long.
-    vector = sent(torch.frombuffer(array("d" if dtype == torch.float64 else "f", numbers), dtype=dtype), device)
+    vector = _sent_numbers([0.0 if isinstance(value, Tensor) else value for value in values], dtype, device)
     on_device = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
     if on_device:
         parts = list(vector.unbind())
@@ -257,6 +259,12 @@ def vector_of(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -
             parts[i] = values[i].to(device=device, dtype=dtype, non_blocking=True)
         vector = torch.stack(parts)
     return vector
+
+
+def _sent_numbers(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # `torch.tensor` takes four times as long.
+    vector = torch.frombuffer(array("d" if dtype == torch.float64 else "f", values), dtype=dtype)
+    return vector if device.type == "cpu" else sent(vector, device)
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

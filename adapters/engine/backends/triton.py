@@ -56,7 +56,7 @@ class Kernel:
     device: torch.device
     forms: Sequence[Leafwise]
 
-    def vector(self, scalars: Any) -> Tensor:
+    def vector(self, scalars: Sequence[Any]) -> Tensor:
         """What the prologue makes of these scalars, on the device; without waiting for it. One for each row, if some are."""
         return vector_of(numbers_of(self.prologue, scalars), self.dtype, self.device)
 
@@ -98,7 +98,7 @@ def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: to
         if key not in _kernels:
             text = text_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False), ending, dtypes)
             kernel = Kernel(text.prologue, function_of(text), text.sums, text.dtype, device, [link.form for link in links])
-            try_out(kernel, kernel.vector(scalars), links, ending, dtypes, scalars, TRIED)
+            try_out(kernel, kernel.vector(trees.leaves(list(scalars))), links, ending, dtypes, scalars, TRIED)
             _kernels[key] = kernel
         return _kernels[key]
 
