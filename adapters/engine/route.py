@@ -52,7 +52,7 @@ class Link:
         # What keeps numbers, and its slots in codes, is called itself.
         return None if isinstance(form, Numbered) and form.coding else form
 
-    @property
+    @cached_property
     def form(self) -> Leafwise:
         """Its rule, which it has."""
         assert self.rule is not None

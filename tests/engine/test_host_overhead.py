@@ -1,5 +1,7 @@
 """What keeps a step of small tensors cheap: kernels called directly, plans and programs that last, and when they must not."""
 
+import pathlib
+import sys
 import threading
 import types
 
@@ -122,6 +124,35 @@ def test_tensors_are_alike_in_all_that_a_plan_relies_on(with_guards, monkeypatch
     others += [torch.zeros(12), torch.zeros(3, 4, dtype=torch.cfloat), torch._neg_view(x)]
     for other in others:
         assert not are_alike(other, torch.ones(2))
+
+
+# Python.
+
+
+def own_calls(function):
+    """How many calls of this package's functions, in Python, a call makes."""
+    root, calls = str(pathlib.Path(fo.__file__).parent), []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(root):
+            calls.append(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return len(calls)
+
+
+@pytest.mark.parametrize(
+    ("transform", "most"), [(fo.adamw(), 120), (fo.chain(fo.clip_by_global_norm(), fo.adamw()), 180)], ids=["adamw", "clip"]
+)
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_warm_step_asks_little(transform, most, fused):
+    optimizer = OptimizerAdapter(parameters([(3, 4), (5,), (2, 2), (7,)]), transform, fused=fused)
+    run(optimizer, steps=5)
+    assert 40 < own_calls(optimizer.step) <= most
 
 
 # Programs.

@@ -143,7 +143,7 @@ class Lists:
         updates: dict[int, Tensor] = {}
         for arranged in prepared:
             for piece in _pieces(work, arranged):
-                row = columns if len(piece) == len(work.u) else [[column[i] for i in piece] for column in columns]
+                row = _rows(columns, piece)
                 numbers = arranged.numbers if arranged.rows is None else arranged.numbers_of(piece)
                 blocks = _blocks(row)
                 if steps or len(blocks) == 1:
@@ -299,6 +299,8 @@ def _pieces(work: Work, arranged: Arranged, at_least: int = 1) -> list[list[int]
 
 def _rows(columns: Sequence[Column], piece: Sequence[int]) -> Row:
     """Some rows, in order, of each column."""
+    if len(piece) == len(columns[0]):
+        return list(columns)
     return [[column[i] for i in piece] for column in columns]
 
 
