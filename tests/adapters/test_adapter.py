@@ -425,6 +425,22 @@ def test_a_failed_step_changes_nothing(make, steps):
         walk_together(optimizer, witness, 2, 0, first=20)
 
 
+def test_a_refused_first_step_leaves_nothing_behind():
+    """The plan that was made for it holds a state that nobody stored."""
+    refused, plain = (
+        OptimizerAdapter([torch.nn.Parameter(torch.ones(3))], fo.chain(fo.trace(0.9), fo.scale_by_polyak(0.1))) for _ in "ab"
+    )
+    for optimizer in (refused, plain):
+        optimizer.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="needs 'value'"):
+        refused.step()
+    for optimizer in (refused, plain):
+        for _ in range(3):
+            optimizer.step(value=torch.tensor(1.0))
+    assert refused.state_dict()["state"].keys() == {0}
+    torch.testing.assert_close(refused.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
 def test_a_slot_of_the_wrong_shape_is_refused_before_anything_is_written():
     optimizer = OptimizerAdapter(start_params(), fo.adamw())
     advance(optimizer, 2)
