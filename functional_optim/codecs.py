@@ -3,22 +3,26 @@
 A codec stands between a slot and its rule: the rule gets the decoded slot, and what it returns is encoded. No rule knows of it.
 
 `Blockwise` stores codes beside a scale for each block of elements. Within a block values differ by orders of magnitude, and what
-an update is made of is their ratio, m / √v; so codes lie at equal ratios, and not at equal distances:
+an update is made of is their ratio, m / √v. So codes are small floats: a few bits of an exponent and of a mantissa, and of x is
+stored what a float32 of a little more than it has there,
 
-    s      the largest |x| of the block, in bfloat16
-    L(y)   log₂ y, linear between powers of 2: the bits of a float, read as a whole number
-    code   ⌊k L(|x| / s) + c + u⌋        c: the largest code, which stands for s;  u in (0, 1)
-    x      ± s L⁻¹((code − c) / k)       code 0 is 0
+    s      the largest |x| of the block, which has the largest code
+    y      |x| / s (1 − δ) + δ, from δ to 1: steps are in proportion to |x|, and even below δ s
+    code   the first bits of y, counted from those of δ, after adding u of their last one; u in (0, 1)
+    x      ± s (y − δ) / (1 − δ), of the y with these bits; code 0 is 0
 
 Rounding to the nearest code would lose whatever changes a slot by less than half a step, such as 1 − β₂ = 1/1000 of v. So u is
 not 1/2: it changes from step to step by the golden ratio, modulo 1, and starts elsewhere for each element. Then a code moves on
 as often as it should, as with random numbers, but evenly: the error of a slow average stays near one step of its code. It is
 arithmetic with the step and the place of an element, the same on any machine, in any batch and for any number of threads.
 
+It is done on the bits of floats: no logarithm and no table, and what compilers make of it is as wide as vectors are.
+
 Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, https://arxiv.org/abs/2110.02861 (blocks; other codes)
 """
 
 import math
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,22 +38,23 @@ from functional_optim.philox import words
 # Kinds of slots that may be coded: averages of either sign; averages of what is never negative, by the root of which is divided.
 SIGNED, POSITIVE = "signed", "positive"
 
-# Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, from element to element, from block to block.
-STEP, ELEMENT, BLOCK, SLOT = 0.6180339887498949, 0.7548776662466927, 0.5698402909980532, 0.3819660112501051
+# Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, from element to element, from slot to slot.
+STEP, ELEMENT, SLOT = 0.6180339887498949, 0.7548776662466927, 0.3819660112501051
 
-# Blocks after which they start again, so that float32 holds their places, and engines can begin in between.
-PERIOD = 2048
+# u in this many steps; in these, the next irrational number, from block to block; after how many blocks they begin again, so that
+# engines can begin in between.
+STEP_BITS, BLOCK, PERIOD = 13, 4668, 2048
+STEPS = 1 << STEP_BITS
 
-# 1 in float32, as a whole number, and one power of 2 there.
-ONE, OCTAVE = 0x3F800000, 1 << 23
+# 1 in float32, as a whole number; its digits; its sign, and all but that.
+ONE, DIGITS, SIGN, SIZE = 0x3F800000, 23, -(1 << 31), (1 << 31) - 1
 
-# Smaller scales would let codes stand for numbers below float32's normal ones.
-SMALLEST = 2.0**-94
+# Added to scales: smaller ones would let codes stand for numbers below float32's normal ones.
+SMALLEST = 2.0**-90
 
-# Largest codes, and codes for each power of 2: in 8 bits these reach over 18 powers of 2, or if they are positive over 32, as
-# many as the squares of 16; in 4 bits, over 7 and 15.
-LEVELS = {(8, SIGNED): 127, (8, POSITIVE): 255, (4, SIGNED): 7, (4, POSITIVE): 15}
-PER_OCTAVE = {(8, SIGNED): 7, (8, POSITIVE): 8, (4, SIGNED): 1, (4, POSITIVE): 1}
+# Digits of codes, after the first: in 8 bits they are an eighth of a power of 2 apart and reach over 16 powers of 2, or if they
+# are positive over 32, as many as the squares of 16.
+MANTISSA = {(8, SIGNED): 3, (8, POSITIVE): 3, (4, SIGNED): 1, (4, POSITIVE): 2}
 
 
 class Codec(ABC):
@@ -99,7 +104,7 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class Blockwise(Codec):
-    """Slots of 8 or 4 bits an element, with a scale of two bytes for each block of elements.
+    """Slots of 8 or 4 bits an element, with a scale in float32 for each block of elements.
 
     AdamW's two slots take 2.06 bytes a parameter in 8 bits, and 1.06 in 4, where float32 takes 8. In 8 bits neighbouring codes
     are an eighth of a power of 2 apart, in 4 a power of 2. Over the steps the errors cancel. Derivatives end at the codes: those
@@ -115,7 +120,7 @@ class Blockwise(Codec):
         min_size: slots of parameters with fewer elements stay float32.
 
     State: of a slot `exp_avg`, the codes under that name, int8 (uint8 if the slot is never negative) in the shape of the
-    parameter, or in 4 bits, two in a byte, of shape (blocks, block / 2); and `exp_avg.scale`, bfloat16 of shape (blocks,).
+    parameter, or in 4 bits, two in a byte, of shape (blocks, block / 2); and `exp_avg.scale`, float32 of shape (blocks,).
 
     Raises:
         ValueError: `bits` is neither, or `block` is no power of 2 from 16 up.
@@ -131,7 +136,7 @@ class Blockwise(Codec):
     """
 
     bits: int = 8
-    block: int = 64
+    block: int = 128
     min_size: int = 256
     parts: ClassVar[tuple[str, ...]] = ("", ".scale")
 
@@ -140,7 +145,7 @@ class Blockwise(Codec):
             raise ValueError(f"bits = {self.bits!r} of Blockwise: expected 8 or 4.")
         require_count("block of Blockwise", self.block, 16)
         if self.block & (self.block - 1):
-            raise ValueError(f"block = {self.block} of Blockwise: expected a power of 2, such as 64.")
+            raise ValueError(f"block = {self.block} of Blockwise: expected a power of 2, such as 128.")
         require_count("min_size of Blockwise", self.min_size, 0)
 
     def takes(self, x: Tensor) -> bool:
@@ -159,7 +164,7 @@ class Blockwise(Codec):
 
     def empty(self, device: torch.device) -> tuple[Tensor, ...]:
         """No scale."""
-        return (torch.empty(0, dtype=torch.bfloat16, device=device),)
+        return (torch.empty(0, device=device),)
 
     def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
         """Codes and scales."""
@@ -169,59 +174,64 @@ class Blockwise(Codec):
         """Made as they are: a slot is not in float32 at any time."""
         count = -(-math.prod(shape) // self.block)
         size = tuple(shape) if self.bits == 8 else (count, self.block // 2)
-        # In 4 bits a signed 0 is 8, of which two make 8 + 16 · 8, or as an int8 that − 256.
-        zero = -120 if self.bits == 4 and kind == SIGNED else 0
-        codes = torch.full(size, zero, dtype=torch.uint8 if kind == POSITIVE else torch.int8, device=device)
-        return codes, torch.full((count,), SMALLEST, dtype=torch.bfloat16, device=device)
+        codes = torch.zeros(size, dtype=torch.uint8 if kind == POSITIVE else torch.int8, device=device)
+        return codes, torch.zeros(count, device=device)
 
     def encode_at(self, x: Tensor, kind: str, start: Any) -> tuple[Tensor, ...]:
         """The same, of what `offset` returned."""
-        rows = self._rows(x.detach().float())
-        size, phase = rows.abs(), _phase(rows, start)
-        scale = _scale(size.amax(1, keepdim=True), phase)
-        codes = self._codes(size * scale.reciprocal(), size, kind, _even(rows, phase))
-        return self._packed(codes if kind == POSITIVE else codes * rows.sign(), kind, x.shape), scale.squeeze(1).bfloat16()
+        codes, scale = self.encode_rows(self._rows(x.detach().float()), kind, start, self.places(kind, x.device))
+        return (codes if self.bits == 4 else codes.reshape(-1)[: math.prod(x.shape)].reshape(x.shape)), scale
 
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
         """The numbers that the codes stand for."""
         codes, scale = stored
-        signed = self._unpacked(codes, kind)
-        if signed.shape[0] != scale.shape[0]:
-            raise ValueError(f"{scale.shape[0]} scales, where {self!r} has {signed.shape[0]}: another codec made this state.")
-        levels, per_octave = LEVELS[self.bits, kind], PER_OCTAVE[self.bits, kind]
-        bits = ((signed.abs() - levels) * (OCTAVE / per_octave)).round().to(torch.int32) + ONE
-        rows = bits.view(torch.float32) * signed.sign() * scale.float().unsqueeze(1)
-        return rows.reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
+        rows = codes if self.bits == 4 else self._rows(codes)
+        if rows.shape[0] != scale.shape[0]:
+            raise ValueError(f"{scale.shape[0]} scales, where {self!r} has {rows.shape[0]}: another codec made this state.")
+        return self.decode_rows(rows, scale, kind).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
 
-    def _codes(self, y: Tensor, size: Tensor, kind: str, u: Tensor) -> Tensor:
-        """Of numbers up to 1, which `size` is in other units."""
-        levels, per_octave = LEVELS[self.bits, kind], PER_OCTAVE[self.bits, kind]
-        codes = ((y.view(torch.int32) - ONE).float() * (per_octave / OCTAVE) + (u + levels)).floor()
-        # The largest number of a block is its scale, to rounding: were it given another code, scales would not stay.
-        codes = torch.where(y > 1 - 2**-7, float(levels), codes)
-        if kind == POSITIVE:
-            return torch.where(size > 0, codes.clamp(1, levels), 0.0)
-        return codes.clamp(0, levels)
+    def places(self, kind: str, device: torch.device) -> Tensor:
+        """What the place of an element in its block adds to u, in units of a float32's last bit."""
+        turns = torch.arange(self.block, dtype=torch.float32, device=device) * ELEMENT % 1 * STEPS
+        return turns.to(torch.int32) * (1 << self._format(kind)[1] - STEP_BITS)
+
+    def encode_rows(self, rows: Tensor, kind: str, start: Any, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes and scales of whole blocks, in float32."""
+        largest, dropped, bits, least = self._format(kind)
+        scale, whole = rows.abs().amax(1), rows.view(torch.int32)
+        y = (whole & SIZE).view(torch.float32) * ((1 - least) / _rounded(scale)).unsqueeze(1) + least
+        codes = ((y.view(torch.int32) + _even(rows, start, places, dropped)) >> dropped) - (bits >> dropped)
+        if kind == SIGNED:
+            codes = codes | ((whole >> (32 - self.bits)) & (largest + 1))
+        else:  # What is positive does not become 0.
+            codes = torch.maximum(codes, (whole & SIZE).clamp(max=1))
+        if self.bits == 4:
+            low, high = codes.chunk(2, dim=1)
+            codes = low | (high << 4)
+        return codes.to(torch.uint8 if kind == POSITIVE else torch.int8), scale
+
+    def decode_rows(self, codes: Tensor, scale: Tensor, kind: str) -> Tensor:
+        """The numbers of whole blocks."""
+        largest, dropped, bits, least = self._format(kind)
+        whole = codes.to(torch.int32)
+        if self.bits == 4:
+            whole = torch.cat([whole & 15, (whole >> 4) & 15], dim=1)
+        size = (((whole & largest) << dropped) + bits).view(torch.float32) - least
+        if kind == SIGNED:
+            size = (size.view(torch.int32) | ((whole << (32 - self.bits)) & SIGN)).view(torch.float32)
+        return size * (_rounded(scale) * (1 / (1 - least))).unsqueeze(1)
+
+    def _format(self, kind: str) -> tuple[int, int, int, float]:
+        """The largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
+        largest, dropped = (1 << self.bits - (kind == SIGNED)) - 1, DIGITS - MANTISSA[self.bits, kind]
+        bits = ONE - (largest << dropped)
+        return largest, dropped, bits, _float_of(bits)
 
     def _rows(self, x: Tensor) -> Tensor:
         """Blocks as rows, the last one filled with zeros."""
         flat = x.reshape(-1)
         missing = -flat.shape[0] % self.block
         return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, self.block)
-
-    def _packed(self, codes: Tensor, kind: str, shape: Sequence[int]) -> Tensor:
-        if self.bits == 8:
-            return codes.to(torch.uint8 if kind == POSITIVE else torch.int8).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
-        low, high = (codes if kind == POSITIVE else codes + 8).chunk(2, dim=1)
-        both = (low + 16 * high).to(torch.uint8)
-        return both if kind == POSITIVE else both.view(torch.int8)
-
-    def _unpacked(self, codes: Tensor, kind: str) -> Tensor:
-        if self.bits == 8:
-            return self._rows(codes).float()
-        codes = codes.view(torch.uint8)
-        both = torch.cat([codes & 15, codes >> 4], dim=1).float()
-        return both if kind == POSITIVE else both - 8
 
 
 @dataclass(frozen=True)
@@ -294,31 +304,25 @@ def codec_of(codes: Tensor, scale: Tensor, count: int) -> tuple[Blockwise, str]:
     return Blockwise(8 if is_whole else 4, block, 1), SIGNED if codes.dtype == torch.int8 else POSITIVE
 
 
-def _phase(rows: Tensor, start: Any) -> Tensor:
-    """Where each element of some blocks is in its turn, modulo 1, before its own place in the block is added: a column."""
-    place = torch.arange(rows.shape[0], dtype=torch.float32, device=rows.device).unsqueeze(1)
-    return _fraction(place / PERIOD) * (PERIOD * BLOCK) + start
-
-
 def offset(t: Any, number: int) -> Any:
-    """Where a step and a slot are in their turns, in [0, 1); in float32 where it is a tensor."""
-    found = (double(t) * STEP + number * SLOT) % 1
-    return found.float() if isinstance(found, Tensor) else found
+    """Where a step and a slot are in their turns, in steps of u; int32 where it is a tensor."""
+    found = (double(t) * STEP + number * SLOT) % 1 * STEPS
+    return found.to(torch.int32) if isinstance(found, Tensor) else int(found)
 
 
-def _even(rows: Tensor, phase: Tensor) -> Tensor:
-    """u of each element: in (0, 1), and so far from both that a code which stands for a number exactly is its code again."""
-    place = torch.arange(rows.shape[1], dtype=torch.float32, device=rows.device) * ELEMENT
-    return _fraction(phase + place) * (1 - 2**-9) + 2**-10
+def _even(rows: Tensor, start: Any, places: Tensor, dropped: int) -> Tensor:
+    """u of each element, in units of a float32's last bit: half a step and more from 0 and 1, so that what a code stands for has
+    that code again."""
+    column = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).unsqueeze(1)
+    phase = (((column * BLOCK + start) & (STEPS - 1)) * 2 + 1) << (dropped - STEP_BITS - 1)
+    return (phase + places) & ((1 << dropped) - 1)
 
 
-def _fraction(x: Tensor) -> Tensor:
-    """x modulo 1; compilers divide for `%`."""
-    return x - x.floor()
+def _rounded(scale: Tensor) -> Tensor:
+    """Scales without their last digits, which decoding may change; NaN for what is not finite."""
+    found = ((scale.view(torch.int32) + 4) & -8).view(torch.float32)
+    return found + SMALLEST + (found - found)
 
 
-def _scale(largest: Tensor, phase: Tensor) -> Tensor:
-    """bfloat16's two neighbours in turn, as a float32; NaN for what is not finite."""
-    carry = (_fraction(phase) * 65535).to(torch.int32)
-    rounded = ((largest.view(torch.int32) + carry) & -65536).view(torch.float32)
-    return torch.where(rounded.isfinite(), rounded.clamp(min=SMALLEST), torch.nan)
+def _float_of(bits: int) -> float:
+    return struct.unpack("f", struct.pack("i", bits))[0]

@@ -7,6 +7,8 @@ A few files need neither, and a program's kernels become a few (see `kernel_file
 says. The test programs are compiled and loaded but not run; what they can find out, the first kernel finds out as well, by
 failing. It is then compiled with all preparations.
 
+The bits of floats as whole numbers, and back, Inductor takes one at a time, by way of memory; here they stay where they are.
+
 For each index of each kernel Inductor has sympy simplify how far it moves with a loop: a fifth of the time that a program of
 convolutions takes. Of a sum of multiples that is a coefficient (see `stride`).
 """
@@ -75,13 +77,16 @@ def quick_start(with_header: bool) -> Iterator[None]:
         settings["cpp.simdlen"] = isa.bit_width()
     thread, module, kernels = threading.get_ident(), torch_internals.cpu_vec_isa, torch_internals.cpp_kernels
     try_all, simplified = module.valid_vec_isa_list, kernels.stride_at_vec_range
+    overrides, one_by_one = kernels.CppVecOverrides, kernels.CppVecOverrides.to_dtype_bitcast
     module.valid_vec_isa_list = lambda: try_all() if isa is None or threading.get_ident() != thread else [isa]
     kernels.stride_at_vec_range = functools.partial(stride, simplified)
+    overrides.to_dtype_bitcast = staticmethod(functools.wraps(one_by_one)(functools.partial(_bitcast, kernels, one_by_one)))
     try:
         with config.patch(settings):
             yield
     finally:
         module.valid_vec_isa_list, kernels.stride_at_vec_range = try_all, simplified
+        overrides.to_dtype_bitcast = staticmethod(one_by_one)
 
 
 def stride(otherwise: Callable[..., Any], index: Any, var: Any, vector: int | None = None) -> Any:
@@ -97,6 +102,17 @@ def stride(otherwise: Callable[..., Any], index: Any, var: Any, vector: int | No
         if var in factors:
             coefficient += term / var
     return coefficient
+
+
+def _bitcast(kernels: Any, otherwise: Callable[..., Any], x: Any, dtype: torch.dtype, source: torch.dtype) -> Any:
+    """C++ for the bits of a vector as numbers of another type, where these are as long."""
+    if dtype.itemsize != source.itemsize:
+        return otherwise(x, dtype, source)
+    count, name = kernels.V.kernel._get_num_vectors(dtype), kernels.DTYPE_TO_CPP[dtype]
+    if count == 1:
+        return f"at::vec::cast<{name}>({x})"
+    each = f"for (int i = 0; i < {count}; i++) found[i] = at::vec::cast<{name}>({x}[i]);"
+    return f"[&]() {{ at::vec::VectorizedN<{name}, {count}> found; {each} return found; }}()"
 
 
 def _reported_isa() -> Any:

@@ -27,7 +27,7 @@ def quantized(
     transform: Transform,
     bits: int = 8,
     *,
-    block: int = 64,
+    block: int = 128,
     min_size: int = 256,
     only: str | Labels | None = None,
     codec: Codec | None = None,
@@ -65,7 +65,7 @@ def quantized(
     >>> state = quantized(adamw()).init_state({"w": torch.zeros(32, 32)})
     >>> slots = state["scale_by_adam"]
     >>> {name: (slots[name]["w"].dtype, tuple(slots[name]["w"].shape)) for name in ("exp_avg", "exp_avg.scale")}
-    {'exp_avg': (torch.int8, (32, 32)), 'exp_avg.scale': (torch.bfloat16, (16,))}
+    {'exp_avg': (torch.int8, (32, 32)), 'exp_avg.scale': (torch.float32, (8,))}
     """
     require_transform(transform, "quantized")
     if codec is not None and not isinstance(codec, Codec):

@@ -97,8 +97,8 @@ def test_codes_that_do_not_fit_are_refused_and_nothing_is_changed():
     net = model()
     optimizer = stepped(net, coded(net, 8))
     saved, before = through_a_file(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
-    saved["state"][0]["exp_avg.scale"] = saved["state"][0]["exp_avg.scale"][:7]
-    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0: 600 codes and 7 scales"):
+    saved["state"][0]["exp_avg.scale"] = saved["state"][0]["exp_avg.scale"][:4]
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 0.*: 600 codes and 4 scales"):
         optimizer.load_state_dict(saved)
     for number, slots in optimizer.state_dict()["state"].items():
         assert all(torch.equal(x, before["state"][number][name]) for name, x in slots.items())

@@ -98,7 +98,7 @@ def test_behind_an_optimizer_it_steps_as_the_function_does(fused):
     optimizer, state = after(tx, 4, fused=fused)
     own = optimizer.state[optimizer.param_groups[0]["params"][0]]
     codes = state["adamw"]["scale_by_adam"]["exp_avg"]["0.weight"]
-    assert own["exp_avg"].dtype == torch.int8 and own["exp_avg.scale"].dtype == torch.bfloat16
+    assert own["exp_avg"].dtype == torch.int8 and own["exp_avg.scale"].dtype == torch.float32
     # Rounding before the codes may differ: a code or two in a thousand.
     assert (own["exp_avg"] != codes).float().mean() < 2e-3
 
@@ -109,7 +109,7 @@ def test_only_chosen_parameters_are_coded():
     for only in (r"^w$|^b$", lambda name, leaf: name != "emb", {"w": True, "b": True}):
         state = fo.quantized(fo.lion(), only=only).init_state(params)["scale_by_lion"]
         assert {name: x.dtype for name, x in state["exp_avg"].items()} == wide
-        assert [x.numel() for x in state["exp_avg.scale"].values()] == [0, 7, 0]
+        assert [x.numel() for x in state["exp_avg.scale"].values()] == [0, 4, 0]
     low = {name: p.bfloat16() for name, p in params.items()}
     tx = fo.quantized(fo.lion(), only="w", codec=fo.Stochastic())
     state = tx.init_state(low)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import functional_optim as fo
-from functional_optim.codecs import POSITIVE, SIGNED
+from functional_optim.codecs import MANTISSA, POSITIVE, SIGNED
 
 KINDS = [(8, SIGNED), (8, POSITIVE), (4, SIGNED), (4, POSITIVE)]
 
@@ -23,18 +23,21 @@ def given(kind, sigma=2.0):
 
 @pytest.mark.parametrize("bits, kind", KINDS)
 def test_codes_stand_for_what_the_definition_says(bits, kind):
-    """Against plain numbers: the code of each by the formula of the module, for a scale that is a power of 2."""
-    codec, top, per_octave = fo.Blockwise(bits, block=16, min_size=1), 2 ** (bits - (kind == SIGNED)) - 1, {8: 8, 4: 1}[bits]
-    per_octave = 7 if (bits, kind) == (8, SIGNED) else per_octave
+    """Against plain numbers: y of each code, which counts on from δ in floats of a few digits, and what x is for the scale 4."""
+    codec, top, digits = fo.Blockwise(bits, block=16, min_size=1), 2 ** (bits - (kind == SIGNED)) - 1, MANTISSA[bits, kind]
+
+    def y(code):
+        exponent, fraction = divmod(code - top, 2**digits)
+        return 2.0**exponent * (1 + fraction / 2**digits)
+
     for code in range(1, top + 1, 1 if bits == 4 else 9):
-        size = (code - top) / per_octave
-        whole = math.floor(size)
-        value = 4.0 * 2.0**whole * (1 + size - whole)
+        value = 4.0 * (y(code) - y(0)) / (1 - y(0))
         x = torch.tensor([4.0, value] if kind == POSITIVE else [4.0, -value])
         stored = codec.encode(x, kind, code, 0)
-        torch.testing.assert_close(codec.decode(stored, kind, x.shape), x, rtol=3e-6, atol=0)
+        torch.testing.assert_close(codec.decode(stored, kind, x.shape), x, rtol=1e-6, atol=0)
         if bits == 8:
-            assert stored[0].tolist() == [top, code if kind == POSITIVE else -code]
+            # The sign of what is negative is the first bit.
+            assert stored[0].tolist() == [top, code if kind == POSITIVE else code - 128]
 
 
 @pytest.mark.parametrize("bits, kind", KINDS)
@@ -44,7 +47,9 @@ def test_what_was_decoded_has_the_same_codes_at_any_step(bits, kind):
         stored = codec.encode(x, kind, t, 0)
         for later in (t + 1, t + 2, 3 * t + 5):
             again = codec.encode(codec.decode(stored, kind, x.shape), kind, later, 0)
-            assert all(torch.equal(a, b) for a, b in zip(again, stored, strict=True)), t
+            assert torch.equal(again[0], stored[0]), t
+            # The scale may change in its last digits, which are not looked at.
+            assert torch.equal(codec.decode(again, kind, x.shape), codec.decode(stored, kind, x.shape)), t
 
 
 @pytest.mark.parametrize("bits, kind", KINDS)
@@ -106,11 +111,24 @@ def errors_of_updates(sigma, bits, steps, count=64 * 64):
     return error / norm, ratio
 
 
-@pytest.mark.parametrize("sigma, bound", [(0.0, 0.01), (1.5, 0.01), (2.5, 0.05)])
-def test_updates_are_close_to_those_of_a_float32_state(sigma, bound):
+@pytest.mark.parametrize(
+    "bits, sigma, bound, largest", [(8, 0.0, 0.01, 2), (8, 1.5, 0.01, 2), (8, 2.5, 0.05, 2), (4, 1.5, 0.7, 2.5)]
+)
+def test_updates_are_close_to_those_of_a_float32_state(bits, sigma, bound, largest):
     """Gradients whose sizes within a block differ as exp(σ z). Rounded to nearest, or with codes at equal distances, it fails."""
-    error, ratio = errors_of_updates(sigma, 8, 200)
-    assert error < bound and ratio < 2
+    error, ratio = errors_of_updates(sigma, bits, 200)
+    assert error < bound and ratio < largest
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_codes_and_scales_of_any_size_are_finite(bits):
+    """From float32's smallest numbers to its largest ones; what is close to the scale is not rounded beyond it."""
+    codec = fo.Blockwise(bits, block=16, min_size=1)
+    for size in (3e38, 1e-37, 1e-45):
+        x = torch.linspace(0.5, 1.0, 16) * size
+        for t in range(20):
+            decoded = codec.decode(codec.encode(x, SIGNED, t, 0), SIGNED, x.shape)
+            assert decoded.isfinite().all() and decoded.max() <= 1.0001 * x.max() + 2.0**-90
 
 
 def test_stochastic_rounding_is_a_function_of_step_slot_and_place_with_the_right_mean():

@@ -101,6 +101,6 @@ def test_kernels_of_the_pure_function_write_new_tensors():
 
 def test_a_state_of_another_codec_is_refused():
     params = {"w": torch.ones(1000)}
-    for other in (fo.quantized(fo.adamw(), block=128), fo.quantized(fo.adamw(), bits=4)):
+    for other in (fo.quantized(fo.adamw(), block=64), fo.quantized(fo.adamw(), bits=4)):
         with pytest.raises(ValueError, match="another codec made this state"):
             fo.quantized(fo.adamw()).update(params, other.init_state(params), params)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from functional_optim import codecs
 from functional_optim.codecs import Blockwise
 from functional_optim.numerics import real
 
@@ -25,6 +26,9 @@ from .called import Called
 
 # Elements of a block of rules without codes.
 BLOCK = 1 << 17
+
+# Blocks that a kernel takes at once.
+ROWS = 1 << 16
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -136,15 +140,20 @@ class Coded(Called):
             if new is not old:
                 new.copy_(old)
         vector, starts = kernel.vector(plain_scalars(links, scalars), row[0].device), kernel.starts(links, scalars)
-        tensors, count = [*row[:2], *targets], row[0].numel()
-        for start, end in _stretches(links, row, count):
-            piece = [x.reshape(-1) if x.numel() == end - start else x for x in (_cut(x, start, end, count) for x in tensors)]
-            missing = -(end - start) % block
-            whole = [pad(x, (0, missing)) if missing and x.numel() == end - start else x for x in piece]
-            kernel.compiled([(end - start + missing) // block, vector, starts, *whole])
-            for old, new in zip(piece[1:], whole[1:], strict=True):
-                if new is not old:
-                    old.copy_(new[: len(old)])
+        u, p = (x.reshape(-1) for x in row[:2])
+        count, whole = u.numel(), u.numel() // block
+        for first in range(0, whole, ROWS):
+            last = min(first + ROWS, whole)
+            pieces = [_cut(x, first * block, last * block, count) for x in (u, p, *targets)]
+            kernel(vector, starts + first * codecs.BLOCK, pieces[0], pieces[1], pieces[2:])
+        if count > whole * block:  # The last block, filled up.
+            is_cut = [True, True, *(i % 2 == 0 and x.numel() == count for i, x in enumerate(targets))]
+            pieces = [_cut(x, whole * block, count, count) for x in (u, p, *targets)]
+            full = [pad(x.reshape(-1), (0, -count % block)) if cut else x for x, cut in zip(pieces, is_cut, strict=True)]
+            kernel(vector, starts + whole * codecs.BLOCK, full[0], full[1], full[2:])
+            for old, new, cut in zip(pieces[1:], full[1:], is_cut[1:], strict=True):
+                if cut:
+                    old.copy_(new[: old.numel()].view_as(old))
 
 
 def is_coded(leaf: Leaf) -> bool:

@@ -1,11 +1,14 @@
-"""Rules with coded slots as one kernel: it decodes a stretch of blocks, steps, and encodes, in place.
+"""Rules with coded slots as one kernel: it decodes a block, steps, and encodes it, in place.
 
-Within is what `kernels` compiles for the rules without codes, between the codec's own decoder and encoder. A row of a view is a
-block; what has to be known of a whole block, its scale, makes the compiler keep new slots of a stretch, which are in the cache.
+Within is what `kernels` compiles for the rules without codes, between the codec's own decoder and encoder. A row is a block. Its
+scale has to be known before it is encoded; the compiler puts the loop that finds it and the one that needs it inside one loop
+over rows, with the new slots of a row between them. It does so where all loops have the same two lengths and nothing is written
+that is also read. Hence three things below: rows of parameters may lie apart, so that they are not taken for one long row; codes
+are written to what passes for other tensors; and scales are returned. A kernel is tried before it is used.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +26,13 @@ from ..stages import Dtypes
 from ..trace import trace
 from .kernels import SETTINGS, body_of, numbers_of, symbol, vector_of
 
-# Blocks of a stretch, as the tracer is told; no length that a constant might have.
-TYPICAL_ROWS = 2053
+# How many blocks there are, and how far apart those of the parameter are, as the tracer is told; no constants have these values.
+TYPICAL_ROWS, TYPICAL_STRIDE = 2053, 4099
+
+# How many a kernel is tried on.
+TRIED_ROWS = 37
+
+LOW = torch.bfloat16, torch.float16
 
 _kernels: dict[Any, "CodedKernel"] = {}
 
@@ -35,13 +43,18 @@ class CodedKernel:
 
     Attributes:
         prologue: the scalars of the links without codes to the kernel's numbers.
-        compiled: `[rows, numbers, starts, u, p, *stored]`, of 1-D tensors of whole blocks; writes where they are.
+        compiled: `[rows, numbers, starts, u, p, *places, *stored, *codes, stride] -> scales`, of whole blocks as rows, those of p
+            so far apart; writes p and codes.
+        places: for the rounding of each slot.
+        block: how many elements are one.
         dtype: of the numbers.
         forms: of the links, kept for the cache.
     """
 
     prologue: Prologue
     compiled: Any
+    places: Sequence[Tensor]
+    block: int
     dtype: torch.dtype
     forms: Sequence[Any]
 
@@ -51,12 +64,16 @@ class CodedKernel:
 
     def starts(self, links: Sequence[Link], scalars: Sequence[Any]) -> Tensor:
         """Where the rounding of each slot is in its turn, in this step."""
-        found = [
-            offset(t[0], number) if codec else 0.0
-            for link, (_, t, _) in zip(links, scalars, strict=True)
-            for codec, _, number, _ in _slots_of(link)
-        ]
-        return torch.tensor([float(x) for x in found], dtype=torch.float32, device="cpu")
+        found = [offset(t[0], number) for link, (_, t, _) in zip(links, scalars, strict=True) for _, _, number in _slots_of(link)]
+        return torch.tensor([int(x) for x in found], dtype=torch.int32, device="cpu")
+
+    def __call__(self, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, stored: Sequence[Tensor]) -> None:
+        """Step whole blocks: an update and a parameter that are dense, and what is stored of the slots."""
+        u, p = u.view(-1, self.block), p.view(-1, self.block)
+        stored = [x.view(len(p), -1) if i % 2 == 0 else x for i, x in enumerate(stored)]
+        scales = self.compiled([len(p), vector, starts, u, p, *self.places, *stored, *stored[::2], self.block])
+        for old, new in zip(stored[1::2], scales, strict=True):
+            old.copy_(new)
 
 
 def plain(links: Sequence[Link]) -> list[Link]:
@@ -98,57 +115,82 @@ def coded_kernel(
 
 
 def _compiled(links: Sequence[Link], stored: Sequence[torch.dtype], dtypes: Any, scalars: Sequence[Any]) -> CodedKernel:
-    inner, slots = plain(links), [kept for link in links for kept in _slots_of(link)]
-    (block,) = {codec.block for codec, *_ in slots if codec}
-    parts, wide = iter(stored), []
-    for codec, _, _, count in slots:
-        own = [next(parts) for _ in range(count)]
-        wide.append(torch.float32 if codec else own[0])
-    known = Dtypes(dtypes[0], dtypes[1], tuple(wide))
-    body = body_of(trace(inner, plain_scalars(links, scalars), known, asks=False))
+    slots = [kept for link in links for kept in _slots_of(link)]
+    (block,) = {codec.block for codec, _, _ in slots}
+    known = Dtypes(dtypes[0], dtypes[1], (torch.float32,) * len(slots))
+    body = body_of(trace(plain(links), plain_scalars(links, scalars), known, asks=False))
 
-    def run(rows: Any, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, *given: Tensor) -> list[Tensor]:
+    count, host = len(slots), torch.device("cpu")
+
+    def run(rows: Any, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, *given: Any) -> list[Tensor]:
         del rows
-        left, old = iter(given), []
-        for codec, kind, _, count in slots:
-            own = [next(left) for _ in range(count)]
-            old.append(codec.decode(own, kind, u.shape) if codec else own[0])
-        new_u, *new = body.run(vector, u, p, *old)
-        left = iter(given)
-        for i, (value, (codec, kind, _, count)) in enumerate(zip(new, slots, strict=True)):
-            own = [next(left) for _ in range(count)]
-            parts = codec.encode_at(value, kind, starts[i]) if codec else [value]
-            for target, part in zip(own, parts, strict=True):
-                target.copy_(part)
-        p.copy_((widened(p) + new_u).to(p.dtype))
-        return []
+        places, old, targets = given[:count], given[count : 3 * count], given[3 * count : 4 * count]
+        decoded = [codec.decode_rows(old[2 * i], old[2 * i + 1], kind) for i, (codec, kind, _) in enumerate(slots)]
+        new_u, *new = body.run(vector, u, p, *decoded)
+        new_p = (widened(p) + new_u).to(p.dtype)
+        encoded = [
+            codec.encode_rows(x, kind, starts[i], places[i])
+            for i, (x, (codec, kind, _)) in enumerate(zip(new, slots, strict=True))
+        ]
+        p.copy_(new_p)
+        for target, (codes, _) in zip(targets, encoded, strict=True):
+            target.copy_(codes)
+        return [scale for _, scale in encoded]
+
+    def inputs(rows: Any, stride: Any) -> list[Any]:
+        def zeros(*shape: Any, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=host)
+
+        sizes = [block * codec.bits // 8 for codec, _, _ in slots]
+        codes = [zeros(rows, size, dtype=dtype) for size, dtype in zip(sizes, stored[::2], strict=True)]
+        parts = [part for each in codes for part in (each, zeros(rows, dtype=torch.float32))]
+        vector, u = zeros(max(len(body.prologue.outputs), 1), dtype=known.scalars), zeros(rows, block, dtype=dtypes[0])
+        p = torch.empty_strided((rows, block), (stride, 1), dtype=dtypes[1], device=host)
+        starts, places = zeros(count, dtype=torch.int32), [zeros(block, dtype=torch.int32) for _ in slots]
+        return [rows, vector, starts, u, p, *places, *parts, *map(torch.empty_like, codes), stride]
 
     def traced() -> inductor.Traced:
         mode = torch_internals.FakeTensorMode(shape_env=torch_internals.ShapeEnv())
-        rows = symbol(mode, TYPICAL_ROWS)
+        rows, stride = symbol(mode, TYPICAL_ROWS), symbol(mode, TYPICAL_STRIDE)
         with mode:
-            tensors = [torch.empty(rows * block, dtype=dtype, device="cpu") for dtype in dtypes]
-            left = iter(stored)
-            for codec, _, _, _ in slots:
-                codes, bits = next(left), codec.bits if codec else 8
-                shape = (rows * block,) if bits == 8 else (rows, block // 2)
-                tensors.append(torch.empty(shape, dtype=codes, device="cpu"))
-                tensors += [torch.empty(rows, dtype=next(left), device="cpu")] if codec else []
-            vector = torch.empty(max(len(body.prologue.outputs), 1), dtype=known.scalars, device="cpu")
-            starts = torch.empty(len(slots), dtype=torch.float32, device="cpu")
-            inputs = [rows, vector, starts, *tensors]
-            graph = torch_internals.make_fx(run, decomposition_table=torch_internals.select_decomp_table())(*inputs)
-        return graph, inputs, mode
+            made = inputs(rows, stride)
+            graph = torch_internals.make_fx(run, decomposition_table=torch_internals.select_decomp_table())(*made)
+        return graph, made, mode
 
     compiled = inductor.lowered(traced, SETTINGS, is_kernel=True)
-    return CodedKernel(body.prologue, compiled, known.scalars, [link.form for link in links])
+    places = [codec.places(kind, host) for codec, kind, _ in slots]
+    kernel = CodedKernel(body.prologue, compiled, places, block, known.scalars, [link.form for link in links])
+    _try_out(kernel, run, inputs, kernel.vector(plain_scalars(links, scalars), host))
+    return kernel
 
 
-def _slots_of(link: Link) -> list[tuple[Blockwise | None, str, int, int]]:
-    """Of each slot of a link's rule: its codec, if it has one, the kind of codes, its number, and in how many parts it is."""
+def _try_out(kernel: CodedKernel, run: Callable[..., Any], inputs: Callable[..., list[Any]], vector: Tensor) -> None:
+    """Raise RuntimeError unless a kernel computes what its own operations do, on some blocks."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    made = inputs(TRIED_ROWS, kernel.block)
+    made[1], count = vector, len(kernel.places)
+    end = 5 + 3 * count  # places, and what is stored
+    for x in made[3:5] + made[5 + count : end]:
+        drawn = torch.rand(x.shape, generator=generator, device="cpu")
+        x.copy_(drawn + 0.5 if x.ndim == 1 else drawn - 0.5 if x.is_floating_point() else drawn * 100)
+    made[5 : 5 + count] = kernel.places
+    found, expected = ([x.clone() if isinstance(x, Tensor) else x for x in made] for _ in range(2))
+    for own in (found, expected):
+        own[end:-1] = own[5 + count : end : 2]
+    scales = [list(kernel.compiled(list(found))), run(*expected)]
+    for x, y in [(found[4], expected[4]), *zip(*scales, strict=True)]:
+        if not torch.allclose(x, y, rtol=1e-2 if x.dtype in LOW else 1e-4, atol=1e-6):
+            raise RuntimeError("the compiled step in codes computes something else.")
+    for x, y in zip(found[end:-1], expected[end:-1], strict=True):
+        if (x != y).double().mean() > 0.01:  # Rounding before the codes may differ.
+            raise RuntimeError("the compiled step in codes makes other codes.")
+
+
+def _slots_of(link: Link) -> list[tuple[Blockwise, str, int]]:
+    """Of each slot of a link's rule, all of which are coded: its codec, the kind of codes, and its number."""
     coding = link.form.coding
     if coding is None:
-        return [(None, "", i, 1) for i in range(len(link.slots))]
+        return []
     codec = coding.codec
     assert isinstance(codec, Blockwise)
-    return [(codec if kind else None, kind or "", i, count) for i, (_, kind, count) in enumerate(coding.slots)]
+    return [(codec, kind, i) for i, (_, kind, _) in enumerate(coding.slots) if kind]
