@@ -195,6 +195,18 @@ def _title(text: str, line: str) -> list[str]:
     return [text, line * max(3, len(text)), ""]
 
 
+def arguments(value: Any) -> list[str]:
+    """The names of what a function or a class takes; of something else, none.
+
+    >>> arguments(marked)
+    ['text']
+    """
+    try:
+        return list(inspect.signature(value).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
 # ---- Docstrings -----------------------------------------------------------------------------------------------------------
 
 

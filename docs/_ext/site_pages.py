@@ -113,6 +113,8 @@ class Literals(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         known = {symbol.short: symbol for symbol in self.app.symbols}  # type: ignore[attr-defined]
         here = self.env.docname
+        # An argument that is called as something public is not that.
+        arguments = {name for symbol in known.values() if symbol.page == here for name in pages.arguments(symbol.value)}
         for node in list(self.document.findall(nodes.literal)):
             text = node.astext()
             if isinstance(node.parent, nodes.reference | pending_xref | nodes.title):
@@ -125,7 +127,7 @@ class Literals(SphinxPostTransform):
                 continue
             name = re.sub(r"^(fo|functional_optim)\.|\(.*\)$", "", text, flags=re.DOTALL)
             symbol = known.get(name) or known.get(f"adapters.{name}") or known.get(f"meta.{name}")
-            if symbol and symbol.page != here:
+            if symbol and symbol.page != here and text not in arguments:
                 node.replace_self(
                     make_refnode(self.app.builder, here, symbol.page, "", node.deepcopy(), pages.summary(symbol.value))
                 )

@@ -37,6 +37,8 @@ function ranked(searchTerms, excludedTerms) {
   const index = Search._index;
   const total = index.docnames.length;
   const scores = new Map(); // file: [sum of weights, words that it has]
+  // A number and its unit are two words, "8bit".
+  searchTerms = new Set([...searchTerms].flatMap((word) => /^(\d+)([a-z]+)$/.exec(word)?.slice(1) ?? [word]));
   for (const word of searchTerms) {
     const found = whereIs(word, index);
     const rarity = Math.log(1 + total / (1 + found.size));

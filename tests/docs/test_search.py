@@ -36,6 +36,9 @@ QUERIES = {
     "write custom optimizer": ["guides/writing_a_rule"],
     "skip step when loss is nan": ["api/apply_if_finite"],
     "optimizer without learning rate tuning": ["guides/which_optimizer", "api/prodigy"],
+    "8bit optimizer": ["api/quantized", "cookbook/less_memory"],
+    "low memory": ["cookbook/less_memory"],
+    "reduce gpu memory": ["cookbook/less_memory"],
     "train ensemble of models": ["cookbook/ensembles"],
 }
 
