@@ -9,14 +9,14 @@ from typing import Any
 # What people ask for in words that are not those of the docstrings, and what there is for it.
 MEANT: dict[str, tuple[str, ...]] = {
     "accumulation": ("accumulate", "adapters.step_in_backward"),
-    "bf16": ("with_master_copy", "apply_updates", "adapters.OptimizerAdapter"),
+    "bf16": ("with_rounding", "error_bits", "with_master_copy", "apply_updates"),
     "bilevel": ("meta.unroll", "meta.custom_root", "meta.custom_fixed_point"),
     "clipping": ("clip_by_global_norm", "clip_by_value", "clip_by_block_rms", "adaptive_grad_clip", "clip_by_adagc"),
     "differential privacy": ("per_example_global_norm_clip", "add_noise"),
     "ensemble": ("meta.unroll", "fused"),
     "hyperparameter": ("Hparam", "PerLeaf", "scheduled", "hparams_at", "set_defaults", "rename_hparams"),
     "layer wise": ("adapters.param_groups", "partition", "by_module", "PerLeaf", "lamb", "lars", "scale_by_trust_ratio"),
-    "low precision": ("quantized", "Blockwise", "Stochastic", "with_master_copy"),
+    "low precision": ("with_rounding", "quantized", "Blockwise", "Stochastic", "with_master_copy"),
     "low rank": ("galore", "fira", "apollo", "project", "dion", "adapters.param_groups"),
     "maml": ("meta.unroll", "meta.windowed_grad", "meta.forward_grad"),
     "memory": (
@@ -30,7 +30,7 @@ MEANT: dict[str, tuple[str, ...]] = {
         "lion",
         "meta.remat",
     ),
-    "mixed precision": ("with_master_copy", "apply_if_finite", "apply_updates"),
+    "mixed precision": ("with_rounding", "with_master_copy", "apply_if_finite"),
     "newton": ("minimize", "solvers.newton_cg", "solvers.lbfgs", "least_squares", "sophia"),
     "no learning rate": ("prodigy", "schedule_free", "mechanize", "dog", "dowg", "dadapt_adam", "momo"),
     "per example": ("per_example_global_norm_clip",),
