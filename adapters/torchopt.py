@@ -34,10 +34,18 @@ def as_torchopt(transform: fo.Transform, **hparams: Any) -> GradientTransformati
     """A transform of this library as TorchOpt has them, with these hyper-parameters, which may be tensors."""
 
     def update(updates: Tree, state: Tree, *, params: Tree = None, inplace: bool = True) -> tuple[Tree, Tree]:
-        updates, new = transform.update(updates, state, params, hparams)
+        found, new = transform.update(_with_tuples(updates), state, _with_tuples(params), hparams)
+        updates = trees.unflatten(trees.flatten(updates)[1], trees.leaves(found))
         return updates, _overwritten(state, new) if inplace else new
 
-    return GradientTransformation(lambda params: transform.init_state(params, hparams), update)
+    return GradientTransformation(lambda params: transform.init_state(_with_tuples(params), hparams), update)
+
+
+def _with_tuples(tree: Tree) -> Tree:
+    """The tree with tuples for lists: programs mix the two, gradients in the one and parameters in the other."""
+    if isinstance(tree, list) or type(tree) is tuple:
+        return tuple(map(_with_tuples, tree))
+    return {key: _with_tuples(value) for key, value in tree.items()} if type(tree) is dict else tree
 
 
 def _overwritten(state: Tree, new: Tree) -> Tree:
@@ -81,9 +89,10 @@ def masked(inner: GradientTransformation, mask: Any) -> GradientTransformation:
 
 def apply_updates(params: Tree, updates: Tree, *, inplace: bool = True) -> Tree:
     """`params + updates`; written into the parameters, unless `inplace` is False."""
+    leaves, spec = trees.flatten(params)
     if not inplace:
-        return trees.map_leaves(lambda p, u: p if u is None else p + u, params, updates)
-    for p, u in zip(trees.leaves(params), trees.leaves(updates), strict=True):
+        return trees.unflatten(spec, [p if u is None else p + u for p, u in zip(leaves, trees.leaves(updates), strict=True)])
+    for p, u in zip(leaves, trees.leaves(updates), strict=True):
         if u is not None:
             p.data.add_(u)
     return params

@@ -121,6 +121,19 @@ def test_what_is_written_to():
     assert shim.apply_updates(param, updates, inplace=False) is not param and (param < 1).all()
 
 
+def test_lists_and_tuples_are_alike():
+    """As in posteriors' variational inference: parameters in a list, gradients in a tuple."""
+    first, second = {"w": torch.ones(2)}, torch.full((3,), 2.0)
+    found = []
+    for package in (shim, torchopt):
+        optimizer = package.chain(package.clip_grad_norm(1.0), package.adam(0.1))
+        state = optimizer.init([first, second])
+        updates, _ = optimizer.update((first, second), state, params=[first, second], inplace=False)
+        found.append(package.apply_updates((first, second), updates, inplace=False))
+    assert type(found[0]) is type(found[1]) is tuple
+    torch.testing.assert_close(*found, rtol=1e-6, atol=0)  # float32
+
+
 def test_what_carries_a_derivative_is_not_written_to():
     grads = torch.ones(2, requires_grad=True)
     optimizer = shim.sgd(0.1, momentum=0.9)
