@@ -27,7 +27,7 @@ def two_loops(
     pairs: Sequence[tuple[Any, Any, Any]],
     gamma: Any,
     g: Any,
-    dot: Callable[[Any, Any], Tensor] = torch.dot,
+    dot: Callable[[Any, Any], Any] = torch.dot,
     scale: Callable[[Any, Any], Any] = torch.mul,
     add: Callable[[Any, Any, Any], Any] = torch.addcmul,
 ) -> Any:
