@@ -861,6 +861,8 @@ def main(rank: int, folder: Path, waiting: list[str]) -> None:
                 report[name] = problem_of(CHECKS[name])
                 results.set(f"{name} {rank}", "failed" if report[name] else "passed")
                 failed = b"failed" in (results.get(f"{name} {each}") for each in range(2))
+            if not failed:
+                dist.barrier()  # Neither closes its connections while the other may still use them.
         failures += failed
     report.update(dict.fromkeys(waiting, "not run: others had failed before"))
     (folder / f"report-{rank}.json").write_text(json.dumps(report))

@@ -160,7 +160,8 @@ def test_comparisons_are_numbers_and_sums_are_norms(value, elsewhere):
             optimizer.step()
     assert ways(eager) == {"LISTED"}
     for p, q in zip(map(torch.Tensor.detach, params_of(plain)), params_of(eager), strict=True):
-        torch.testing.assert_close(q, torch.nn.Parameter(p), rtol=1e-11, atol=1e-11, equal_nan=True)
+        # A sum of terms of both signs is a difference of norms, which loses a digit or two of a thousand terms.
+        torch.testing.assert_close(q, torch.nn.Parameter(p), rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 @pytest.fixture
