@@ -25,7 +25,7 @@ from functional_optim.decompositions import singular_vectors
 from functional_optim.dimensions import folded
 from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, require_count
 from functional_optim.lifting import Leafwise, SlotInit, widened
-from functional_optim.numerics import Scalar, cond, either, sqrt
+from functional_optim.numerics import Scalar, cond, either, is_due, sqrt
 from functional_optim.philox import normal
 from functional_optim.recipe import recorded
 from functional_optim.rules.noise import SEEDS
@@ -43,6 +43,7 @@ def project(
     scale: float = 1.0,
     max_growth: float = 1.01,
     seed: float = 0,
+    update_proj_offset: float = 0,
     *,
     rank: int = 128,
     update_proj_gap: int = 200,
@@ -63,6 +64,8 @@ def project(
             hyper-parameter of these ways.
         seed: a whole number, of random projections. A hyper-parameter of these.
         rank: r; at most the smaller dimension is taken.
+        update_proj_offset: at least 0, rounded to a whole number: how many steps earlier each later projection is found, so that
+            matrices take turns; see `rotate`. A hyper-parameter.
         update_proj_gap: how many steps pass between two projections. The rule's slots stay what they are then, in the authors'
             programs as here.
         proj: "svd", the singular vectors of the gradient; "random", normal numbers, the same for matrices of one shape.
@@ -114,7 +117,7 @@ def project(
         batched=True,
         constants=("ortho_matrix",),
     )
-    own = {"scale": Hparam(scale, NON_NEGATIVE)}
+    own = {name: Hparam(x, NON_NEGATIVE) for name, x in (("scale", scale), ("update_proj_offset", update_proj_offset))}
     own |= {"max_growth": Hparam(max_growth, POSITIVE)} if limits else {}
     own |= {"seed": Hparam(seed, SEEDS)} if proj == "random" else {}
     return Transform.of(form, {**transform.declared, **own}, "project")
@@ -148,6 +151,7 @@ def _no_norm(p: Tensor, hp: HParams) -> Tensor:
 def _projecting(hp: HParams, t: Any, *, inner: Transform, every: int, proj: str, way: str) -> Callable[..., Any]:
     inside, scale = Inside(inner), hp["scale"]
     rule_inside, count = inside.rule(hp, t), len(inside.slots)
+    due = (t == 1) | is_due(t - 1, every, hp["update_proj_offset"])
 
     def rule(g, p, basis, *slots):
         own, last = list(slots[:count]), slots[count:]
@@ -156,7 +160,7 @@ def _projecting(hp: HParams, t: Any, *, inner: Transform, every: int, proj: str,
             return [u, basis, *own, *last]
         x = g.flatten(2)
         is_left = x.shape[1] < x.shape[2]
-        basis = cond((t - 1) % every == 0, lambda: _new_basis(x.detach(), basis, hp, t, proj), lambda: basis)
+        basis = cond(due, lambda: _new_basis(x.detach(), basis, hp, t, proj), lambda: basis)
         low = basis.mT @ x if is_left else x @ basis
         u, own = rule_inside(low, own)
 

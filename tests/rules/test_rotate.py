@@ -191,9 +191,9 @@ def test_a_matrix_rule_may_be_inside():
 def count_calls(monkeypatch, name):
     calls, original = [], getattr(torch.linalg, name)
 
-    def counted(x):
+    def counted(x, **options):
         calls.append(x.shape)
-        return original(x)
+        return original(x, **options)
 
     monkeypatch.setattr(torch.linalg, name, counted)
     return calls
@@ -224,14 +224,16 @@ METHODS_OF_DECOMPOSITIONS = {
     "shampoo": (lambda **offset: fo.scale_by_shampoo(precondition_frequency=4, **offset), "eigh"),
     "kl_shampoo": (lambda **offset: fo.scale_by_kl_shampoo(precondition_frequency=4, **offset), "qr"),
     "splus": (lambda **offset: fo.scale_by_splus(inverse_every=4, **offset), "eigh"),
+    "galore": (lambda **offset: fo.project(fo.scale_by_adam(), rank=2, update_proj_gap=4, **offset), "svd"),
 }
+OFFSETS = {"splus": "inverse_offset", "galore": "update_proj_offset"}
 
 
 @pytest.mark.parametrize("pure", [True, False])
 @pytest.mark.parametrize("method", METHODS_OF_DECOMPOSITIONS)
 def test_with_offsets_matrices_take_turns_and_each_is_what_it_is_alone(monkeypatch, method, pure):
     make, decomposition = METHODS_OF_DECOMPOSITIONS[method]
-    offset = "inverse_offset" if method == "splus" else "precondition_offset"
+    offset = OFFSETS.get(method, "precondition_offset")
     starts = [randn(4, 4, seed=i) for i in range(4)]
     alone = []
     for i, start in enumerate(starts):
@@ -258,7 +260,7 @@ def test_with_offsets_matrices_take_turns_and_each_is_what_it_is_alone(monkeypat
             optimizer.step()
             ps = [leaf.detach() for leaf in leaves]
         seen.append(sum(shape[0] for shape in calls[before:]))
-    assert seen[1:] == [2] * 10, "one matrix a step, of rows and of columns"
+    assert seen[1:] == [1 if method == "galore" else 2] * 10, "one matrix a step: of rows and of columns, or as it is"
     for p, expected in zip(ps, alone, strict=True):
         # The adapter subtracts in other operations.
         torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
