@@ -145,7 +145,7 @@ class Held:
         rows = zip(grads, self._placements, strict=True)
         return [grad if grad is None or placement is None else placement.own(grad) for grad, placement in rows]
 
-    def _fit_in_memory(self, grads: Sequence[Tensor]) -> bool:
+    def _fit_in_memory(self, grads: Sequence[Any]) -> bool:
         """Whether gradients, parameters and slots that are spread over processes are like those before."""
         return (
             are_same(map(local, self.params), self._memory)
