@@ -147,8 +147,8 @@ def require_plain(form: Any, where: str) -> None:
     """Raise ValueError where a rule's slots are stored by a codec, and `where` wants to see them."""
     if isinstance(form, Lifted) and form.coding is not None:
         raise ValueError(
-            f"{where} works on the slots of {form.name}, which a codec stores: let that be outermost, quantized({where}(...)), "
-            "and give the rule inside no codec."
+            f"{where} works on the slots of {form.name}, which a codec stores: give that rule no codec, but a dtype, such as "
+            f"state_dtype=torch.bfloat16. quantized({where}(...)) codes what of it may be coded, if anything."
         )
 
 

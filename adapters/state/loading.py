@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_optim.combinators.innermost import innermost
+from functional_optim.sharded import is_sharded
 from functional_optim.transform import Transform
 
 from .. import user
@@ -307,7 +308,8 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
         transform = optimizer.transform_for({**optimizer.defaults, **saved})
         layout = layouts.setdefault(transform, Layout(transform))
-        params = {key: torch.empty(p.shape, dtype=p.dtype, device="meta") for key, p in keys_of(index, group) if not is_lazy(p)}
+        own = {key: p for key, p in keys_of(index, group) if not is_lazy(p)}
+        params = {key: torch.empty(p.shape, dtype=p.dtype, device="meta") for key, p in own.items()}
         states: dict[Key, dict[str, Any]] = {key: {} for key in params}
         try:
             layout.admit(params, transform.hparams)
@@ -315,7 +317,7 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
         except Exception:  # Whatever a transform by hand makes of tensors without values.
             continue
         for key, state in states.items():
-            coded = encoders(transform, layout.names(key), state)
+            coded = encoders(transform, layout.names(key), state, is_sharded=is_sharded(own[key]))
             shapes = {
                 name: tuple((params[key] if name in coded else state[name]).shape) for name in _present(state) - scales_of(state)
             }

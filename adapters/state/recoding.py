@@ -35,8 +35,10 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
     return found
 
 
-def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str, Tensor]) -> Encoders:
-    """Of the slots that a parameter keeps in codes, under these names; it would start with this state."""
+def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str, Tensor], *, is_sharded: bool) -> Encoders:
+    """Of the slots that a parameter keeps in codes, under these names; it would start with this state. One that is spread over
+    processes keeps them as they are, and further parts empty.
+    """
     found: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {}
     for path, form in nested(transform):
         coding = getattr(form, "coding", None)
@@ -49,6 +51,8 @@ def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str
             own = [names[(*path, slot + ending)] for ending in coding.codec.parts]
 
             def encode(x: Tensor, codec=coding.codec, kind=kind, number=number, own=own) -> dict[str, Tensor]:
+                if is_sharded:
+                    return dict(zip(own, (x, *codec.empty(x.device)), strict=True))
                 reals = torch.view_as_real(x) if x.is_complex() else x
                 return dict(zip(own, codec.encode(reals, kind, 0, number), strict=True))
 

@@ -19,6 +19,9 @@ def state_get(state: Tree, name: str) -> Any:
         name: the entry's key, `"exp_avg"`; where several have it, as much of the path as tells them apart, joined by dots:
             `"scale_by_adam_1.exp_avg"`.
 
+    Of a slot in codes, as `quantized` keeps them, these are the codes: `codec.decode((codes, scales), kind, p.shape)` of its
+    `Blockwise`, with `state_get(state, "exp_avg.scale")` and the kind `"signed"`, or `"positive"` for averages of squares.
+
     Raises:
         KeyError: no entry, or several, have that name; the message lists them.
 

@@ -12,14 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
+from functional_optim import trees
 from functional_optim.checks import misfit
 from functional_optim.codecs import Blockwise, Codec
 from functional_optim.coding import EXAMPLE, Chosen, with_codec
+from functional_optim.combinators.combined import Around
 from functional_optim.combinators.labels import Labels
-from functional_optim.form import nested
+from functional_optim.combinators.origin import Handed, Origin
+from functional_optim.form import Path, nested
 from functional_optim.lifting import Lifted
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, require_transform
+from functional_optim.trees import Tree
 
 
 @recorded
@@ -41,6 +45,9 @@ def quantized(
     and copies of parameters or gradients stay as they are. The catalogue lists both. `Blockwise` says what is stored, and how it
     is rounded; `state_dtype=Blockwise(bits=8)` is the same for a single rule.
 
+    Of a parameter that is spread over processes (`DTensor`) slots stay in at least float32, since blocks would depend on how many
+    there are: a checkpoint of two processes is loaded by three or four, bit for bit.
+
     Derivatives of an update are those of the rules at the decoded state; from one step to the next none go through the codes.
 
     Args:
@@ -55,7 +62,8 @@ def quantized(
 
     Raises:
         TypeError: this is no transform, or `only` is none of these.
-        ValueError: no rule in it has a slot that may be coded; or one keeps its slots in codes already.
+        ValueError: no rule in it has a slot that may be coded; or one keeps its slots in codes already. From `init_state`, or
+            when an optimizer is made: `only` fits none of several parameters.
 
     Source: Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, https://arxiv.org/abs/2110.02861, whose codes are
     others. Neither torch nor optax has a counterpart.
@@ -70,10 +78,31 @@ def quantized(
     require_transform(transform, "quantized")
     if codec is not None and not isinstance(codec, Codec):
         raise TypeError(f"codec = {codec!r} of quantized: expected a codec, such as Blockwise(bits=4) or Stochastic().")
-    codec = codec or Blockwise(bits, block, min_size)
+    codec, chosen = codec or Blockwise(bits, block, min_size), _chosen(only)
     if not any(isinstance(form, Lifted) and form.coded for _, form in nested(transform)):
         raise ValueError(f"{transform.name} has no slot that may be coded. A rule of your own says which may be: {EXAMPLE}.")
-    return _rebuilt(transform, codec, _chosen(only))
+    coded = _rebuilt(transform, codec, chosen)
+    return coded if chosen is None else Transform.of(OnlySome(coded, chosen, repr(only)), coded.declared, coded.name)
+
+
+@dataclass(frozen=True, eq=False)
+class OnlySome(Around):
+    """The form of a transform that keeps slots of some parameters in codes, of which there have to be any."""
+
+    only: Chosen
+    text: str
+
+    def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
+        """By the same names."""
+        return {(): {name: outer[name] for name in self.inner.declared}}
+
+    def check(self, params: Tree) -> None:
+        """Raise ValueError where none of several parameters is meant; a single one may be one of a model's."""
+        super().check(params)
+        named = [(name, p) for name, p in zip(trees.names(params), trees.leaves(params), strict=True) if p is not None]
+        if len(named) > 1 and not any(self.only(name, p) for name, p in named):
+            shown = ", ".join(repr(name) for name, _ in named[:5]) + (", ..." if len(named) > 5 else "")
+            raise ValueError(f"only = {self.text} of quantized fits none of the {len(named)} parameters: {shown}.")
 
 
 def _rebuilt(transform: Transform, codec: Codec, only: Chosen | None) -> Transform:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.recipe import recorded
 from functional_optim.rules.schedule_free import average, schedule_free_average
@@ -17,7 +16,7 @@ from functional_optim.trees import Tree
 
 @recorded
 def schedule_free(
-    transform: Transform, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | Codec | None = None
+    transform: Transform, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
     """Run an optimizer schedule-free: an average of its iterates takes the place of a decaying learning rate, and of momentum.
 
@@ -32,7 +31,7 @@ def schedule_free(
         transform: an optimizer with a learning rate and no momentum of its own: `sgd()`, `adamw(betas=(0.0, 0.999))`.
         momentum: β, in (0, 1]. 0.9 as a rule, up to 0.98 in long runs.
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
-        state_dtype: dtype of the slot `z`, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot `z`; the parameter's by default.
 
     State: that of a chain: the optimizer's, and under `"schedule_free_average"` z and the two sums of weights.
 

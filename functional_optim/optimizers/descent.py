@@ -2,7 +2,6 @@
 
 import torch
 
-from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
@@ -50,7 +49,7 @@ def polyak_sgd(
 
 @recorded
 def optimistic_gradient_descent(
-    lr: float = 1e-3, alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None
+    lr: float = 1e-3, alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
     """Optimistic gradient descent: `p ← p − η (α g + β (g − g₋₁))`; see `scale_by_optimistic_gradient`.
 
@@ -58,7 +57,7 @@ def optimistic_gradient_descent(
         lr: η, at least 0.
         alpha: α, the weight of the gradient.
         beta: β, the weight of its change.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     Source: Mokhtari et al. 2020, https://arxiv.org/abs/1901.08511. As `optax.optimistic_gradient_descent`.
     """
@@ -77,7 +76,7 @@ def optimistic_adam(
     alpha: float = 1.0,
     beta: float = 1.0,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Optimistic Adam: Adam's update, corrected by how it changed: `p ← p − η (α u + β (u − u₋₁))`.
 
@@ -87,7 +86,7 @@ def optimistic_adam(
         eps: at least 0, in units of |g|.
         alpha: α, the weight of the update.
         beta: β, the weight of its change.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Daskalakis, Ilyas, Syrgkanis & Zeng 2018, Training GANs with Optimism, https://arxiv.org/abs/1711.00141.
     As `optax.optimistic_adam_v2(nesterov=False)`.

@@ -2,7 +2,6 @@
 
 import torch
 
-from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.project import project
 from functional_optim.recipe import recorded
@@ -28,7 +27,7 @@ def galore(
     *,
     rank: int = 128,
     update_proj_gap: int = 200,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """GaLore: AdamW on the gradient's first singular directions, the same ones for some hundred steps; see `project`.
 
@@ -63,7 +62,7 @@ def apollo(
     update_proj_gap: int = 200,
     scale_type: str = "channel",
     proj: str = "random",
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """APOLLO: gradients scaled, column by column, as AdamW scales their random projection; see `project`.
 
@@ -104,7 +103,7 @@ def fira(
     *,
     rank: int = 128,
     update_proj_gap: int = 200,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Fira: GaLore, and with it what its projection leaves of the gradient, scaled alike; see `project`.
 

@@ -31,7 +31,7 @@ def soap(
     max_precond_dim: int = 10_000,
     precondition_1d: bool = False,
     dims: int = 2,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """SOAP: AdamW in the eigenbasis of the gradients' second moments along rows and columns; see `rotate`.
 
@@ -159,7 +159,7 @@ def kl_soap(
     precondition_frequency: int = 2,
     max_precond_dim: int = 2048,
     dims: int = 2,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """KL-SOAP: SOAP in bases that whiten along rows and columns together; see `rotate(kl=True)`.
 
@@ -173,7 +173,7 @@ def kl_soap(
         precondition_frequency: how many steps pass between two new bases, at least 1.
         max_precond_dim: the largest dimension that is turned.
         dims: how many dimensions are turned; see `rotate`.
-        state_dtype: dtype of Adam's slots, or a codec; the parameter's by default.
+        state_dtype: dtype of Adam's slots; the parameter's by default.
 
     Source: Lin et al. 2025, https://arxiv.org/abs/2509.03378. How it differs from the authors' program `rotate` tells; that does
     not correct Adam's bias, and leaves the columns of bases in the order they have.

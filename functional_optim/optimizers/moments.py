@@ -313,7 +313,7 @@ def mars(
     gamma: float = 0.025,
     correction_norm: float = 1.0,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """MARS-AdamW: AdamW on gradients with reduced variance; see `mars_correction`, which goes before other optimizers as well.
 
@@ -324,7 +324,7 @@ def mars(
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
         gamma: γ, at least 0, how much of the correction is used.
         correction_norm: the largest norm of a tensor's corrected gradient, greater than 0.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Yuan et al. 2024, https://arxiv.org/abs/2411.10438. The authors' program gives vectors to plain AdamW by default; here
     all parameters are treated alike.
@@ -450,7 +450,7 @@ def madgrad(
     eps: float = 1e-6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """MADGRAD: dual averaging with a cube root; see `scale_by_madgrad`.
 
@@ -459,7 +459,7 @@ def madgrad(
         momentum: μ, in [0, 1).
         eps: ε, greater than 0.
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Defazio & Jelassi 2022, https://arxiv.org/abs/2101.11075. `optax.contrib.madgrad` is this.
     """

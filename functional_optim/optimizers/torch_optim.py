@@ -148,7 +148,7 @@ def sparse_adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Adam of the elements whose gradient is not 0; see `scale_by_sparse_adam`.
 
@@ -156,7 +156,7 @@ def sparse_adam(
         lr: η, at least 0.
         betas: decay of the two averages per step that an element has a gradient in, each in [0, 1).
         eps: ε, at least 0, in units of |g|.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     As `torch.optim.SparseAdam` of the same gradients, made sparse.
     """
@@ -369,7 +369,7 @@ def rprop(
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-6, 50.0),
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Rprop: a step size for each element, for whole-batch gradients; see `scale_by_rprop`.
 
@@ -377,7 +377,7 @@ def rprop(
         lr: the first step size, at least 0, read when the state is made and never again: no schedule or scheduler changes it.
         etas: its factors at a change of sign, in (0, 1), and without one, greater than 1.
         step_sizes: the smallest and the largest step size, at least 0.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623. Retraces `torch.optim.Rprop`.
     """
@@ -392,7 +392,7 @@ def asgd(
     t0: float = 1e6,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Averaged stochastic gradient descent; see `scale_by_asgd` and `average_iterates`.
 
@@ -402,7 +402,7 @@ def asgd(
         alpha: the power of the decay of the step size.
         t0: the step at which the average starts.
         weight_decay: another λ, at least 0, as L2 regularisation; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the average, or a codec; the parameter's by default.
+        state_dtype: dtype of the average; the parameter's by default.
 
     Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046. Retraces `torch.optim.ASGD`; optax has none.
     """
@@ -424,7 +424,7 @@ def adafactor(
     d: float = 1.0,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Adafactor: factored moments, and steps in proportion to each parameter's root mean square; see `scale_by_factored_rms`.
 
@@ -436,7 +436,7 @@ def adafactor(
         eps2: ε₂, at least 0: what a smaller parameter counts as, so that zeros can move.
         d: the most that the root mean square of an update may be before it is scaled, greater than 0.
         weight_decay: λ, at least 0, decoupled and scaled by η alone; None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235. Retraces `torch.optim.Adafactor`, whose `eps` is the pair
     (ε₁, ε₂). `optax.adafactor` has no step that falls with time, adds ε₁ to g², and leaves small matrices unfactored.

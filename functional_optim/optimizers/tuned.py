@@ -25,7 +25,7 @@ def dog(
     eps: float = 1e-8,
     weight_decay: float | None = None,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """DoG: gradient descent with the step size `max ‖p − x₀‖ / √(Σ ‖g‖² + ε)`; see `scale_by_dog`.
 
@@ -34,7 +34,7 @@ def dog(
         reps_rel: the first step's length relative to `1 + ‖x₀‖`, greater than 0.
         eps: ε, greater than 0, in units of g².
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     Source: Ivgi et al. 2023, https://arxiv.org/abs/2302.12022. `optax.contrib.dog` is this.
     """
@@ -48,7 +48,7 @@ def dog(
 
 @recorded
 def dowg(
-    lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | Codec | None = None
+    lr: float = 1.0, eps: float = 1e-4, weight_decay: float | None = None, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
     """DoWG: gradient descent with the step size `R / (√Σ R ‖g‖² + ε)`, `R = max ‖p − x₀‖²`; see `scale_by_dowg`.
 
@@ -56,7 +56,7 @@ def dowg(
         lr: a factor of the step size, at least 0.
         eps: ε, greater than 0: the first squared distance, and what is added to the root.
         weight_decay: λ, at least 0, as L2 regularisation (`g + λ p`); None for none, and no such hyper-parameter.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     Source: Khaled et al. 2023, https://arxiv.org/abs/2305.16284. `optax.contrib.dowg` is this.
     """
@@ -143,7 +143,7 @@ def schedule_free_sgd(
     weight_decay: float | None = None,
     weight_lr_power: float = 2.0,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """`schedule_free(sgd(...))`: gradient descent with an average in the place of momentum and of a schedule.
 
@@ -152,7 +152,7 @@ def schedule_free_sgd(
         momentum: β, in (0, 1]: how close to the average the gradient is taken.
         weight_decay: λ, at least 0, at y; None for none, and no such hyper-parameter.
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
-        state_dtype: dtype of the slot `z`, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot `z`; the parameter's by default.
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_sgd` is this; `eval_params` gives
     the parameters to evaluate.
@@ -169,7 +169,7 @@ def schedule_free_adamw(
     weight_decay: float = 0.0,
     weight_lr_power: float = 2.0,
     *,
-    state_dtype: torch.dtype | Codec | None = None,
+    state_dtype: torch.dtype | None = None,
 ) -> Transform:
     """Schedule-free AdamW: an average takes the place of the momentum, whose slot is spared, and of a schedule.
 
@@ -180,7 +180,7 @@ def schedule_free_adamw(
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled, at y.
         weight_lr_power: at least 0; above 0, iterates of the warm-up weigh less.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. `optax.contrib.schedule_free_adamw` is this; `eval_params`
     gives the parameters to evaluate.

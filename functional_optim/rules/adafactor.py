@@ -15,7 +15,6 @@ The paper adds ε₁ to g² instead, and takes 0.01 for η; torch takes them as 
 
 import torch
 
-from functional_optim.codecs import Codec
 from functional_optim.hparams import NON_NEGATIVE, Hparam
 from functional_optim.numerics import double, sqrt, where
 from functional_optim.recipe import recorded
@@ -64,7 +63,7 @@ def _rule(share, epsilon):
 
 @recorded
 def scale_by_factored_rms(
-    beta2_decay: float = -0.8, eps1: float | None = None, *, state_dtype: torch.dtype | Codec | None = None
+    beta2_decay: float = -0.8, eps1: float | None = None, *, state_dtype: torch.dtype | None = None
 ) -> Transform:
     """Divide a matrix by the root of the outer product of its mean squares, by row and by column: `u = g / √V`.
 
@@ -74,7 +73,7 @@ def scale_by_factored_rms(
         beta2_decay: τ, at most 0: the t-th gradient enters the moments with the weight `t^τ`, the first with 1.
         eps1: ε₁, at least 0, in units of |g|; 0 gives NaN where a row has never had a gradient. None is the machine epsilon of
             the gradient's dtype, of at least float32, and then no hyper-parameter.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `row_var` (…, n, 1), `col_var` (…, 1, m) of a parameter (…, n, m); `variance` like a parameter of
     fewer dimensions. The slots that a parameter does without are empty.

@@ -39,7 +39,7 @@ def scale_by_dog(hp, numbers):
     Args:
         reps_rel: ρ, greater than 0: the first step's length relative to `1 + ‖x₀‖`.
         eps: greater than 0, in units of g².
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     State: `x0`, the first parameters; `max_dist` (r) and `sum_sq_norm_grads` (G), () float64 tensors that all parameters share.
 
@@ -75,7 +75,7 @@ def scale_by_dowg(hp, numbers):
 
     Args:
         eps: greater than 0: the first squared distance, and what is added to the root.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     State: `x0`, the first parameters; `estim_sq_dist` (R) and `weighted_sq_norm_grads` (W), () float64 tensors that all
     parameters share.

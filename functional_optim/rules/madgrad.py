@@ -31,7 +31,7 @@ def scale_by_madgrad(hp, t):
         lr: η, at least 0.
         momentum: μ, in [0, 1).
         eps: greater than 0, in units of ∛(lr · g²).
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `grad_sum_sq` (ν), `s` and the starting point `x0`, like the parameters.
 

@@ -30,7 +30,7 @@ def mars_correction(hp, t, numbers):
         betas: those of the rule that follows; β₁ is used here. Each in [0, 1).
         gamma: γ, at least 0; with 0 nothing but the clip is left.
         correction_norm: ρ, the largest norm of a corrected gradient, greater than 0.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     State: `step` () int64; `last_grad` (g₋), like the parameters.
 

@@ -21,7 +21,7 @@ def scale_by_optimistic_gradient(hp, t):
     Args:
         alpha: α, the weight of the gradient.
         beta: β, the weight of its change.
-        state_dtype: dtype of the slot, or a codec; the parameter's by default.
+        state_dtype: dtype of the slot; the parameter's by default.
 
     State: `step` () int64; `previous_grad`, like the parameters.
 

@@ -53,7 +53,7 @@ def scale_by_stddev(hp, t, *, eps_in_sqrt: bool = False, bias_correction: bool =
         eps: at least 0; in units of |g|, or of g² with `eps_in_sqrt`. A gradient that stays the same is divided by it.
         eps_in_sqrt: divide by `√(v − a² + ε)` instead.
         bias_correction: divide v and a by `1 − αᵗ`; the first variance is 0 then.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64; `square_avg` (v), `grad_avg` (a), like the parameters.
 

@@ -39,7 +39,7 @@ def scale_by_rprop(hp, t):
             first step, or when `init_state()` is called, as in torch.
         etas: the factors at a change of sign, in (0, 1), and without one, greater than 1.
         step_sizes: the smallest and the largest step size, at least 0; the first one is clipped to them too.
-        state_dtype: dtype of the slots, or a codec; the parameter's by default.
+        state_dtype: dtype of the slots; the parameter's by default.
 
     State: `step` () int64, which only checkpoints of torch need; `prev` (g₋), `step_size` (η), like the parameters.
 

@@ -1,5 +1,7 @@
 """`quantized`: the same transform, whose rules keep their averages in a few bits."""
 
+import inspect
+
 import pytest
 import torch
 from cases import TABLE, params_for
@@ -165,7 +167,7 @@ def test_the_derivative_is_that_of_the_rule_at_the_decoded_state():
         (lambda: fo.quantized(fo.adamw(), codec=torch.int8), "expected a codec"),
         (lambda: fo.adamw(state_dtype=torch.int8), "a codec, such as"),
         (lambda: fo.rprop(state_dtype=fo.Blockwise()), "scale_by_rprop has no slot that may be coded"),
-        (lambda: fo.rotate(fo.scale_by_adam(state_dtype=fo.Blockwise())), "let that be outermost"),
+        (lambda: fo.rotate(fo.scale_by_adam(state_dtype=fo.Blockwise())), "give that rule no codec, but a dtype"),
         (lambda: fo.elementwise(slots=("m",), coded={"n": "signed"})(lambda hp: None), "there is no slot 'n'"),
         (lambda: fo.elementwise(slots=("m",), coded={"m": "both"})(lambda hp: None), "expected 'signed' or 'positive'"),
     ],
@@ -181,3 +183,50 @@ def test_rounded_at_random_a_square_never_becomes_0(dtype):
     for step in range(20):
         stored = codec.decode(codec.encode(squares, "positive", step, 0), "positive", squares.shape)
         assert (stored > 0).tolist() == [False, True, True, True, True]
+
+
+# --- What a newcomer meets ----------------------------------------------------------------------------------------------
+
+
+def test_names_that_fit_nothing_are_an_error():
+    model = mlp()
+    with pytest.raises(ValueError, match=r"only = 'weigth' of quantized fits none of the 6 parameters: '0.weight', '0.bias'"):
+        fo.adapters.OptimizerAdapter(model.named_parameters(), fo.quantized(fo.adamw(), only="weigth"))
+    with pytest.raises(ValueError, match="fits none of .* Parameters have no names here: pass model.named_parameters"):
+        fo.adapters.OptimizerAdapter(model.parameters(), fo.quantized(fo.adamw(), only="weight"))
+    with pytest.raises(ValueError, match="fits none of"):
+        fo.quantized(fo.adamw(), only={"other": True}).init_state({"w": torch.zeros(300), "b": torch.zeros(3)})
+    # Backward steps one parameter at a time, and most of them are not meant.
+    fo.adapters.step_in_backward(
+        model, lambda named: fo.adapters.OptimizerAdapter(named, fo.quantized(fo.adamw(), only="weight"))
+    )
+
+
+def takes_codec(constructor, parameters):
+    given = {"transform": fo.sgd(momentum=0.9)} if "transform" in parameters else {}
+    given |= {name: 0.1 for name, p in parameters.items() if p.default is p.empty and name not in given}
+    try:
+        constructor(**given, state_dtype=fo.Blockwise())
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_constructor_offers_a_codec_where_it_takes_one():
+    seen = 0
+    for name in fo.__all__:
+        constructor = getattr(fo, name)
+        parameters = inspect.signature(constructor).parameters if callable(constructor) else {}
+        if "state_dtype" not in parameters:
+            continue
+        seen += 1
+        takes = takes_codec(constructor, parameters)
+        assert ("Codec" in str(parameters["state_dtype"].annotation)) == takes, name
+        assert takes or "codec" not in constructor.__doc__.partition("state_dtype:")[2].partition("\n\n")[0], name
+    assert seen > 60
+
+
+def test_what_can_be_coded_neither_way_says_what_can_be_done():
+    with pytest.raises(ValueError, match="give that rule no codec, but a dtype"):
+        fo.project(fo.scale_by_adam(state_dtype=fo.Blockwise()), rank=4)
+    assert "lion" in fo.quantized(fo.lion()).name
