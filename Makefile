@@ -36,7 +36,8 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
 	$(BIN)/python tests/benchmarks/bench_meta.py $(BENCH_META)
 
-# The site, docs/_build/index.html. It fails where a public name has no docstring, a link is dead, or a page would load something.
+# The site, docs/_build/index.html. It fails where a public name has no docstring, a link within it is dead, or a page would load something.
+# Links to other hosts are not followed: there may be no network.
 docs: $(VENV)/docs
 	rm -rf docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
