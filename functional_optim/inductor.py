@@ -63,6 +63,13 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel:
 
 
 @contextmanager
+def together() -> Iterator[None]:
+    """The programs that are lowered meanwhile share files of kernels, and run when all have been lowered."""
+    with lock, quick_start(with_header=False), few_files():
+        yield
+
+
+@contextmanager
 def quick_start(with_header: bool) -> Iterator[None]:
     """Settings of the compiler, in this thread, where preparations don't pay.
 

@@ -21,30 +21,49 @@ _INCLUDE = re.compile(r"^\s*#include.*$", re.MULTILINE)
 
 @contextmanager
 def few_files() -> Iterator[None]:
-    """Kernels that the compiler makes meanwhile, in this thread, share files. Where torch is another, each has its own."""
+    """Kernels that the compiler makes meanwhile, in this thread, share files. Where torch is another, each has its own.
+
+    They are there at the end. Within such a context, another shares the files of the first.
+    """
     compiler = torch_internals.get("AsyncCompile")
-    if compiler is None or not all(map(torch_internals.get, ("CppPythonBindingsCodeCache", "LambdaFuture"))):
+    names = "CppPythonBindingsCodeCache", "LambdaFuture"
+    # with one thread nobody waits for what is under way: there a kernel is compiled when it is met
+    if compiler is None or not all(map(torch_internals.get, names)) or torch_internals.get_compile_threads() <= 1 or _open.files:
         yield
         return
-    one_file, thread = compiler.cpp_pybinding, threading.get_ident()
+    one_file, wait = compiler.cpp_pybinding, compiler.wait
+    files, waiting = _Files(compiler.submit), []
 
     def cpp_pybinding(self: Any, argtypes: Sequence[str], source_code: str) -> Any:
-        # with one thread nobody waits for what is under way: there a kernel is compiled when it is met
-        if threading.get_ident() != thread or torch_internals.get_compile_threads() <= 1:
-            return one_file(self, argtypes, source_code)
-        if not hasattr(self, "_files"):
-            self._files = _Files(self.submit)
-        return self._files.added(argtypes, source_code)
+        return files.added(argtypes, source_code) if _open.files is files else one_file(self, argtypes, source_code)
 
-    compiler.cpp_pybinding = cpp_pybinding
+    def later(self: Any, scope: dict[str, Any]) -> None:
+        """A program has its kernels when those of all have been met."""
+        if _open.files is files:
+            waiting.append((self, scope))
+        else:
+            wait(self, scope)
+
+    compiler.cpp_pybinding, compiler.wait, _open.files = cpp_pybinding, later, files
     try:
         yield
+        for program, scope in waiting:
+            wait(program, scope)
     finally:
-        compiler.cpp_pybinding = one_file
+        compiler.cpp_pybinding, compiler.wait, _open.files = one_file, wait, None
+
+
+class _Open(threading.local):
+    """The files that kernels of this thread come into now."""
+
+    files: "_Files | None" = None
+
+
+_open = _Open()
 
 
 class _Files:
-    """The kernels of one program, translated when the first of them is asked for."""
+    """The kernels of some programs, translated when the first of them is asked for."""
 
     def __init__(self, submit: Callable[..., Any]) -> None:
         self.submit = submit

@@ -1049,8 +1049,8 @@ MUTANTS = [
     Mutant(
         "nobody keeps a loop that a compiled function makes for itself",
         "functional_optim/meta/lowering.py",
-        "                _kept[-1].append(self)",
-        "                pass",
+        "        _kept[-1].append(called)",
+        "        pass",
         "test_meta_compiled.py -k one_program",
     ),
     Mutant(

@@ -4,9 +4,9 @@
     forward     run the step K times, keeping what the transpose wants
     backward    run the transpose K times, from the last step to the first
 
-The graph is one step long whatever K, so compiling takes as long for 50 steps as for 5. `torch.vmap` around the call goes into
+The graph is one step long whatever K, so compiling takes as long for 1000 steps as for 10. `torch.vmap` around the call goes into
 the step before it is compiled; a call of what the compiler made costs some 5 µs, with nothing to guard. Inside another compiled
-function, the step is a function of that program. How a step becomes code: see `lowering`.
+function the loop is one node of its graph, and the same Python. How a step becomes code: see `lowering`.
 """
 
 import functools
@@ -22,9 +22,10 @@ from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.layers import composing
-from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
+from functional_optim.meta.lowering import Part, Views, forward_and_transpose, forward_part, keep, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import Arguments, Result, along, back, in_some, require_constant_closure
+from functional_optim.meta.routines import HOLDER, Form, Routine, Run, held, holding
 from functional_optim.torch_internals import is_traced, memory_of
 from functional_optim.trees import Tree, distinct
 
@@ -151,13 +152,13 @@ class _Tape:
     """What a run of a loop keeps for its transpose.
 
     Attributes:
-        saved: of each step, what its transpose wants.
+        rows: of each step, what its transpose wants and only it has; in a program, a tensor that holds them.
         code: the compiled step.
         batches: for each `vmap` around the loop, innermost first, which tensors it batches.
         within: in which level of torch's transforms each of them is, None for the outermost.
     """
 
-    saved: list[list[Tensor]] = field(default_factory=list)
+    rows: Any = None
     code: Any = None
     batches: tuple[Any, ...] = ()
     within: tuple[int | None, ...] = ()
@@ -345,21 +346,8 @@ class _Loop(torch.autograd.Function):
     def forward(plan: _Plan, tape: _Tape, *tensors: Tensor) -> Tensors:
         tensors = tuple(map(_plain, tensors))
         code = _code(plan, tensors)
-        carry, constants, entries = plan.parts(tensors)
-        columns = [x.unbind() for x in entries]
-        rows = []
-        for k in range(plan.steps):
-            if k in plan.stops:
-                carry = plan.stopped(carry)
-            carry, logs, saved = code.forward([*carry, *constants, *(column[k] for column in columns)])
-            rows.append(logs)
-            tape.saved.append(saved)
         tape.code, tape.batches, tape.within = code, plan.batches, plan.within
-        outputs = *carry, *(_stacked(list(column)) for column in zip(*rows, strict=True))
-        if not is_traced():  # a program writes to nothing that somebody still reads
-            # what is returned may be written to, and is not what the transpose wants
-            kept = {memory_of(x) for x in tape.saved[-1]} - {memory_of(x) for x in tensors}
-            outputs = [x.clone() if memory_of(x) in kept else x for x in outputs]
+        outputs, tape.rows = (code.forward_routine if _is_routine(plan) else code.forward)(plan, tensors)
         return tuple(x.view_as(x) if any(x is given for given in tensors) else x for x in outputs)
 
     @staticmethod
@@ -402,8 +390,10 @@ class _Transpose(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: _Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
-        cotangents = inputs[len(plan.moving) :]
-        return tape.code.backward(plan, tape.saved, list(map(_plain, cotangents)))
+        inputs = tuple(map(_plain, inputs))
+        tensors, cotangents = inputs[: len(plan.moving)], inputs[len(plan.moving) :]
+        backward = tape.code.backward_routine if _is_routine(plan) else tape.code.backward
+        return backward(plan, tape.rows, tensors, cotangents)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -450,7 +440,10 @@ def _plain(x: Tensor) -> Tensor:
     return x.contiguous().resolve_conj().resolve_neg()
 
 
-def _stacked(column: list[Tensor]) -> Tensor:
+def _stacked(column: list[Any]) -> Any:
+    """One tensor of those of all steps, None of none."""
+    if column[0] is None:
+        return None
     return torch.stack(column) if len(column) > 1 else column[0].unsqueeze(0)
 
 
@@ -463,55 +456,155 @@ def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tenso
     return x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:]).contiguous()
 
 
+def _is_routine(plan: _Plan) -> bool:
+    """Whether the loop is to be a node of a program that is being made."""
+    return plan.steps > 1 and is_traced()
+
+
 @dataclass(frozen=True, eq=False)
 class _Code:
     """A compiled step, and its transpose if derivatives are taken.
 
     Attributes:
         step: tensors to the carry, the logs and what the transpose wants.
+        saved: how the last of these come of the tensors and of what the step computes.
+        passed: which tensors the carry may be, or be parts of, after the step.
         transpose: that and the cotangents of the smooth carry and the smooth logs to slopes of the tensors at `moving`.
         carried: how many tensors the carry has.
-        logged: how many the logs have.
+        outputs: tensors like the carry and the logs, without elements.
         moving: the places of the smooth carry and of what else moves.
-        smooth: which tensors of carry and logs have cotangents.
         structure: what goes with the results.
     """
 
     step: Part
+    saved: Views
+    passed: tuple[bool, ...]
     transpose: Part | None
     carried: int
-    logged: int
+    outputs: tuple[Tensor, ...]
     moving: tuple[int, ...]
-    smooth: tuple[bool, ...]
     structure: Any
 
-    def forward(self, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """One step: the carry, the logs, and what the transpose wants."""
-        outputs = self.step(tensors)
-        end = self.carried + self.logged
-        return list(outputs[: self.carried]), list(outputs[self.carried : end]), list(outputs[end:])
+    def forward(self, plan: _Plan, tensors: Tensors, wanted: Sequence[bool] | None = None) -> tuple[list[Any], list[Any]]:
+        """The last carry and the stacked logs; and of each step what its transpose wants beside `tensors`.
 
-    def backward(self, plan: _Plan, saved: Sequence[Sequence[Tensor]], cotangents: Sequence[Tensor]) -> Tensors:
+        Of these only what is `wanted`: a value for each result, and one for all that the transpose wants.
+        """
+        *returns, keeps = wanted or (True,) * (len(self.outputs) + 1)
+        carry, constants, entries = plan.parts(tensors)
+        columns = [x.unbind() for x in entries]
+        logs, rows = [], []
+        for k in range(plan.steps):
+            if k in plan.stops:
+                carry = plan.stopped(carry)
+            given = [*carry, *constants, *(column[k] for column in columns)]
+            own = self.step.own(given)
+            if self.transpose is not None and keeps:
+                # the first carry is among `tensors`, which whoever asks for the transpose has
+                mine = [x if used and k else None for x, used in zip(carry, self.saved.arguments, strict=False)]
+                rows.append((mine, [x if used else None for x, used in zip(own, self.saved.own, strict=True)]))
+            results = self.step.views(*given, *own)
+            carry = results[: self.carried]
+            logs.append([x if returned else None for x, returned in zip(results, returns, strict=False)][self.carried :])
+        last = [x if returned else None for x, returned in zip(carry, returns, strict=False)]
+        outputs = [*last, *(_stacked(list(column)) for column in zip(*logs, strict=True))]
+        if not rows or is_traced():  # a program writes to nothing that somebody still reads
+            return outputs, rows
+        # what is returned may be written to, and is not what the transpose wants
+        kept = {memory_of(x) for row in rows[-1] for x in row if x is not None}
+        return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
+
+    def backward(self, plan: _Plan, rows: Sequence[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
         """The slopes of a plan's moving tensors, from the cotangents of the last carry and of the stacked logs."""
-        smooth_carry = sum(self.smooth[: self.carried])
+        smooth_carry = sum(map(is_smooth, self.outputs[: self.carried]))
         carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
-        constants: dict[int, Tensor] = {}
-        entries: dict[int, list[Tensor]] = {}
+        first, constants, entries = plan.parts(tensors)
+        if 0 in plan.stops:
+            first = [x if x is None else end(x) for end, x in zip(plan.at_stop, first, strict=True)]
+        columns = [x if x is None else x.unbind() for x in entries]
+        sums: dict[int, Tensor] = {}
+        slopes_of_entries: dict[int, list[Tensor]] = {}
+        ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
         assert self.transpose is not None
         for k in reversed(range(plan.steps)):
-            slopes = self.transpose([*saved[k], *carry, *(log[k] for log in logs)])
+            mine, own = rows[k]
+            before = mine if k else first
+            saved = self.saved.of(*before, *constants, *(column and column[k] for column in columns), *own)
+            slopes = self.transpose([*saved, *carry, *(log[k] for log in logs)])
             carry = list(slopes[:smooth_carry])
             if k in plan.stops:
-                ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
                 carry = [x if end is _unchanged else torch.zeros_like(x) for end, x in zip(ends, carry, strict=True)]
             for i, slope in zip(self.moving[smooth_carry:], slopes[smooth_carry:], strict=True):
                 if plan.axis(i):
-                    entries.setdefault(i, []).append(slope)
+                    slopes_of_entries.setdefault(i, []).append(slope)
                 else:
-                    constants[i] = constants[i] + slope if i in constants else slope
-        found = dict(zip(self.moving, carry, strict=False)) | constants
-        found |= {i: torch.stack(column[::-1]) for i, column in entries.items()}
+                    sums[i] = sums[i] + slope if i in sums else slope
+        found = dict(zip(self.moving, carry, strict=False)) | sums
+        found |= {i: torch.stack(column[::-1]) for i, column in slopes_of_entries.items()}
         return tuple(found[i] for i, moves in enumerate(plan.moving) if moves)
+
+    def forward_routine(self, plan: _Plan, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
+        """What `forward` returns, in a program; the rest is held by a tensor."""
+        plan = _without_step(plan)
+
+        def run(given: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+            # what is carried on is kept for the transpose, but the program may write to what it gave
+            tensors = tuple(x.clone() if passed else x for x, passed in zip(map(_plain, given), self.passed, strict=True))
+            outputs, rows = self.forward(plan, tensors, wanted)
+            return [*_apart(outputs, given), holding(rows) if wanted[-1] else None]
+
+        carry, logs = map(_forms, (self.outputs[: self.carried], self.outputs[self.carried :]))
+        stacked = [((plan.steps, *shape), dtype, device) for shape, dtype, device in logs]
+        *outputs, rows = _called(run, [*carry, *stacked, HOLDER], self.step, tensors)
+        return outputs, rows
+
+    def backward_routine(self, plan: _Plan, rows: Tensor, tensors: Tensors, cotangents: Sequence[Tensor]) -> Tensors:
+        """What `backward` returns, in a program."""
+        plan, used = _without_step(plan), self.saved.arguments
+        wanted = [x for x, is_used in zip(tensors, used, strict=True) if is_used]
+
+        def run(given: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+            rest = iter(map(_plain, given[1:]))
+            tensors = [next(rest) if is_used else None for is_used in used]
+            return _apart(self.backward(plan, held(given[0]), tensors, list(rest)), given)
+
+        assert self.transpose is not None
+        slopes = _forms([x for x, moves in zip(tensors, plan.moving, strict=True) if moves])
+        return tuple(_called(run, slopes, self.transpose, [rows, *wanted, *cotangents]))
+
+
+def _called(run: Run, forms: Sequence[Form], part: Part, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A call of a routine, in a trace."""
+    routine = Routine(run, forms, [part])
+    keep(routine)
+    return routine(tensors)
+
+
+def _forms(tensors: Sequence[Tensor]) -> list[Form]:
+    return [(tuple(x.shape), x.dtype, x.device) for x in tensors]
+
+
+def _without_step(plan: _Plan) -> _Plan:
+    """How a plan's loop goes, without the functions of its owner, who may go."""
+    return replace(plan, step=_forgotten, cache={}, structure=[])
+
+
+def _forgotten(*args: Any) -> Any:
+    raise AssertionError("a loop that runs within a program has a compiled step")
+
+
+def _apart(outputs: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Tensor | None]:
+    """Results that lie each in memory of its own."""
+    taken = {memory_of(x) for x in given}
+    apart: list[Tensor | None] = []
+    for x in outputs:
+        if x is None:
+            apart.append(None)
+            continue
+        own = x.clone() if memory_of(x) in taken else x
+        taken.add(memory_of(own))
+        apart.append(own)
+    return apart
 
 
 def _code(plan: _Plan, tensors: Tensors) -> _Code:
@@ -550,8 +643,8 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
         forward, outputs = _forward(step, given, plan)
         _require_kept(carry, outputs)
     log.info("traced %s in %.1f s", plan.name, time.perf_counter() - start)
-    logged, smooth = len(outputs) - plan.carried, tuple(map(is_smooth, outputs))
-    return _Code(forward, transpose, plan.carried, logged, moving, smooth, plan.structure[-1])
+    saved, passed = forward.some_views(slice(len(outputs), None)), forward.some_views(slice(plan.carried)).arguments
+    return _Code(forward, saved, passed, transpose, plan.carried, tuple(outputs), moving, plan.structure[-1])
 
 
 def _require_kept(carry: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:

@@ -60,7 +60,8 @@ def keyed(function: Callable[..., Result]) -> Callable[..., Result]:
     batched give each entry masks of its own, and a key that is not batched gives all the same.
 
     It has torch's dropouts (of layers, of attention and between recurrent layers too), `rand`, `randn` and their `_like`,
-    `randint`, `bernoulli` and `randperm`. What takes a `generator`, writes to a tensor (`x.normal_()`), or is none of these,
+    `randint`, `bernoulli`, `normal`, `multinomial` and `randperm`, and so what `torch.distributions` draws by these, as in
+    `Categorical.sample` and `Normal.sample`. What takes a `generator`, writes to a tensor (`x.normal_()`), or is none of these,
     draws from torch as ever, which `vmap` and `compiled` refuse.
 
     Args:
@@ -251,6 +252,27 @@ def _bernoulli(mode: _Keyed, input: Tensor, p: float | None = None, **options: A
     return (mode.uniform(input.shape, input) < (input if p is None else p)).to(input.dtype)
 
 
+def _normal(
+    mode: _Keyed, mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, dtype: Any = None, device: Any = None, **options: Any
+) -> Tensor:
+    """`normal(mean, std)`, of which one may be a tensor or both; or `normal(mean, std, size)`."""
+    given = [x for x in (mean, std) if isinstance(x, Tensor)]
+    shape = size if size is not None else torch.broadcast_shapes(*(x.shape for x in given))
+    like = given[0] if given else None
+    dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
+    return mean + std * mode.normal(shape, like, device).to(dtype)
+
+
+def _chosen(mode: _Keyed, input: Tensor, num_samples: int, replacement: bool = False, **options: Any) -> Tensor:
+    """`multinomial(weights, count)`: which of exponential clocks, as fast as their weights, ring first."""
+    if not (replacement or num_samples <= input.shape[-1]):
+        raise ValueError(f"num_samples = {num_samples}: without replacement, expected at most {input.shape[-1]}.")
+    shape = (*input.shape[:-1], num_samples, input.shape[-1]) if replacement else input.shape
+    weights = double(input).unsqueeze(-2) if replacement else double(input)
+    times = torch.where(weights > 0, -(1 - mode.uniform(shape, input)).log() / weights, math.inf)
+    return times.argmin(-1) if replacement else times.argsort(-1)[..., :num_samples]
+
+
 def _permutation(mode: _Keyed, n: int, *, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     return mode.uniform((n,), device=device).argsort().to(dtype or torch.int64)
 
@@ -271,5 +293,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     torch.randn_like: functools.partial(_like, _Keyed.normal),
     torch.randint: _integers,
     **dict.fromkeys((torch.bernoulli, Tensor.bernoulli), _bernoulli),
+    torch.normal: _normal,
+    **dict.fromkeys((torch.multinomial, Tensor.multinomial), _chosen),
     torch.randperm: _permutation,
 }

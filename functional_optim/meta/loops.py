@@ -222,20 +222,29 @@ def _checked(step: Step, until: Callable[[Tree], Tensor] | None, state: Tree, x:
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise TypeError(f"the step returned a {type(returned).__name__}: expected a pair (state, y), with y = None for nothing.")
     new, y = returned
-    old, spec = trees.flatten(state)
-    leaves = trees.leaves_like(new, state, spec, "the state that the step returned", "the state it got")
-    for i, (a, b) in enumerate(zip(old, leaves, strict=True)):
-        if isinstance(a, Tensor) and (not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype):
-            path = trees.paths(state, "state")[i]
-            found = f"shape {tuple(b.shape)}, {b.dtype}" if isinstance(b, Tensor) else f"a {type(b).__name__}"
-            raise ValueError(
-                f"{path} has shape {tuple(a.shape)}, {a.dtype}, but the step made of it {found}: a state keeps its shapes and "
-                "dtypes from step to step."
-            )
+    leaves = kept_leaves(new, state, "state", "step")
     if ended is None:
         return new, y
+    old, spec = trees.flatten(state)
     kept = [torch.where(ended, a, b) if isinstance(a, Tensor) else b for a, b in zip(old, leaves, strict=True)]
     return trees.unflatten(spec, kept), y
+
+
+def kept_leaves(new: Tree, old: Tree, name: str, function: str) -> list[Any]:
+    """The leaves of what a step made of a tree; raise ValueError unless it has the old one's structure, shapes and dtypes."""
+    before, spec = trees.flatten(old)
+    leaves = trees.leaves_like(new, old, spec, f"the {name} that the {function} returned", f"the {name} it got")
+    for i, (had, made) in enumerate(zip(map(_form, before), map(_form, leaves), strict=True)):
+        if had != made and "shape" in had + made:
+            raise ValueError(
+                f"{trees.paths(old, name)[i]} has {had}, but the {function} made of it {made}: a {name} keeps its shapes and "
+                "dtypes from step to step."
+            )
+    return leaves
+
+
+def _form(x: Any) -> str:
+    return f"shape {tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
 
 
 def _held(x: Tensor, ended: Tensor) -> Tensor:

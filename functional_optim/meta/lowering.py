@@ -5,7 +5,7 @@
     lower    Inductor, after a few changes to the graph
 
 A part that runs by itself is a program. Met within another trace it is one node there, and its code one function of that program,
-however often it is called: so a compiled loop inside a compiled function stays a loop.
+however often it is called. A loop there is a routine (see `routines`), which calls programs of its own.
 """
 
 import copy
@@ -19,13 +19,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.packing import is_smooth
+from functional_optim.meta.routines import RUN, Routine, at_place, routine_of, running_with
 from functional_optim.torch_internals import is_traced, memory_of, schema_of
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
@@ -47,7 +48,7 @@ class Part:
     Attributes:
         graph: what is computed; it returns tensors with memory of their own, each once.
         views: of arguments and what the graph returns to the results, which may be parts of them.
-        within: the parts that the graph calls.
+        within: the parts and routines that the graph calls.
         name: for those who watch the compiler.
         settings: of the compiler, for programs that it is in.
     """
@@ -61,45 +62,80 @@ class Part:
         is_backward: bool = False,
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.views = _take_views_outside(graph).forward
+        self._views = _take_views_outside(graph)
+        self.views = self._views.forward
         self.graph, self.mode, self.name, self.is_backward = graph, mode, name, is_backward
-        self.within = [_part_of(call) for call in _calls(graph)]
-        self.settings = functools.reduce(lambda all, part: all | part.settings, self.within, dict(settings))
+        inside = [*map(_part_of, _calls(graph))]
+        self.within = [*inside, *map(_routine_at, _runs(graph))]
+        self.settings = functools.reduce(lambda all, part: all | part.settings, inside, dict(settings))
         self.number = next(_numbers)
         _parts[self.number] = self
+        self._code: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
 
-    @functools.cached_property
+    @property
     def code(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
         """The graph as machine code, which empties the list that it gets."""
+        if self._code is None:
+            _compile_all([*dict.fromkeys(part for part in _programs(self) if part._code is None)])
+        assert self._code is not None
+        return self._code
 
+    def lowered(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+        """What the compiler makes of the graph."""
         constants: list[Tensor] = []
+        routines: list[Routine] = []
 
         def traced() -> inductor.Traced:
-            graph, constants[:] = _prepared(self)
+            routines.clear()
+            graph, constants[:] = _prepared(self, routines)
             inside = [inner for inner in graph.modules() if isinstance(inner, fx.GraphModule)]
             log.info("compiling %s: %d operations", self.name, sum(len(inner.graph.nodes) for inner in inside))
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
-        start = time.perf_counter()
-        with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in a trace
-            run = inductor.lowered(traced, SETTINGS | self.settings, is_backward=self.is_backward)
-        log.info("compiled %s in %.1f s", self.name, time.perf_counter() - start)
+        run = inductor.lowered(traced, SETTINGS | self.settings, is_backward=self.is_backward)
+        if not (constants or routines):
+            return run
 
-        def with_constants(tensors: list[Tensor]) -> Sequence[Tensor]:
+        def with_what_it_holds(tensors: list[Tensor]) -> Sequence[Tensor]:
             tensors += constants
-            return run(tensors)
+            with running_with(routines):
+                return run(tensors)
 
-        return with_constants if constants else run
+        return with_what_it_holds
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.views(*tensors, *self.own(tensors))
+
+    def own(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the graph returns, of which `views` makes the results."""
         if is_traced():
-            if _kept:
-                _kept[-1].append(self)
-            own = _call(list(tensors), self.number)
-        else:
-            own = self.code(list(tensors))
-        return self.views(*tensors, *own)
+            keep(self)
+            return _call(list(tensors), self.number)
+        return self.code(list(tensors))
+
+    def some_views(self, places: slice) -> "Views":
+        """How some of the results come of the arguments and what the graph returns."""
+        graph = copy.deepcopy(self._views.graph)
+        (results,) = graph.output_node().args
+        graph.output_node().args = (results[places],)
+        graph.eliminate_dead_code()
+        used = [bool(node.users) for node in graph.find_nodes(op="placeholder")]
+        own = len(_returned(self.graph))
+        return Views(fx.GraphModule(self._views, graph).forward, tuple(used[: -own or None]), tuple(used[len(used) - own :]))
+
+
+class Views(NamedTuple):
+    """Some results of a part.
+
+    Attributes:
+        of: all arguments and all that the graph returns to these results; what is not used may be None.
+        arguments: which arguments are used.
+        own: which of what the graph returns.
+    """
+
+    of: Callable[..., list[Tensor]]
+    arguments: tuple[bool, ...]
+    own: tuple[bool, ...]
 
 
 def shapes_of(function: Function, like: Sequence[Tensor]) -> list[Tensor]:
@@ -210,7 +246,13 @@ def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
 _parts: weakref.WeakValueDictionary[int, Part] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 # What each trace that is under way has called; nothing else may keep such a part until the graph is one itself.
-_kept: list[list[Part]] = []
+_kept: list[list[Part | Routine]] = []
+
+
+def keep(called: Part | Routine) -> None:
+    """What is called in a trace lives as long as what is made of it."""
+    if _kept:
+        _kept[-1].append(called)
 
 
 @torch.library.custom_op("functional_optim::call", mutates_args=())
@@ -243,6 +285,16 @@ def _part_of(call: fx.Node) -> Part:
     number = call.args[1]
     assert isinstance(number, int)
     return _parts[number]
+
+
+def _runs(graph: fx.GraphModule) -> list[fx.Node]:
+    return list(graph.graph.find_nodes(op="call_function", target=RUN))
+
+
+def _routine_at(call: fx.Node) -> Routine:
+    number = call.args[1]
+    assert isinstance(number, int)
+    return routine_of(number)
 
 
 def _arguments(call: fx.Node) -> list[fx.Node]:
@@ -411,15 +463,44 @@ def _is_view(node: fx.Node) -> bool:
 # --- Code ----------------------------------------------------------------------------------------------------------------
 
 
-def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
-    """A copy of the graph as the compiler wants it, with the parts that it calls as graphs inside; and the constants it gets."""
+def _programs(part: Part) -> Iterator[Part]:
+    """What is to be compiled before a part can run: what its routines run, and itself."""
+    for inner in part.within:
+        if isinstance(inner, Routine):
+            for run in inner.parts:
+                yield from _programs(run)
+        else:  # a function of this program
+            yield from (other for other in _programs(inner) if other is not inner)
+    yield part
+
+
+def _compile_all(parts: Sequence[Part]) -> None:
+    """Compile these at once."""
+    name, start = ", ".join(part.name for part in parts), time.perf_counter()
+    with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a trace
+        try:
+            with inductor.together():
+                codes = [part.lowered() for part in parts]
+        except Exception:  # where programs can't have their kernels together, each has its own
+            codes = [part.lowered() for part in parts]
+        for part, code in zip(parts, codes, strict=True):
+            part._code = code
+    log.info("compiled %s in %.1f s", name, time.perf_counter() - start)
+
+
+def _prepared(part: Part, routines: list[Routine]) -> tuple[fx.GraphModule, list[Tensor]]:
+    """A copy of the graph as the compiler wants it, with the parts that it calls as graphs inside; and the constants it gets.
+
+    The routines that it calls are added to those of the program, by their places in it.
+    """
     graph = fx.GraphModule(part.graph, copy.deepcopy(part.graph.graph))
     inside: dict[Part, tuple[str, list[str]]] = {}
     for call in _calls(graph):
         inner = _part_of(call)
         if inner not in inside:
             name = f"part_{len(inside)}"
-            own_graph, constants = _prepared(inner)
+            own_graph, constants = _prepared(inner, routines)
             own_graph.meta[_IS_PART] = True
             graph.add_submodule(name, own_graph)
             inside[inner] = name, [f"{name}_constant_{i}" for i in range(len(constants))]
@@ -433,6 +514,11 @@ def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
         own.meta["val"] = call.meta["val"]
         call.replace_all_uses_with(own)
         graph.graph.erase_node(call)
+    for call in _runs(graph):
+        routine = _routine_at(call)
+        if routine not in routines:
+            routines.append(routine)
+        at_place(call, routines.index(routine))
     constants = _lift_constants(graph, part.mode)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
@@ -445,7 +531,7 @@ def _prepared(part: Part) -> tuple[fx.GraphModule, list[Tensor]]:
 def _returning_what_is_known() -> Iterator[None]:
     """What a call of a part returns is read from its graph, when the compiler asks.
 
-    It asks at each call, of which there are as many as steps, again after its passes, and would run the part.
+    It asks at each call, of which there may be many, again after its passes, and would run the part.
     """
     fakes, call = torch_internals.get("registered_hop_fake_fns"), torch.ops.higher_order.invoke_subgraph
     if fakes is None or call not in fakes:

@@ -102,7 +102,8 @@ class Unroll:
         Raises:
             TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, a leaf of `params` is not a tensor, or there is
                 a `carry` without `has_carry`.
-            ValueError: a per-step tensor has another first axis, the loss is not a () tensor, or the transform objects.
+            ValueError: a per-step tensor has another first axis, the loss is not a () tensor, the carry that it returns has
+                another structure, shape or dtype than the one it got, or the transform objects.
         """
         require_mapping(schedule or {}, name="schedule")
         require_mapping(hparams or {}, advice=" Data come after them: (params, hparams, batch), batch being a tuple.")
@@ -156,6 +157,8 @@ class Unroll:
         hparams, batch = {**fixed, **own_hparams}, (*((carry,) if self.has_carry else ()), *batch, *own_batch)
         tree = flat.part(params) if flat else params
         grads, loss, (new, aux) = self._gradients(tree, batch)
+        if self.has_carry:
+            loops.kept_leaves(new, carry, "carry", "loss")
         extra = {
             "value": loss,
             "evaluate": lambda params: self._evaluated(flat, params, batch),

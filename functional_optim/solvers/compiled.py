@@ -1,20 +1,11 @@
-"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it.
+"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it."""
 
-A program calls a tick as often as it is written down. So that it stays small whatever the budget, that is done in loops of loops:
-of a thousand ticks ten, ten times, ten times over. What is beyond the budget changes nothing, and is little.
-"""
-
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-# How often a loop calls what is in it.
-LARGEST = 10
 
 # Sums over fewer variables than this are written out. Inductor's own loops over so few take three times as long.
 SETTINGS = {"unroll_reductions_threshold": 40}
@@ -51,29 +42,5 @@ def compiled_run(machine: Any, state: Any) -> Any:
 
     key = structure_key((state, given)), tuple(machine[1:])
 
-    def repeated(depth: int, carry: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
-        """The state after the ticks of so many loops, one in another."""
-
-        def many(carry: Sequence[Tensor], constants: Sequence[Tensor], entry: Any) -> tuple[list[Tensor], list[Tensor]]:
-            structure.append(None)
-            return repeated(depth - 1, carry, constants), []
-
-        one = step if depth == 1 else many
-        name = "a tick" if depth == 1 else f"{math.prod(times[: depth - 1])} ticks"
-        options: Any = {"cache": caches[depth], "key": key, "structure": structure, "name": name, "settings": SETTINGS}
-        return run_loop(one, carry, constants, (), steps=times[depth - 1], **options)[0]
-
-    times = loops_of(count)
-    caches: list[dict[Any, Any]] = [{} for _ in range(len(times) + 1)]
-    return rebuild_carry(repeated(len(times), carry, constants))
-
-
-def loops_of(count: int) -> tuple[int, ...]:
-    """How often each of a few loops, one in another, calls what is in it, so that there are so many ticks, or a few more.
-
-    >>> loops_of(111)
-    (4, 4, 7)
-    """
-    depth = next(depth for depth in itertools.count(1) if LARGEST**depth >= count)
-    enough = (x for x in itertools.combinations_with_replacement(range(1, LARGEST + 1), depth) if math.prod(x) >= count)
-    return min(enough, key=lambda times: (math.prod(times), sum(times)))
+    options: Any = {"cache": {}, "key": key, "structure": structure, "name": "a tick", "settings": SETTINGS}
+    return rebuild_carry(run_loop(step, carry, constants, (), steps=count, **options)[0])

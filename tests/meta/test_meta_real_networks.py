@@ -163,6 +163,11 @@ def test_draws_have_torchs_shapes_dtypes_and_ranges():
             "randint, one bound": torch.randint(5, (2, 3), dtype=torch.int32),
             "randint, named": torch.randint(high=5, size=(4,)),
             "bernoulli": torch.bernoulli(torch.full((1000,), 0.2)),
+            "normal": torch.normal(torch.full((1000,), 3.0), 2.0),
+            "normal, a size": torch.normal(1.0, 2.0, (2, 3)),
+            "normal, of a distribution": torch.distributions.Normal(torch.zeros(3, dtype=DOUBLE), 1.0).sample(),
+            "multinomial": torch.multinomial(torch.tensor([1.0, 0.0, 3.0]), 1000, replacement=True),
+            "multinomial, without replacement": torch.multinomial(torch.tensor([[1.0, 0.0, 3.0, 0.5]]).expand(1000, -1), 2),
             "randperm": torch.randperm(10),
         }
 
@@ -173,6 +178,11 @@ def test_draws_have_torchs_shapes_dtypes_and_ranges():
     close(found["rand"].mean(), torch.tensor(0.5), rtol=0, atol=0.05)
     close(torch.stack([found["randn"].mean(), found["randn"].std()]), torch.tensor([0.0, 1.0]), rtol=0, atol=0.16)
     close(found["bernoulli"].mean(), torch.tensor(0.2), rtol=0, atol=0.065)
+    normal, chosen, first = found["normal"], found["multinomial"], found["multinomial, without replacement"]
+    close(torch.stack([normal.mean() - 3, normal.std() - 2]), torch.zeros(2), rtol=0, atol=0.32)
+    close((chosen == 2).double().mean(), torch.tensor(0.75, dtype=DOUBLE), rtol=0, atol=0.07)
+    assert not (chosen == 1).any() and not (first == 1).any() and not (first[:, 0] == first[:, 1]).any()
+    close((first[:, 0] == 2).double().mean(), torch.tensor(3 / 4.5, dtype=DOUBLE), rtol=0, atol=0.075)
     assert found["randint"].unique().tolist() == [3, 4, 5, 6]
     assert sorted(found["randperm"].tolist()) == list(range(10))
     with torch.random.fork_rng():
@@ -307,5 +317,12 @@ def test_what_a_loss_with_a_carry_must_return():
     p = torch.zeros(2)
     with pytest.raises(ValueError, match=r"the loss returned a Tensor: expected a tuple \(loss, carry\)"):
         fo.meta.unroll(lambda p, c: p.sum(), fo.sgd(), 1, has_carry=True)(p, carry=p)
+    for made, found in (
+        (torch.ones(2), r"made of it shape \(2,\)"),
+        ({"a": p}, "does not have the structure"),
+        (None, "a NoneType"),
+    ):
+        with pytest.raises(ValueError, match=found):
+            fo.meta.unroll(lambda p, c, made=made: (p.sum(), made), fo.sgd(), 1, has_carry=True)(p, carry=torch.ones(3))
     with pytest.raises(TypeError, match="pass has_carry=True"):
         fo.meta.unroll(lambda p: p.sum(), fo.sgd(), 1)(p, carry=p)
