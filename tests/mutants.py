@@ -1054,6 +1054,13 @@ MUTANTS = [
         "test_meta_compiled.py -k one_program",
     ),
     Mutant(
+        "a loop in a program keeps what the program may write to",
+        "functional_optim/meta/compiled.py",
+        "tuple(x.clone() if passed else x for x, passed in",
+        "tuple(x for x, passed in",
+        "test_meta_loop.py -k written_over",
+    ),
+    Mutant(
         "a batch of cotangents passes for the batch around it",
         "functional_optim/meta/compiled.py",
         "if tape.within[done : done + 1] != (torch_internals.maybe_current_level(),):",
