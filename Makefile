@@ -35,6 +35,7 @@ bench: $(VENV)/installed
 	-$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[bench]'
 	$(BIN)/python tests/benchmarks/bench_fused.py $(BENCH)
 	$(BIN)/python tests/benchmarks/bench_meta.py $(BENCH_META)
+	$(BIN)/python tests/benchmarks/fidelity.py --others $(BENCH_FIDELITY)
 
 # The site, docs/_build/index.html. It fails where a public name has no docstring, a link within it is dead, or a page would load something.
 # Links to other hosts are not followed: there may be no network.

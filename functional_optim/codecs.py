@@ -53,7 +53,8 @@ ONE, DIGITS, SIGN, SIZE = 0x3F800000, 23, -(1 << 31), (1 << 31) - 1
 SMALLEST = 2.0**-90
 
 # Digits of codes, after the first: in 8 bits they are an eighth of a power of 2 apart and reach over 16 powers of 2, or if they
-# are positive over 32, as many as the squares of 16.
+# are positive over 32, as many as the squares of 16. In 4 bits they would reach further without digits, but steps of a whole power
+# of 2 add up to updates ten times as long as they should be.
 MANTISSA = {(8, SIGNED): 3, (8, POSITIVE): 3, (4, SIGNED): 1, (4, POSITIVE): 2}
 
 
@@ -107,9 +108,10 @@ class Blockwise(Codec):
     """Slots of 8 or 4 bits an element, with a scale in float32 for each block of elements.
 
     AdamW's two slots take 2.06 bytes a parameter in 8 bits, and 1.06 in 4, where float32 takes 8. In 8 bits neighbouring codes
-    are an eighth of a power of 2 apart, in 4 a power of 2. Over the steps the errors cancel. Derivatives end at the codes: those
-    of an update are the rule's at the decoded state. What is positive never decodes to 0, and a block with a number that is not
-    finite decodes to NaN.
+    are an eighth of a power of 2 apart; in 4 half of one, a quarter if they are never negative, and what is far smaller than the
+    largest number of its block is 0 or a step, by turns. Over the steps the errors cancel. Derivatives end at the codes: those of
+    an update are the rule's at the decoded state. What is positive never decodes to 0, and a block with a number that is not
+    finite decodes to NaN; in 4 bits, one with numbers above 3e38 to infinities.
 
         fo.scale_by_adam(state_dtype=fo.Blockwise(bits=8))
         fo.quantized(tx, bits=8)                             # every rule of a chain
