@@ -109,6 +109,13 @@ MUTANTS = [
         "test_line_search.py -k fails",
     ),
     Mutant(
+        "a problem by itself adds in another order than in a batch",
+        "functional_optim/numerics.py",
+        "return (x * y).sum()",
+        "return torch.dot(x, y)",
+        "test_minimize.py -k branches",
+    ),
+    Mutant(
         "the two loops of L-BFGS go through the pairs in one order",
         "functional_optim/rules/lbfgs.py",
         "zip(pairs, reversed(alphas), strict=True)",

@@ -8,6 +8,7 @@ from problems import rosenbrock, vector
 
 import functional_optim as fo
 from functional_optim import solvers
+from functional_optim.searches import scalars
 from functional_optim.solvers.minimize import METHODS
 
 
@@ -169,3 +170,9 @@ def test_either_can_be_ones_own():
 
     found = fo.minimize(lambda x: (weights * (x - 1) ** 2).sum(), vector(4, -3), method=solvers.Method(Scaled(), EveryThird()))
     assert found.converged and int(found.steps) == 1 and int(found.evaluations) == 4
+
+
+def test_a_root_is_to_the_last_digit_what_it_is_in_a_batch():
+    """Of these numbers torch's root is not always that of `math.sqrt`, where it takes it from Intel's library."""
+    numbers = torch.rand(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert [scalars.root(x) for x in numbers.tolist()] == torch.vmap(scalars.root)(numbers).tolist()
