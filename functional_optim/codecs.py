@@ -53,8 +53,8 @@ ONE, DIGITS, SIGN, SIZE = 0x3F800000, 23, -(1 << 31), (1 << 31) - 1
 SMALLEST = 2.0**-90
 
 # Digits of codes, after the first: in 8 bits they are an eighth of a power of 2 apart and reach over 16 powers of 2, or if they
-# are positive over 32, as many as the squares of 16. In 4 bits they would reach further without digits, but steps of a whole power
-# of 2 add up to updates ten times as long as they should be.
+# are positive over 32, as many as the squares of 16. In 4 bits they would reach further without digits, but steps of a whole
+# power of 2 add up to updates ten times as long as they should be.
 MANTISSA = {(8, SIGNED): 3, (8, POSITIVE): 3, (4, SIGNED): 1, (4, POSITIVE): 2}
 
 
