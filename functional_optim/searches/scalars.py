@@ -70,7 +70,7 @@ def root(x: Scalar) -> Scalar:
     """√x, and 0 where x is negative, with slope 0 there."""
     if not isinstance(x, Tensor):
         # By torch, whose last digit is not always that of `math.sqrt`: so a problem by itself is what it is in a batch.
-        return torch.scalar_tensor(x, dtype=torch.float64, device="cpu").sqrt().item() if x > 0 else 0.0
+        return float(torch.scalar_tensor(x, dtype=torch.float64, device="cpu").sqrt()) if x > 0 else 0.0
     return numerics.sqrt(x.clamp(min=0.0))
 
 
