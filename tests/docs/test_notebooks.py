@@ -134,6 +134,17 @@ def test_solvers_end_where_they_say_and_have_the_derivatives_of_a_minimum(capsys
     assert found["best"].value <= found["values"].min() + 1e-9
 
 
+def test_low_memory_is_what_is_said_and_trains_alike(capsys):
+    found = run("8_")
+    bounds = {"float32": 16.5, "8-bit averages": 10.5, "4-bit averages": 9.5}
+    bounds |= {"bfloat16, to nearest, 8 bits": 6.5, "bfloat16, error bits, 8 bits": 7.5}
+    assert found["memory"].keys() == bounds.keys()
+    # At this size some biases are too small for codes.
+    assert all(bounds[way] - 1 < held < bounds[way] for way, held in found["memory"].items())
+    starts = [losses[0] for way in found["runs"] for _, losses, _ in found["runs"][way]]
+    torch.testing.assert_close(torch.tensor(starts), torch.tensor(starts[0]).expand(len(starts)), rtol=0.01, atol=0)
+
+
 def test_soap_from_its_paper_is_soap_and_matrices_take_turns(capsys):
     found = run("9_")
     assert found["difference"] < 1e-12 < found["from_adam"]
