@@ -27,8 +27,8 @@ from .called import Called
 # Elements of a block of rules without codes.
 BLOCK = 1 << 17
 
-# Blocks that a kernel takes at once.
-ROWS = 1 << 16
+# Blocks that a kernel takes at once. In 4 bits the compiler makes several loops, and keeps new slots of so many between them.
+ROWS = 1 << 13
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
