@@ -21,6 +21,7 @@ from functional_optim.combinators.chain import Chained
 from functional_optim.combinators.lr_factor import Factored, with_lr_factor
 from functional_optim.combinators.partition import Partitioned
 from functional_optim.combinators.rename import Renamed, rename_hparams, set_defaults
+from functional_optim.combinators.rounding import with_rounding
 from functional_optim.combinators.scheduled import Scheduled, scheduled
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
@@ -30,7 +31,7 @@ from functional_optim.trees import Tree
 
 # Forms that only hand on what they are given, and constructors that return another's transform.
 SILENT = (Chained, Factored, Partitioned, Renamed, Scheduled)
-AROUND = (set_defaults, rename_hparams, scheduled, with_lr_factor)
+AROUND = (set_defaults, rename_hparams, scheduled, with_lr_factor, with_rounding)
 
 # In a notebook, on whatever background.
 TABLE = "width:100%; table-layout:fixed; border-collapse:collapse"
