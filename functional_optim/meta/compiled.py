@@ -392,8 +392,9 @@ class _Transpose(torch.autograd.Function):
     def forward(plan: _Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
         inputs = tuple(map(_plain, inputs))
         tensors, cotangents = inputs[: len(plan.moving)], inputs[len(plan.moving) :]
-        backward = tape.code.backward_routine if _is_routine(plan) else tape.code.backward
-        return backward(plan, tape.rows, tensors, cotangents)
+        if _is_routine(plan):
+            return tape.code.backward_routine(plan, tape.rows, tensors, cotangents)
+        return tape.code.backward(plan, list(tape.rows), tensors, cotangents)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -514,8 +515,8 @@ class _Code:
         kept = {memory_of(x) for row in rows[-1] for x in row if x is not None}
         return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
 
-    def backward(self, plan: _Plan, rows: Sequence[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
-        """The slopes of a plan's moving tensors, from the cotangents of the last carry and of the stacked logs."""
+    def backward(self, plan: _Plan, rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
+        """The slopes of a plan's moving tensors, from the cotangents of the last carry and the stacked logs; empties `rows`."""
         smooth_carry = sum(map(is_smooth, self.outputs[: self.carried]))
         carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
         first, constants, entries = plan.parts(tensors)
@@ -527,7 +528,7 @@ class _Code:
         ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
         assert self.transpose is not None
         for k in reversed(range(plan.steps)):
-            mine, own = rows[k]
+            mine, own = rows.pop()  # its memory is soon free for what comes
             before = mine if k else first
             saved = self.saved.of(*before, *constants, *(column and column[k] for column in columns), *own)
             slopes = self.transpose([*saved, *carry, *(log[k] for log in logs)])
@@ -547,7 +548,7 @@ class _Code:
         """What `forward` returns, in a program; the rest is held by a tensor."""
         plan = _without_step(plan)
 
-        def run(given: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+        def run(given: Sequence[Tensor], wanted: Sequence[bool], once: bool) -> list[Tensor | None]:
             # what is carried on is kept for the transpose, but the program may write to what it gave
             tensors = tuple(x.clone() if passed else x for x, passed in zip(map(_plain, given), self.passed, strict=True))
             outputs, rows = self.forward(plan, tensors, wanted)
@@ -563,10 +564,11 @@ class _Code:
         plan, used = _without_step(plan), self.saved.arguments
         wanted = [x for x, is_used in zip(tensors, used, strict=True) if is_used]
 
-        def run(given: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+        def run(given: Sequence[Tensor], wanted: Sequence[bool], once: bool) -> list[Tensor | None]:
             rest = iter(map(_plain, given[1:]))
             tensors = [next(rest) if is_used else None for is_used in used]
-            return _apart(self.backward(plan, held(given[0]), tensors, list(rest)), given)
+            rows = held(given[0])
+            return _apart(self.backward(plan, rows if once else list(rows), tensors, list(rest)), given)
 
         assert self.transpose is not None
         slopes = _forms([x for x, moves in zip(tensors, plan.moving, strict=True) if moves])

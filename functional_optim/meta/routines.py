@@ -19,15 +19,15 @@ from torch import Tensor, fx
 
 # Shape, dtype and device of a tensor.
 Form: TypeAlias = tuple[tuple[int, ...], torch.dtype, torch.device]
-Run: TypeAlias = Callable[[Sequence[Tensor], Sequence[bool]], Sequence[Tensor | None]]
+Run: TypeAlias = Callable[[Sequence[Tensor], Sequence[bool], bool], Sequence[Tensor | None]]
 
 
 class Routine:
     """A function of a list of tensors to one, that is not looked into by whoever traces or compiles.
 
     Attributes:
-        run: what is computed, of the tensors and of which results are wanted; in place of others it may return None. No result
-            may lie in the memory of another, or of what it got.
+        run: what is computed, of the tensors, of which results are wanted, in place of others it may return None, and of whether
+            nobody else gets what the first tensor holds. No result may lie in the memory of another, or of what it got.
         forms: of the results.
         parts: compiled functions that it calls.
     """
@@ -73,20 +73,22 @@ def running_with(routines: Sequence[Routine]) -> Iterator[None]:
 # By its number in a trace, in a program by its place among those of the program. What its results are like is said, too: what is
 # on disk is found by what is written in the graph. (Defined so, a call costs a third of what one of a `custom_op` does.)
 torch.library.define(
-    "functional_optim::run", "(Tensor[] tensors, int place, str forms) -> Tensor[]", tags=(torch.Tag.flexible_layout,)
+    "functional_optim::run",
+    "(Tensor[] tensors, int place, str forms, bool once=False) -> Tensor[]",
+    tags=(torch.Tag.flexible_layout,),
 )
 RUN = torch.ops.functional_optim.run.default
 
 
 @torch.library.impl("functional_optim::run", "default")
-def _run(tensors: list[Tensor], place: int, forms: str) -> list[Tensor]:
+def _run(tensors: list[Tensor], place: int, forms: str, once: bool = False) -> list[Tensor]:
     wanted = tuple(form is not None for form in _read(forms))
-    found = _running.routines[-1][place].run(tensors, wanted)
+    found = _running.routines[-1][place].run(tensors, wanted, once)
     return [torch.empty(0) if x is None else x for x in found]
 
 
 @torch.library.register_fake("functional_optim::run")
-def _(tensors: list[Tensor], place: int, forms: str) -> list[Tensor]:
+def _(tensors: list[Tensor], place: int, forms: str, once: bool = False) -> list[Tensor]:
     return [torch.empty(0) if form is None else torch.empty(form[0], dtype=form[1], device=form[2]) for form in _read(forms)]
 
 
@@ -103,11 +105,13 @@ def _written(forms: Sequence[Form | None]) -> str:
 
 def at_place(call: fx.Node, place: int) -> None:
     """Make the call of a routine in a trace one in a program, which wants those results that it uses."""
-    tensors, _, forms = call.args
+    tensors, _, forms, *_ = call.args
+    first = tensors[0] if isinstance(tensors, list | tuple) and tensors else None
+    once = isinstance(first, fx.Node) and first.target is operator.getitem and [*first.users] == [call]
     used = {user.args[1] for user in call.users if user.target is operator.getitem}
     if len(used) == len(call.users):
         forms = _written([form if i in used else None for i, form in enumerate(_read(str(forms)))])
-    call.args = (tensors, place, forms)
+    call.args = (tensors, place, forms, once)
     call.meta["val"] = [x if i in used else x.new_empty(0) for i, x in enumerate(call.meta["val"])]
 
 
