@@ -341,6 +341,11 @@ def wrapper_of(compiled: Any) -> Any:
     return compiled.current_callable.__func__
 
 
+def called_alone(compiled: Any) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """What `compile_fx_inner` returned, without the profiler's label around it: 5 µs a call (another way: with it)."""
+    return getattr(compiled, "current_callable", None) or compiled
+
+
 def is_kernel(name: str) -> bool:
     """Whether a wrapper calls a kernel by such a name."""
     return name.startswith("cpp_fused")

@@ -92,7 +92,8 @@ class Part:
             log.info("compiling %s: %d operations", self.name, sum(len(inner.graph.nodes) for inner in inside))
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
-        run = inductor.lowered(traced, SETTINGS | self.settings, is_backward=self.is_backward)
+        made = inductor.lowered(traced, SETTINGS | self.settings, is_backward=self.is_backward)
+        run = torch_internals.called_alone(made)
         if not (constants or routines):
             return run
 
