@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import added_product
+from functional_optim.numerics import Scalar, added_product
 
 # `(x, first, last)`: of the product that x gives, the rows in between, up to the column `last`. x may be a stack.
 Strip: TypeAlias = Callable[[Tensor, int, int], Tensor]
@@ -20,7 +20,7 @@ def gram(x: Tensor) -> Tensor:
     return _by_strips(x, lambda x, first, last: x[..., first:last, :] @ x[..., :last, :].mT)
 
 
-def quadratic(x: Tensor, a: float, b: float) -> Tensor:
+def quadratic(x: Tensor, a: Scalar, b: Scalar) -> Tensor:
     """`a x + b x²` of each of a stack of symmetric matrices, rounded once."""
 
     def strip(x: Tensor, first: int, last: int) -> Tensor:

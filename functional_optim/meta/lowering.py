@@ -118,6 +118,7 @@ class Part:
         """How some of the results come of the arguments and what the graph returns."""
         graph = copy.deepcopy(self._views.graph)
         (results,) = graph.output_node().args
+        assert isinstance(results, list | tuple)
         graph.output_node().args = (results[places],)
         graph.eliminate_dead_code()
         used = [bool(node.users) for node in graph.find_nodes(op="placeholder")]

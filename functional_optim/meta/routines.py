@@ -108,11 +108,11 @@ def at_place(call: fx.Node, place: int) -> None:
     tensors, _, forms, *_ = call.args
     first = tensors[0] if isinstance(tensors, list | tuple) and tensors else None
     once = isinstance(first, fx.Node) and first.target is operator.getitem and [*first.users] == [call]
-    used = {user.args[1] for user in call.users if user.target is operator.getitem}
+    used = [user.args[1] for user in call.users if user.target is operator.getitem]
     if len(used) == len(call.users):
         forms = _written([form if i in used else None for i, form in enumerate(_read(str(forms)))])
+        call.meta["val"] = [x if i in used else x.new_empty(0) for i, x in enumerate(call.meta["val"])]
     call.args = (tensors, place, forms, once)
-    call.meta["val"] = [x if i in used else x.new_empty(0) for i, x in enumerate(call.meta["val"])]
 
 
 HOLDER: Form = ((0,), torch.uint8, torch.device("cpu"))

@@ -209,14 +209,14 @@ def minimize(
     >>> found.params.round(decimals=4), found.why
     (tensor([1., 1.], dtype=torch.float64), 'converged: no component of the gradient is larger than tol')
     """
-    method = method_of(method, METHODS, Method)
+    chosen = method_of(method, METHODS, Method)
     budget = budget_of(tol, max_steps, max_evals)
     problem = bounded(problem_of(fn, params, args, has_aux, constant=bool(implicit)), bounds, implicit=implicit)
     if callback is not None and not problem.on_host:
         raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
 
     def solve(problem: Problem) -> Minimum:
-        return outcome(problem, run(Machine(problem, method.descent, method.search, budget), callback))
+        return outcome(problem, run(Machine(problem, chosen.descent, chosen.search, budget), callback))
 
     return implicitly(solve, problem, by_cg if implicit is True else implicit) if implicit else solve(problem)
 
