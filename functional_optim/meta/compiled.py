@@ -511,8 +511,10 @@ class _Code:
         outputs = [*last, *(_stacked(list(column)) for column in zip(*logs, strict=True))]
         if not rows or is_traced():  # a program writes to nothing that somebody still reads
             return outputs, rows
-        # what is returned may be written to, and is not what the transpose wants
-        kept = {memory_of(x) for row in rows[-1] for x in row if x is not None}
+        # What is returned may be written to, and is not what the transpose wants: of the last step, or of one before it, from
+        # which a carry has been handed on from place to place.
+        handed = sum(self.passed[: self.carried])
+        kept = {memory_of(x) for row in rows[-1 - handed :] for some in row for x in some if x is not None}
         return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
 
     def backward(self, plan: _Plan, rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:

@@ -22,7 +22,7 @@ from functional_optim.meta.lowering import is_compiling
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat as rematerialised
 from functional_optim.meta.remat import require_constant_closure
-from functional_optim.trees import Tree
+from functional_optim.trees import Tree, distinct
 
 Step = Callable[..., tuple[Tree, Tree]]
 
@@ -191,6 +191,7 @@ def _compiled(
         new, y = step(rebuild_carry(carry), rebuild_entry(entry), *rebuild_constants(constants))
         logs, rebuild_logs = pack(y)
         structure.append(rebuild_logs)
+        _require_constant(new, state)
         return pack(new)[0], logs
 
     carry, logs, rebuild_logs = run_loop(
@@ -241,6 +242,16 @@ def kept_leaves(new: Tree, old: Tree, name: str, function: str) -> list[Any]:
                 "dtypes from step to step."
             )
     return leaves
+
+
+def _require_constant(new: Tree, old: Tree) -> None:
+    """Raise ValueError where a step made another value of what is no tensor, which compiled code would not see."""
+    for path, had, made in zip(trees.paths(old, "state"), trees.leaves(old), trees.leaves(new), strict=True):
+        if not isinstance(had, Tensor) and distinct(had) != distinct(made):
+            raise ValueError(
+                f"{path} is {had!r}, of which the step made {made!r}: what is no tensor is a constant of compiled code. Make "
+                "what changes from step to step a () tensor."
+            )
 
 
 def _form(x: Any) -> str:

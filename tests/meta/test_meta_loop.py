@@ -320,3 +320,34 @@ def test_refused(what):
     call, kind, message = REFUSED[what]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_what_a_carry_hands_on_is_not_written_to():
+    """A delay line, whose transpose wants what has since moved to another place; the program may write to what the loop gave."""
+
+    def delay(state, x, w):
+        a, b, c = state
+        return (torch.sin(c) * w + 0.1 * x, a, b), (a * a * w).sum()
+
+    def gradient(a, b, c, w):
+        def objective(a, b, c, w):
+            (p, q, r), y = fo.meta.loop(delay, (a, b, c), 5, args=(w,))
+            value = (p * p + q * 3).sin() + (q.cumsum(0) * q).tanh() + r.softmax(0)
+            return value.sum() + y.sum(), (p.flip(0) * 2 + 1).cos()
+
+        return func.grad(objective, (0, 1, 2, 3), has_aux=True)(a, b, c, w)
+
+    given = 0.5 * torch.randn(4, 33, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    close(fo.meta.compiled(gradient)(*given), gradient(*given), **SAME)
+
+
+def test_a_number_in_the_state_that_changes_is_refused_where_it_would_be_a_constant():
+    def counted(state, x):
+        return {"k": state["k"] + 1, "a": state["a"] * state["k"]}, None
+
+    def run(a):
+        return fo.meta.loop(counted, {"k": 1, "a": a}, 3)[0]["a"]
+
+    close(run(A), 6 * A, **SAME)
+    with pytest.raises(ValueError, match=r"state\['k'\] is 1, of which the step made 2"):
+        fo.meta.compiled(run)(A)
