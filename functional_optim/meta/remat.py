@@ -104,7 +104,7 @@ def require_constant_closure(function: Callable[..., Any], *, batched: bool = Tr
 
     Unless it may be `batched`, also over one that a `vmap` around the function batches.
     """
-    for where, value in _closed_over(function, set()):
+    for where, value in closed_over(function, set()):
         for x in pack(value)[0]:
             if x.requires_grad or forward_ad.unpack_dual(x).tangent is not None:
                 raise ValueError(f"{where}, which is being differentiated: pass it as an argument, or detach it.")
@@ -112,7 +112,7 @@ def require_constant_closure(function: Callable[..., Any], *, batched: bool = Tr
                 raise ValueError(f"{where}, which is being batched: pass it as an argument.")
 
 
-def _closed_over(function: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
+def closed_over(function: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
     """What a function closes over, and those that it calls: the functions in its closure, and in the same file.
 
     What `functools.wraps`, as `torch.func.grad` does, and `functools.partial` hide is looked into; objects are not.
@@ -121,16 +121,16 @@ def _closed_over(function: Any, seen: set[Any]) -> Iterator[tuple[str, Any]]:
     if isinstance(function, functools.partial):
         bound = [*enumerate(function.args), *function.keywords.items()]
         yield from ((f"a functools.partial binds its argument {name!r}", value) for name, value in bound)
-        yield from _closed_over(function.func, seen)
+        yield from closed_over(function.func, seen)
     elif inspect.ismethod(function):
-        yield from _closed_over(function.__func__, seen)
+        yield from closed_over(function.__func__, seen)
     elif inspect.isfunction(function) and function not in seen:
         seen.add(function)
         found = inspect.getclosurevars(function)
         for name, value in {**found.globals, **found.nonlocals}.items():
             yield f"{function.__name__} closes over {name!r}", value
             if callable(value) and (name in found.nonlocals or getattr(value, "__module__", None) == function.__module__):
-                yield from _closed_over(value, seen)
+                yield from closed_over(value, seen)
 
 
 class _Rematerialised(torch.autograd.Function):

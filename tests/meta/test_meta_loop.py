@@ -351,3 +351,17 @@ def test_a_number_in_the_state_that_changes_is_refused_where_it_would_be_a_const
     close(run(A), 6 * A, **SAME)
     with pytest.raises(ValueError, match=r"state\['k'\] is 1, of which the step made 2"):
         fo.meta.compiled(run)(A)
+
+
+def test_a_step_that_closes_over_another_tensor_is_compiled_again():
+    factor = torch.tensor(2.0, **DOUBLE)
+
+    def scaled(a, i):
+        return a * factor, None
+
+    def program():
+        return fo.meta.compiled(lambda a: fo.meta.loop(scaled, a, 3)[0])
+
+    close(program()(A), 8 * A, **SAME)
+    factor = torch.tensor(3.0, **DOUBLE)
+    close(program()(A), 27 * A, **SAME)
