@@ -321,9 +321,12 @@ def _even(rows: Tensor, start: Any, places: Tensor, dropped: int) -> Tensor:
 
 
 def _rounded(scale: Tensor) -> Tensor:
-    """Scales without their last digits, which decoding may change; NaN for what is not finite."""
+    """Scales without their last digits, which decoding may change; NaN for what is not finite.
+
+    Of what is not finite the scale itself tells: a kernel's NaN may have all bits, of which adding makes 0.
+    """
     found = ((scale.view(torch.int32) + 4) & -8).view(torch.float32)
-    return found + SMALLEST + (found - found)
+    return found + SMALLEST + (scale - scale)
 
 
 def _float_of(bits: int) -> float:

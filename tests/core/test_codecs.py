@@ -82,6 +82,18 @@ def test_a_block_with_a_number_that_is_not_finite_decodes_to_nan_and_no_other_bl
         assert decoded[16:32].isnan().all() and torch.equal(decoded[:16], x[:16]) and torch.equal(decoded[32:], x[32:])
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", [SIGNED, POSITIVE])
+@pytest.mark.parametrize("pattern", [-1, 0x7FFFFFFF, -(1 << 22), 0x7FC00000, 0x7F800001])
+def test_every_nan_of_a_scale_decodes_to_nan(bits, kind, pattern):
+    """Kernels find the largest number with NaN of all bits set."""
+    codec = fo.Blockwise(bits, block=16, min_size=1)
+    codes, scale = codec.encode(torch.ones(40), kind, 1, 0)
+    scale[1] = torch.tensor(pattern, dtype=torch.int32).view(torch.float32)
+    decoded = codec.decode((codes, scale), kind, (40,))
+    assert decoded[16:32].isnan().all() and decoded[:16].isfinite().all() and decoded[32:].isfinite().all()
+
+
 def test_codes_are_the_same_for_any_number_of_threads():
     codec, x, threads = fo.Blockwise(), spread(1.0, (300, 300)), torch.get_num_threads()
     try:
