@@ -38,7 +38,7 @@ def scale_by_shampoo(
         betas: decay of the momentum and of the second moments per step, each in [0, 1); the second may be 1, for sums.
         epsilon: ε, at least 0, in units of g²: what is added to the eigenvalues of the second moments.
         precondition_offset: at least 0, rounded to a whole number: how many steps earlier roots are computed, so that matrices
-            take turns; see `rotate`. A hyper-parameter.
+            take turns; see `rotate`. A hyper-parameter. None is computed before step `precondition_frequency`.
         precondition_frequency: how many steps pass between two computations of the roots. Until the first, they are I.
         max_preconditioner_dim: larger dimensions have no preconditioner.
         dims: how many dimensions have one each; of a tensor with more, the last ones are taken together as one.
@@ -101,7 +101,8 @@ def _shampoo(hp, t, *, every, dims, order):
     b1, b2 = hp["betas"]
     c1, c2 = bias_correction(b1, t), where(b2 < 1, bias_correction(b2, t), 1.0)
     share = where(b2 < 1, 1 - b2, 1.0)
-    due = is_due(t, every, hp["precondition_offset"])
+    # A root of fewer gradients is as large as epsilon lets it be along what they have not reached.
+    due = is_due(t, every, hp["precondition_offset"]) & (t >= every)
 
     def rule(g, p, m, *slots):
         shape = (g.shape[0], *folded(tuple(g.shape[1:]) or (1,), dims))

@@ -260,7 +260,9 @@ def test_with_offsets_matrices_take_turns_and_each_is_what_it_is_alone(monkeypat
             optimizer.step()
             ps = [leaf.detach() for leaf in leaves]
         seen.append(sum(shape[0] for shape in calls[before:]))
-    assert seen[1:] == [1 if method == "galore" else 2] * 10, "one matrix a step: of rows and of columns, or as it is"
+    first = 3 if method == "shampoo" else 1  # Its roots wait for as many gradients as lie between two of them.
+    one = 1 if method == "galore" else 2
+    assert seen[first:] == [one] * (11 - first), "one matrix a step: of rows and of columns, or as it is"
     for p, expected in zip(ps, alone, strict=True):
         # The adapter subtracts in other operations.
         torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)

@@ -108,3 +108,16 @@ def test_derivatives_take_new_roots_for_constants():
     expected = new["roots.0"] @ (0.1 * v) @ new["roots.1"] / (1 - 0.9**2)
     found = torch.func.jvp(lambda g: tx.update(g, state)[0], (g,), (v,))[1]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_no_offset_takes_a_root_of_too_few_gradients(offset):
+    """After one gradient of a matrix the other directions have only epsilon, and the next gradient would go 100 times too far."""
+    tx = fo.scale_by_shampoo(precondition_offset=offset, precondition_frequency=3)
+    generator, p = torch.Generator().manual_seed(0), torch.zeros(6, 5)
+    state, largest = tx.init_state(p), 0.0
+    for _ in range(10):
+        g = torch.randn(6, 5, generator=generator)
+        update, state = tx.update(g, state, p)
+        largest = max(largest, (update.norm() / g.norm()).item())
+    assert largest < 5
