@@ -111,7 +111,7 @@ class Run(ABC):
                     self.advance(work, work.passage.place[link])
                 if meeting:
                     self._meet(link, meeting)
-                if link.asks:
+                if link.asks and meeting:  # Of no gradients a gate learns nothing, and stays open.
                     self._ask(link, meeting)
             elif plan.is_spread and i < len(plan.stops):
                 self._gather(link)

@@ -151,3 +151,19 @@ def test_of_a_parameter_without_a_gradient_nothing_is_kept_alive_or_counted():
     optimizer.step()
     assert q._version == version and all(map(torch.equal, optimizer.state[q].values(), slots))
     assert optimizer.state[p]["step"] == 2
+
+
+@pytest.mark.parametrize("gate", [fo.apply_if_finite, fo.skip_large_updates])
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_gate_in_a_branch_that_has_no_gradient_yet(gate, late):
+    """It looks at gradients, and in the first steps there are none of its branch."""
+    tx = fo.partition({"matrix": gate(fo.adamw(eps=0.1)), "rest": fo.sgd(0.1)}, fo.by_ndim({2: "matrix"}, otherwise="rest"))
+    optimizers = [make(parameters([(3, 4), (5,)], torch.float64), tx) for make in (OptimizerAdapter, Plain)]
+    for t in range(4):
+        some_gradients(t, optimizers, share=1.0)
+        if t <= late:
+            for optimizer in optimizers:
+                params_of(optimizer)[0].grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+        assert_same_progress(*optimizers, torch.float64)
