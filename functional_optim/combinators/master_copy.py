@@ -68,9 +68,9 @@ class MasterCopied(Combined):
 def with_master_copy(transform: Transform) -> Transform:
     """Keep a float32 copy of float16 and bfloat16 parameters, and train that; updates too small for them add up in it.
 
-    The update is `w − p`, computed in float32 and rounded once: adding it brings p to the number nearest to w, or, within 2⁻¹² of
-    the update's size of a tie, to the other one as near. It starts from the p that is there, so no error is carried on. A
-    parameter of float32 or more is its own copy, to rounding.
+    The update is `w − p`, computed in float32 and rounded once: adding it brings p to the number nearest to w, or, within 2⁻⁸ of
+    the update's size of a tie, 2⁻¹¹ in float16, to the other one as near; `step` always to the nearest. It starts from the p that
+    is there, so no error is carried on. A parameter of float32 or more is its own copy, to rounding.
 
     Args:
         transform: what trains the copy, which it gets as its parameters; its slots are float32, like the copy.

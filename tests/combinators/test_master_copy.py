@@ -34,7 +34,7 @@ def test_the_copy_is_what_float32_training_gives(dtype):
     assert torch.equal(state["fp32_copy"], full)
     assert torch.equal(state["adamw"]["scale_by_adam"]["exp_avg"], alone["scale_by_adam"]["exp_avg"])
     assert low.dtype == dtype and state["fp32_copy"].dtype == torch.float32
-    # The copy, rounded; but where it lies at a tie, to 2⁻¹² of the last way, the other neighbour is as near.
+    # The copy, rounded; but where it lies at a tie, to 2⁻⁸ of the last way, or 2⁻¹¹, the other neighbour is as near.
     off = low != full.to(dtype)
     assert off.float().mean() < 0.01
     unit = torch.finfo(dtype).eps * full.abs()
@@ -189,3 +189,16 @@ def test_a_parameter_that_nothing_inside_concerns_steps_its_copy(fused):
     for p in params:
         torch.testing.assert_close(optimizer.state[p]["fp32_copy"], torch.full(p.shape, 0.9), rtol=1e-5, atol=0.0)
         torch.testing.assert_close(p.detach(), torch.full(p.shape, 0.9, dtype=torch.bfloat16), rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype, tie", [(torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)])
+def test_update_is_as_near_as_its_dtype_lets_it_be_and_step_is_nearest(dtype, tie):
+    p, g, tx = randn(10_000).to(dtype), randn(10_000, seed=1).to(dtype), fo.with_master_copy(fo.adamw(lr=0.02))
+    state = tx.init_state(p)
+    update, new = tx.update(g, state, p)
+    moved, copy = p + update, new["fp32_copy"]
+    nearest, way = copy.to(dtype), (copy - p.float()).abs()
+    off = moved != nearest
+    middle = (moved.double() + nearest.double()) / 2
+    assert ((middle - copy).abs() <= tie * way)[off].all() and off.any()
+    assert torch.equal(tx.step(g, state, p)[0], nearest)
