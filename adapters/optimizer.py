@@ -611,7 +611,8 @@ class OptimizerAdapter(TransformOptimizer):
     ) -> None:
         _require_iterable(params)
         _require_work(transform)
-        transform = with_rounding(transform, rounding)
+        if rounding != "nearest":  # which is what a transform does by itself
+            transform = with_rounding(transform, rounding)
         for name, value in {"fused": fused, "owners": owners}.items():
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")

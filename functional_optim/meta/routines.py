@@ -84,12 +84,14 @@ RUN = torch.ops.functional_optim.run.default
 def _run(tensors: list[Tensor], place: int, forms: str, once: bool = False) -> list[Tensor]:
     wanted = tuple(form is not None for form in _read(forms))
     found = _running.routines[-1][place].run(tensors, wanted, once)
-    return [torch.empty(0) if x is None else x for x in found]
+    return [torch.empty(0, device="cpu") if x is None else x for x in found]
 
 
 @torch.library.register_fake("functional_optim::run")
 def _(tensors: list[Tensor], place: int, forms: str, once: bool = False) -> list[Tensor]:
-    return [torch.empty(0) if form is None else torch.empty(form[0], dtype=form[1], device=form[2]) for form in _read(forms)]
+    nothing = ((0,), torch.float32, torch.device("cpu"))
+    shapes = (nothing if form is None else form for form in _read(forms))
+    return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in shapes]
 
 
 @functools.cache
@@ -120,7 +122,7 @@ HOLDER: Form = ((0,), torch.uint8, torch.device("cpu"))
 
 def holding(kept: Any) -> Tensor:
     """A tensor without elements by which one routine hands to another what is no tensor; it lives as long as the tensor."""
-    token = torch.empty(0, dtype=torch.uint8)
+    token = torch.empty(0, dtype=torch.uint8, device="cpu")
     vars(token)["kept"] = kept
     return token
 

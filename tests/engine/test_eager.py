@@ -68,7 +68,8 @@ def test_it_is_every_elementwise_transform_of_the_table(transform):
     plain, eager = pair(transform)
     run(plain, eager)
     assert in_lists(eager)
-    assert_same_progress(plain, eager, torch.float64)
+    # dowg's sums grow to a thousand, and with them the last digits, which differ from one kind of processor to another.
+    assert_same_progress(plain, eager, torch.float64, slack=10.0)
 
 
 @pytest.mark.parametrize("name", ["adamw", "clip later", "no sum", "user rule", "momentum"])

@@ -176,8 +176,9 @@ def test_it_is_every_elementwise_transform_of_the_table(transform, elsewhere):
     plain, eager = (make(parameters(SHAPES, torch.float64), transform) for make in (Plain, OptimizerAdapter))
     run(plain, eager)
     assert ways(eager) == {"LISTED"}
-    # The norms that its sums are add one number to another here; the rules' own sums are pairwise.
-    assert_same_progress(plain, eager, torch.float64, slack=10.0)
+    # The norms that its sums are add one number to another here; the rules' own sums are pairwise. momo takes differences of such
+    # sums, which lose two digits more on some processors.
+    assert_same_progress(plain, eager, torch.float64, slack=100.0)
 
 
 @pytest.mark.parametrize("transform", [fo.adamw(), fo.chain(fo.scale_by_adam(), fo.clip_by_global_norm(), fo.scale(-0.1))])
