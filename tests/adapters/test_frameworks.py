@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from regression import Regression, samples
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -25,24 +26,6 @@ pytestmark = pytest.mark.filterwarnings("default")
 def needs(*packages: str) -> pytest.MarkDecorator:
     missing = [package for package in packages if find_spec(package) is None]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)} (pip install '.[frameworks]')")
-
-
-class Regression(nn.Module):
-    """A model as Hugging Face's Trainer calls it: it gets a sample's fields and returns its loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        y = self.layers(x).squeeze(-1)
-        return {"loss": (y - labels).square().mean(), "logits": y}
-
-
-def samples() -> list[dict[str, Any]]:
-    x = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
-    return [{"x": row, "labels": row.prod()} for row in x]
 
 
 def loader(dataset) -> torch.utils.data.DataLoader:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from guides import DOCS
-from torch import Tensor, nn
+from regression import Regression, samples
 
 import functional_optim as fo
 
@@ -34,21 +34,6 @@ def run(code: str, **given: Any) -> dict[str, Any]:
 def imported(name: str) -> Any:
     """The package, unless it is not installed or what it needs does not fit this torch."""
     return pytest.importorskip(name, exc_type=(ImportError, RuntimeError))
-
-
-class Regression(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": (self.layers(x).squeeze(-1) - labels).square().mean()}
-
-
-def samples() -> list[dict[str, Any]]:
-    x = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
-    return [{"x": row, "labels": row.prod()} for row in x]
 
 
 def test_timms_program_before_and_after_trains_the_same_model():
