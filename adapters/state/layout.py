@@ -139,10 +139,6 @@ class Layout:
         """Counts and clocks."""
         return [value for value in self.values if value.kind in ("count", "clock")]
 
-    def counts_in(self, key: Key, state: Flat) -> list[Any]:
-        """What a complete state holds of each of them; 0 for those that the parameter doesn't keep."""
-        return [state.get(self._names[key].get(value.path, ""), 0) for value in self.counts]
-
     @property
     def has_clocks(self) -> bool:
         """Whether parameters that sit out a step have something to count all the same."""
@@ -386,10 +382,6 @@ def _lacking(rule: Sequence[Value], found: Mapping[Path, Any]) -> list[Path]:
     slots = sum(value.kind == "slot" for value in rule)
     needed = [value.path for value in rule if slots and not (value.kind == "count" and slots == 1)]
     return [path for path in needed if found[path] is None]
-
-
-def _has_slots(rule: Sequence[Value]) -> bool:
-    return any(value.kind == "slot" for value in rule)
 
 
 def _count(value: float, device: torch.device) -> Tensor:

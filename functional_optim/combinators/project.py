@@ -117,7 +117,7 @@ def project(
         batched=True,
         constants=("ortho_matrix",),
     )
-    own = {name: Hparam(x, NON_NEGATIVE) for name, x in (("scale", scale), ("update_proj_offset", update_proj_offset))}
+    own = {"scale": Hparam(scale, NON_NEGATIVE), "update_proj_offset": Hparam(update_proj_offset, NON_NEGATIVE)}
     own |= {"max_growth": Hparam(max_growth, POSITIVE)} if limits else {}
     own |= {"seed": Hparam(seed, SEEDS)} if proj == "random" else {}
     return Transform.of(form, {**transform.declared, **own}, "project")
