@@ -611,8 +611,7 @@ class OptimizerAdapter(TransformOptimizer):
     ) -> None:
         _require_iterable(params)
         _require_work(transform)
-        if rounding != "nearest":  # which is what a transform does by itself
-            transform = with_rounding(transform, rounding)
+        transform = with_rounding(transform, rounding)
         for name, value in {"fused": fused, "owners": owners}.items():
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")
@@ -793,11 +792,12 @@ def leaves_of(groups: Iterable[Numbered], others: Collection[Key] = ()) -> list[
 
 
 def full_gradient(p: Tensor) -> Tensor | None:
-    """The gradient in at least the parameter's precision: a transform returns updates in the precision of the gradients."""
+    """The gradient in at least float32 and the parameter's precision: a transform returns updates in the precision of the
+    gradients, and they are to be rounded no sooner than the parameter."""
     g = p.grad
-    if g is None or g.dtype == p.dtype or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
+    if g is None or g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
         return g  # What is unfit is for the transform to refuse.
-    return g.to(torch.promote_types(g.dtype, p.dtype))
+    return widened(g.to(torch.promote_types(g.dtype, p.dtype)))
 
 
 def _multiplied(grad: Tensor | None, factor: float) -> Tensor | None:

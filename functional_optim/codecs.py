@@ -52,6 +52,9 @@ ONE, DIGITS, SIGN, SIZE = 0x3F800000, 23, -(1 << 31), (1 << 31) - 1
 # Added to scales: smaller ones would let codes stand for numbers below float32's normal ones.
 SMALLEST = 2.0**-90
 
+# No scale, nor what it is multiplied by, is larger: blocks near the end of float32 decode to a little less than they hold.
+LARGEST = torch.finfo(torch.float32).max
+
 # Digits of codes, after the first: in 8 bits they are an eighth of a power of 2 apart and reach over 16 powers of 2, or if they
 # are positive over 32, as many as the squares of 16. In 4 bits they would reach further without digits, but steps of a whole
 # power of 2 add up to updates ten times as long as they should be.
@@ -111,7 +114,7 @@ class Blockwise(Codec):
     are an eighth of a power of 2 apart; in 4 half of one, a quarter if they are never negative, and what is far smaller than the
     largest number of its block is 0 or a step, by turns. Over the steps the errors cancel. Derivatives end at the codes: those of
     an update are the rule's at the decoded state. What is positive never decodes to 0, and a block with a number that is not
-    finite decodes to NaN; in 4 bits, one with numbers above 3e38 to infinities.
+    finite decodes to NaN.
 
         fo.scale_by_adam(state_dtype=fo.Blockwise(bits=8))
         fo.quantized(tx, bits=8)                             # every rule of a chain
@@ -221,7 +224,7 @@ class Blockwise(Codec):
         size = (((whole & largest) << dropped) + bits).view(torch.float32) - least
         if kind == SIGNED:
             size = (size.view(torch.int32) | ((whole << (32 - self.bits)) & SIGN)).view(torch.float32)
-        return size * (_rounded(scale) * (1 / (1 - least))).unsqueeze(1)
+        return size * (_rounded(scale) * (1 / (1 - least))).clamp(max=LARGEST).unsqueeze(1)
 
     def _format(self, kind: str) -> tuple[int, int, int, float]:
         """The largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
@@ -326,7 +329,7 @@ def _rounded(scale: Tensor) -> Tensor:
     Of what is not finite the scale itself tells: a kernel's NaN may have all bits, of which adding makes 0.
     """
     found = ((scale.view(torch.int32) + 4) & -8).view(torch.float32)
-    return found + SMALLEST + (scale - scale)
+    return (found + SMALLEST).clamp(max=LARGEST) + (scale - scale)
 
 
 def _float_of(bits: int) -> float:

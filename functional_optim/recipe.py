@@ -58,7 +58,7 @@ class Recipe:
 def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
     """Let what a constructor returns, a frozen dataclass with a `recipe`, know how it was made.
 
-    What is returned is a copy, since the constructor may return what it was given. `dataclasses.replace` of it has no recipe.
+    What it returns as it was given stays what it is. `dataclasses.replace` of what was made has no recipe.
     """
     signature = inspect.signature(constructor)
 
@@ -72,6 +72,8 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
                 raise TypeError(problem) from None
             raise
         if torch.compiler.is_compiling():  # What is made in a traced function stays there.
+            return original
+        if any(original is each for each in (*args, *kwargs.values())):
             return original
         made = dataclasses.replace(original)
         bound = signature.bind(*args, **kwargs)

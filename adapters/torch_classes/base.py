@@ -199,9 +199,8 @@ class TorchClass(TransformOptimizer):
         return write
 
 
-@functools.cache
-def _rounded(transform: Transform, rounding: str) -> Transform:
-    return with_rounding(transform, rounding) if rounding != "nearest" else transform
+# The same object each time, by which steps are known.
+_rounded = functools.cache(with_rounding)
 
 
 def gradient_of(leaf: Leaf) -> Tensor:

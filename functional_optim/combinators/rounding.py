@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from functional_optim.combinators.chain import chain
-from functional_optim.combinators.master_copy import with_master_copy
+from functional_optim.combinators.master_copy import MasterCopied, with_master_copy
+from functional_optim.form import Form, nested
+from functional_optim.lifting import Lifted
 from functional_optim.recipe import recorded
 from functional_optim.rules.error_bits import error_bits
 from functional_optim.rules.kahan import kahan_sum
@@ -45,7 +47,7 @@ def with_rounding(transform: Transform, rounding: str) -> Transform:
 
     Raises:
         TypeError: this is no transform.
-        ValueError: `rounding` is none of these.
+        ValueError: `rounding` is none of these; or something in the transform rounds parameters already.
 
     Sources are those of the parts; neither torch nor optax has a counterpart.
 
@@ -56,6 +58,12 @@ def with_rounding(transform: Transform, rounding: str) -> Transform:
     """
     require_transform(transform, "with_rounding")
     require_rounding(rounding, "with_rounding")
+    known = next(filter(None, (_way_of(form) for _, form in nested(transform))), "")
+    if known and rounding != "nearest":
+        raise ValueError(
+            f"rounding = {rounding!r}, but the transform keeps what rounding loses by {known} already. Give one way: leave out "
+            "rounding, or that part. Parts of a model that are to differ are branches of a partition, each with its own."
+        )
     return WAYS[rounding](transform)
 
 
@@ -63,3 +71,11 @@ def require_rounding(rounding: object, where: str) -> None:
     """Raise ValueError unless this is one of the words."""
     if rounding not in [*WAYS]:
         raise ValueError(f"rounding = {rounding!r} of {where}: expected one of {', '.join(map(repr, WAYS))}.")
+
+
+def _way_of(form: Form) -> str:
+    """The constructor of what keeps parameters of low precision, where this form is such; or nothing."""
+    if isinstance(form, MasterCopied):
+        return with_master_copy.__name__
+    rules = [rule.__name__ for rule in (stochastic_rounding, error_bits, kahan_sum)]
+    return form.name if isinstance(form, Lifted) and form.name in rules else ""

@@ -241,6 +241,33 @@ def test_an_unknown_word_is_an_error():
         OptimizerAdapter([nn.Parameter(torch.ones(2))], fo.sgd(), rounding="up")
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "nearest"])
+def test_a_second_way_is_an_error_and_nearest_is_none(way):
+    name = {"master_copy": "with_master_copy", "kahan": "kahan_sum", "stochastic": "stochastic_rounding"}.get(way, way)
+    tx = fo.chain(fo.clip_by_global_norm(), fo.with_rounding(fo.sgd(), way))
+    for other in WAYS:
+        if other != "nearest":
+            with pytest.raises(ValueError, match=f"by {name} already. Give one way"):
+                OptimizerAdapter([nn.Parameter(torch.ones(2))], tx, rounding=other)
+    # The transform as it is, with its own repr.
+    assert fo.with_rounding(tx, "nearest") is tx
+    assert OptimizerAdapter([nn.Parameter(torch.ones(2))], tx).transform is tx
+
+
+@pytest.mark.parametrize("way", ["nearest", "master_copy"])
+def test_where_the_transform_itself_is_called_parameters_are_those_of_step(way):
+    """A capturable step, on the host: an update that were rounded before it is added would be a spacing off here and there."""
+    tx = fo.with_rounding(fo.adamw(1e-2, state_dtype=torch.float32), way)
+    params = {"w": noise(5000, 0).bfloat16()}
+    own, state = nn.Parameter(params["w"].clone()), tx.init_state(params)
+    optimizer = OptimizerAdapter([{"params": [own], "capturable": True}], tx)
+    for step in range(3):
+        own.grad = noise(5000, 1 + step).bfloat16()
+        params, state = tx.step({"w": own.grad}, state, params)
+        optimizer.step()
+        assert torch.equal(own.detach(), params["w"])
+
+
 # --- Bytes --------------------------------------------------------------------------------------------------------------
 
 

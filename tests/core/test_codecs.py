@@ -132,15 +132,17 @@ def test_updates_are_close_to_those_of_a_float32_state(bits, sigma, bound, large
     assert error < bound and ratio < largest
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_codes_and_scales_of_any_size_are_finite(bits):
-    """From float32's smallest numbers to its largest ones; what is close to the scale is not rounded beyond it."""
+@pytest.mark.parametrize("bits, kind", KINDS)
+def test_codes_and_scales_of_any_size_are_finite(bits, kind):
+    """From float32's smallest numbers to its very largest; what is close to the scale is not rounded beyond it, and 0 stays 0."""
     codec = fo.Blockwise(bits, block=16, min_size=1)
-    for size in (3e38, 1e-37, 1e-45):
-        x = torch.linspace(0.5, 1.0, 16) * size
+    for size in (torch.finfo(torch.float32).max, 3.2e38, 1e-37, 1e-45):
+        x = torch.cat([torch.zeros(1), torch.linspace(0.5, 1.0, 15) * size])
         for t in range(20):
-            decoded = codec.decode(codec.encode(x, SIGNED, t, 0), SIGNED, x.shape)
-            assert decoded.isfinite().all() and decoded.max() <= 1.0001 * x.max() + 2.0**-90
+            decoded = codec.decode(codec.encode(x, kind, t, 0), kind, x.shape)
+            assert decoded.isfinite().all() and decoded[0] == 0
+            assert decoded.double().max() <= 1.0001 * x.double().max() + 2.0**-90
+            assert size < 1 or decoded[-1] >= 0.9 * size
 
 
 def test_stochastic_rounding_is_a_function_of_step_slot_and_place_with_the_right_mean():
