@@ -20,22 +20,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, fx
 
 from functional_optim import torch_internals
-from functional_optim.kernel_files import few_files
+from functional_optim.kernel_files import few_files, shares_files
 
 # A graph, its inputs or some like them, and the mode that these were made in.
 Traced: TypeAlias = tuple[fx.GraphModule, Sequence[Tensor | torch.SymInt], Any]
 
-# How many kernels that are a file each are compiled without the precompiled header: as many as take the time that it takes.
+T = TypeVar("T")
+
+# How many files of kernels are compiled without the precompiled header: as many as take the time that it takes.
 FEW = 4
 
 lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
-_kernels = itertools.count()
+_files = itertools.count()
 
 
 def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel: bool = False, is_backward: bool = False) -> Any:
@@ -54,19 +56,25 @@ def lowered(trace: Callable[[], Traced], settings: dict[str, Any], *, is_kernel:
         with torch_internals.tracing(torch_internals.TracingContext(mode)), torch_internals.patched(config, settings):
             return compile_fx_inner(graph, inputs, is_backward=is_backward)
 
+    (made,) = together([compiled], are_kernels=is_kernel)
+    return made
+
+
+def together(tasks: Sequence[Callable[[], T]], *, are_kernels: bool = False) -> list[T]:
+    """What these return, each of which lowers programs; all share files of kernels, and run when all have been lowered.
+
+    Args:
+        tasks: called in order; again, where something fails.
+        are_kernels: whether each becomes a single kernel.
+    """
     with lock:
+        if shares_files():  # These are among others.
+            return [task() for task in tasks]
         try:
-            with quick_start(with_header=is_kernel and next(_kernels) >= FEW), few_files():
-                return compiled()
+            with quick_start(with_header=are_kernels and next(_files) >= FEW), few_files():
+                return [task() for task in tasks]
         except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
-            return compiled()
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """The programs that are lowered meanwhile share files of kernels, and run when all have been lowered."""
-    with lock, quick_start(with_header=False), few_files():
-        yield
+            return [task() for task in tasks]
 
 
 @contextmanager
@@ -99,12 +107,13 @@ def quick_start(with_header: bool) -> Iterator[None]:
 def stride(otherwise: Callable[..., Any], index: Any, var: Any, vector: int | None = None) -> Any:
     """By how much an index, an expression of sympy's, grows with a variable: its coefficient, in a sum of multiples.
 
-    `otherwise` says it of other indices, with divisions, and gets the length of a vector.
+    `otherwise` says it where it is within other terms, divisions say, and gets the length of a vector.
     """
     coefficient = var - var
     for term in index.args if index.is_Add else (index,):
         factors = term.args if term.is_Mul else (term,)
-        if not all(x.is_Symbol or x.is_Integer for x in factors) or factors.count(var) > 1:
+        is_multiple = all(x.is_Symbol or x.is_Integer for x in factors) and factors.count(var) <= 1
+        if not is_multiple and var in term.free_symbols:
             return otherwise(index, var, vector)
         if var in factors:
             coefficient += term / var

@@ -62,6 +62,11 @@ class _Open(threading.local):
 _open = _Open()
 
 
+def shares_files() -> bool:
+    """Whether this thread is within `few_files`, and they are shared."""
+    return _open.files is not None
+
+
 class _Files:
     """The kernels of some programs, translated when the first of them is asked for."""
 

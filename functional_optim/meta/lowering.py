@@ -481,11 +481,7 @@ def _compile_all(parts: Sequence[Part]) -> None:
     name, start = ", ".join(part.name for part in parts), time.perf_counter()
     with torch_internals.disable_current_modes(), inductor.lock, _returning_what_is_known(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in a trace
-        try:
-            with inductor.together():
-                codes = [part.lowered() for part in parts]
-        except Exception:  # where programs can't have their kernels together, each has its own
-            codes = [part.lowered() for part in parts]
+        codes = inductor.together([part.lowered for part in parts])
         for part, code in zip(parts, codes, strict=True):
             part._code = code
     log.info("compiled %s in %.1f s", name, time.perf_counter() - start)

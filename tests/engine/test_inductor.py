@@ -4,11 +4,12 @@ import itertools
 import threading
 
 import pytest
+import sympy
 import torch
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 import functional_optim as fo
-from functional_optim import inductor
+from functional_optim import inductor, kernel_files
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.backends import kernels
 
@@ -91,7 +92,7 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
 )
 def test_the_header_is_precompiled_for_many_files(monkeypatch, kernels, is_kernel, expected):
     usual, seen = config.cpp_cache_precompile_headers, []
-    monkeypatch.setattr(inductor, "_kernels", itertools.count(kernels))
+    monkeypatch.setattr(inductor, "_files", itertools.count(kernels))
 
     def trace():
         seen.append(config.cpp_cache_precompile_headers)
@@ -100,6 +101,29 @@ def test_the_header_is_precompiled_for_many_files(monkeypatch, kernels, is_kerne
     with pytest.raises(ZeroDivisionError):
         inductor.lowered(trace, {}, is_kernel=is_kernel)
     assert seen == [usual if expected is None else expected, usual]
+
+
+@pytest.mark.skipif(torch._inductor.config.compile_threads <= 1, reason="with one thread nobody waits")
+def test_the_kernels_of_a_step_are_one_file(monkeypatch):
+    files, translated = [], kernel_files._Files._translated
+    monkeypatch.setattr(kernels, "_kernels", {})
+    monkeypatch.setattr(kernel_files._Files, "_translated", lambda self, some: files.append(some) or translated(self, some))
+    with config.patch(force_disable_caches=True):
+        assert_like_eager()
+    assert len(kernels._kernels) == 2 and len(files) == 1
+
+
+def test_an_index_grows_by_its_coefficient():
+    """What a variable isn't in is no reason to ask sympy, which would import its units of physics."""
+    x, n = sympy.symbols("x n", integer=True)
+
+    def ask(index, var, vector):
+        return f"asked about {index}"
+
+    assert inductor.stride(ask, 3 * x + n * x + 5 + n // 2, x) == 3 + n
+    assert inductor.stride(ask, n // 2, x) == 0
+    assert inductor.stride(ask, x // 2 + n, x).startswith("asked")
+    assert inductor.stride(ask, x * x, x).startswith("asked")
 
 
 @needs_x86

@@ -26,7 +26,7 @@ from ..route import Link, numbers_asked, scalars_of, slot_count, values_of
 from ..run import Run
 from ..stages import Dtypes, Ending, Stage, wide
 from ..work import Work
-from .kernels import kernel_for
+from .kernels import Request, kernels_for
 
 DEVICES = ("cpu", "cuda")
 
@@ -53,7 +53,7 @@ class Kernel(Protocol):
 class Kernels:
     """The kernels of a stage for one signature: those that its quantities are computed with, by link, and the one that steps."""
 
-    quantities: Mapping[int, Kernel | None]
+    quantities: Mapping[int, Kernel]
     step: Kernel
 
 
@@ -115,14 +115,13 @@ class Compiled:
         """One kernel that reads."""
         i = work.stage.links.index(link)
         kernel = self._kernels(work).quantities[i]
-        assert kernel is not None
         columns = work.columns_of(work.stage.links[: i + 1])
         return kernel(self._vector(run, kernel, i + 1, work), columns, work.part.lengths)
 
     def reaching(self, run: Run, work: Work, link: Link) -> Column:
         """One kernel that stores them, or what came in."""
         i = work.stage.links.index(link)
-        kernel = self._kernels(work).quantities[i]
+        kernel = self._kernels(work).quantities.get(i)
         if kernel is None:
             return work.u
         u = _targets(work.u)
@@ -161,35 +160,36 @@ def _kernels_of(stage: Stage, signature: Signature, hparams: HParams, ending: En
     def given(link: Link) -> tuple[HParams, Any]:
         return values[link], 1 if link.form.counts else None
 
-    def compiled(links: list[Link], ending: Ending) -> Kernel:
-        scalars = scalars_of(links, given, reduced)
-        return _maker(device)(links, ending, dtypes.restricted(links), device, scalars)
+    def request(links: list[Link], ending: Ending) -> Request:
+        return Request(links, ending, dtypes.restricted(links), device, scalars_of(links, given, reduced))
 
-    quantities: dict[int, Kernel | None] = {}
+    quantities: dict[int, Request] = {}
     for i, link in enumerate(stage.links):
         before = slot_count(stage.links[:i])
         if isinstance(link.form, Numbered):
             sums, found = _found_like(link.form, values[link])
             reduced[link] = found.old
-            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL) if sums else None
+            if sums:
+                quantities[i] = request(stage.links[: i + 1], Ending.TOTAL)
             reduced[link] = found
         elif isinstance(link.form.reduce, SumOver):
-            quantities[i] = compiled(stage.links[: i + 1], Ending.TOTAL)
-        elif link.form.reduce:
-            quantities[i] = compiled(stage.links[:i], Ending.PEEK) if i else None
+            quantities[i] = request(stage.links[: i + 1], Ending.TOTAL)
+        elif link.form.reduce and i:
+            quantities[i] = request(stage.links[:i], Ending.PEEK)
         if link.form.reduce:
             own = dtypes.slots[before : before + len(link.slots)]
             reduced[link] = _reduced_like(link, Dtypes(dtypes.update, dtypes.param, own))
-    return Kernels(quantities, compiled(stage.links, ending))
+    *found, step = _maker(device)([*quantities.values(), request(stage.links, ending)])
+    return Kernels(dict(zip(quantities, found, strict=True)), step)
 
 
-def _maker(device: torch.device) -> Callable[..., Kernel]:
+def _maker(device: torch.device) -> Callable[[Sequence[Request]], Sequence[Kernel]]:
     """What makes kernels for a device."""
     if device.type not in GPUS:
-        return kernel_for
+        return kernels_for
     from . import triton  # A package that torch brings along where it is built for GPUs.
 
-    return triton.kernel_for
+    return triton.kernels_for
 
 
 def _ending(stage: Stage, *, fresh: bool) -> Ending:

@@ -5,11 +5,12 @@
 On the host it usually returns a single function, which is called `direct`ly.
 """
 
+import functools
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,26 +95,55 @@ class Kernel:
         return [torch.stack(column) for column in zip(*sums, strict=True)]
 
 
-def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, scalars: Sequence[Any]) -> Kernel:
-    """The kernel of this structure, compiled at its first use and shared by all optimizers.
+class Request(NamedTuple):
+    """What a kernel is made of.
 
-    `scalars` are such as it will get; it is tried with them.
+    Attributes:
+        links, ending: what it runs, and does with the results.
+        dtypes, device: of the tensors that it gets.
+        scalars: such as it will get; it is tried with them.
     """
-    spec = trees.flatten(list(scalars))[1]
-    key = (structure_of(links), ending, dtypes, device, spec)
+
+    links: Sequence[Link]
+    ending: Ending
+    dtypes: Dtypes
+    device: torch.device
+    scalars: Sequence[Any]
+
+    @property
+    def key(self) -> Any:
+        """What kernels differ by."""
+        return structure_of(self.links), self.ending, self.dtypes, self.device, trees.flatten(list(self.scalars))[1]
+
+    def traced(self) -> Traced:
+        """What it computes."""
+        return trace(self.links, self.scalars, self.dtypes, total=self.ending is Ending.TOTAL, asks=False)
+
+
+def kernels_for(requests: Sequence[Request]) -> list[Kernel]:
+    """The kernels of these structures, those that are new compiled together; shared by all optimizers."""
     with inductor.lock:
-        if key not in _kernels:
-            body = body_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False))
-            compiled = compile_body(body, ending, dtypes, device)
-            inputs = 1 + len(dtypes.all) + len(ending.targets(dtypes))
-            kernel = Kernel(
-                body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, [link.form for link in links]
-            )
-            vector = kernel.vector(trees.leaves(list(scalars)))
-            assert isinstance(vector, Tensor)
-            try_out(kernel, vector, links, ending, dtypes, scalars)
-            _kernels[key] = kernel
-        return _kernels[key]
+        new = {key: request for request in requests if (key := request.key) not in _kernels}
+        if new:
+            bodies = [body_of(request.traced()) for request in new.values()]
+            tasks = [
+                functools.partial(compile_body, body, request.ending, request.dtypes, request.device)
+                for body, request in zip(bodies, new.values(), strict=True)
+            ]
+            compiled = inductor.together(tasks, are_kernels=True)
+            _kernels.update(zip(new, map(_tried, bodies, compiled, new.values()), strict=True))
+        return [_kernels[request.key] for request in requests]
+
+
+def _tried(body: "Body", compiled: Any, request: Request) -> Kernel:
+    links, ending, dtypes, device, scalars = request
+    inputs = 1 + len(dtypes.all) + len(ending.targets(dtypes))
+    forms = [link.form for link in links]
+    kernel = Kernel(body.prologue, compiled, direct(compiled, inputs), dtypes.scalars, device, forms)
+    vector = kernel.vector(trees.leaves(list(scalars)))
+    assert isinstance(vector, Tensor)
+    try_out(kernel, vector, links, ending, dtypes, scalars)
+    return kernel
 
 
 @dataclass(frozen=True)

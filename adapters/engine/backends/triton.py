@@ -23,10 +23,7 @@ from functional_optim.lifting import Leafwise
 
 from ..lengths import Lengths
 from ..prologue import Prologue
-from ..route import Link, structure_of
-from ..stages import Dtypes, Ending
-from ..trace import trace
-from .kernels import numbers_of, sent, vector_of
+from .kernels import Request, numbers_of, sent, vector_of
 from .trial import LENGTHS, try_out
 from .triton_code import ALIGNED, BLOCK, STRETCH, Text, text_of
 
@@ -90,17 +87,21 @@ class Kernel:
         return known[1]
 
 
-def kernel_for(links: Sequence[Link], ending: Ending, dtypes: Dtypes, device: torch.device, scalars: Sequence[Any]) -> Kernel:
-    """The kernel of this structure, compiled at its first use and shared by all optimizers; see `kernels.kernel_for`."""
-    spec = trees.flatten(list(scalars))[1]
-    key = (structure_of(links), ending, dtypes, device, spec)
+def kernels_for(requests: Sequence[Request]) -> list[Kernel]:
+    """The kernels of these structures, compiled at their first use and shared by all optimizers; see `kernels.kernels_for`."""
     with inductor.lock:
-        if key not in _kernels:
-            text = text_of(trace(links, scalars, dtypes, total=ending is Ending.TOTAL, asks=False), ending, dtypes)
-            kernel = Kernel(text.prologue, function_of(text), text.sums, text.dtype, device, [link.form for link in links])
-            try_out(kernel, kernel.vector(trees.leaves(list(scalars))), links, ending, dtypes, scalars, TRIED)
-            _kernels[key] = kernel
-        return _kernels[key]
+        for request in requests:
+            if request.key not in _kernels:
+                _kernels[request.key] = _tried(request)
+        return [_kernels[request.key] for request in requests]
+
+
+def _tried(request: Request) -> Kernel:
+    links, ending, dtypes, device, scalars = request
+    text = text_of(request.traced(), ending, dtypes)
+    kernel = Kernel(text.prologue, function_of(text), text.sums, text.dtype, device, [link.form for link in links])
+    try_out(kernel, kernel.vector(trees.leaves(list(scalars))), links, ending, dtypes, scalars, TRIED)
+    return kernel
 
 
 def function_of(text: Text) -> Any:
