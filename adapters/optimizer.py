@@ -23,6 +23,7 @@ from functional_optim.explain import Explanation
 from functional_optim.hints import MEANT
 from functional_optim.hparams import PerLeaf, one_or_each
 from functional_optim.lifting import widened
+from functional_optim.recipe import explained
 from functional_optim.sharded import placed_as
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
@@ -37,6 +38,7 @@ from .engine.step import PlannedStep, Request, Step, WholeStep
 from .engine.unscaling import FACTOR
 from .engine.work import Refused
 from .evaluation import Evaluation, without_trained
+from .state.given import given_params
 from .state.groups import defaults_of, hparams_of
 from .state.layout import Flat, Key, Layout, detached_from
 from .state.loading import adopted_state, keys_of, require_same_parameters, require_state_dict, with_own_meaning_of_lr
@@ -71,10 +73,10 @@ class TransformOptimizer(torch.optim.Optimizer):
     _shown: dict[Tensor, list[tuple[Tensor, float]]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
-        _require_iterable(params)
+        given = given_params(params)
         self._forget()
         self.evaluation = Evaluation()
-        super().__init__(params, dict(defaults))
+        super().__init__(given, dict(defaults))
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """The transform that steps the parameters of this group; the same object for groups that share one."""
@@ -532,6 +534,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                     self.state[p].update(states[key])
 
 
+@explained
 class OptimizerAdapter(TransformOptimizer):
     """A `torch.optim.Optimizer` that steps with a transform.
 
@@ -609,13 +612,12 @@ class OptimizerAdapter(TransformOptimizer):
         rounding: str = "nearest",
         **hparams: Any,
     ) -> None:
-        _require_iterable(params)
+        params = given_params(params)
         _require_work(transform)
         transform = with_rounding(transform, rounding)
         for name, value in {"fused": fused, "owners": owners}.items():
             if not isinstance(value, bool | None):
                 raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")
-        params = params if isinstance(params, Tensor) else list(params)
         self.transform = transform
         self.fused = fused
         self.owners = owners
@@ -847,22 +849,6 @@ def _evaluated_at(leaves: list[Leaf], closure: Callable[[], Any], params: Mappin
 def _may_change(value: Any) -> bool:
     """Whether a value of a group may be another the next time, though it is the same object."""
     return isinstance(value, MutableSequence) or getattr(value, "ndim", 0) > 0
-
-
-def _require_iterable(params: Any) -> None:
-    """Raise TypeError, with advice, for what is often given in the place of parameters."""
-    if isinstance(params, torch.nn.Module):
-        raise TypeError(f"params is a module, a {type(params).__name__}: pass model.named_parameters().")
-    if isinstance(params, Transform):
-        raise TypeError("params is a Transform: parameters come first, OptimizerAdapter(model.named_parameters(), transform).")
-    if isinstance(params, Mapping):
-        raise TypeError(f"params is a mapping, a {type(params).__name__}: pass its items(), pairs of names and tensors.")
-    if callable(params) and not isinstance(params, Iterable):
-        raise TypeError(f"params is a function, {getattr(params, '__name__', params)!r}: call it.")
-    if isinstance(params, set | frozenset):
-        raise TypeError(
-            "params is a set, whose order changes from run to run, while checkpoints number the parameters: pass a list."
-        )
 
 
 def _for_all(hparams: Mapping[str, Any], keys: Sequence[Key]) -> dict[str, Any]:

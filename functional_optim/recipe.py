@@ -114,8 +114,18 @@ def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs
                 accepted = ", ".join(map(repr, names)) or "none"
                 return f"{name} has no argument {given!r}; it accepts: {accepted}.{hint(given, names)}"
         bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
-        return f"{name}: {error}; it is {name}{inspect.Signature(bare)}.{parameters_advice(args)}"
+        advice = _by_name(bare, args) + ("" if "params" in names else parameters_advice(args))
+        return f"{name}: {error}; it is {name}{inspect.Signature(bare)}.{advice}"
     return ""
+
+
+def _by_name(parameters: Sequence[inspect.Parameter], args: Sequence[Any]) -> str:
+    """Advice where a number has no place, but may be a learning rate: a sentence after a space, or nothing."""
+    places = [x for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)]
+    takes_lr = any(x.name in ("lr", "hparams") for x in parameters[len(places) :])
+    if not takes_lr or len(args) <= len(places) or not isinstance(args[len(places)], int | float):
+        return ""
+    return f" Numbers are given by their names, such as lr={args[len(places)]}."
 
 
 def is_recorded(value: Any) -> bool:

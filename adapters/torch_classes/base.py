@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.combinators.rounding import require_rounding, with_rounding
+from functional_optim.recipe import explained
 from functional_optim.transform import Transform
 
 from .. import user
@@ -39,6 +40,11 @@ class TorchClass(TransformOptimizer):
 
     _CACHES = (*TransformOptimizer._CACHES, "_warned")
     _warned: dict[str, bool]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            explained(cls)
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any], rounding: str = "nearest") -> None:
         require_rounding(rounding, type(self).__name__)

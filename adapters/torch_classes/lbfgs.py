@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.recipe import explained
 from functional_optim.rules.lbfgs import two_loops
 from functional_optim.searches.backtracking import fixed
 from functional_optim.searches.search import Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
 
+from ..state.given import given_params
 
+
+@explained
 class LBFGS(torch.optim.Optimizer):
     """L-BFGS with the signature, the stops and the checkpoints of `torch.optim.LBFGS`, and its iterates to rounding.
 
@@ -73,7 +77,7 @@ class LBFGS(torch.optim.Optimizer):
             "line_search_fn": line_search_fn,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(given_params(params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options must be those of the others."""

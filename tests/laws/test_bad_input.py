@@ -596,6 +596,25 @@ def test_a_constructor_or_something_else_behind_the_adapter():
         OptimizerAdapter([p], 0.1)
     with pytest.raises(ValueError, match="empty parameter list"):
         OptimizerAdapter([], fo.adamw())
+    with pytest.raises(TypeError, match=r"OptimizerAdapter\(params, transform, \*, .*by their names, such as lr=0.1.$"):
+        OptimizerAdapter([p], fo.adamw(), 0.1)
+    with pytest.raises(TypeError, match=r"params is None: pass model.named_parameters\(\)"):
+        OptimizerAdapter(None, fo.adamw())
+
+
+@pytest.mark.parametrize("make", [lambda p: OptimizerAdapter(p, fo.adamw()), fo.adapters.Adam, fo.adapters.LBFGS])
+def test_parameters_that_have_been_looped_over(make):
+    params = torch.nn.Linear(2, 2).parameters()
+    assert len(list(params)) == 2
+    with pytest.raises(ValueError, match=r"empty parameter list. What model.parameters\(\) returns gives its tensors once"):
+        make(params)
+
+
+def test_a_word_that_a_class_of_torchs_does_not_take():
+    p = torch.nn.Parameter(torch.ones(1))
+    for optimizer in (fo.adapters.Adam, fo.adapters.LBFGS):
+        with pytest.raises(TypeError, match=r"has no argument 'learning_rate'; it accepts: 'params', 'lr', .*mean 'lr'\?"):
+            optimizer([p], learning_rate=0.1)
 
 
 def test_options_of_the_constructor_are_no_hyper_parameters_of_the_adapter():
