@@ -13,7 +13,8 @@ from functional_optim.transform import Transform
 from .state.loading import keys_of, require_own, unwrapped
 
 if TYPE_CHECKING:
-    from .optimizer import Numbered, TransformOptimizer
+    from .leaves import Numbered
+    from .transform_optimizer import TransformOptimizer
 
 # What a checkpoint calls the parameters that are trained, where those of the model were the ones to evaluate when it was saved.
 TRAINED = "trained_params"

@@ -10,7 +10,8 @@ from cases import TABLE
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.route import links_of
-from functional_optim.adapters.optimizer import TransformOptimizer
+from functional_optim.adapters.transform_optimizer import TransformOptimizer
+from functional_optim.adapters.whole_step import whole_step
 from functional_optim.form import nested
 from functional_optim.reductions import SumOver
 
@@ -207,8 +208,8 @@ def real_dtype(x):
 class Plain(OptimizerAdapter):
     """Steps by calling the transform itself, which is what every engine is compared with."""
 
-    def computed(self, *args):
-        return self._eager(*args)
+    def computed(self, transform, groups, closure, extra):
+        return whole_step(self, transform, groups, closure, extra, self._factor)
 
 
 def ways(optimizer):

@@ -17,7 +17,7 @@ from trajectories import FLOAT64, set_gradients, start_params
 import functional_optim as fo
 from functional_optim import adapters
 from functional_optim.adapters import SGD, OptimizerAdapter
-from functional_optim.adapters.optimizer import TransformOptimizer
+from functional_optim.adapters.transform_optimizer import TransformOptimizer
 
 SHAPES = ((3, 4), (5,), (), (2, 2))
 

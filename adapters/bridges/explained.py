@@ -11,7 +11,8 @@ from ..engine.explained import reasons_of, stages_of
 from ..state.loading import keys_of
 
 if TYPE_CHECKING:
-    from ..optimizer import Group, Numbered, TransformOptimizer
+    from ..leaves import Group, Numbered
+    from ..transform_optimizer import TransformOptimizer
 
 
 def explanation_of(optimizer: "TransformOptimizer") -> Explanation:
@@ -31,7 +32,7 @@ def _of_group(
     optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]", index: int, group: "Group"
 ) -> Explanation:
     params = {key: p for key, p in keys_of(index, group) if not is_lazy(p)}
-    hparams = transform.select(optimizer._hparams_of_group(transform, index, group))
+    hparams = transform.select(optimizer._numbers.of_group(optimizer, transform, index, group))
     kept = sketched(transform, params, hparams)
     layout, states = optimizer.started(transform, groups, [], on_host=False)
     known = next((key for key in params if key in states and layout.is_complete(key, states[key])), None)

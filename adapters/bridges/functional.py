@@ -18,9 +18,9 @@ from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
 from functional_optim.transform import Transform
 
-from ..optimizer import TransformOptimizer
 from ..state.layout import Flat, Key, Layout
 from ..state.loading import keys_of, names_of, require_own
+from ..transform_optimizer import TransformOptimizer
 
 Group: TypeAlias = dict[str, Any]
 

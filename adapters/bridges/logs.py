@@ -9,8 +9,9 @@ from torch.nn.parameter import is_lazy
 from functional_optim.combinators import logs
 from functional_optim.transform import Transform
 
-from ..optimizer import Leaf, Numbered, TransformOptimizer
+from ..leaves import Leaf, Numbered
 from ..state.loading import keys_of, require_own, unwrapped
+from ..transform_optimizer import TransformOptimizer
 
 
 def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:

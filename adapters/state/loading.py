@@ -23,7 +23,7 @@ from .layout import Key, Layout
 from .recoding import Encoders, decoded, encoded, encoders, scales_of
 
 if TYPE_CHECKING:
-    from ..optimizer import TransformOptimizer
+    from ..transform_optimizer import TransformOptimizer
 
 StateDict: TypeAlias = Mapping[str, Any]
 Group: TypeAlias = dict[str, Any]

@@ -14,9 +14,10 @@ from functional_optim.transform import Transform
 
 from .. import user
 from ..engine.step import Request
-from ..optimizer import Group, Leaf, Numbered, TransformOptimizer, full_gradient, leaves_of
+from ..leaves import Group, Leaf, Numbered, full_gradient, leaves_of
 from ..state.groups import lenient_hparams_of
 from ..state.layout import Flat
+from ..transform_optimizer import TransformOptimizer
 
 Write = Callable[[], None]
 

@@ -12,7 +12,7 @@ from functional_optim.searches.backtracking import fixed
 from functional_optim.searches.search import Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
 
-from ..state.given import given_params
+from ..arguments import given_params
 
 
 @explained

@@ -11,7 +11,7 @@ from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.scale import negate, scale_by_learning_rate
 from functional_optim.transform import Transform
 
-from ..optimizer import Numbered, leaves_of
+from ..leaves import Numbered, leaves_of
 from .base import TorchClass, Write, gradient_of
 
 

@@ -1,12 +1,18 @@
-"""What an optimizer is given as parameters, as a list; or else what to give it."""
+"""What an optimizer is made of, looked at: errors and warnings for what is often given in its place."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_optim.transform import Transform
+from functional_optim.combinators.innermost import innermost
+from functional_optim.hints import MEANT
+from functional_optim.transform import Transform, require_transform
+
+from . import user
+from .leaves import Group
 
 
 def given_params(params: Any) -> list[Any]:
@@ -39,3 +45,25 @@ def given_params(params: Any) -> list[Any]:
             "optimizer anew, and not where it has been listed or looped over before."
         )
     return found
+
+
+def require_work(transform: Any) -> None:
+    """Raise TypeError for what is no transform, ValueError for one that does nothing."""
+    require_transform(transform, "OptimizerAdapter(params, transform)")
+    if not innermost(transform):
+        raise ValueError(
+            "the transform is an empty chain: it would add the raw gradients to the parameters. "
+            "Give it links, the last of them scale_by_learning_rate()."
+        )
+
+
+def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
+    """Warn of keys of a group that look like hyper-parameters, and are none."""
+    for name in group.keys() - known.keys() - {"params", "param_names"}:
+        meant = [word for word in MEANT.get(name, ()) if word in known and isinstance(group[name], int | float)]
+        close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
+        if close:
+            user.warn(
+                f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
+                f"Did you mean {close[0]!r}?"
+            )
