@@ -72,7 +72,7 @@ class Codec(ABC):
         """Whether a parameter's slots are coded; else they are stored as they are, and there are no further parts."""
 
     @abstractmethod
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
         """The parts of what is stored for a real tensor.
 
         Args:
@@ -80,7 +80,18 @@ class Codec(ABC):
             kind: SIGNED or POSITIVE.
             t: the step.
             number: of the slot among those of its rule.
+            before: how many elements of the tensor come before these, if they are a part of one.
         """
+
+    def may_be_cut(self, shape: Sequence[int], dim: int, pieces: int) -> bool:
+        """Whether a tensor of this shape, cut along this dimension into so many pieces, is stored as what is stored of the
+        pieces, each by itself, cut along the same dimension."""
+        del shape, dim, pieces
+        return False
+
+    def shapes(self, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Those of the parts of what is stored for a real tensor of this shape."""
+        return (tuple(shape),)
 
     def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
         """What is stored for zeros of this shape."""
@@ -122,10 +133,13 @@ class Blockwise(Codec):
     Args:
         bits: 8 or 4.
         block: how many elements, in the order of the tensor's rows, share a scale: a power of 2, at least 16.
-        min_size: slots of parameters with fewer elements stay float32.
+        min_size: slots of parameters with fewer elements stay float32; so do those of a `DTensor` that is cut within a block, see
+            `quantized`.
 
     State: of a slot `exp_avg`, the codes under that name, int8 (uint8 if the slot is never negative) in the shape of the
-    parameter, or in 4 bits, two in a byte, of shape (blocks, block / 2); and `exp_avg.scale`, float32 of shape (blocks,).
+    parameter; and `exp_avg.scale`, float32, of the parameter's shape (…, k, l, …) up to where k l … is a multiple of `block`, and
+    as many as there are blocks in that: of (30, 256) with blocks of 128 it is (30, 2). Where blocks go across rows, it is
+    (blocks,). In 4 bits codes are two in a byte, in the shape of the scales with block / 2 behind it.
 
     Raises:
         ValueError: `bits` is neither, or `block` is no power of 2 from 16 up.
@@ -171,29 +185,43 @@ class Blockwise(Codec):
         """No scale."""
         return (torch.empty(0, device=device),)
 
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
         """Codes and scales."""
-        return self.encode_at(x, kind, offset(t, number))
+        start = offset(t, number) + before // self.block % PERIOD * BLOCK
+        codes, scale = self.encode_rows(self._rows(x.detach().float()), kind, start, self.places(kind, x.device))
+        shapes = self.shapes(x.shape)
+        return codes.reshape(-1)[: math.prod(shapes[0])].reshape(shapes[0]), scale.reshape(shapes[1])
+
+    def may_be_cut(self, shape: Sequence[int], dim: int, pieces: int) -> bool:
+        """Where all cuts fall between blocks; and not only in a world of some size, but for the dimension that blocks end."""
+        rows = self._rows_of(shape)
+        if dim != rows or not rows:
+            return dim < rows
+        return not shape[dim] % pieces and not math.prod(shape[dim:]) // pieces % self.block
+
+    def shapes(self, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Those of codes and scales."""
+        rows = self._rows_of(shape)
+        scales = (*shape[:rows], -(-math.prod(shape[rows:]) // self.block))
+        return tuple(shape) if self.bits == 8 else (*scales, self.block // 2), scales
 
     def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
         """Made as they are: a slot is not in float32 at any time."""
-        count = -(-math.prod(shape) // self.block)
-        size = tuple(shape) if self.bits == 8 else (count, self.block // 2)
-        codes = torch.zeros(size, dtype=torch.uint8 if kind == POSITIVE else torch.int8, device=device)
-        return codes, torch.zeros(count, device=device)
-
-    def encode_at(self, x: Tensor, kind: str, start: Any) -> tuple[Tensor, ...]:
-        """The same, of what `offset` returned."""
-        codes, scale = self.encode_rows(self._rows(x.detach().float()), kind, start, self.places(kind, x.device))
-        return (codes if self.bits == 4 else codes.reshape(-1)[: math.prod(x.shape)].reshape(x.shape)), scale
+        codes, scales = self.shapes(shape)
+        dtype = torch.uint8 if kind == POSITIVE else torch.int8
+        return torch.zeros(codes, dtype=dtype, device=device), torch.zeros(scales, device=device)
 
     def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
         """The numbers that the codes stand for."""
         codes, scale = stored
-        rows = codes if self.bits == 4 else self._rows(codes)
-        if rows.shape[0] != scale.shape[0]:
-            raise ValueError(f"{scale.shape[0]} scales, where {self!r} has {rows.shape[0]}: another codec made this state.")
-        return self.decode_rows(rows, scale, kind).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
+        found, own = (codes.numel(), scale.numel()), tuple(map(math.prod, self.shapes(shape)))
+        if found != own:
+            raise ValueError(
+                f"{found[0]} codes and {found[1]} scales, where {self!r} has {own[0]} and {own[1]}: another codec made this "
+                "state."
+            )
+        rows = codes.reshape(-1, self.block // 2) if self.bits == 4 else self._rows(codes)
+        return self.decode_rows(rows, scale.reshape(-1), kind).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
 
     def places(self, kind: str, device: torch.device) -> Tensor:
         """What the place of an element in its block adds to u, in units of a float32's last bit."""
@@ -231,6 +259,10 @@ class Blockwise(Codec):
         largest, dropped = (1 << self.bits - (kind == SIGNED)) - 1, DIGITS - MANTISSA[self.bits, kind]
         bits = ONE - (largest << dropped)
         return largest, dropped, bits, _float_of(bits)
+
+    def _rows_of(self, shape: Sequence[int]) -> int:
+        """How many dimensions stand before the last ones that are whole blocks; 0 where blocks go across rows."""
+        return max((i for i in range(len(shape)) if not math.prod(shape[i:]) % self.block), default=0)
 
     def _rows(self, x: Tensor) -> Tensor:
         """Blocks as rows, the last one filled with zeros."""
@@ -276,8 +308,9 @@ class Stochastic(Codec):
         """That one; what is not coded has at least float32."""
         return (self.dtype,)
 
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
         """Rounded."""
+        del before  # What may be cut, it does not say.
         x = x.detach().float()
         rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
         if kind == POSITIVE:  # What is divided by must not become 0.

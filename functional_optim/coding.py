@@ -15,7 +15,7 @@ from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, wide
 from functional_optim.numbered import Numbered
 from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
-from functional_optim.sharded import is_sharded
+from functional_optim.sharded import cuts_of, elements_before, is_sharded, local, of_pieces, placed_as, spread_as, whole
 from functional_optim.trees import Tree
 
 # How a rule says which of its slots may be coded.
@@ -33,11 +33,13 @@ class Coding:
         inner: the rule that sees them decoded.
         codec: what stores those that are `inner.coded`.
         only: which parameters are concerned; None for all that the codec takes.
+        before: how many elements of a tensor come before those that the rule is run on, where these are a process's own.
     """
 
     inner: Lifted
     codec: Codec
     only: Chosen | None = None
+    before: int = 0
 
     @property
     def slots(self) -> list[tuple[str, str | None, int]]:
@@ -54,8 +56,11 @@ class Coding:
         return [p is not None and self.takes(p) and bool(self.only(name, p)) for name, p in named]
 
     def takes(self, p: Tensor) -> bool:
-        """Not the blocks of a sharded tensor, which would depend on the number of shards."""
-        return self.codec.takes(p) and not is_sharded(p)
+        """Of a sharded tensor, if the codes are the same however many shards there are."""
+        if not is_sharded(p):
+            return self.codec.takes(p)
+        cuts, shape = cuts_of(p), reals_of(p)
+        return self.codec.takes(p) and cuts is not None and all(self.codec.may_be_cut(shape, *cut) for cut in cuts.items())
 
     def is_coded(self, kind: str | None, stored: Tensor) -> TypeGuard[str]:
         """Whether a slot of this kind is in codes, of which this is the first part; a leaf may be left out."""
@@ -67,7 +72,7 @@ class Coding:
         for _, kind, count in self.slots:
             own = [next(parts) for _ in range(count)]
             is_coded = self.is_coded(kind, own[0])
-            slots.append(self.codec.decode(own, kind, shape).to(dtype) if is_coded else widened(own[0]))
+            slots.append(decoded_by(self.codec, own, kind, shape).to(dtype) if is_coded else widened(own[0]))
         return slots
 
     def encoded(self, new: Sequence[Tensor], stored: Sequence[Tensor], t: Any) -> list[Tensor]:
@@ -75,7 +80,10 @@ class Coding:
         parts, found = iter(stored), []
         for number, (slot, (_, kind, count)) in enumerate(zip(new, self.slots, strict=True)):
             own = [next(parts) for _ in range(count)]
-            found += self.codec.encode(slot, kind, t, number) if self.is_coded(kind, own[0]) else (slot, *own[1:])
+            if self.is_coded(kind, own[0]):
+                found += encoded_by(self.codec, slot, kind, t, number, like=own[0], before=self.before)
+            else:
+                found += slot, *own[1:]
         return found
 
     def starts(self) -> dict[str, SlotInit]:
@@ -103,10 +111,11 @@ class CodedStart:
 
     def __call__(self, p: Tensor, hp: HParams) -> Tensor:
         """Of a parameter whose slots are coded."""
-        if self.start is zeros:
-            return self.codec.zeros((*p.shape, 2) if p.is_complex() else p.shape, self.kind, p.device)[self.part]
-        slot = self.start(p, hp)
-        return self.codec.encode(real(slot), self.kind, 0, self.number)[self.part]
+        if self.start is not zeros:
+            slot = placed_as(self.start(whole(p), hp), p)
+            return encoded_by(self.codec, real(slot), self.kind, 0, self.number, like=p)[self.part]
+        part = self.codec.zeros(reals_of(local(p)), self.kind, p.device)[self.part]
+        return of_pieces(part, self.codec.shapes(reals_of(p))[self.part], p) if is_sharded(p) else part
 
     def plain(self, p: Tensor, hp: HParams) -> Tensor:
         """Of another one: at least float32, and no further parts."""
@@ -114,6 +123,38 @@ class CodedStart:
             return self.codec.empty(p.device)[self.part - 1]
         slot = self.start(p, hp)
         return slot.to(torch.promote_types(slot.dtype, torch.float32))
+
+
+def reals_of(p: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, complex ones as pairs of reals."""
+    return (*p.shape, 2) if p.is_complex() else tuple(p.shape)
+
+
+def decoded_by(codec: Codec, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
+    """What is stored of a real tensor of this shape, which may be spread over processes, in float32."""
+    first = stored[0]
+    if not is_sharded(first):
+        return codec.decode(stored, kind, shape)
+    mine, dims = [local(part) for part in stored], list(shape)
+    for dim in cuts_of(first) or ():  # Of 4 bits a dimension has so many scales, in the place of elements.
+        dims[dim] = shape[dim] * mine[-1].shape[dim] // stored[-1].shape[dim]
+    return of_pieces(codec.decode(mine, kind, dims), shape, first)
+
+
+def encoded_by(codec: Codec, x: Tensor, kind: str, t: Any, number: int, *, like: Tensor, before: int = 0) -> tuple[Tensor, ...]:
+    """What is to be stored of a real tensor, spread over processes as another one is; or not at all."""
+    if not is_sharded(like):
+        return codec.encode(x, kind, t, number, before)
+    placed: Any = spread_as(x, like)
+    before = elements_before(placed.shape, placed.device_mesh, placed.placements)
+    parts = codec.encode(local(placed), kind, t, number, before)
+    return tuple(of_pieces(part, shape, like) for part, shape in zip(parts, codec.shapes(placed.shape), strict=True))
+
+
+def counted_from(form: Lifted, before: int) -> Lifted:
+    """The same rule for what comes behind so many elements of a tensor: codes are rounded as in the whole one."""
+    coding = form.coding
+    return _stored_by(dataclasses.replace(coding, before=before)) if coding and before else form
 
 
 def with_codec(form: Lifted, codec: Codec, only: Chosen | None = None) -> Lifted:
@@ -128,14 +169,18 @@ def with_codec(form: Lifted, codec: Codec, only: Chosen | None = None) -> Lifted
         raise ValueError(
             f"{form.name} has no slot that may be coded, of {tuple(form.slots)}. A rule says which may be: {EXAMPLE}."
         )
-    coding = Coding(form, codec, only)
-    starts = coding.starts()
+    return _stored_by(Coding(form, codec, only))
+
+
+def _stored_by(coding: Coding) -> Lifted:
+    """A rule with its slots stored so."""
+    form, starts = coding.inner, coding.starts()
     how: dict[str, Any] = {
         "scalars": _scalars_of(form, coding),
         "slots": starts,
         "counts": True,
         "coding": coding,
-        "constants": (*form.constants, *(name + ending for name in form.coded for ending in codec.parts)),
+        "constants": (*form.constants, *(name + ending for name in form.coded for ending in coding.codec.parts)),
     }
     if isinstance(form, Leafwise):
         how["evaluated_at"] = form.evaluated_at and _evaluation(form.evaluated_at, coding)

@@ -224,12 +224,13 @@ class Lifted(Form):
 
     def _started(self, start: SlotInit, p: Tensor, hp: HParams) -> Tensor:
         """A slot's first value; a rule that sees whole tensors sees them here too."""
-        slot = start(p, hp) if self.elementwise or start is zeros else placed_like(start(whole(p), hp), p)
+        is_coded = self.coding is not None and hasattr(start, "codec")
+        slot = start(p, hp) if self.elementwise or is_coded or start is zeros else placed_like(start(whole(p), hp), p)
         if not isinstance(slot, Tensor):
             raise TypeError(
                 f"a slot of {self.name} starts as {slot!r}: expected a tensor, as in lambda p, hp: torch.zeros_like(p)."
             )
-        if self.state_dtype is None or isinstance(start, OneNumber) or (self.coding is not None and hasattr(start, "codec")):
+        if self.state_dtype is None or isinstance(start, OneNumber) or is_coded:
             return slot
         return slot.to(self.state_dtype.to_complex() if slot.is_complex() else self.state_dtype)
 

@@ -5,6 +5,7 @@ the whole tree has to be summed over the mesh before it meets other tensors, and
 see the whole tensor. A DTensor is told by its attributes, so that torch.distributed is not imported until somebody has made one.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,44 @@ def placed_as(x: Any, other: Any) -> Tensor:
     if is_sharded(x) and is_sharded(other) and (x.device_mesh, x.placements) == (other.device_mesh, other.placements):
         return x
     return placed_like(whole(x), other)
+
+
+def spread_as(x: Any, other: Any) -> Any:
+    """A tensor spread in the way of a DTensor, which may have another shape, but as many dimensions as are cut."""
+    if is_sharded(x) and x.device_mesh != other.device_mesh:
+        x = whole(x)
+    x = x if is_sharded(x) else _replicated(x, other)
+    return x if x.placements == other.placements else x.redistribute(placements=other.placements)
+
+
+def of_pieces(x: Tensor, shape: Sequence[int], other: Any) -> Any:
+    """The DTensor of this shape, spread in the way of another one, of which this process has this memory."""
+    from torch.distributed.tensor import DTensor  # Loaded already, by whoever made the other.
+
+    strides = torch.empty(tuple(shape), device="meta").stride()
+    options: dict[str, Any] = {"shape": torch.Size(shape), "stride": strides}
+    return DTensor.from_local(x.contiguous(), other.device_mesh, other.placements, run_check=False, **options)
+
+
+def cuts_of(x: Any) -> dict[int, int] | None:
+    """Into how many pieces a DTensor is cut along each of its dimensions; None where these are yet to be summed."""
+    found: dict[int, int] = {}
+    for size, placement in zip(x.device_mesh.shape, x.placements, strict=True):
+        if placement.is_partial():
+            return None
+        if not placement.is_replicate():
+            found[placement.dim] = found.get(placement.dim, 1) * size
+    return found
+
+
+def elements_before(shape: Sequence[int], mesh: Any, placements: Sequence[Any]) -> int:
+    """How many elements of a DTensor come before those of this process, where it has some in a row; else 0."""
+    cut = [(i, each) for i, each in enumerate(placements) if not each.is_replicate()]
+    if len(cut) != 1 or type(cut[0][1]).__name__ != "Shard" or cut[0][1].dim != 0:
+        return 0
+    (i, _), coordinate = cut[0], mesh.get_coordinate() or ()
+    length = -(-shape[0] // mesh.shape[i])  # As torch cuts: of equal length but for the last.
+    return min(coordinate[i] * length, shape[0]) * math.prod(shape[1:]) if coordinate else 0
 
 
 def on_one_mesh(tensors: Sequence[Tensor | None]) -> list[Any]:

@@ -292,7 +292,7 @@ def every_placement_retraces_one_process(name):
 
 
 # The first case of each: options change the arithmetic, not what a sharded tensor meets.
-# What is `quantized` keeps of sharded tensors the very averages, so its numbers there are not those of whole ones.
+# What is `quantized` keeps the very averages of tensors that are cut within blocks, as those of the table are.
 TRIALS = {name: Trial(cases[0], PARAMS.get(name) or default_params()) for name, cases in CASES.items() if name != "quantized"}
 
 
@@ -365,6 +365,98 @@ def stepped_twice(trial: Trial, params: Any, spread: Callable[[Any], Any], **opt
 
         optimizer.step(closure if asks else None, **extra)
     return {key: whole(leaf.detach()) for key, leaf in leaves.items()}
+
+
+@fo.per_tensor(slots=("momentum_buffer",), coded={"momentum_buffer": "signed"})
+def scale_by_coded_shape(hp):
+    """A rule that is wrong on every shard, and takes its slot in codes."""
+
+    def rule(g, p, m):
+        m = 0.9 * m + g
+        return m / (1 + m.norm()), m
+
+    return rule
+
+
+def in_codes(transform: fo.Transform, bits: int = 8) -> fo.Transform:
+    return fo.quantized(transform, bits, block=16, min_size=16)
+
+
+CODED = {
+    "of elements": lambda: fo.chain(fo.clip_by_global_norm(), in_codes(fo.scale_by_adam()), in_codes(fo.trace(0.5), 4), fo.sgd()),
+    "of matrices": lambda: in_codes(fo.chain(scale_by_coded_shape(), fo.sgd(0.1))),
+}
+
+
+@check(*CODED, "of elements, pure", "of elements, fused")
+def codes_of_shards_are_those_of_whole_tensors(case):
+    """Uneven shards and an empty one, copies, complex numbers, an ordinary tensor; one late, and one frozen. Where a cut falls
+    within a block, the slots are in float32; where a process has no elements in a row, they are rounded otherwise."""
+    name, _, how = case.partition(", ")
+    mesh, grid = init_device_mesh("cpu", (2,)), init_device_mesh("cpu", (2, 1))
+    placed: list[tuple[Any, ...]] = [
+        ((5, 3, 32), mesh, [Shard(0)], "the same"),
+        ((1, 16), mesh, [Shard(0)], "the same"),
+        ((4, 48), grid, [Shard(0), Replicate()], "the same"),
+        ((4, 20), mesh, [Replicate()], "the same"),
+        ((6, 16), None, [], "the same"),
+        ((7, 20), mesh, [Shard(0)], "none"),
+        ((96,), mesh, [Shard(0)], "none"),
+        ((3, 40), mesh, [Shard(1)], "none"),
+        ((3, 64), mesh, [Shard(1)], "others"),
+        ((2, 6, 16), mesh, [Shard(1)], "others"),
+        ((2, 16), mesh, [Shard(0)], "the same"),
+    ]
+    torch.manual_seed(1)
+    starts = {f"p{i}": torch.randn(shape) for i, (shape, *_) in enumerate(placed)}
+    if name != "of matrices":
+        placed.append(((3, 8), mesh, [Shard(0)], "the same"))
+        starts[f"p{len(starts)}"] = torch.randn(3, 8, dtype=torch.complex64)
+
+    def place(tree):
+        rows = zip(tree.items(), placed, strict=True)
+        return {key: x if m is None or x is None else distribute_tensor(x, m, at) for (key, x), (_, m, at, _) in rows}
+
+    def grads_at(t):
+        found = {key: drifting_gradient(x, t, i) for i, (key, x) in enumerate(starts.items())}
+        return {**found, "p10": None, "p0": found["p0"] if t else None}
+
+    tx = CODED[name]()
+    if how == "pure":
+        trees_of = [starts, place(starts)]
+        states = [tx.init_state(tree) for tree in trees_of]
+        for t in range(1, 4):  # One count for all.
+            for i, tree in enumerate((grads_at(t), place(grads_at(t)))):
+                trees_of[i], states[i] = tx.step(tree, states[i], trees_of[i])
+        alone, spread = trees_of
+        stored = {key: fo.state_get(states[1], "exp_avg")[key] for key in spread}
+    else:
+        alone = {key: nn.Parameter(x.clone()) for key, x in starts.items()}
+        spread = {key: nn.Parameter(x) for key, x in place({key: x.clone() for key, x in starts.items()}).items()}
+        optimizers = [OptimizerAdapter(list(tree.items()), tx, fused=how == "fused") for tree in (alone, spread)]
+        for t in range(4):
+            for tree, grads in ((alone, grads_at(t)), (spread, place(grads_at(t)))):
+                for key, p in tree.items():
+                    p.grad = grads[key]
+            for optimizer in optimizers:
+                optimizer.step()
+        slot = "momentum_buffer" if name == "of matrices" else "exp_avg"
+        stored = {key: optimizers[1].state[p][slot] for key, p in spread.items() if key != "p10"}
+        for key, codes in stored.items():
+            if placed[int(key[1:])][-1] == "the same":
+                whole_codes = optimizers[0].state[alone[key]]
+                others = {part: whole(x) for part, x in optimizers[1].state[spread[key]].items()}
+                assert all(x.shape == others[part].shape for part, x in whole_codes.items()), key
+                assert codes.dtype == torch.int8 and (whole(codes) != whole_codes[slot]).sum() <= 1, key
+    for i, (key, p) in enumerate(spread.items()):
+        codes, q = placed[i][-1], alone[key]
+        if key in stored:
+            assert (stored[key].dtype == torch.int8) == (codes != "none"), (key, stored[key].dtype)
+        # What is rounded otherwise, or not at all, is another average, by a share of a step.
+        near = 2e-5 if codes == "the same" else 0.1
+        torch.testing.assert_close(
+            whole(p.detach()), q.detach(), rtol=near, atol=near, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 # Special to sharded tensors.

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.sharded import is_sharded, local
+from functional_optim.sharded import elements_before, is_sharded, local
 
 from ..state.layout import Flat, Key
 from .lengths import SMALL, Lengths
 from .memory import is_dense, is_lazy, on_host, reals
-from .placement import Copies, placement_of
+from .placement import Copies, Placement, placement_of
 from .prologue import taking
 from .route import Link
 from .stages import Dtypes, Passage
@@ -117,15 +117,24 @@ class Leaf:
         return x if self.placement is None else self.placement.spread(x, self.shape, self._whole_strides)
 
     def whole_slot(self, link: Link, i: int, x: Tensor) -> Tensor:
-        """The same, of a slot of some link, which may be shaped otherwise, and is no shard then."""
-        return self.whole(x) if self.is_spread_slot(link, i) else x
+        """The same, of a slot of some link, which may be shaped otherwise, and may be no shard then."""
+        stored = self.stored(link, i)
+        if self.placement is None or not is_sharded(stored):
+            return x
+        return self.whole(x) if stored.shape == self.shape else self.placement.spread(x, stored.shape, stored.stride())
 
-    def is_spread_slot(self, link: Link, i: int) -> bool:
-        """Whether it is spread as the parameter is."""
-        if self.placement is None:
-            return False
+    def stored(self, link: Link, i: int) -> Tensor:
+        """A slot of some link as the state holds it: spread as the parameter is, or not."""
         first = self.passage.stages[self.passage.place[link]].slots.start
-        return is_sharded(self.state[self.slots[first + i]])
+        return self.state[self.slots[first + i]]
+
+    @property
+    def before(self) -> int:
+        """How many real numbers of the whole come before those of this process, where it has some in a row."""
+        if not isinstance(self.placement, Placement):
+            return 0
+        reals = (*self.shape, 2) if self.param.is_complex() else self.shape
+        return elements_before(reals, self.placement.mesh, self.placement.placements)
 
     def own(self, x: Tensor) -> Tensor:
         """The reverse of `whole`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from functional_optim.hparams import one_or_each, together
 from functional_optim.lifting import widened
-from functional_optim.sharded import local
+from functional_optim.sharded import is_sharded, local
 
 from ..state.layout import detached_from
 from .buckets import Column, Leaf
@@ -87,9 +87,10 @@ def _with_places(links: Sequence[Link]) -> list[tuple[Link, int]]:
     return [(link, sum(counts[:i])) for i, link in enumerate(links)]
 
 
-def _are_spread(links: Sequence[Link], leaf: Leaf) -> list[bool]:
-    """Which of their slots are spread as the parameter is."""
-    return [leaf.is_spread_slot(link, i) for link in links for i in range(len(link.slots))]
+def _shapes_of(links: Sequence[Link], leaf: Leaf) -> list[tuple[bool, Sequence[int]]]:
+    """Whether each of their slots is spread as the parameter is, and the shape of the whole of it."""
+    stored = [leaf.stored(link, i) for link in links for i in range(len(link.slots))]
+    return [(is_sharded(x), x.shape) for x in stored]
 
 
 def _ruled_in_turn(
@@ -127,8 +128,7 @@ def _ruled(
 
 def _sight(run: "Run", links: Sequence[Link], leaf: Leaf, u: Tensor, slots: Sequence[Tensor]) -> Sight | None:
     """What rules do with tensors like these."""
-    spread = _are_spread(links, leaf)
-    shapes = [(leaf.shape if is_spread else x.shape, x.dtype) for is_spread, x in zip(spread, slots, strict=True)]
+    shapes = [(shape, x.dtype) for (_, shape), x in zip(_shapes_of(links, leaf), slots, strict=True)]
     key = *links, leaf.shape, u.dtype, *shapes
     if key not in run.plan.sights:
         dtype = widened(u.new_empty(0).to(wider(u, leaf))).dtype
@@ -147,8 +147,7 @@ def _matrix(
     slots: Sequence[Tensor],
 ) -> Matrix:
     first = [widened(u.to(wider(u, leaf))), *([] if p is None else [widened(p)])]
-    are_like_it = [*[True] * len(first), *_are_spread(links, leaf)]
-    columns = [*first, *slots]
-    shapes = [leaf.shape if is_like_it else x.shape for is_like_it, x in zip(are_like_it, columns, strict=True)]
-    is_cut = line.dim is not None
-    return Matrix(place, leaf, line, owner, columns, [is_cut and is_like_it for is_like_it in are_like_it], shapes)
+    of_slots, is_cut = _shapes_of(links, leaf), line.dim is not None
+    are_pieces = [is_cut and is_spread for is_spread in (*[True] * len(first), *(is_spread for is_spread, _ in of_slots))]
+    shapes = [*[leaf.shape] * len(first), *(shape for _, shape in of_slots)]
+    return Matrix(place, leaf, line, owner, [*first, *slots], are_pieces, shapes)

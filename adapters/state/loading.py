@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_optim.combinators.innermost import innermost
-from functional_optim.sharded import is_sharded
 from functional_optim.transform import Transform
 
 from .. import user
 from .adopting import Adopted, adopted
 from .layout import Key, Layout
-from .recoding import Encoders, decoded, encoded, encoders, scales_of
+from .recoding import SCALE, Encoders, decoded, encoded, encoders, scales_of
 
 if TYPE_CHECKING:
     from ..transform_optimizer import TransformOptimizer
@@ -230,7 +229,10 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
                 taken = known.adopted(slots)
                 remarks.note(known, taken, slots, optimizer.is_chain)
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
-                state[number] = {**left, **encoded({name: slots[old] for name, old in taken.names.items()}, known.encoders)}
+                saved_slots = state[number]
+                stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
+                own = {name: slots[old] for name, old in taken.names.items()}
+                state[number] = {**left, **encoded(own, stored, known.encoders)}
     if remarks:
         user.warn(f"the checkpoint was saved by a somewhat different optimizer, and is loaded in part. {remarks}")
     return state
@@ -248,7 +250,7 @@ class Expected:
     Attributes:
         layout, key: by which the names are known.
         shapes: of the slots that are of use to it, counts left out; without codes.
-        encoders: of those that it keeps in codes.
+        encoders: of those that it may keep in codes.
     """
 
     layout: Layout
@@ -317,7 +319,7 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
         except Exception:  # Whatever a transform by hand makes of tensors without values.
             continue
         for key, state in states.items():
-            coded = encoders(transform, layout.names(key), state, is_sharded=is_sharded(own[key]))
+            coded = encoders(transform, layout.names(key), state, own[key])
             shapes = {
                 name: tuple((params[key] if name in coded else state[name]).shape) for name in _present(state) - scales_of(state)
             }

@@ -1,23 +1,23 @@
 """Coded slots on their way in and out of checkpoints: any optimizer loads what any other keeps, in codes or not.
 
-What is coded in a checkpoint is decoded, and what this optimizer keeps in codes is encoded again; codes that were made by the
-same codec are the same afterwards.
+What is coded in a checkpoint is decoded, and what this optimizer keeps in codes is encoded again; but codes that were made by the
+same codec are taken as they are. All may be spread over processes, or whole.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from functional_optim.codecs import Blockwise, codec_of
+from functional_optim.codecs import Blockwise, Codec, codec_of
+from functional_optim.coding import decoded_by, encoded_by, reals_of
 from functional_optim.form import Path, nested
+from functional_optim.sharded import is_sharded, spread_as, whole
 from functional_optim.transform import Transform
 
 SCALE = Blockwise.parts[1]
-
-# By the name of a slot, what makes its parts of a tensor, by their names.
-Encoders = Mapping[str, Callable[[Tensor], dict[str, Tensor]]]
 
 
 def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
@@ -30,42 +30,86 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
             if scale.numel() and codes.dtype in (torch.int8, torch.uint8):
                 shape = (*p.shape, 2) if p.is_complex() else p.shape
                 codec, kind = codec_of(codes, scale, torch.Size(shape).numel())
-                reals = codec.decode((codes, scale), kind, shape)
+                reals = decoded_by(codec, (codes, scale), kind, shape)
                 found[name] = torch.view_as_complex(reals) if p.is_complex() else reals
     return found
 
 
-def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str, Tensor], *, is_sharded: bool) -> Encoders:
-    """Of the slots that a parameter keeps in codes, under these names; it would start with this state. One that is spread over
-    processes keeps them as they are, and further parts empty.
+@dataclass(frozen=True)
+class Encoder:
+    """What makes that which is stored of a slot of some parameter, for a rule with codes.
+
+    Attributes:
+        codec: of the rule.
+        kind: of the codes.
+        number: of the slot among those of the rule.
+        names: of all that is stored of it.
+        like: the parameter.
+        is_on: whether its slots are in codes.
     """
-    found: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {}
+
+    codec: Codec
+    kind: str
+    number: int
+    names: Sequence[str]
+    like: Tensor
+    is_on: bool
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """What is stored of a slot; the slot itself, of a parameter that has none in codes."""
+        codec, p = self.codec, self.like
+        if not self.is_on:
+            return dict(zip(self.names, (x, *codec.empty(x.device)), strict=True))
+        reals = torch.view_as_real(x) if x.is_complex() else x
+        return dict(zip(self.names, encoded_by(codec, reals, self.kind, 0, self.number, like=p), strict=True))
+
+    def taken(self, parts: Sequence[Any]) -> dict[str, Tensor]:
+        """What is stored in a checkpoint, if that is what would be stored here; else nothing."""
+        codec, p = self.codec, self.like
+        if not isinstance(codec, Blockwise) or not self.is_on or not all(isinstance(x, Tensor) for x in parts):
+            return {}
+        shape = reals_of(p)
+        if tuple(tuple(x.shape) for x in parts) != codec.shapes(shape):
+            return {}
+        codes, scale = parts
+        found, kind = codec_of(codes, scale, torch.Size(shape).numel())
+        if (found.bits, found.block, kind) != (codec.bits, codec.block, self.kind):
+            return {}
+        return {name: spread_as(x, p) if is_sharded(p) else whole(x) for name, x in zip(self.names, parts, strict=True)}
+
+
+# By the name of a slot that may be in codes.
+Encoders: TypeAlias = Mapping[str, Encoder]
+
+
+def encoders(transform: Transform, names: Mapping[Path, str], start: Mapping[str, Tensor], p: Tensor) -> Encoders:
+    """Of the slots that a parameter may keep in codes, under these names; if it were not spread, it would start so."""
+    found: dict[str, Encoder] = {}
     for path, form in nested(transform):
         coding = getattr(form, "coding", None)
         if coding is None:
             continue
         for number, (slot, kind, _) in enumerate(coding.slots):
             name = names.get((*path, slot))
-            if name is None or not coding.is_coded(kind, start[name]):
-                continue
-            own = [names[(*path, slot + ending)] for ending in coding.codec.parts]
-
-            def encode(x: Tensor, codec=coding.codec, kind=kind, number=number, own=own) -> dict[str, Tensor]:
-                if is_sharded:
-                    return dict(zip(own, (x, *codec.empty(x.device)), strict=True))
-                reals = torch.view_as_real(x) if x.is_complex() else x
-                return dict(zip(own, codec.encode(reals, kind, 0, number), strict=True))
-
-            found[name] = encode
+            if name is not None and kind is not None:
+                own = [names[(*path, slot + ending)] for ending in coding.codec.parts]
+                is_on = coding.is_coded(kind, start[name]) and coding.takes(p)
+                found[name] = Encoder(coding.codec, kind, number, own, p, is_on)
     return found
 
 
-def encoded(slots: Mapping[str, Any], encoders: Encoders) -> dict[str, Any]:
-    """The slots of a parameter as it keeps them."""
+def encoded(slots: Mapping[str, Any], stored: Mapping[str, Sequence[Any]], encoders: Encoders) -> dict[str, Any]:
+    """The slots of a parameter as it keeps them.
+
+    Args:
+        slots: without codes.
+        stored: of some, what the checkpoint has in codes.
+        encoders: of those that it may keep in codes.
+    """
     found = dict(slots)
     for name, encode in encoders.items():
         if isinstance(slots.get(name), Tensor):
-            found.update(encode(slots[name]))
+            found.update(encode.taken(stored.get(name, ())) or encode(slots[name]))
     return found
 
 

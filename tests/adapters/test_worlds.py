@@ -22,8 +22,8 @@ def found(tmp_path_factory, request) -> list[dict[str, str]]:
     return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(max(worlds.WORLDS))]
 
 
-# Between them these have rules of every kind, wrappers and a schedule.
-FEW = ("composed", "muon", "wrapped")
+# Between them these have rules of every kind, wrappers, a schedule, and codes.
+FEW = ("composed", "muon", "wrapped", "quantized")
 CASES = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.full]) for name in worlds.MAKERS]
 
 

@@ -145,6 +145,39 @@ def test_codes_and_scales_of_any_size_are_finite(bits, kind):
             assert size < 1 or decoded[-1] >= 0.9 * size
 
 
+CUTS = [
+    ((6, 32), 0, 4, True),  # rows are blocks: anywhere between them
+    ((6, 20), 0, 2, False),  # they are not
+    ((64,), 0, 2, False),  # nor is there one, though this cut is between blocks: another would not be
+    ((2, 6, 32), 1, 5, True),
+    ((3, 64), 1, 2, True),  # within rows, between blocks
+    ((3, 64), 1, 3, False),
+    ((3, 48), 1, 2, False),
+    ((4, 2, 8), 0, 3, True),  # two of the second dimension are a block
+    ((4, 2, 8), 1, 2, False),
+    ((4, 4, 8), 1, 2, True),
+    ((4, 4, 8), 2, 2, False),
+]
+
+
+@pytest.mark.parametrize("bits, kind", KINDS)
+@pytest.mark.parametrize("shape, dim, pieces, fits", CUTS)
+def test_what_may_be_cut_has_the_codes_of_its_pieces(shape, dim, pieces, fits, bits, kind):
+    """In one dimension, cut as torch cuts. Counted on from the elements before, the codes are those of the whole."""
+    codec, x = fo.Blockwise(bits, block=16, min_size=1), spread(1.0, shape)
+    x = x.abs() if kind == POSITIVE else x
+    whole = codec.encode(x, kind, 7, 1)
+    assert tuple(tuple(part.shape) for part in whole) == codec.shapes(shape)
+    assert all(torch.equal(part * 0, zeros) for part, zeros in zip(whole, codec.zeros(shape, kind, x.device), strict=True))
+    assert codec.may_be_cut(shape, dim, pieces) == fits
+    if fits and dim == 0:
+        before, found = 0, []
+        for piece in x.chunk(pieces, dim):
+            found.append(codec.encode(piece, kind, 7, 1, before))
+            before += piece.numel()
+        assert all(torch.equal(part, torch.cat(own, dim)) for part, own in zip(whole, zip(*found, strict=True), strict=True))
+
+
 def test_stochastic_rounding_is_a_function_of_step_slot_and_place_with_the_right_mean():
     codec, x = fo.Stochastic(), torch.full((2000,), 1 + 1 / 1024)
     first = codec.encode(x, SIGNED, 5, 0)[0]

@@ -4,6 +4,7 @@ So no more of a slot is ever alive in float32 than a block. A block is as long a
 it is rounded as the pure function rounds it, wherever it lies. Where kernels are wanted, one does all of it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.nn.functional import pad
 
 from functional_optim import codecs
 from functional_optim.codecs import Blockwise
+from functional_optim.coding import counted_from
 from functional_optim.numerics import real
+from functional_optim.transform import Transform
 
 from ..buckets import Column, Leaf
 from ..given import of_leaf
@@ -54,7 +57,7 @@ class Coded(Called):
 
     def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: tuple[Any, int, Sequence[Any]]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
-        stage, links, (kernel, block, scalars) = work.stage, work.stage.links, prepared
+        stage, (kernel, block, scalars) = work.stage, prepared
         if not stage.fuses:
             super().step(run, work, slots, scalars)
             return
@@ -64,9 +67,10 @@ class Coded(Called):
             row = [u, *(real(column[i]) for column in work.columns[1:])]
             targets, count = [real(column[i]) for column in slots], u.numel()
             if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
-                self._by_kernel(kernel, links, of_leaf(scalars, i), row, targets, block)
+                self._by_kernel(kernel, leaf, stage.links, of_leaf(scalars, i), row, targets, block)
                 updates.append(u)
                 continue
+            links = _counted_from(stage.links, leaf.before)
             target = None if stage.steps else torch.empty_like(u)
             for start, end in _stretches(links, row, count):
                 piece = [_cut(x, start, end, count) for x in row]
@@ -131,7 +135,14 @@ class Coded(Called):
         return self._kernels[key]
 
     def _by_kernel(
-        self, kernel: Any, links: Sequence[Link], scalars: Any, row: Sequence[Tensor], targets: Sequence[Tensor], block: int
+        self,
+        kernel: Any,
+        leaf: Leaf,
+        links: Sequence[Link],
+        scalars: Any,
+        row: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        block: int,
     ) -> None:
         """Step one leaf in place, or into other slots than it is read from."""
         from .coded_kernel import plain_scalars
@@ -139,7 +150,8 @@ class Coded(Called):
         for old, new in zip(row[2:], targets, strict=True):
             if new is not old:
                 new.copy_(old)
-        vector, starts = kernel.vector(plain_scalars(links, scalars), row[0].device), kernel.starts(links, scalars)
+        vector = kernel.vector(plain_scalars(links, scalars), row[0].device)
+        starts = kernel.starts(links, scalars) + leaf.before // block * codecs.BLOCK
         u, p = (x.reshape(-1) for x in row[:2])
         count, whole = u.numel(), u.numel() // block
         for first in range(0, whole, ROWS):
@@ -154,6 +166,20 @@ class Coded(Called):
             for old, new, cut in zip(pieces[1:], full[1:], is_cut[1:], strict=True):
                 if cut:
                     old.copy_(new[: old.numel()].view_as(old))
+
+
+def _counted_from(links: Sequence[Link], before: int) -> Sequence[Link]:
+    """The links for what comes behind so many elements of a tensor."""
+    if not before:
+        return links
+    return [
+        link
+        if link.rule is None or link.rule.coding is None
+        else dataclasses.replace(
+            link, transform=Transform.of(counted_from(link.form, before), link.transform.declared, link.transform.name)
+        )
+        for link in links
+    ]
 
 
 def is_coded(leaf: Leaf) -> bool:
@@ -185,6 +211,7 @@ def _cut(x: Tensor, start: int, end: int, count: int) -> Tensor:
         return x
     if x.numel() == count:
         return x.view(-1)[start:end]
-    # Blocks of equal length, of which the last may be filled up.
-    block = 1 << (-(-count // len(x)) - 1).bit_length()
-    return x[start // block : -(-end // block)]
+    # Blocks of equal length, of which the last may be filled up: scales, or two codes in a byte.
+    rows = x.view(-1) if x.is_floating_point() else x.view(-1, x.shape[-1])
+    block = 1 << (-(-count // len(rows)) - 1).bit_length()
+    return rows[start // block : -(-end // block)]

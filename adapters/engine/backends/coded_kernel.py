@@ -70,7 +70,7 @@ class CodedKernel:
     def __call__(self, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, stored: Sequence[Tensor]) -> None:
         """Step whole blocks: an update and a parameter that are dense, and what is stored of the slots."""
         u, p = u.view(-1, self.block), p.view(-1, self.block)
-        stored = [x.view(len(p), -1) if i % 2 == 0 else x for i, x in enumerate(stored)]
+        stored = [x.view(len(p), -1) if i % 2 == 0 else x.view(-1) for i, x in enumerate(stored)]
         scales = self.compiled([len(p), vector, starts, u, p, *self.places, *stored, *stored[::2], self.block])
         for old, new in zip(stored[1::2], scales, strict=True):
             old.copy_(new)
