@@ -32,7 +32,7 @@ from trajectories import drifting_gradient
 
 import functional_optim as fo
 from functional_optim import trees
-from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter, step_in_backward
+from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter, load_by_name, step_in_backward
 from functional_optim.testing import Trial, default_params
 from functional_optim.trials import half_square, require_close
 
@@ -832,6 +832,41 @@ def load_checkpoint(module: nn.Module, optimizer: torch.optim.Optimizer, options
     state = checkpoint_of(module, optimizer, options)
     dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=options)
+
+
+@check()
+def torchs_checkpoint_of_shards_loads_into_codes_and_these_into_float32():
+    """By position and by name, spread and whole: a code is within an eighth of the number, and what it stands for stays."""
+    module = fully_shard(nn.Sequential(nn.Linear(32, 5), nn.Linear(5, 1)))
+    named = list(module.named_parameters())
+    theirs = torch.optim.AdamW(named)
+    for i, (_, p) in enumerate(named):
+        g = drifting_gradient(torch.zeros(p.shape), 1, i)
+        p.grad = distribute_tensor(g, p.device_mesh, p.placements)
+    theirs.step()
+    saved, weight = theirs.state_dict(), named[0][1]
+    expected = whole(theirs.state[weight]["exp_avg"])
+    for state in (saved, trees.map_leaves(whole, saved)):
+        for load in (load_by_name, lambda optimizer, state: optimizer.load_state_dict(state)):
+            optimizer = OptimizerAdapter(named, in_codes(fo.adamw()))
+            load(optimizer, copy.deepcopy(state))
+            slots = optimizer.state[weight]
+            assert {name: x.dtype for name, x in slots.items() if x.ndim} == {
+                "exp_avg": torch.int8,
+                "exp_avg.scale": torch.float32,
+                "exp_avg_sq": torch.uint8,
+                "exp_avg_sq.scale": torch.float32,
+            }
+            assert all(x.placements == weight.placements for x in slots.values() if x.ndim)
+            back = AdamW(named)
+            back.load_state_dict(optimizer.state_dict())
+            found = whole(back.state[weight]["exp_avg"])
+            near = expected.abs() > expected.abs().max() / 16
+            torch.testing.assert_close(found[near], expected[near], rtol=0.13, atol=0)
+            # From one float32 optimizer to another, and into the same codes again.
+            torch.optim.AdamW(named).load_state_dict(back.state_dict())
+            load(optimizer, back.state_dict())
+            assert torch.equal(whole(optimizer.state[weight]["exp_avg"]), whole(slots["exp_avg"]))
 
 
 # ZeRO: whole parameters, each stepped by one process.
