@@ -72,12 +72,19 @@ class _Files:
 
     def __init__(self, submit: Callable[..., Any]) -> None:
         self.submit = submit
+        self.known: dict[Any, Any] = {}
         self.codes: list[str] = []
         self.kinds: list[Any] = []
         self.modules: list[Any] | None = None
 
     def added(self, argtypes: Sequence[str], source: str) -> Any:
-        """What becomes of a kernel, to wait for."""
+        """What becomes of a kernel, to wait for; programs that have the same one share it."""
+        key = source, tuple(argtypes)
+        if key not in self.known:
+            self.known[key] = self._added(argtypes, source)
+        return self.known[key]
+
+    def _added(self, argtypes: Sequence[str], source: str) -> Any:
         i = len(self.kinds)
         entry = f"kernel_{i}"
         files, base = self, torch_internals.CppPythonBindingsCodeCache

@@ -120,6 +120,10 @@ NAMES: dict[str, Name] = {
         dispatch_modes="torch._C._len_torch_dispatch_stack",
     ),
     **_names("another way: what needs it imports it", inductor_lowering="torch._inductor.lowering"),
+    **_names(
+        "another way: a library's product of small matrices, which is slower (see `meta.products`)",
+        inductor_ir="torch._inductor.ir",
+    ),
     **_names("another way: tensors are compared in Python", TensorGuards="torch._C._dynamo.guards.TensorGuards"),
     **_names("another way: `torch.compiler.disable`, which imports Dynamo", disable_dynamo="torch._compile._disable_dynamo"),
     **_names("another way: PerLeaf is no tree to torch.vmap", register_pytree_node="torch.utils._pytree.register_pytree_node"),

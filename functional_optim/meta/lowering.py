@@ -26,6 +26,7 @@ from torch import Tensor, fx
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.packing import is_smooth
+from functional_optim.meta.products import take_small_products
 from functional_optim.meta.routines import RUN, Routine, at_place, routine_of, running_with
 from functional_optim.torch_internals import is_traced, memory_of, schema_of
 
@@ -520,6 +521,7 @@ def _prepared(part: Part, routines: list[Routine]) -> tuple[fx.GraphModule, list
     constants = _lift_constants(graph, part.mode)
     _divide_once(graph)
     _keep_small_powers_apart(graph)
+    take_small_products(graph)
     torch_internals.keep_strides(graph.graph.output_node(), len(_returned(graph)))
     graph.recompile()
     return graph, constants

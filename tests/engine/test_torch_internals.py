@@ -121,6 +121,7 @@ def test_without_what_compiled_needs_it_says_so(without, name):
         "get_proxy_mode",
         "DynamicOutputShapeException",
         "inductor_lowering",
+        "inductor_ir",
         "get_interpreter_stack",
         "is_functorch_wrapped_tensor",
         "get_unwrapped",

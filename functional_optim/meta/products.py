@@ -1,0 +1,197 @@
+"""Products of small matrices as kernels of the program, made for the sizes at hand.
+
+    c[m, n] = Σₖ a[m, k] b[k, n]        for each matrix of a batch
+
+A library takes half of the time of such a product to find out what it is asked for. Here sizes are constants of the code: a few
+rows by a few vectors of c stay in registers while k runs, over a b that stays in the processor's first cache. There, it is turned
+first if it lies by columns.
+
+Goto & van de Geijn 2008, Anatomy of High-Performance Matrix Multiplication, https://doi.org/10.1145/1356052.1356053
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from functional_optim import torch_internals
+
+aten = torch.ops.aten
+
+# Up to so many multiplications, and elements of b, it is faster than a library (measured with MKL, AVX-512, one thread).
+MOST_MULTIPLICATIONS, MOST_ELEMENTS = 2**18, 2**13
+# From so many multiplications of a batch on, it pays to wake the other threads.
+MANY = 2**20
+
+TYPES = {torch.float32: "float", torch.float64: "double"}
+
+torch.library.define("functional_optim::product", "(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.flexible_layout,))
+PRODUCT = torch.ops.functional_optim.product.default
+
+
+@torch.library.impl("functional_optim::product", "CompositeExplicitAutograd")
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+def take_small_products(graph: fx.GraphModule) -> None:
+    """Have the products of small matrices in a graph compiled here."""
+    if not _is_known_to_compiler():
+        return
+    for target in (aten.mm.default, aten.bmm.default):
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            a, b = (x.meta["val"] if isinstance(x, fx.Node) else None for x in node.args)
+            if a is not None and b is not None and _is_small(a, b):
+                node.target = PRODUCT
+
+
+def _is_small(a: Tensor, b: Tensor) -> bool:
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    is_product = min(m, n, k) > 1  # others are sums, which the compiler writes by itself
+    fits = m * n * k <= MOST_MULTIPLICATIONS and k * n <= MOST_ELEMENTS and a.numel() > 0
+    return is_product and fits and a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in TYPES
+
+
+@functools.cache
+def _is_known_to_compiler() -> bool:
+    """Tell the compiler what becomes of `PRODUCT`, once; whether it could be told."""
+    lowering, ir = map(torch_internals.get, ("inductor_lowering", "inductor_ir"))
+    if lowering is None or ir is None:
+        return False
+
+    class Product(ir.ExternKernelOut):
+        """A product in the compiler's program."""
+
+        def codegen(self, wrapper: Any) -> None:
+            """Write the kernel, unless the program has it, and its call."""
+            a, b = self.inputs
+            dtype = self.get_dtype()
+            strides = [list(map(int, x.get_stride())) for x in (a, b, self)]
+            code = source(TYPES[dtype], list(map(int, self.get_size())), int(a.get_size()[-1]), *strides)
+            name = wrapper.src_to_kernel.get(code)
+            if name is None:
+                name = f"cpp_product_{wrapper.next_kernel_suffix()}"
+                wrapper.src_to_kernel[code] = name
+                types = [*(f"{kind}{TYPES[dtype]}*" for kind in ("const ", "const ", "")), *["const int64_t"] * 5]
+                wrapper.define_kernel(name, f"async_compile.cpp_pybinding({types!r}, r'''{code}''')", gpu=False)
+            places = [_place(ir, x) for x in (a, b)]
+            batch = [stride[0] if len(stride) == 3 else 0 for stride in strides]
+            given = [*(name for name, _ in places), self.codegen_reference(), *(offset for _, offset in places), *batch]
+            wrapper.writeline(f"{name}({', '.join(map(str, given))})")
+
+    def lowered(a: Any, b: Any) -> Any:
+        size = [*a.get_size()[:-1], b.get_size()[-1]]
+        layout = ir.FlexibleLayout(device=a.get_device(), dtype=a.get_dtype(), size=size)
+        return ir.TensorBox.create(Product(layout=layout, inputs=[ir.ExternKernel.realize_input(x) for x in (a, b)]))
+
+    lowering.register_lowering(PRODUCT, type_promotion_kind=None)(lowered)
+    return True
+
+
+def _place(ir: Any, x: Any) -> tuple[str, int]:
+    """The name of the tensor in whose memory an argument lies, and where its first element is there."""
+    if isinstance(x, ir.ReinterpretView):
+        return x.get_name(), int(x.get_layout().offset)
+    return x.codegen_reference(), 0
+
+
+def source(kind: str, size: Sequence[int], k: int, a: Sequence[int], b: Sequence[int], c: Sequence[int]) -> str:
+    """C++ for a product of such a size (batch, m, n), or (m, n), with these strides."""
+    count, threads = math.prod(size[:-2]), torch.get_num_threads()
+    wakes = threads > 1 and count > 1 and count * size[-2] * size[-1] * k >= MANY
+    sizes = {"M": size[-2], "N": size[-1], "K": k, "AM": a[-2], "AK": a[-1], "BK": b[-2], "BN": b[-1], "CM": c[-2]}
+    constants = ", ".join(f"{name} = {value}" for name, value in sizes.items())
+    parallel = f"#pragma omp parallel for num_threads({threads})" if wakes else ""
+    code = _CODE.replace("/*constants*/", f"constexpr int64_t COUNT = {count}, {constants};")
+    return code.replace("KIND", kind).replace("/*parallel*/", parallel)
+
+
+_CODE = r"""
+#include <torch/csrc/inductor/cpp_prefix.h>
+
+using T = KIND;
+using Vector = at::vec::Vectorized<T>;
+constexpr int WIDTH = Vector::size();
+/*constants*/
+
+// Of the processor's 32 or 16 registers, so many hold sums, and the rest what they are made of.
+constexpr int SUMS = WIDTH * sizeof(T) == 64 ? 24 : 12;
+constexpr int64_t VECTORS = (N + WIDTH - 1) / WIDTH, ACROSS = VECTORS < 4 ? VECTORS : 4;
+// What is left of a row where whole vectors end.
+constexpr int64_t END = N % (ACROSS * WIDTH);
+constexpr int64_t BLOCKS = (M * ACROSS + SUMS - 1) / SUMS, DOWN = (M + BLOCKS - 1) / BLOCKS;
+constexpr bool TURNS = BN != 1, PACKS = TURNS || N % WIDTH != 0;
+constexpr int64_t LINE = PACKS ? VECTORS * WIDTH : BK;
+
+// R rows by V vectors of c, the last of them with LAST elements.
+template <int R, int V, int LAST>
+inline void tile(const T* a, const T* b, T* c) {
+    Vector sums[R][V];
+    #pragma GCC unroll 32
+    for (int r = 0; r < R; r++) {
+        #pragma GCC unroll 4
+        for (int v = 0; v < V; v++) sums[r][v] = Vector(0);
+    }
+    for (int64_t k = 0; k < K; k++) {
+        Vector row[V];
+        #pragma GCC unroll 4
+        for (int v = 0; v < V; v++) row[v] = Vector::loadu(b + k * LINE + v * WIDTH);
+        #pragma GCC unroll 32
+        for (int r = 0; r < R; r++) {
+            const Vector factor(a[r * AM + k * AK]);
+            #pragma GCC unroll 4
+            for (int v = 0; v < V; v++) sums[r][v] = at::vec::fmadd(factor, row[v], sums[r][v]);
+        }
+    }
+    #pragma GCC unroll 32
+    for (int r = 0; r < R; r++) {
+        #pragma GCC unroll 4
+        for (int v = 0; v < V; v++) {
+            sums[r][v].store(c + r * CM + v * WIDTH, v < V - 1 ? WIDTH : LAST);
+        }
+    }
+}
+
+template <int R>
+inline void rows(const T* a, const T* b, T* c) {
+    for (int64_t n = 0; n < N - END; n += ACROSS * WIDTH) tile<R, ACROSS, WIDTH>(a, b + n, c + n);
+    if constexpr (END > 0) tile<R, (END + WIDTH - 1) / WIDTH, (END - 1) % WIDTH + 1>(a, b + N - END, c + N - END);
+}
+
+inline void pack(const T* b, T* packed) {
+    if constexpr (TURNS && BK == 1) {
+        at::vec::transpose_mxn<T>(b, BN, packed, LINE, N, K);
+    } else if constexpr (TURNS) {
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t n = 0; n < N; n++) packed[k * LINE + n] = b[k * BK + n * BN];
+    } else {
+        for (int64_t k = 0; k < K; k++) {
+            int64_t n = 0;
+            for (; n + WIDTH <= N; n += WIDTH) Vector::loadu(b + k * BK + n).store(packed + k * LINE + n);
+            Vector::loadu(b + k * BK + n, N - n).store(packed + k * LINE + n);
+        }
+    }
+}
+
+inline void product(const T* a, const T* b, T* c) {
+    alignas(64) T packed[PACKS ? K * LINE : 1];
+    if constexpr (PACKS) {
+        pack(b, packed);
+        b = packed;
+    }
+    int64_t m = 0;
+    for (; m + DOWN <= M; m += DOWN) rows<DOWN>(a + m * AM, b, c + m * CM);
+    if constexpr (M % DOWN != 0) rows<M % DOWN>(a + m * AM, b, c + m * CM);
+}
+
+extern "C" void kernel(
+    const T* a, const T* b, T* c,
+    const int64_t a_first, const int64_t b_first, const int64_t a_next, const int64_t b_next, const int64_t c_next)
+{
+    /*parallel*/
+    for (int64_t i = 0; i < COUNT; i++) product(a + a_first + i * a_next, b + b_first + i * b_next, c + i * c_next);
+}
+"""

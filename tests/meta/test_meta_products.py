@@ -1,0 +1,45 @@
+"""Products of small matrices are kernels of the program: of any size and strides, beside sums in Python."""
+
+import pytest
+import torch
+from meta_helpers import close
+from torch._inductor import config
+
+import functional_optim as fo
+from functional_optim.meta import products
+
+
+@pytest.fixture
+def codes(monkeypatch):
+    """The C++ that is written for products, which may wake a second thread."""
+    written, original, threads = [], products.source, torch.get_num_threads()
+
+    def source(*args):
+        written.append(original(*args))
+        return written[-1]
+
+    monkeypatch.setattr(products, "source", source)
+    monkeypatch.setattr(products, "MANY", 1)
+    torch.set_num_threads(2)
+    yield written
+    torch.set_num_threads(threads)
+
+
+def pairs(x):
+    """Matrices in the memory of one tensor of shape (3, 24, 40)."""
+    return [
+        (x[:, :10, :5], x[:, 2:7, 3:22]),  # a tail of rows and of columns
+        (x[:, :18, :11].mT, x[:, :21, :18].mT),  # both by columns
+        (x[:1, :6, ::3].expand(3, 6, 14), x[:, :14, ::5]),  # neither by rows nor by columns; one for all
+        (x[0, :9, :3].double(), x.reshape(-1, 144)[:3].double()),  # no batch, and more than four vectors
+    ]
+
+
+def test_any_size_and_strides(codes):
+    # whole numbers, whose products have no rounding
+    x = (torch.arange(3 * 24 * 40).reshape(3, 24, 40) * 7 % 11 - 5).float()
+    with config.patch(force_disable_caches=True):
+        found = fo.meta.compiled(lambda x: [a @ b for a, b in pairs(x)])(x)
+    assert len(codes) == 4 and sum("omp parallel" in code for code in codes) == 3
+    expected = [(a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for a, b in pairs(x)]
+    close(found, expected, rtol=0, atol=0)
