@@ -99,8 +99,8 @@ def _problem(g: Any) -> str:
 
 
 def _module_advice(leaf: Any) -> str:
-    return (
-        "For a module, pass {name: p.detach() for name, p in module.named_parameters()}."
-        if hasattr(leaf, "named_parameters") or isinstance(leaf, Iterator)
-        else ""
-    )
+    if hasattr(leaf, "named_parameters") or isinstance(leaf, Iterator):
+        return "For a module, pass {name: p.detach() for name, p in module.named_parameters()}."
+    if hasattr(leaf, "__array__"):
+        return "Convert it: torch.as_tensor(...)."
+    return "For a list of numbers, pass torch.tensor([...])." if isinstance(leaf, int | float) else ""

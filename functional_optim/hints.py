@@ -55,6 +55,28 @@ MEANT: dict[str, tuple[str, ...]] = {
     "L-BFGS-B": ("lbfgs",),
     "CG": ("nonlinear_cg",),
     "Newton-CG": ("newton_cg",),
+    **dict.fromkeys(("TNC", "dogleg", "trust-ncg", "trust-krylov", "trust-exact"), ("newton_cg",)),
+    **dict.fromkeys(("lm", "trf", "dogbox"), ("levenberg_marquardt",)),
+    # Arguments of solvers, and what they return.
+    "fun": ("fn", "value"),
+    "func": ("fn",),
+    "x0": ("params",),
+    "y0": ("params",),
+    "x": ("params",),
+    "maxiter": ("max_steps",),
+    "max_iter": ("max_steps",),
+    **dict.fromkeys(("maxfun", "maxfev", "max_nfev", "max_eval"), ("max_evals",)),
+    **dict.fromkeys(("gtol", "pgtol", "tolerance_grad"), ("tol",)),
+    **dict.fromkeys(("maxcor", "m", "memory", "memory_size"), ("history_size",)),
+    "line_search": ("search",),
+    "line_search_fn": ("search",),
+    "c1": ("decrease",),
+    "c2": ("curvature",),
+    "jac": ("grads",),
+    "nfev": ("evaluations",),
+    "nit": ("steps",),
+    "success": ("converged",),
+    "message": ("why",),
     "init": ("init_state",),
     "init_fn": ("init_state",),
     "apply": ("update",),
@@ -108,6 +130,29 @@ ADVICE: dict[str, str] = {
     "foreach": "How to execute is the optimizer's choice: fo.adapters.OptimizerAdapter steps in lists by itself.",
     "params": "A transform gets parameters in init_state and update; the optimizers that hold them are in fo.adapters.",
     **dict.fromkeys(
+        ("jac", "hess", "hessp", "grad", "value_and_grad"),
+        "Derivatives are torch's, of a function that computes with tensors: leave it out.",
+    ),
+    "options": (
+        "What scipy has in options are arguments here: tol, max_steps, max_evals; and those of a method are in its value, "
+        "such as method=fo.solvers.lbfgs(history_size=20)."
+    ),
+    **dict.fromkeys(("ftol", "xtol", "tolerance_change"), "Solvers end by the gradient: tol is how large it may be."),
+    "history_size": "It is one of a method: method=fo.solvers.lbfgs(history_size=20).",
+    **dict.fromkeys(
+        ("line_search", "line_search_fn", "search"),
+        "A search is one of a method's arguments: method=fo.solvers.lbfgs(search=fo.solvers.strong_wolfe()).",
+    ),
+    **dict.fromkeys(
+        ("constraints", "SLSQP", "trust-constr"),
+        "There are bounds=(lower, upper), and no other constraints: add a penalty to fn.",
+    ),
+    **dict.fromkeys(
+        ("Nelder-Mead", "Powell", "COBYLA", "COBYQA"),
+        "All methods follow the gradient; fo.meta.zero_order_grad estimates one from values.",
+    ),
+    "f_scale": "To weigh residuals, let fn return them weighed.",
+    **dict.fromkeys(
         ("zero_grad", "param_groups", "state_dict", "load_state_dict", "add_param_group", "state"),
         "A transform only computes; an optimizer holds parameters and state: fo.adapters.OptimizerAdapter(params, transform).",
     ),
@@ -116,9 +161,9 @@ ADVICE: dict[str, str] = {
 
 def hint(name: str, accepted: Collection[str]) -> str:
     """Advice for one who gave a name that is not among the accepted: a sentence after a space, or nothing."""
-    if name in ADVICE:
-        return f" {ADVICE[name]}"
     meant = [known for known in MEANT.get(name, ()) if known in accepted]
+    if name in ADVICE and not meant:
+        return f" {ADVICE[name]}"
     same = [known for known in accepted if known.lower() == name.lower()]
     found = meant or same or difflib.get_close_matches(name, accepted, n=1)
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -103,6 +103,20 @@ def explained(cls: type[Made]) -> type[Made]:
     return cls
 
 
+def answering(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """Let a function say, of arguments that it does not take, what it takes, as what is `recorded` does."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        problem = _misfit(function.__name__, signature, args, kwargs)
+        if problem:
+            raise TypeError(problem)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """What is wrong with arguments that a constructor does not take; nothing if it takes them."""
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar
+from functional_optim.recipe import explained
 from functional_optim.searches.scalars import Knot, is_finite, pick, ratio, within
 from functional_optim.searches.search import Heard
 
@@ -21,6 +22,7 @@ class Trial(NamedTuple):
     trials: Scalar
 
 
+@explained
 @dataclass(frozen=True)
 class backtracking:
     """Shorten the step until the value has decreased enough.

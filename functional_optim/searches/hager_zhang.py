@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar, cond
+from functional_optim.recipe import explained
 from functional_optim.searches.scalars import Flag, Knot, is_finite, negate, pick, ratio
 from functional_optim.searches.search import Heard
 
@@ -49,6 +50,7 @@ class Secants(NamedTuple):
     trials: Scalar
 
 
+@explained
 @dataclass(frozen=True)
 class hager_zhang:
     """Search for the Wolfe conditions, exact or approximate, by the method of Hager and Zhang.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar, cond
+from functional_optim.recipe import explained
 from functional_optim.searches.scalars import (
     Flag,
     Knot,
@@ -61,6 +62,7 @@ class Interval(NamedTuple):
     trials: Scalar
 
 
+@explained
 @dataclass(frozen=True)
 class zoom:
     """Search for the strong Wolfe conditions, by the method of Moré and Thuente.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from functional_optim.numerics import Scalar, cond
+from functional_optim.recipe import explained
 from functional_optim.searches.scalars import Flag, Knot, cubic, greatest, is_finite, least, negate, pick, within
 from functional_optim.searches.search import Heard
 
@@ -35,6 +36,7 @@ class Bracket(NamedTuple):
     trials: Scalar
 
 
+@explained
 @dataclass(frozen=True)
 class strong_wolfe:
     """Search for the strong Wolfe conditions as `torch.optim.LBFGS` does.

@@ -21,6 +21,8 @@ def bounded(problem: Problem, bounds: Any, *, implicit: Any) -> Problem:
     """
     if bounds is None:
         return problem
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        raise TypeError("bounds is scipy's: give a pair here, (torch.as_tensor(bounds.lb), torch.as_tensor(bounds.ub)).")
     if not (isinstance(bounds, tuple | list) and len(bounds) == 2):
         raise TypeError(
             f"bounds is {bounds!r}: expected a pair (lower, upper), each of them a number, a tree like params, or None. What is "
@@ -42,6 +44,11 @@ def _vector(problem: Problem, bound: Any, nothing: float, name: str) -> Tensor:
     params = trees.unflatten(problem.spec, list(problem.leaves))
     if bound is None or isinstance(bound, int | float) or (isinstance(bound, Tensor) and bound.ndim == 0):
         leaves = [bound] * len(problem.leaves)
+    elif isinstance(bound, tuple | list) and isinstance(params, Tensor):
+        raise TypeError(
+            f"{name} is {bound!r}: expected a number, a tensor or None. What is a pair for each variable in scipy is a pair of "
+            "tensors here, (torch.tensor(lower), torch.tensor(upper))."
+        )
     else:
         leaves = trees.leaves_like(bound, params, problem.spec, name, "params")
     places = trees.paths(params, "params")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.numerics import Scalar, cond, dot
+from functional_optim.recipe import answering
 from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.scalars import greatest, is_finite, least, negate, pick, ratio, root
 from functional_optim.searches.search import Search
@@ -24,7 +25,7 @@ from functional_optim.solvers.bounds import bounded
 from functional_optim.solvers.descent import Point
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget, Machine
-from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, method_of, outcome, run
+from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, method_of, outcome, require_callback, run
 from functional_optim.solvers.newton import NewtonDescent, conjugate
 from functional_optim.solvers.problem import Problem, problem_of
 from functional_optim.trees import Tree
@@ -163,6 +164,7 @@ class Damped(NamedTuple):
         return Point(x, value, g, aux), square, largest
 
 
+@answering
 def least_squares(
     fn: Callable[..., Any],
     params: Tree,
@@ -209,8 +211,7 @@ def least_squares(
 
     problem = problem_of(objective if callable(fn) else fn, params, args, has_aux, constant=bool(implicit))
     problem = bounded(replace(problem, residuals=fn), bounds, implicit=implicit)
-    if callback is not None and not problem.on_host:
-        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
+    require_callback(callback, problem)
 
     def solve(problem: Problem) -> Minimum:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not problem.on_host):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from functional_optim import hints, torch_internals, trees
 from functional_optim.hparams import require_count
+from functional_optim.recipe import answering
 from functional_optim.searches.more_thuente import zoom
 from functional_optim.searches.search import Search
 from functional_optim.solvers.bfgs import BFGSDescent
@@ -55,6 +56,11 @@ class Minimum(NamedTuple):
         """Why it ended, a sentence; of a batch, a list of them."""
         return _in_words(self.status)
 
+    def __getattr__(self, name: str) -> Any:
+        known = (*self._fields, "converged", "why")
+        advice = "" if name.startswith("_") else f"; it has {', '.join(known)}.{hints.hint(name, known)}"
+        raise AttributeError(f"a Minimum has no {name!r}{advice}")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -64,6 +70,7 @@ class Method:
     search: Search
 
 
+@answering
 def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
     """L-BFGS with the search of Moré and Thuente, or another.
 
@@ -78,9 +85,10 @@ def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
     """
     if not isinstance(history_size, int) or history_size < 1:
         raise ValueError(f"history_size = {history_size!r}: expected a whole number, at least 1.")
-    return Method(LBFGSDescent(history_size), search or zoom())
+    return Method(LBFGSDescent(history_size), _search(search))
 
 
+@answering
 def bfgs(search: Search | None = None) -> Method:
     """BFGS with the search of Moré and Thuente, or another: of few variables, since it keeps a square matrix.
 
@@ -92,9 +100,10 @@ def bfgs(search: Search | None = None) -> Method:
     >>> minimize(lambda x: ((x - 3) ** 2).sum(), torch.zeros(2), method=bfgs()).params
     tensor([3., 3.])
     """
-    return Method(BFGSDescent(), search or zoom())
+    return Method(BFGSDescent(), _search(search))
 
 
+@answering
 def nonlinear_cg(beta: str = "PR+", search: Search | None = None) -> Method:
     """Nonlinear conjugate gradients with the search of Moré and Thuente, made more exact, or another: it keeps one vector.
 
@@ -110,9 +119,10 @@ def nonlinear_cg(beta: str = "PR+", search: Search | None = None) -> Method:
     """
     if beta not in BETAS:
         raise ValueError(f"beta = {beta!r}: expected {', '.join(map(repr, BETAS))}.")
-    return Method(ConjugateDescent(beta), search or zoom(decrease=1e-4, curvature=0.1))
+    return Method(ConjugateDescent(beta), _search(search, zoom(decrease=1e-4, curvature=0.1)))
 
 
+@answering
 def newton_cg(max_products: int = 100, search: Search | None = None) -> Method:
     """Newton's method with the search of Moré and Thuente, or another: directions by conjugate gradients, without the matrix.
 
@@ -128,7 +138,20 @@ def newton_cg(max_products: int = 100, search: Search | None = None) -> Method:
     tensor([3., 3.])
     """
     require_count("max_products", max_products, 1)
-    return Method(NewtonDescent(max_products), search or zoom())
+    return Method(NewtonDescent(max_products), _search(search))
+
+
+def _search(given: Any, otherwise: Search | None = None) -> Search:
+    """A search that is given, or the usual one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if given is None:
+        return otherwise or zoom()
+    if isinstance(given, type) or not (hasattr(given, "start") and hasattr(given, "told")):
+        raise TypeError(f"search = {given!r}: expected a search, such as fo.solvers.zoom() or fo.solvers.strong_wolfe().")
+    return given
 
 
 METHODS: Mapping[str, Callable[[], Method]] = {
@@ -139,6 +162,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
 }
 
 
+@answering
 def minimize(
     fn: Callable[..., Any],
     params: Tree,
@@ -212,8 +236,7 @@ def minimize(
     chosen = method_of(method, METHODS, Method)
     budget = budget_of(tol, max_steps, max_evals)
     problem = bounded(problem_of(fn, params, args, has_aux, constant=bool(implicit)), bounds, implicit=implicit)
-    if callback is not None and not problem.on_host:
-        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
+    require_callback(callback, problem)
 
     def solve(problem: Problem) -> Minimum:
         return outcome(problem, run(Machine(problem, chosen.descent, chosen.search, budget), callback))
@@ -227,9 +250,19 @@ def budget_of(tol: float, max_steps: int, max_evals: int | None) -> Budget:
     for name, count in (("max_steps", max_steps), ("max_evals", evals)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
+    if not isinstance(tol, int | float | Tensor):
+        raise TypeError(f"tol = {tol!r}: expected a number, the largest component of a gradient that counts as 0.")
     if isinstance(tol, int | float) and not tol >= 0:
         raise ValueError(f"tol = {tol!r}: expected a number that is not negative.")
     return Budget(tol, max_steps, evals)
+
+
+def require_callback(callback: Any, problem: Problem) -> None:
+    """Raise TypeError unless it is a function or None, and ValueError where it can't be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback is a {type(callback).__name__}: expected a function of what has been found so far.")
+    if callback is not None and not problem.on_host:
+        raise ValueError("a callback is for the host: under torch.func's transforms and inside compiled code there is none.")
 
 
 def run(machine: Any, callback: Callable[[Minimum], Any] | None) -> Any:
@@ -289,7 +322,8 @@ def method_of(given: Any, methods: Mapping[str, Callable[[], Any]], kind: Any) -
         return given
     names = ", ".join(map(repr, methods))
     if not isinstance(given, str):
-        raise TypeError(f"method is a {type(given).__name__}: expected one of {names}, or a method of fo.solvers.")
+        call = f" Did you mean to call it, {given.__name__}()?" if callable(given) and hasattr(given, "__name__") else ""
+        raise TypeError(f"method is a {type(given).__name__}: expected one of {names}, or a method of fo.solvers.{call}")
     if given not in methods:
         raise ValueError(f"method = {given!r}: expected one of {names}.{hints.hint(given, methods)}")
     return methods[given]()

@@ -627,7 +627,9 @@ def test_options_of_the_constructor_are_no_hyper_parameters_of_the_adapter():
 
 def test_the_table_of_words_leads_to_names_that_are_here():
     transforms = [getattr(fo, name) for name in fo.__all__ if name not in ("Hparam", "PerLeaf", "Transform")]
-    known = {name for made in transforms for name in inspect.signature(made).parameters}
+    made_by = [*transforms, fo.solvers.lbfgs, fo.solvers.zoom]
+    known = {name for made in made_by for name in inspect.signature(made).parameters}
+    known |= {*fo.solvers.Minimum._fields, "converged", "why"}
     known |= {*fo.__all__, *fo.solvers.__all__, *dir(fo.Transform), "adapters.OptimizerAdapter", "adapters.as_lr_scheduler"}
     assert fo.adapters.OptimizerAdapter is OptimizerAdapter
     for word, meant in MEANT.items():

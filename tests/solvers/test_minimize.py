@@ -1,6 +1,9 @@
 """`minimize`: beside SciPy, in a batch, differentiated, and where there is nothing to be found."""
 
+import io
 import math
+import re
+import textwrap
 
 import pytest
 import scipy.optimize
@@ -295,6 +298,48 @@ def test_what_is_refused(call, error, message):
         call()
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"jac": True}, r"minimize has no argument 'jac'; it accepts: 'fn', .* Derivatives are torch's"),
+        ({"options": {"maxiter": 5}}, r"arguments here: tol, max_steps, max_evals"),
+        ({"maxiter": 5}, "Did you mean 'max_steps'"),
+        ({"gtol": 1e-5}, "Did you mean 'tol'"),
+        ({"history_size": 5}, r"method=fo.solvers.lbfgs\(history_size=20\)"),
+        ({"line_search_fn": "strong_wolfe"}, r"lbfgs\(search=fo.solvers.strong_wolfe\(\)\)"),
+        ({"constraints": ()}, "no other constraints"),
+        ({"tol": None}, "tol = None: expected a number"),
+        ({"callback": 3}, "callback is a int"),
+        ({"method": solvers.lbfgs}, r"Did you mean to call it, lbfgs\(\)"),
+        ({"bounds": [(0, 1), (0, 1)]}, "the lower bound is .*a pair for each variable in scipy"),
+        ({"bounds": scipy.optimize.Bounds(0, 1)}, "bounds is scipy's: give a pair"),
+    ],
+)
+def test_words_of_scipys_and_torchs(given, message):
+    with pytest.raises(TypeError, match=message):
+        fo.minimize(rosenbrock, vector(1, 2), **given)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: fo.minimize(fun=rosenbrock, x0=vector(1, 2)), TypeError, "Did you mean 'fn'"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2).numpy()), TypeError, r"ndarray.*torch.as_tensor"),
+        (lambda: fo.minimize(rosenbrock, [1.0, 2.0]), TypeError, r"pass torch.tensor\(\[...\]\)"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 2), method="Nelder-Mead"), ValueError, "follow the gradient"),
+        (lambda: fo.least_squares(rosenbrock, vector(1, 2), method="trf"), ValueError, "Did you mean 'levenberg_marquardt'"),
+        (lambda: fo.least_squares(rosenbrock, vector(1, 2), jac="2-point"), TypeError, "Derivatives are torch's"),
+        (lambda: solvers.lbfgs(maxcor=3), TypeError, "Did you mean 'history_size'"),
+        (lambda: solvers.lbfgs(search=solvers.zoom), TypeError, "expected a search, such as"),
+        (lambda: solvers.zoom(c1=1e-4), TypeError, "Did you mean 'decrease'"),
+        (lambda: fo.minimize(rosenbrock, vector(1, 1)).fun, AttributeError, "Did you mean 'value'"),
+    ],
+)
+def test_other_words_of_scipys(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
 # Of a quadratic, with exact searches, all of these are the method of conjugate gradients.
 
 
@@ -351,6 +396,20 @@ def test_the_program_does_not_grow_with_the_budget(monkeypatch):
         return counts
 
     assert operations(1000) == operations(30)
+
+
+def test_the_progress_bar_that_is_shown():
+    tqdm = pytest.importorskip("tqdm", reason="of the extra `demo`").tqdm
+    shown = re.search(r"bar is one:\n\n(.*?)\n\n    An evaluation", fo.minimize.__doc__, re.DOTALL)[1]
+    bars = []
+
+    def kept(**options):
+        bars.append(tqdm(**options, file=io.StringIO()))
+        return bars[0]
+
+    exec(textwrap.dedent(shown), {"fo": fo, "tqdm": kept, "loss": himmelblau, "params": vector(0, 0)})
+    found = fo.minimize(himmelblau, vector(0, 0))
+    assert bars[0].n == int(found.steps) and float(bars[0].postfix.partition("=")[2]) < 1e-10
 
 
 def test_a_callback_that_has_seen_enough_is_why_it_stopped():
