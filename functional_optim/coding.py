@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import cuts_of, elements_before, is_sharded, local, of_pieces, placed_as, spread_as, whole
 from functional_optim.trees import Tree
+
+if TYPE_CHECKING:
+    from functional_optim.transform import Transform
 
 # How a rule says which of its slots may be coded.
 EXAMPLE = "coded={'exp_avg': 'signed', 'exp_avg_sq': 'positive'}, beside slots="
@@ -185,7 +188,16 @@ def _stored_by(coding: Coding) -> Lifted:
     if isinstance(form, Leafwise):
         how["evaluated_at"] = form.evaluated_at and _evaluation(form.evaluated_at, coding)
         how["reduce"] = form.reduce and _reduction(form.reduce, coding, tuple(starts))
+        how["in_turn"] = tuple(_also_stored_by(coding, rule) for rule in form.in_turn)
     return dataclasses.replace(form, **how)
+
+
+def _also_stored_by(coding: Coding, rule: "Transform") -> "Transform":
+    """One of the rules that a rule is, if it has slots."""
+    form = rule.form
+    if not (isinstance(form, Lifted) and form.coded):
+        return rule
+    return type(rule).of(_stored_by(dataclasses.replace(coding, inner=form)), rule.declared, rule.name)
 
 
 def require_plain(form: Any, where: str) -> None:

@@ -24,6 +24,7 @@ from functional_optim.trees import Spec, Tree
 
 if TYPE_CHECKING:
     from functional_optim.coding import Coding
+    from functional_optim.transform import Transform
 
 Rule: TypeAlias = Callable[..., Any]
 SlotInit: TypeAlias = Callable[[Tensor, HParams], Tensor]
@@ -103,6 +104,7 @@ class Lifted(Form):
         constants: names of slots that derivatives take for constants: what the rule returns for them depends on nothing.
         as_stored: names of the slots that reach the rule in the dtype in which they are stored, and so tell it the parameter's.
         dtypes: those of the parameters that it concerns; none for all. Updates of others it leaves as they are.
+        only: `p -> bool`, which of these it concerns; None for all.
         coded: names of the slots that a codec may store, each with the kind of its numbers, "signed" or "positive".
         coding: how they are stored, where a codec does; then `slots` are what is stored.
     """
@@ -121,6 +123,7 @@ class Lifted(Form):
     constants: tuple[str, ...] = ()
     as_stored: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
+    only: Callable[[Tensor], bool] | None = None
     coded: Mapping[str, str] = field(default_factory=dict)
     coding: "Coding | None" = None
 
@@ -130,8 +133,8 @@ class Lifted(Form):
         return self.elementwise and not any(isinstance(start, OneNumber) for start in self.slots.values())
 
     def concerns(self, p: Tensor) -> bool:
-        """Whether the parameter has one of its dtypes."""
-        return not self.dtypes or p.dtype in self.dtypes
+        """Whether the parameter has one of its dtypes, and is among those that it is for."""
+        return (not self.dtypes or p.dtype in self.dtypes) and (self.only is None or self.only(p))
 
     @property
     def unopened(self) -> list[bool]:
@@ -280,11 +283,16 @@ class Leafwise(Lifted):
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
         batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
         evaluated_at: `(p, *slots, *own) -> x`, where a leaf is evaluated; None for where it is trained.
+        in_turn: the rules that this one is, where it is no more than those one after another; each keeps its slots among these.
+        by_shape: of parameters, the rules that together do to them what this one does, each to those that it concerns: where a
+            rule takes nothing of a shape but a number, there is one for each number that treats every element alike.
     """
 
     reduce: Reduction | None = None
     batched: bool = False
     evaluated_at: Callable[..., Tensor] | None = None
+    in_turn: "tuple[Transform, ...]" = ()
+    by_shape: "Callable[[Sequence[Tensor]], Sequence[Transform]] | None" = None
 
     @property
     def own_counts(self) -> tuple[str, ...]:

@@ -244,6 +244,8 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
 
 def mixed(x: Tensor, y: Tensor, weight: Scalar) -> Tensor:
     """`(1 − weight) x + weight y`, in one call where the weight is a number and nobody watches."""
+    if not isinstance(x, Tensor):  # An engine writes down what is to be called.
+        return torch.lerp(x, y, weight)
     if isinstance(weight, int | float) and x.dtype == y.dtype and not is_observed() and not is_tracked(x) and not is_tracked(y):
         return x.lerp(y, weight)
     return (1 - weight) * x + weight * y

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from functional_optim import trees
 from functional_optim.combinators.gate import Gated, arriving
 from functional_optim.combinators.origin import Counts, Origin
 from functional_optim.form import Form, Path
 from functional_optim.hparams import HParams
+from functional_optim.lifting import Leafwise
 from functional_optim.transform import Transform, elementwise
 from functional_optim.trees import Tree
 
@@ -117,7 +119,9 @@ def _walk(transform: Transform, path: Path, hparams: Mapping[str, Origin], here:
         return
     handed = form.origins(path, hparams) if here.looks_into(form) else None
     if handed is None:
-        yield here.placed(transform, path, hparams)
+        for rule in _rules(transform, here.params):
+            fixed = {name: Origin(fixed=hparam.default) for name, hparam in rule.declared.items() if name not in hparams}
+            yield here.placed(rule, path, {name: {**hparams, **fixed}[name] for name in rule.declared})
         return
     mark = Mark()
     if form.after is not None:
@@ -129,6 +133,18 @@ def _walk(transform: Transform, path: Path, hparams: Mapping[str, Origin], here:
         yield from _walk(part, (*path, *keys), handed[keys], inside)
     if form.after is not None:
         yield here.placed(form.after, path, {}, mark=mark)
+
+
+def _rules(transform: Transform, params: Tree) -> Iterator[Transform]:
+    """The transform itself, or the rules that do the same to these parameters, for the good of engines."""
+    form = transform.form
+    if isinstance(form, Leafwise) and form.in_turn:
+        for rule in form.in_turn:
+            yield from _rules(rule, params)
+    elif isinstance(form, Leafwise) and form.by_shape is not None and params is not None:
+        yield from form.by_shape([p for p in trees.leaves(params) if p is not None])
+    else:
+        yield transform
 
 
 def _through(form: Gated, path: Path, hparams: Mapping[str, Origin], here: _Inside) -> Iterator[Placed]:

@@ -14,14 +14,16 @@ Counts: TypeAlias = Mapping[tuple[str, ...], Any]
 
 @dataclass(frozen=True)
 class Origin:
-    """The first of these names that the outermost transform is given a value for, or else a function of its counts.
+    """The first of these names that the outermost transform is given a value for, or else a function of its counts, or a value.
 
-    Of an optional hyper-parameter, which may be given by none of its names, `otherwise` is None. A `factor` multiplies the value.
+    Of an optional hyper-parameter, which may be given by none of its names, `otherwise` and `fixed` are None. A `factor`
+    multiplies the value.
     """
 
     names: tuple[str, ...] = ()
     otherwise: Callable[[Counts], Any] | None = None
     factor: "Origin | None" = None
+    fixed: Any = None
 
     def value(self, hp: HParams, counts: Counts) -> Any:
         """The value, of the outermost transform's hyper-parameters and counts."""
@@ -32,12 +34,16 @@ class Origin:
         for name in self.names:
             if name in hp:
                 return hp[name]
-        assert self.otherwise is not None
-        return self.otherwise(counts)
+        return self.fixed if self.otherwise is None else self.otherwise(counts)
 
     def has_value(self, hp: HParams) -> bool:
         """Whether there is one: an optional hyper-parameter may be given by none of its names."""
-        return self.otherwise is not None or any(name in hp for name in self.names)
+        return self.has_last or any(name in hp for name in self.names)
+
+    @property
+    def has_last(self) -> bool:
+        """Whether there is a value even if no name has one."""
+        return self.otherwise is not None or self.fixed is not None
 
     @property
     def counts(self) -> bool:
@@ -50,7 +56,7 @@ class Origin:
 
     def or_else(self, other: "Origin") -> "Origin":
         """This one, and where it has no value, another."""
-        return self if self.otherwise else Origin((*self.names, *other.names), other.otherwise)
+        return self if self.has_last else Origin((*self.names, *other.names), other.otherwise, fixed=other.fixed)
 
 
 # To each part of a transform, by the keys to its state, where its hyper-parameters come from.

@@ -189,7 +189,7 @@ def _way_out(labels: Labels) -> str:
 
 
 def _default(hparam: Hparam) -> Origin:
-    return Origin() if hparam.optional else Origin((), lambda counts: hparam.default)
+    return Origin() if hparam.optional else Origin(fixed=hparam.default)
 
 
 def _leaf_extra(transform: Transform) -> set[str]:

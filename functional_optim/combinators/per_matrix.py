@@ -39,7 +39,7 @@ def per_matrix(transform: Transform) -> Transform:
     """
     inner = require_batched(transform, "per_matrix")
     slots = {name: _of_each_matrix(start) for name, start in inner.slots.items()}
-    form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars), slots=slots)
+    form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars), slots=slots, in_turn=(), by_shape=None)
     return Transform.of(form, transform.declared, "per_matrix")
 
 

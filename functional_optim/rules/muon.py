@@ -22,6 +22,7 @@ from torch import Tensor
 
 from functional_optim.codecs import Codec
 from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.in_turn import in_turn
 from functional_optim.numerics import mixed
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import (
@@ -33,39 +34,40 @@ from functional_optim.rules.newton_schulz import (
     require_schedule,
     schedule_of,
 )
-from functional_optim.rules.shape import FACTORS, require_factor
-from functional_optim.transform import Transform, per_tensor
+from functional_optim.rules.shape import scaled_by_shape
+from functional_optim.transform import Transform, elementwise, per_tensor
 
-MOMENTUM = {"momentum_buffer": matrix_zeros("scale_by_muon")}
-HPARAMS = {"momentum": Hparam(0.95, FRACTION), "eps": Hparam(1e-7, NON_NEGATIVE)}
+EPS = Hparam(1e-7, NON_NEGATIVE)
 
 
-@per_tensor(
-    slots=MOMENTUM,
+@elementwise(
+    slots={"momentum_buffer": matrix_zeros("scale_by_muon")},
     coded={"momentum_buffer": "signed"},
-    hparams={"momentum": HPARAMS["momentum"], "ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": HPARAMS["eps"]},
-    batched=True,
+    hparams={"momentum": Hparam(0.95, FRACTION)},
     name="scale_by_muon",
 )
-def _muon(hp, *, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
-    return _stepping(hp, [hp["ns_coefficients"]], None, nesterov, ns_steps, adjust_lr_fn, ns_dtype)
-
-
-@per_tensor(slots=MOMENTUM, coded={"momentum_buffer": "signed"}, hparams=HPARAMS, batched=True, name="scale_by_muon")
-def _scheduled_muon(hp, *, schedule, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
-    return _stepping(hp, schedule_of(schedule), margin_of(schedule), nesterov, ns_steps, adjust_lr_fn, ns_dtype)
-
-
-def _stepping(hp, schedule, margin, nesterov, ns_steps, adjust_lr_fn, ns_dtype):
+def _momentum(hp, *, nesterov):
     mu = hp["momentum"]
 
     def rule(g, p, m):
         m = mixed(m, g, 1 - mu)
-        u = mixed(g, m, mu) if nesterov else m
-        x = orthogonalized(u.flatten(2), schedule, hp["eps"], ns_steps, ns_dtype, margin)
-        return FACTORS[adjust_lr_fn](*x.shape[1:]) * x.reshape(g.shape), m
+        return mixed(g, m, mu) if nesterov else m, m
 
     return rule
+
+
+@per_tensor(hparams={"ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": EPS}, batched=True, name="scale_by_muon")
+def _direction(hp, *, ns_steps, ns_dtype):
+    return _orthogonalizing([hp["ns_coefficients"]], hp["eps"], ns_steps, ns_dtype, None)
+
+
+@per_tensor(hparams={"eps": EPS}, batched=True, name="scale_by_muon")
+def _scheduled_direction(hp, *, schedule, ns_steps, ns_dtype):
+    return _orthogonalizing(schedule_of(schedule), hp["eps"], ns_steps, ns_dtype, margin_of(schedule))
+
+
+def _orthogonalizing(schedule, eps, ns_steps, ns_dtype, margin):
+    return lambda u, p: orthogonalized(u.flatten(2), schedule, eps, ns_steps, ns_dtype, margin).reshape(u.shape)
 
 
 @recorded
@@ -116,14 +118,15 @@ def scale_by_muon(
     tensor([[ 1.,  0.],
             [ 0., -1.]])
     """
-    require_factor(adjust_lr_fn)
+    factor = scaled_by_shape(adjust_lr_fn)
     given: Any = ns_coefficients
     by_steps = isinstance(given[0], str | tuple | list)
     require_schedule(given if by_steps else [given], ns_steps, ns_dtype)
-    options = {"nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "ns_dtype": ns_dtype}
-    if by_steps:
-        return _scheduled_muon(schedule=given, momentum=momentum, eps=eps, state_dtype=state_dtype, **options)
-    return _muon(momentum=momentum, ns_coefficients=given, eps=eps, state_dtype=state_dtype, **options)
+    options = {"eps": eps, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
+    direction = _scheduled_direction(schedule=given, **options) if by_steps else _direction(ns_coefficients=given, **options)
+    codec = state_dtype if isinstance(state_dtype, Codec) else None
+    first = _momentum(nesterov, momentum, state_dtype=None if codec else state_dtype)
+    return in_turn(first, direction, factor, name="scale_by_muon", codec=codec)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,21 @@ Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025,
 https://arxiv.org/abs/2502.16982; Bernstein 2025, Deriving Muon, https://jeremybernste.in/writing/deriving-muon
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from functional_optim.hparams import NON_NEGATIVE, Hparam
+from functional_optim.hparams import ANY, NON_NEGATIVE, Hparam
+from functional_optim.lifting import Leafwise
 from functional_optim.numerics import sqrt
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import require_matrix
-from functional_optim.transform import Transform, numbered, per_tensor
+from functional_optim.transform import Transform, elementwise, numbered, per_tensor
 
 FACTORS = {
     None: lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
@@ -34,6 +40,11 @@ def _scale_by_shape(hp, *, adjust_lr_fn):
         return FACTORS[adjust_lr_fn](u.shape[1], math.prod(u.shape[2:])) * u
 
     return rule
+
+
+@elementwise(hparams={"shape_factor": Hparam(1.0, ANY)}, name="scale_by_shape")
+def _scaled(hp):
+    return lambda u, p: hp["shape_factor"] * u
 
 
 @recorded
@@ -53,8 +64,40 @@ def scale_by_shape(adjust_lr_fn: str = "original") -> Transform:
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; Liu et al. 2025, https://arxiv.org/abs/2502.16982. The
     names are those of `torch.optim.Muon`.
     """
+    return scaled_by_shape(adjust_lr_fn)
+
+
+def scaled_by_shape(adjust_lr_fn: str | None) -> Transform:
+    """The same; of tensors whose factor is known an engine multiplies the elements together with whatever comes next."""
     require_factor(adjust_lr_fn)
-    return _scale_by_shape(adjust_lr_fn)
+    rule = _scale_by_shape(adjust_lr_fn)
+    return _with(rule, by_shape=_Scalings(rule, adjust_lr_fn))
+
+
+def _with(rule: Transform, **changes: Any) -> Transform:
+    """The rule with other attributes of its form."""
+    form = rule.form
+    assert isinstance(form, Leafwise)
+    return Transform.of(dataclasses.replace(form, **changes), rule.declared, rule.name)
+
+
+@dataclass(frozen=True)
+class _Scalings:
+    """A rule for each factor that some parameters have; what is no matrix is left to the rule of shapes, which refuses it."""
+
+    rule: Transform
+    adjust_lr_fn: str | None
+
+    def __call__(self, params: Sequence[Tensor]) -> list[Transform]:
+        factors = dict.fromkeys(map(self.factor, params))
+        return [self.rule if factor is None else self.scaling(factor) for factor in factors]
+
+    def factor(self, p: Tensor) -> float | None:
+        return FACTORS[self.adjust_lr_fn](p.shape[0], math.prod(p.shape[1:])) if p.ndim > 1 and p.numel() else None
+
+    def scaling(self, factor: float) -> Transform:
+        """The rule for those of one factor."""
+        return _with(_scaled(factor), only=lambda p: self.factor(p) == factor)
 
 
 @numbered(hparams={"rms": Hparam(0.2, NON_NEGATIVE), "rms_eps": Hparam(1e-8, NON_NEGATIVE)})

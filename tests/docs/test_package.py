@@ -27,6 +27,7 @@ LAYERS = [
     {"numbered", "dimensions", "decompositions", "symmetric"},
     {"coding"},
     {"transform", "apply"},
+    {"in_turn"},
     {"rules"},
     {"combinators", "schedules"},
     {"optimizers"},

@@ -421,3 +421,20 @@ def test_an_eager_step_imports_no_compiler():
         "assert not [m for m in sys.modules if m.startswith('functional_optim.adapters.') and m.endswith('kernels')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@fo.elementwise(slots=("m",), hparams={"weight": 0.3})
+def between(hp):
+    """Between the last gradient and this one, as torch has it."""
+    return lambda g, p, m: (torch.lerp(m, g, hp["weight"]), g)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_lerp_is_written_down(fused):
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = OptimizerAdapter([p], fo.chain(between(), fo.negate()), fused=fused)
+    for g in (1.0, 2.0):
+        p.grad = torch.full_like(p, g)
+        optimizer.step()
+    assert ways(optimizer) == {"COMPILED" if fused else "LISTED"}
+    torch.testing.assert_close(p.detach(), torch.full_like(p, -(0.3 * 1 + 0.7 * 1 + 0.3 * 2)), rtol=1e-15, atol=0)

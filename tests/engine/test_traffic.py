@@ -84,8 +84,6 @@ REASONS = {
     "scale_by_came-0": ROWS,
     "scale_by_factored_rms-0": ROWS,
     "scale_by_row_rms-0": ROWS,
-    "scale_by_shape-0": ROWS,
-    "scale_by_shape-1": ROWS,
     "scale_by_sm3-0": ROWS,
     "sm3-0": ROWS,
     "row_floor-0": ROWS,

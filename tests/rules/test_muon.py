@@ -388,6 +388,32 @@ def test_muon_behind_the_adapter():
     ]
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_only_products_are_computed_matrix_by_matrix(fused):
+    """The momentum before, and the factor, the decay and the rate behind, are of elements; the factors differ."""
+    p = [torch.nn.Parameter(randn(*shape)) for shape in [(8, 6), (6, 8), (12, 6)]]
+    optimizer = adapters.OptimizerAdapter(p, fo.muon(adjust_lr_fn="original"), fused=fused)
+    set_gradients(p, 0)
+    optimizer.step()
+    (step,) = optimizer._steps.values()
+    stages = [[(stage.fuses, len(stage.links)) for stage in part.passage.stages] for part in step.plan.parts]
+    assert stages == [[(True, 1), (False, 1), (True, 3)]] * 3 and not step.plan.refusals
+
+
+def test_the_momentum_is_torchs_to_the_last_digit():
+    p = [torch.nn.Parameter(randn(300, 300).float()), torch.nn.Parameter(randn(4, 6, seed=1).float())]
+    q = [torch.nn.Parameter(x.detach().clone()) for x in p]
+    ours, theirs = adapters.Muon(p), torch.optim.Muon(q)
+    for t in range(3):
+        for i, (x, y) in enumerate(zip(p, q, strict=True)):
+            x.grad = randn(*x.shape, seed=10 * t + i).float()
+            y.grad = x.grad.clone()
+        ours.step()
+        theirs.step()
+    for x, y in zip(p, q, strict=True):
+        assert torch.equal(ours.state[x]["momentum_buffer"], theirs.state[y]["momentum_buffer"])
+
+
 @pytest.mark.parametrize("shape", [(3,), (), (2, 2, 2)])
 def test_other_shapes(shape):
     for cls in (torch.optim.Muon, adapters.Muon):

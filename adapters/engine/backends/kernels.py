@@ -7,7 +7,7 @@ On the host it usually returns a single function, which is called `direct`ly.
 
 import functools
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -178,13 +178,18 @@ def body_of(traced: Traced) -> Body:
 
         for node in nodes:
             options = {name: value(x) for name, x in node.options.items()}
-            function = converted if node.op == "to" else FUNCTIONS[node.op]
+            function = COMPILED.get(node.op) or FUNCTIONS[node.op]
             values[node] = function(*map(value, node.args), **options)
         return [values[node] for node in traced.results]
 
     slots = zip(traced.results[1:], traced.inputs[2:], strict=False)
     kept = frozenset(i for i, (new, old) in enumerate(slots) if new is old)
     return Body(traced.tape.prologue(list(numbers)), run, kept)
+
+
+def between(x: Tensor, y: Tensor, weight: Any) -> Tensor:
+    """`torch.lerp`, which the compiler does not take with a number out of a tensor."""
+    return x + weight * (y - x)
 
 
 def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -202,6 +207,10 @@ def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
         found = torch.where(x.abs() < 2.0**-14, (x * 2.0**24).round() * 2.0**-24, found)
         found = torch.where(found.abs() > torch.finfo(dtype).max, found * torch.inf, found)
     return found
+
+
+# What is another function in a kernel.
+COMPILED: Mapping[str, Callable[..., Tensor]] = {"lerp": between, "to": converted}
 
 
 def compile_body(body: Body, ending: Ending, dtypes: Dtypes, device: torch.device) -> Any:
