@@ -4,6 +4,7 @@ This alone holds the dtype policy, the `None` leaves, complex numbers as pairs o
 rules know nothing of them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -282,6 +283,7 @@ class Leafwise(Lifted):
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
         batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
+        places: whether the rule gets the leaf's place among those of its shape, `hp["place"]`; see `places_of`.
         evaluated_at: `(p, *slots, *own) -> x`, where a leaf is evaluated; None for where it is trained.
         in_turn: the rules that this one is, where it is no more than those one after another; each keeps its slots among these.
         by_shape: of parameters, the rules that together do to them what this one does, each to those that it concerns: where a
@@ -290,6 +292,7 @@ class Leafwise(Lifted):
 
     reduce: Reduction | None = None
     batched: bool = False
+    places: bool = False
     evaluated_at: Callable[..., Tensor] | None = None
     in_turn: "tuple[Transform, ...]" = ()
     by_shape: "Callable[[Sequence[Tensor]], Sequence[Transform]] | None" = None
@@ -344,7 +347,8 @@ class Leafwise(Lifted):
         present = [i for i in range(len(u)) if u[i] is not None]
         work = {i: [self._opened(column[i], k) for k, column in enumerate(columns)] for i in present}
         reduced = self._reduced(list(work.values()))
-        scalars = spread({**hp, **self.numbers_of(extra)}, t, spec)
+        numbers = {**hp, **self.numbers_of(extra), **(self._places(u, slots, hp, spec) if self.places else {})}
+        scalars = spread(numbers, t, spec)
         rules: dict[int, Rule] = {}
         for members in self._batches(work, scalars):
             own = scalars[members[0]]
@@ -356,6 +360,18 @@ class Leafwise(Lifted):
 
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+    def _places(self, updates: Sequence[Any], slots: Sequence[Sequence[Any]], hp: HParams, spec: Spec) -> dict[str, Any]:
+        """The place of each leaf, unless an engine, which has some of the leaves only, gives it.
+
+        Of which dtype a parameter is, a slot tells that is seen as it is stored; here parameters are in at least float32.
+        """
+        if "place" in hp:
+            return {}
+        told = next((slot for slot, kept in zip(slots, self.unopened, strict=True) if kept), None)
+        shapes = {i: u.shape for i, u in enumerate(updates) if u is not None and (told is None or self.concerns(told[i]))}
+        found = places_of(shapes)
+        return {"place": PerLeaf(trees.unflatten(spec, [found.get(i, 0) for i in range(len(updates))]))}
 
     def evaluated(self, state: Tree, params: Tree) -> Tree:
         """As `evaluated_at` tells of each leaf."""
@@ -465,6 +481,16 @@ class WholeTree(Lifted):
         new_state = {name: trees.unflatten(spec, slot) for name, slot in zip(self.slots, slots, strict=True)}
         new_state |= {name: whole(new_shared[name]).to(state[name].dtype) for name in self.shared}
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
+
+
+def places_of(shapes: Mapping[int, Any]) -> dict[int, int]:
+    """The place of each leaf among those of its shape that have a gradient, in their order."""
+    counts = Counter[Any]()
+    found = dict[int, int]()
+    for i in sorted(shapes):
+        found[i] = counts[shapes[i]]
+        counts[shapes[i]] += 1
+    return found
 
 
 @overload

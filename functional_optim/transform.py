@@ -332,6 +332,9 @@ def elementwise(
     - Keyword-only arguments are static choices of the constructor (`nesterov=False`); they may pick a rule.
     - `rule(g, p, *slots)` returns the update and the new slots, or the bare update where there are none. It sees real tensors
       of at least float32 and writes to none. `p` is None where the caller gave no parameters.
+    - What the function or its rule finds outside, a variable or an attribute of its object, is a constant of the code that
+      engines make. Another number or tensor there is noticed, and the rule written down and compiled anew: a number that changes
+      often belongs into `hparams`. Attributes of attributes, and what is changed within a tensor, are not looked at.
 
     Args:
         slots: names of the per-leaf state, each starting as zeros like the parameter; or name to `(p, hp) -> first value`.
@@ -376,6 +379,7 @@ def per_tensor(
     extra: Sequence[str] = (),
     leaf_extra: Sequence[str] = (),
     batched: bool = False,
+    places: bool = False,
     as_stored: Sequence[str] = (),
     dtypes: Sequence[torch.dtype] = (),
     coded: Mapping[str, str] | None = None,
@@ -391,6 +395,8 @@ def per_tensor(
         slots, hparams, reduce, extra, leaf_extra, as_stored, dtypes, coded, name: as for `elementwise`.
         batched: give the rule all tensors of one shape at once, as one tensor with a first dimension more, and the slots alike:
             one product of n matrices for n products. `p` and the results have that dimension, too.
+        places: give the rule `hp["place"]`, a whole number: how many leaves of the tensor's shape that have a gradient come
+            before it. Random numbers that depend on it differ from tensor to tensor.
     """
     lift = functools.partial(
         Leafwise,
@@ -402,6 +408,7 @@ def per_tensor(
         dtypes=tuple(dtypes),
         coded=_kinds(slots, coded or {}),
         batched=batched,
+        places=places,
     )
     return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 

@@ -117,6 +117,8 @@ def _ruled(
     keys = [leaf.index for leaf in leaves]
     numbers = dict(zip(keys, map(run.numbers, leaves), strict=True))
     hp = together({i: own[link] for i, (own, _) in numbers.items()})
+    if form.places:
+        hp["place"] = one_or_each({i: run.ranks[link][i] for i in keys})
     state: dict[str, Any] = {name: dict(zip(keys, column, strict=True)) for name, column in zip(link.slots, slots, strict=True)}
     if form.counts:
         state["step"] = one_or_each({i: counts[link.step] for i, (_, counts) in numbers.items()})

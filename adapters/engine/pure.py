@@ -153,7 +153,7 @@ class PureEngine:
             key = steps, groups, tuple(gates.items())
             plan = structure.plans.get(key)
             try:
-                if plan is None:
+                if plan is None or (not isinstance(plan, str) and plan.is_outdated):
                     plan = structure.plans[key] = self._plan(anatomy, given, groups, own, gates, extra, steps)
                 if isinstance(plan, str):
                     return None

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from functional_optim.closures import constants_of
 from functional_optim.combinators.compared import ARRIVED
 from functional_optim.combinators.innermost import Asked, Mark, Placed, innermost
 from functional_optim.combinators.origin import Counts, Origin
@@ -98,7 +99,8 @@ class Link:
         """Equal for links that compute the same: everything about a link but its numbers and names."""
         form = self.form
         options = tuple((name, _known_by(value)) for name, value in sorted(form.options.items()))
-        return (form.scalars, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
+        constants = constants_of(form.scalars)
+        return (form.scalars, constants, options, tuple(form.slots), form.counts, form.reduce, tuple(self.hparams))
 
     def __str__(self) -> str:
         return self.transform.name if self.sees else ".".join(self.path) or self.transform.name
@@ -234,6 +236,8 @@ def slot_count(links: Iterable[Link]) -> int:
 def _given(link: Link, hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> HParams:
     origins = link.hparams.items()
     own = {name: separate(origin.value(hparams, counts)) for name, origin in origins if origin.has_value(hparams)}
+    if link.rule and link.rule.places:
+        own["place"] = 0  # Any, to see what the rule says of its numbers; `lifted` gives each leaf its own.
     return {**own, **link.rule.numbers_of(extra)} if link.rule and link.rule.extra else own
 
 

@@ -15,7 +15,7 @@ from functional_optim import trees
 from functional_optim.combinators.origin import Counts
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, together
-from functional_optim.lifting import widened
+from functional_optim.lifting import places_of, widened
 from functional_optim.numbered import Numbered, Sums
 from functional_optim.numerics import double, real
 from functional_optim.reductions import SumOver
@@ -49,6 +49,7 @@ class Run(ABC):
         hparams: of each group.
         reduced: what links have reduced to.
         cache: for backends, until the step is over.
+        ranks: of each link whose rule asks for the places of leaves, these; see `places_of`.
     """
 
     works: list[Work]
@@ -71,6 +72,7 @@ class Run(ABC):
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
         self.cache: dict[Any, Any] = {}
+        self.ranks: dict[Link, Mapping[int, int]] = {}
 
     @abstractmethod
     def target(self, work: Work) -> list[Column]:
@@ -103,6 +105,7 @@ class Run(ABC):
     def meet(self) -> None:
         """Go as far as the last place where leaves must meet, and look ahead: all that may fail."""
         plan = self.plan
+        self.ranks = {link: self._ranks(link) for link in plan.placing}
         for i, link in enumerate(plan.links if plan.is_new else plan.stops):
             # Whatever is wrong with a rule that is called, its first step says.
             if link.joins or (plan.is_new and not link.packs):
@@ -117,6 +120,10 @@ class Run(ABC):
                 self._gather(link)
         for work in self.works:
             self._look_ahead(work)
+
+    def _ranks(self, link: Link) -> Mapping[int, int]:
+        present = [leaf for work in self.works for leaf in work.part.leaves if link in leaf.passage.place]
+        return places_of({leaf.index: leaf.shape for leaf in present})
 
     def waiting(self, work: Work) -> list[Link]:
         """The links of the next stage of a work that have something to find out yet."""

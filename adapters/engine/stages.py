@@ -134,10 +134,11 @@ class Stage:
         return len(self.links) == 1 and self.links[0].rule is not None and self.links[0].rule.batched
 
     @cached_property
-    def is_coded(self) -> bool:
-        """Whether its one link needs tensors of their own shapes, and keeps its slots in codes."""
+    def is_lifted(self) -> bool:
+        """Whether its one link is run as its transform runs it: on tensors of equal shapes together, on slots that are kept in
+        codes, or with the places of leaves."""
         rule = self.links[0].rule if self.links and not self.fuses else None
-        return rule is not None and rule.coding is not None
+        return rule is not None and (self.is_batched or rule.coding is not None or rule.places)
 
     def slots_of(self, link: Link) -> slice:
         """Where the slots of one link are among those of the stage."""

@@ -243,7 +243,7 @@ class PlannedStep:
 
     def _plan_for(self, gates: Mapping[Path, bool], present: Present, hparams: Mapping[int, HParams]) -> InPlacePlan:
         key = (_is_scaled(hparams), *gates.items())
-        if key not in self._plans:
+        if key not in self._plans or self._plans[key].is_outdated:
             self._plans[key] = self._planned(gates, present, hparams)
         return self._plans[key]
 

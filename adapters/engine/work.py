@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from functional_optim import trees
+from functional_optim.closures import constants_of
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 
@@ -168,11 +169,25 @@ class Plan:
     is_new: bool = field(default=True, kw_only=True)
     lasting: Lasting = field(default_factory=lambda: Lasting({}), kw_only=True)
 
+    def __post_init__(self) -> None:
+        rules = [link.rule.scalars for link in self.links if link.rule]
+        self._constants = [(rule, found) for rule in dict.fromkeys(rules) if (found := constants_of(rule))]
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a rule closes over others than when it was written down."""
+        return any(constants_of(rule) != then for rule, then in self._constants)
+
     @cached_property
     def stops(self) -> list[Link]:
         """The links up to the last one at which leaves must meet."""
         joining = [i for i, link in enumerate(self.links) if link.joins]
         return self.links[: joining[-1] + 1] if joining else []
+
+    @cached_property
+    def placing(self) -> list[Link]:
+        """The links whose rules ask for the places of leaves."""
+        return [link for link in self.links if link.rule and link.rule.places]
 
     @cached_property
     def is_spread(self) -> bool:

@@ -7,23 +7,22 @@ Without a compiler it is Python's loop, and all that torch can do with one it ca
 the program: one step is compiled, and its transpose and tangent where derivatives are taken, whatever K is.
 """
 
-import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from functional_optim import torch_internals, trees
+from functional_optim.closures import constants_of
 from functional_optim.hparams import require_count
 from functional_optim.meta.compiled import run_loop, structure_key
 from functional_optim.meta.lowering import is_compiling
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
-from functional_optim.meta.remat import closed_over, require_constant_closure
 from functional_optim.meta.remat import remat as rematerialised
+from functional_optim.meta.remat import require_constant_closure
 from functional_optim.trees import Tree, distinct
 
 Step = Callable[..., tuple[Tree, Tree]]
@@ -55,6 +54,8 @@ def loop(
     Args:
         step: `(state, x, *args) -> (state, y)`, of trees of tensors; the state keeps its structure, shapes and dtypes. Compiled
             code is kept for this function: give the same one again, not another lambda, where a program has several such loops.
+            Where it closes over another number or tensor than before, or an attribute of its object is another, it is compiled
+            anew; attributes of attributes are not looked at.
         state: what goes from step to step.
         steps: how many, at least 1.
         xs: a tree of tensors with an entry for each step along their first axis, of which the step gets its own. None: it gets
@@ -105,7 +106,7 @@ def loop(
         truncate=truncate,
         remat=remat,
         cache=_cache_of(step) if compiles else None,
-        key=(until, _constants_of(step), _constants_of(until)) if compiles else None,
+        key=(until, constants_of(step), constants_of(until)) if compiles else None,
         name=getattr(step, "__qualname__", type(step).__name__) if compiles else "",
     )
 
@@ -264,33 +265,6 @@ def _held(x: Tensor, ended: Tensor) -> Tensor:
     """The same tensor, a constant once the loop has ended: there a slope of 0 would meet infinite ones, and be NaN."""
     differentiates = is_smooth(x) and (torch.compiler.is_compiling() or torch_internals.is_tracked(x))
     return torch.where(ended, x.detach(), x) if differentiates else x
-
-
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """What is equal to this very tensor."""
-
-    tensor: Tensor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tensor is self.tensor
-
-    def __hash__(self) -> int:
-        return id(self.tensor)
-
-
-def _constants_of(function: Any) -> tuple[Any, ...]:
-    """Equal as long as a function closes over the same tensors, numbers and functions, which are constants of its code."""
-    constants: list[Any] = []
-    for where, value in closed_over(function, set()) if function else ():
-        for x in trees.leaves(value):
-            if isinstance(x, Tensor):
-                constants.append((where, _Same(x)))
-            elif isinstance(x, int | float | complex | str):
-                constants.append((where, distinct(x)))
-            elif inspect.isfunction(x):
-                constants.append((where, weakref.ref(x)))
-    return tuple(constants)
 
 
 def _cache_of(step: Step) -> dict[Any, Any]:

@@ -26,7 +26,7 @@ def nothing(p: Tensor, hp: HParams) -> Tensor:
     return torch.empty(0, dtype=p.dtype, device=p.device)
 
 
-@per_tensor(slots={"rounded_to": nothing}, hparams={"seed": Hparam(0, SEEDS)}, as_stored=("rounded_to",), dtypes=LOW)
+@per_tensor(slots={"rounded_to": nothing}, hparams={"seed": Hparam(0, SEEDS)}, as_stored=("rounded_to",), dtypes=LOW, places=True)
 def stochastic_rounding(hp, t):
     """Round parameters of low precision up or down at random, so that updates too small for them arrive on average.
 
@@ -34,8 +34,10 @@ def stochastic_rounding(hp, t):
     parameter walks around what float32 would give, by up to half a spacing √steps.
 
     The random numbers are a function of the seed, the step and the place of the element in its tensor, by Philox: the same bits
-    in every run, for any number of threads, and of processes that share the tensor. Tensors of one shape get the same numbers.
-    `vmap` over `seed` gives independent runs. Parameters of float32 and more stay as they are. Of an update that is larger than
+    in every run, for any number of threads, and of processes that share the tensor. Which tensor is which is told by its shape,
+    then by its order among those of that shape that have a gradient: each gets numbers of its own. (Where every tensor has an
+    optimizer of its own, as in `step_in_backward`, it is the first of its shape: give them different seeds.) `vmap` over `seed`
+    gives independent runs. Parameters of float32 and more stay as they are. Of an update that is larger than
     what the parameter becomes, as many bits arrive as the dtype has.
 
     Args:
@@ -56,13 +58,13 @@ def stochastic_rounding(hp, t):
     >>> (p + update).unique()  # An eighth of them moves, for numbers are 2⁻⁷ apart here.
     tensor([1.0000, 1.0078], dtype=torch.bfloat16)
     """
-    seed = hp["seed"]
+    seed, place = hp["seed"], hp["place"]
 
     def rule(u, p, nothing):
         dtype = nothing.dtype
         if dtype not in LOW:
             return u, nothing
-        w = round_stochastically(p + u, dtype, noise=halves(p.shape, seed, t, 0, p.device))
+        w = round_stochastically(p + u, dtype, noise=halves(p.shape, seed, t, place, p.device))
         return step_to(p, w.to(p.dtype), dtype)[0], nothing
 
     return rule

@@ -138,6 +138,50 @@ def test_it_is_vmapped_over_seeds():
     assert all(torch.equal(together[i], stepped(i)) for i in range(4)) and len({tuple(x.tolist()) for x in together}) == 4
 
 
+def test_every_tensor_has_numbers_of_its_own_and_the_same_in_every_engine():
+    """Of one shape, in two groups, among others of float32, some without a gradient at the last step."""
+    # The updates are sums of powers of 2, so that engines agree on them to the last bit.
+    tx = fo.chain(fo.scale_by_learning_rate(2.0**-10), fo.stochastic_rounding())
+    dtypes = [torch.float32 if i % 5 == 3 else torch.bfloat16 for i in range(14)]
+    absent = {3: {0, 4, 13}}  # Later an optimizer's counts, and its numbers, are other ones than the pure function's.
+    start = [torch.ones(64 if i % 2 else 30, dtype=dtype) for i, dtype in enumerate(dtypes)]
+
+    def grads(step):
+        return [None if i in absent.get(step, ()) else -torch.ones_like(p) for i, p in enumerate(start)]
+
+    def purely(tx):
+        params, state = start, tx.init_state(start)
+        for step in range(4):
+            params, state = tx.step(grads(step), state, params)
+        return params
+
+    def by_optimizer(fused):
+        params = [nn.Parameter(p.clone()) for p in start]
+        optimizer = OptimizerAdapter([{"params": params[:11]}, {"params": params[11:], "seed": 0}], tx, fused=fused)
+        for step in range(4):
+            for p, grad in zip(params, grads(step), strict=True):
+                p.grad = grad
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    rows = purely(tx)
+    low = [tuple(p.tolist()) for p, dtype in zip(rows, dtypes, strict=True) if dtype == torch.bfloat16]
+    assert len(set(low)) == len(low)
+    for others in (purely(fo.fused(tx)), by_optimizer(None), by_optimizer(True)):
+        assert [torch.equal(*pair) for pair in zip(others, rows, strict=True)] == [True] * 14
+
+
+def test_places_of_tensors_under_vmap():
+    """A batch of trees gets for each tensor what one tree gets."""
+    params = {"a": torch.ones(3, 40, dtype=torch.bfloat16), "b": torch.ones(3, 40, dtype=torch.bfloat16)}
+    tx, u = fo.stochastic_rounding(), {name: torch.full((40,), 2.0**-9) for name in params}
+    batch = torch.vmap(lambda p: tx.step(u, tx.init_state(p), p)[0])(params)
+    first = {name: p[0] for name, p in params.items()}
+    one = tx.step(u, tx.init_state(first), first)[0]
+    assert all(torch.equal(batch[name][i], one[name]) for name in params for i in range(3))
+    assert not torch.equal(one["a"], one["b"])
+
+
 # --- All of them --------------------------------------------------------------------------------------------------------
 
 

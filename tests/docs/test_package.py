@@ -17,7 +17,7 @@ import functional_optim as fo
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
     {"torch_internals", "traced_trees"},
-    {"trees", "sharded", "kernel_files", "inductor", "hints"},
+    {"trees", "sharded", "kernel_files", "inductor", "hints", "closures"},
     {"recipe"},
     {"numerics"},
     {"philox"},

@@ -39,7 +39,7 @@ class Called:
         """Leaf by leaf; or those of equal shapes together, if the rule wants them so."""
         updates: Column = []
         links = work.stage.links
-        if work.stage.is_batched or work.stage.is_coded:
+        if work.stage.is_lifted:
             work.u, new = lifted(run, links[0], work.part.leaves, work.u, work.p, slots)
             for column, values in zip(slots, new, strict=True):
                 foreach["copy_"](column, values)
