@@ -204,6 +204,7 @@ def _ordered(
     roots = [*returned, *bases.values()]
     uses = Counter([*roots, *(x for node in ordered(roots) for x in node.operands)])
     for node in list(uses):
+        _sum_in_place(node, uses, inputs)
         _absorb_product(node, uses)
     # The parameter, which is input 1, is written when nothing reads it any more, nor a gradient that might be its memory.
     last = [bases[1]] if 1 in bases else []
@@ -222,6 +223,22 @@ def _base(inputs: Sequence[Node], index: int, value: Scaled) -> Node:
     if value.node in inputs and value.node is not inputs[index]:
         return Node("clone", (value.node,)) if is_one(value.scale) else value.whole()
     return value.node
+
+
+def _sum_in_place(node: Node, uses: Mapping[Node, int], inputs: Sequence[Node]) -> None:
+    """Where a sum of gradient and parameter is needed for another sum alone, add them to what is to be stored, one by one:
+
+    (a + s b) + r y  =  (a + r y) + s b
+    """
+    if node.op != "add" or not all(isinstance(x, Node) and x.wide for x in node.args):
+        return
+    alpha = node.options["alpha"]
+    for x, y in (node.args, node.args[::-1]):
+        is_sum = x.op == "add" and uses[x] == 1 and all(a in inputs[:2] for a in x.args)
+        if is_sum and y not in inputs[:2] and (x is node.args[0] or is_one(alpha)):
+            a, b = x.args
+            node.args, node.options = (Node("add", (a, y), {"alpha": alpha}), b), x.options
+            return
 
 
 def _absorb_product(node: Node, uses: Mapping[Node, int]) -> None:

@@ -239,6 +239,8 @@ def test_a_program_is_as_short_as_one_written_by_hand():
 
     with torch.no_grad():
         assert operations(fo.sgd(momentum=0.9)) == [("add", True), ("add", True)]
+        # With decay no sum of gradient and parameter is stored: m ← μ m + g, m ← m + λ p.
+        assert operations(fo.sgd(momentum=0.9, weight_decay=0.1)) == [("add", True)] * 3
         in_place = operations(fo.adamw())
         # √v and the step need memory of their own, the rest none.
         assert [op for op, inside in in_place if not inside] == ["sqrt"]
