@@ -38,13 +38,17 @@ from functional_optim.philox import words
 # Kinds of slots that may be coded: averages of either sign; averages of what is never negative, by the root of which is divided.
 SIGNED, POSITIVE = "signed", "positive"
 
-# Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, from element to element, from slot to slot.
-STEP, ELEMENT, SLOT = 0.6180339887498949, 0.7548776662466927, 0.3819660112501051
+# Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, and from element to element. And how far a slot is
+# from the one before it: not far, modulo 1, so that m and v are rounded up and down together, and m / √v is less often too long.
+STEP, ELEMENT, SLOT = 0.6180339887498949, 0.7548776662466927, 0.9
 
 # u in this many steps; in these, the next irrational number, from block to block; after how many blocks they begin again, so that
 # engines can begin in between.
 STEP_BITS, BLOCK, PERIOD = 13, 4668, 2048
 STEPS = 1 << STEP_BITS
+
+# Elements of a block after which u is the first one's again: kernels compute it once, for as many as the widest vectors hold.
+LANES = 16
 
 # 1 in float32, as a whole number; its digits; its sign, and all but that.
 ONE, DIGITS, SIGN, SIZE = 0x3F800000, 23, -(1 << 31), (1 << 31) - 1
@@ -57,7 +61,8 @@ LARGEST = torch.finfo(torch.float32).max
 
 # Digits of codes, after the first: in 8 bits they are an eighth of a power of 2 apart and reach over 16 powers of 2, or if they
 # are positive over 32, as many as the squares of 16. In 4 bits they would reach further without digits, but steps of a whole
-# power of 2 add up to updates ten times as long as they should be.
+# power of 2 add up to updates ten times as long as they should be. With one more, averages of squares would not reach far enough:
+# AdamW would learn more slowly.
 MANTISSA = {(8, SIGNED): 3, (8, POSITIVE): 3, (4, SIGNED): 1, (4, POSITIVE): 2}
 
 
@@ -225,12 +230,12 @@ class Blockwise(Codec):
 
     def places(self, kind: str, device: torch.device) -> Tensor:
         """What the place of an element in its block adds to u, in units of a float32's last bit."""
-        turns = torch.arange(self.block, dtype=torch.float32, device=device) * ELEMENT % 1 * STEPS
-        return turns.to(torch.int32) * (1 << self._format(kind)[1] - STEP_BITS)
+        turns = torch.arange(self.block, dtype=torch.float32, device=device) % LANES * ELEMENT % 1 * STEPS
+        return turns.to(torch.int32) * (1 << self.format(kind)[1] - STEP_BITS)
 
     def encode_rows(self, rows: Tensor, kind: str, start: Any, places: Tensor) -> tuple[Tensor, Tensor]:
         """The codes and scales of whole blocks, in float32."""
-        largest, dropped, bits, least = self._format(kind)
+        largest, dropped, bits, least = self.format(kind)
         scale, whole = rows.abs().amax(1), rows.view(torch.int32)
         y = (whole & SIZE).view(torch.float32) * ((1 - least) / _rounded(scale)).unsqueeze(1) + least
         codes = ((y.view(torch.int32) + _even(rows, start, places, dropped)) >> dropped) - (bits >> dropped)
@@ -245,7 +250,7 @@ class Blockwise(Codec):
 
     def decode_rows(self, codes: Tensor, scale: Tensor, kind: str) -> Tensor:
         """The numbers of whole blocks."""
-        largest, dropped, bits, least = self._format(kind)
+        largest, dropped, bits, least = self.format(kind)
         whole = codes.to(torch.int32)
         if self.bits == 4:
             whole = torch.cat([whole & 15, (whole >> 4) & 15], dim=1)
@@ -254,8 +259,8 @@ class Blockwise(Codec):
             size = (size.view(torch.int32) | ((whole << (32 - self.bits)) & SIGN)).view(torch.float32)
         return size * (_rounded(scale) * (1 / (1 - least))).clamp(max=LARGEST).unsqueeze(1)
 
-    def _format(self, kind: str) -> tuple[int, int, int, float]:
-        """The largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
+    def format(self, kind: str) -> tuple[int, int, int, float]:
+        """Of a kind: the largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
         largest, dropped = (1 << self.bits - (kind == SIGNED)) - 1, DIGITS - MANTISSA[self.bits, kind]
         bits = ONE - (largest << dropped)
         return largest, dropped, bits, _float_of(bits)

@@ -77,6 +77,26 @@ def together(tasks: Sequence[Callable[[], T]], *, are_kernels: bool = False) -> 
             return [task() for task in tasks]
 
 
+def function(source: str, argtypes: Sequence[Any], flags: Sequence[str]) -> Any:
+    """The function `kernel` of a file of C++, which returns nothing, compiled as Inductor compiles its own files.
+
+    Args:
+        source: the text.
+        argtypes: of the function, in ctypes.
+        flags: of the compiler, further ones.
+    """
+    cache = torch_internals.CppCodeCache
+    with lock:
+        try:
+            with quick_start(with_header=False):
+                library = cache.load(source, extra_flags=tuple(flags))
+        except Exception:  # As above.
+            library = cache.load(source, extra_flags=tuple(flags))
+    found = library.kernel
+    found.argtypes, found.restype = list(argtypes), None
+    return found
+
+
 @contextmanager
 def quick_start(with_header: bool) -> Iterator[None]:
     """Settings of the compiler, in this thread, where preparations don't pay.

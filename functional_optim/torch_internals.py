@@ -59,6 +59,10 @@ NAMES: dict[str, Name] = {
         StatelessSymbolicContext="torch.fx.experimental.symbolic_shapes.StatelessSymbolicContext",
     ),
     **_names(
+        "another way: rules with coded slots run block by block, uncompiled",
+        CppCodeCache="torch._inductor.codecache.CppCodeCache",
+    ),
+    **_names(
         "compiled",
         FakeTensor="torch._subclasses.FakeTensor",
         active_fake_mode="torch._guards.active_fake_mode",

@@ -1,31 +1,31 @@
 """What coded slots cost in loss: the same training with averages in float32, in 8 and in 4 bits, several seeds in one `vmap`.
 
-    python tests/benchmarks/fidelity.py                            # four rules, five seeds, about ten minutes
+    python tests/benchmarks/fidelity.py                            # a perceptron, four rules, five seeds: about ten minutes
+    python tests/benchmarks/fidelity.py --trainings convolutions language
     python tests/benchmarks/fidelity.py --rules adamw --steps 200
     python tests/benchmarks/fidelity.py --formats float32 --others # bitsandbytes and torchao, those that are installed
 
-A perceptron of 85 thousand parameters learns handwritten digits (scikit-learn's 1797, a fifth of them held out). Printed are the
-means over seeds, and their standard deviations, of the losses after the last step. All formats see the same batches.
+What is trained stands in `trainings.py`. Printed are the means over seeds, and their standard deviations, of the losses after the
+last step; and beside float32's, how far the mean held-out loss is from its mean, in its standard deviations, and the ratio of the
+train losses. All formats see the same batches.
 """
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from trainings import TRAININGS, Training
 
 import functional_optim as fo
 
-SIZES = [(64, 256), (256, 256), (256, 10)]
 RULES = {
-    "adamw": lambda: fo.adamw(lr=2e-3),
-    "lion": lambda: fo.lion(lr=2e-4, weight_decay=0.1),
-    "ademamix": lambda: fo.ademamix(lr=1e-3),
-    "muon": lambda: fo.muon(lr=5e-3),
+    "adamw": lambda factor: fo.adamw(lr=2e-3 * factor),
+    "lion": lambda factor: fo.lion(lr=2e-4 * factor, weight_decay=0.1),
+    "ademamix": lambda factor: fo.ademamix(lr=1e-3 * factor),
+    "muon": lambda factor: fo.muon(lr=5e-3 * factor),
 }
 FORMATS = {
     "float32": lambda tx: tx,
@@ -46,99 +46,87 @@ SETTINGS = {
     "ademamix": {"lr": 1e-3, "weight_decay": 0.0},
 }
 
-
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images and labels, to train on and held out."""
-    found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
-    x, y = torch.tensor(found.data, dtype=torch.float32)[order] / 16, torch.tensor(found.target)[order]
-    count = len(y) * 4 // 5
-    return x[:count], y[:count], x[count:], y[count:]
+# Of what a model was trained on, its loss is taken over no more rows than these.
+SEEN = 600
 
 
-def new_params(seed: int) -> dict[str, Tensor]:
-    """As torch's linear layers start."""
-    generator = torch.Generator().manual_seed(seed)
-    params = {}
-    for i, (inputs, outputs) in enumerate(SIZES):
-        params[f"{i}.weight"] = (torch.rand(outputs, inputs, generator=generator) * 2 - 1) / inputs**0.5
-        params[f"{i}.bias"] = (torch.rand(outputs, generator=generator) * 2 - 1) / inputs**0.5
-    return params
-
-
-def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Of a perceptron with two hidden layers."""
-    for i in range(len(SIZES)):
-        x = x @ params[f"{i}.weight"].mT + params[f"{i}.bias"]
-        x = x.relu() if i < len(SIZES) - 1 else x
-    return cross_entropy(x, y)
-
-
-def trained(tx: fo.Transform, seeds: int, steps: int, batch: int = 128) -> tuple[Tensor, Tensor]:
-    """The losses of each seed after the last step, over all that it was trained on, and held out."""
-    x, y, held_x, held_y = digits()
-    each = [new_params(seed) for seed in range(seeds)]
+def trained(training: Training, tx: fo.Transform, seeds: int, steps: int) -> tuple[Tensor, Tensor]:
+    """The losses of each seed after the last step, on what it was trained on, and held out."""
+    x, y, held_x, held_y = training.data()
+    each = [training.new_params(seed) for seed in range(seeds)]
     params = {name: torch.stack([own[name] for own in each]) for name in each[0]}
     state = torch.vmap(tx.init_state)(params)
 
     def step(params, state, rows):
-        return tx.step(torch.func.grad(loss)(params, x[rows], y[rows]), state, params)
+        return tx.step(torch.func.grad(training.loss)(params, x[rows], y[rows]), state, params)
 
     generators = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
     for _ in range(steps):
-        rows = torch.stack([torch.randint(len(y), (batch,), generator=generator) for generator in generators])
+        rows = torch.stack([torch.randint(len(y), (training.batch,), generator=generator) for generator in generators])
         params, state = torch.vmap(step)(params, state, rows)
-    return torch.vmap(lambda p: loss(p, x, y))(params), torch.vmap(lambda p: loss(p, held_x, held_y))(params)
+    some = slice(None, None, -(-len(y) // SEEN))
+    return torch.vmap(lambda p: training.loss(p, x[some], y[some]))(params), torch.vmap(
+        lambda p: training.loss(p, held_x, held_y)
+    )(params)
 
 
-def trained_elsewhere(make: Callable[..., Any], seeds: int, steps: int, batch: int = 128) -> tuple[Tensor, Tensor]:
+def trained_elsewhere(training: Training, make: Callable[..., Any], seeds: int, steps: int) -> tuple[Tensor, Tensor]:
     """The same of an optimizer of another library, seed after seed, on the same batches."""
-    x, y, held_x, held_y = digits()
-    train, held = [], []
+    x, y, held_x, held_y = training.data()
+    train, held, some = [], [], slice(None, None, -(-len(y) // SEEN))
     for seed in range(seeds):
-        params = {name: torch.nn.Parameter(p) for name, p in new_params(seed).items()}
+        params = {name: torch.nn.Parameter(p) for name, p in training.new_params(seed).items()}
         optimizer, generator = make(list(params.values())), torch.Generator().manual_seed(seed)
         for _ in range(steps):
-            rows = torch.randint(len(y), (batch,), generator=generator)
+            rows = torch.randint(len(y), (training.batch,), generator=generator)
             optimizer.zero_grad()
-            loss(params, x[rows], y[rows]).backward()
+            training.loss(params, x[rows], y[rows]).backward()
             optimizer.step()
         with torch.no_grad():
-            train.append(loss(params, x, y))
-            held.append(loss(params, held_x, held_y))
+            train.append(training.loss(params, x[some], y[some]))
+            held.append(training.loss(params, held_x, held_y))
     return torch.stack(train), torch.stack(held)
 
 
-def found_elsewhere(rule: str) -> dict[str, Callable[..., Any]]:
+def found_elsewhere(rule: str, factor: float) -> dict[str, Callable[..., Any]]:
     """What makes optimizers of this rule, of the libraries that are installed."""
     makers = {}
     for name, (module, classes) in OTHERS.items():
         if rule in classes and importlib.util.find_spec(module.split(".")[0]):
-            cls = getattr(importlib.import_module(module), classes[rule])
-            makers[name] = lambda params, cls=cls: cls(params, **SETTINGS[rule])
+            cls, settings = getattr(importlib.import_module(module), classes[rule]), SETTINGS[rule]
+            settings = {**settings, "lr": settings["lr"] * factor}
+            makers[name] = lambda params, cls=cls, settings=settings: cls(params, **settings)
     return makers
 
 
-def row(rule: str, name: str, train: Tensor, held: Tensor) -> None:
-    """Print a row."""
-    print(f"| {rule} | {name} | {' | '.join(f'{x.mean():.4f} ± {x.std():.4f}' for x in (held, train))} |", flush=True)
+def rows(training: Training, rule: str, given: argparse.Namespace) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each format, and of other libraries: its name, and the losses of all seeds."""
+    for name in given.formats:
+        yield name, *trained(training, FORMATS[name](RULES[rule](training.lr)), given.seeds, given.steps)
+    for name, make in found_elsewhere(rule, training.lr).items() if given.others else ():
+        yield name, *trained_elsewhere(training, make, given.seeds, given.steps)
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trainings", nargs="+", choices=TRAININGS, default=["perceptron"])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--others", action="store_true", help="rows of bitsandbytes and torchao, too")
     given = parser.parse_args()
-    print("| rule | averages | held-out loss | train loss |\n|---|---|--:|--:|")
-    for rule in given.rules:
-        for name in given.formats:
-            row(rule, name, *trained(FORMATS[name](RULES[rule]()), given.seeds, given.steps))
-        for name, make in found_elsewhere(rule).items() if given.others else ():
-            row(rule, name, *trained_elsewhere(make, given.seeds, given.steps))
+    print("| training | rule | averages | held-out loss | train loss | from float32's | train / float32's |")
+    print("|---|---|---|--:|--:|--:|--:|")
+    for model in given.trainings:
+        for rule in given.rules:
+            first = None
+            for name, train, held in rows(TRAININGS[model], rule, given):
+                first = first or (train, held)
+                losses = " | ".join(f"{x.mean():.4f} ± {x.std():.4f}" for x in (held, train))
+                away, ratio = (held.mean() - first[1].mean()) / first[1].std(), train.mean() / first[0].mean()
+                print(f"| {model} | {rule} | {name} | {losses} | {away:+.2f} σ | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,6 @@ from .called import Called
 # Elements of a block of rules without codes.
 BLOCK = 1 << 17
 
-# Blocks that a kernel takes at once. In 4 bits the compiler makes several loops, and keeps new slots of so many between them.
-ROWS = 1 << 13
-
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -124,10 +121,9 @@ class Coded(Called):
             from .coded_kernel import coded_kernel  # The compiler's modules take half a second.
 
             scalars = of_leaf(run.scalars(work, links), 0)
-            stored = [column[0].dtype for column in work.slots]
             try:
                 u = wider(work.u[0], part.leaves[0]).to_real()
-                self._kernels[key] = coded_kernel(links, stored, (u, work.p[0].dtype), scalars)
+                self._kernels[key] = coded_kernel(links, (u, work.p[0].dtype), scalars)
             except Exception as error:  # Whatever goes wrong in a compiler, or in a rule that it can't trace.
                 assert self._reasons is not None
                 self._reasons[f"compiling the step in codes failed: {type(error).__name__}: {error}"] = None
@@ -154,10 +150,8 @@ class Coded(Called):
         starts = kernel.starts(links, scalars) + leaf.before // block * codecs.BLOCK
         u, p = (x.reshape(-1) for x in row[:2])
         count, whole = u.numel(), u.numel() // block
-        for first in range(0, whole, ROWS):
-            last = min(first + ROWS, whole)
-            pieces = [_cut(x, first * block, last * block, count) for x in (u, p, *targets)]
-            kernel(vector, starts + first * codecs.BLOCK, pieces[0], pieces[1], pieces[2:])
+        if whole:
+            kernel(vector, starts, u[: whole * block], p, targets)
         if count > whole * block:  # The last block, filled up.
             is_cut = [True, True, *(i % 2 == 0 and x.numel() == count for i, x in enumerate(targets))]
             pieces = [_cut(x, whole * block, count, count) for x in (u, p, *targets)]
