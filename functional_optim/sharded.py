@@ -83,7 +83,8 @@ def cuts_of(x: Any) -> dict[int, int] | None:
 
 def elements_before(shape: Sequence[int], mesh: Any, placements: Sequence[Any]) -> int:
     """How many elements of a DTensor come before those of this process, where it has some in a row; else 0."""
-    cut = [(i, each) for i, each in enumerate(placements) if not each.is_replicate()]
+    # A single process cuts nothing.
+    cut = [(i, each) for i, each in enumerate(placements) if not each.is_replicate() and mesh.shape[i] > 1]
     if len(cut) != 1 or type(cut[0][1]).__name__ != "Shard" or cut[0][1].dim != 0:
         return 0
     (i, _), coordinate = cut[0], mesh.get_coordinate() or ()

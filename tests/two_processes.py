@@ -397,7 +397,7 @@ def codes_of_shards_are_those_of_whole_tensors(case):
     placed: list[tuple[Any, ...]] = [
         ((5, 3, 32), mesh, [Shard(0)], "the same"),
         ((1, 16), mesh, [Shard(0)], "the same"),
-        ((4, 48), grid, [Shard(0), Replicate()], "the same"),
+        ((4, 48), grid, [Shard(0), Shard(0)], "the same"),
         ((4, 20), mesh, [Replicate()], "the same"),
         ((6, 16), None, [], "the same"),
         ((7, 20), mesh, [Shard(0)], "none"),
