@@ -9,10 +9,11 @@ the step before it is compiled; a call of what the compiler made costs some 5 µ
 function the loop is one node of its graph, and the same Python. How a step becomes code: see `lowering`.
 """
 
+import collections
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -44,8 +45,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     There, `loop` and `unroll(..., compile=True)` are loops: the program holds one step and its transpose, however many steps are
     taken. A function that is `compiled` itself is in the program once, however often it is called.
-    Without `compile=True`, every step is written out, and compiling takes the longer. `remat` has no say there, as in
-    `torch.compile`.
+    Without `compile=True`, every step is written out, and compiling takes the longer. Of a loop with `remat`, the insides of a
+    segment are in memory at a time; elsewhere `remat` has no say, as in `torch.compile`.
 
     Other values of the tensors are no other program: another learning rate, seed or data set compiles nothing, and another
     process finds what was compiled in the compiler's cache on disk. `logging.getLogger("functional_optim.meta")` says at the
@@ -108,6 +109,7 @@ def run_loop(
     key: Any,
     structure: list[Any],
     stops: frozenset[int] = frozenset(),
+    segment: int | None = None,
     name: str = "a step",
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Tensor], list[Tensor], Any]:
@@ -123,6 +125,7 @@ def run_loop(
         key: whatever `step` depends on beside the tensors; equal keys promise equal computations.
         structure: the step appends to it what goes with its results, at least once before it returns.
         stops: indices of steps before which derivatives end.
+        segment: how many steps' insides a transpose has in memory at a time; it computes them again. None: those of all.
         name: of what is compiled, for those who watch it.
         settings: of the compiler, where no derivatives are taken.
 
@@ -130,7 +133,8 @@ def run_loop(
         The last carry, the logs stacked along a new first axis, and what the step appended when it was compiled.
     """
     at_stop = (Tensor.detach,) * len(carry)
-    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, (key, steps > 1), structure, name, settings)
+    key = key, steps > 1
+    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, key, structure, name, segment, settings)
     outputs, tape = plan.applied((*carry, *constants, *entries))
     return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
@@ -152,7 +156,8 @@ class _Tape:
     """What a run of a loop keeps for its transpose.
 
     Attributes:
-        rows: of each step, what its transpose wants and only it has; in a program, a tensor that holds them.
+        rows: of each step, what its transpose wants and only it has, or of each segment, what it began with; a tensor that
+            holds them, in a program.
         code: the compiled step.
         batches: for each `vmap` around the loop, innermost first, which tensors it batches.
         within: in which level of torch's transforms each of them is, None for the outermost.
@@ -170,7 +175,7 @@ class _Plan:
 
     Attributes:
         at_stop: what becomes of each tensor of the carry where derivatives end.
-        structure, name, settings: see `run_loop`.
+        structure, name, segment, settings: see `run_loop`.
         moving: which tensors derivatives are taken of.
         batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
         within: see `_Tape`.
@@ -186,6 +191,7 @@ class _Plan:
     key: Any
     structure: list[Any]
     name: str
+    segment: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     moving: tuple[bool, ...] = ()
     batches: tuple[tuple[int | None, ...], ...] = ()
@@ -208,6 +214,15 @@ class _Plan:
             tensors[self.carried : self.carried + self.constant],
             tensors[self.carried + self.constant :],
         )
+
+    def segments(self) -> list[range]:
+        """The steps, segment by segment."""
+        length = self.segment or self.steps
+        return [range(start, min(start + length, self.steps)) for start in range(0, self.steps, length)]
+
+    def segment_to(self, k: int) -> range:
+        """The steps of a segment up to this one."""
+        return range(k - k % (self.segment or self.steps), k + 1)
 
     def axis(self, i: int) -> int:
         """Where the i-th tensor is batched: entries behind the axis of the steps."""
@@ -320,7 +335,7 @@ def _derived(
 ) -> _Plan:
     """A loop of another step, made of that of a plan and kept where that is."""
     key, name = (kind, order, plan.key, plan.batches), f"{kind} {plan.name}"
-    return _Plan(step, carried, constant, plan.steps, stops, at_stop, plan.cache, key, plan.structure, name)
+    return _Plan(step, carried, constant, plan.steps, stops, at_stop, plan.cache, key, plan.structure, name, plan.segment)
 
 
 def _smooth_step(plan: _Plan, tensors: Sequence[Tensor], places: Sequence[int]) -> Callable[..., tuple[Tensors, Tensors]]:
@@ -492,21 +507,18 @@ class _Code:
         Of these only what is `wanted`: a value for each result, and one for all that the transpose wants.
         """
         *returns, keeps = wanted or (True,) * (len(self.outputs) + 1)
+        keeps = keeps and self.transpose is not None
         carry, constants, entries = plan.parts(tensors)
         columns = [x.unbind() for x in entries]
-        logs, rows = [], []
-        for k in range(plan.steps):
-            if k in plan.stops:
-                carry = plan.stopped(carry)
-            given = [*carry, *constants, *(column[k] for column in columns)]
-            own = self.step.own(given)
-            if self.transpose is not None and keeps:
-                # the first carry is among `tensors`, which whoever asks for the transpose has
-                mine = [x if used and k else None for x, used in zip(carry, self.saved.arguments, strict=False)]
-                rows.append((mine, [x if used else None for x, used in zip(own, self.saved.own, strict=True)]))
-            results = self.step.views(*given, *own)
-            carry = results[: self.carried]
-            logs.append([x if returned else None for x, returned in zip(results, returns, strict=False)][self.carried :])
+        logs: list[Any] = []
+        rows: list[Any] = []
+        for some in plan.segments():
+            if keeps and plan.segment:
+                rows.append((list(carry) if some.start else [], []))
+            kept = rows if keeps and not plan.segment else None
+            for results in self._steps(plan, some, carry, constants, columns, kept):
+                carry = results[: self.carried]
+                logs.append([x if returned else None for x, returned in zip(results, returns, strict=False)][self.carried :])
         last = [x if returned else None for x, returned in zip(carry, returns, strict=False)]
         outputs = [*last, *(_stacked(list(column)) for column in zip(*logs, strict=True))]
         if not rows or is_traced():  # a program writes to nothing that somebody still reads
@@ -516,6 +528,31 @@ class _Code:
         handed = sum(self.passed[: self.carried])
         kept = {memory_of(x) for row in rows[-1 - handed :] for some in row for x in some if x is not None}
         return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
+
+    def _steps(self, plan: _Plan, some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None) -> Iterator[Any]:
+        """The results of some steps; to `rows`, unless it is None, what the transpose of each wants."""
+        for k in some:
+            if k in plan.stops:
+                carry = plan.stopped(carry)
+            given = [*carry, *constants, *(column[k] for column in columns)]
+            own = self.step.own(given)
+            if rows is not None:
+                # the first carry is among the tensors of the loop, which whoever asks for the transpose has
+                mine = [x if used and k else None for x, used in zip(carry, self.saved.arguments, strict=False)]
+                rows.append((mine, [x if used else None for x, used in zip(own, self.saved.own, strict=True)]))
+            results = self.step.views(*given, *own)
+            carry = results[: self.carried]
+            yield results
+
+    def _rows(self, plan: _Plan, kept: list[Any], some: range, tensors: Any) -> list[Any]:
+        """What the transposes of some steps want, which are computed again where there is only what they began with."""
+        if not plan.segment:
+            return kept
+        (carry, _), rows = kept.pop(), []
+        first, constants, entries = plan.parts(tensors)
+        steps = self._steps(plan, some, carry if some.start else first, constants, [x.unbind() for x in entries], rows)
+        collections.deque(steps, 0)
+        return rows
 
     def backward(self, plan: _Plan, rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
         """The slopes of a plan's moving tensors, from the cotangents of the last carry and the stacked logs; empties `rows`."""
@@ -529,8 +566,10 @@ class _Code:
         slopes_of_entries: dict[int, list[Tensor]] = {}
         ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
         assert self.transpose is not None
+        of_steps: list[Any] = []
         for k in reversed(range(plan.steps)):
-            mine, own = rows.pop()  # its memory is soon free for what comes
+            of_steps = of_steps or self._rows(plan, rows, plan.segment_to(k), tensors)
+            mine, own = of_steps.pop()  # its memory is soon free for what comes
             before = mine if k else first
             saved = self.saved.of(*before, *constants, *(column and column[k] for column in columns), *own)
             slopes = self.transpose([*saved, *carry, *(log[k] for log in logs)])
@@ -563,7 +602,7 @@ class _Code:
 
     def backward_routine(self, plan: _Plan, rows: Tensor, tensors: Tensors, cotangents: Sequence[Tensor]) -> Tensors:
         """What `backward` returns, in a program."""
-        plan, used = _without_step(plan), self.saved.arguments
+        plan, used = _without_step(plan), self.saved.arguments if plan.segment is None else (True,) * len(tensors)
         wanted = [x for x, is_used in zip(tensors, used, strict=True) if is_used]
 
         def run(given: Sequence[Tensor], wanted: Sequence[bool], once: bool) -> list[Tensor | None]:

@@ -23,6 +23,7 @@ from functional_optim.meta.lowering import is_compiling
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import remat as rematerialised
 from functional_optim.meta.remat import require_constant_closure
+from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree, distinct
 
 Step = Callable[..., tuple[Tree, Tree]]
@@ -131,9 +132,15 @@ def run(
         key: what tells steps apart that share a cache, beside what they get.
         name: for those who watch the compiler.
     """
+    length = steps if remat is False else math.isqrt(steps - 1) + 1 if remat is True else remat
+    ends = range(truncate, steps, truncate) if truncate else ()
+    if cache is not None and is_traced():  # one operation of a program, which has the segments inside
+        inside, stops = length if remat else None, frozenset(ends)
+        return _compiled(step, steps, stops, state, args, xs, cache=cache, key=key, name=name, segment=inside)
     parts = []
-    for start, stop in _bounds(steps, remat):
-        stops = frozenset(k - start for k in range(start, stop) if truncate and k and k % truncate == 0)
+    for start in range(0, steps, length):
+        stop = min(start + length, steps)
+        stops = frozenset(k - start for k in ends if start <= k < stop)
 
         def segment(state: Tree, args: Any, xs: Tree, count: int = stop - start, stops: Any = stops) -> tuple[Tree, Tree]:
             if cache is None:
@@ -152,12 +159,6 @@ def require_entries(tree: Tree, steps: int, name: str, advice: str) -> None:
         if x.ndim == 0 or x.shape[0] != steps:
             found = f"{name} holds a tensor of shape {tuple(x.shape)}"
             raise ValueError(f"{found}: each needs a first axis of length {steps}, one entry per step. {advice}")
-
-
-def _bounds(steps: int, remat: bool | int) -> list[tuple[int, int]]:
-    """First and last-but-one step of each segment: one segment, or with `remat` about √steps of them."""
-    length = steps if remat is False else math.isqrt(steps - 1) + 1 if remat is True else remat
-    return [(start, min(start + length, steps)) for start in range(0, steps, length)]
 
 
 def _eager(step: Step, steps: int, stops: frozenset[int], state: Tree, args: tuple[Any, ...], xs: Tree) -> tuple[Tree, Tree]:
@@ -183,8 +184,9 @@ def _compiled(
     cache: dict[Any, Any],
     key: Any,
     name: str,
+    segment: int | None = None,
 ) -> tuple[Tree, Tree]:
-    """What `_eager` does, by a compiled step."""
+    """What `_eager` does, by a compiled step; with `segment`, the insides of so many steps are in memory at a time."""
     carry, rebuild_carry = pack(state)
     constants, rebuild_constants = pack(args)
     entries, rebuild_entry = pack(xs)
@@ -207,6 +209,7 @@ def _compiled(
         key=(key, structure_key((state, args, xs))),
         structure=structure,
         stops=stops,
+        segment=segment,
         name=name,
     )
     return rebuild_carry(carry), rebuild_logs(logs)

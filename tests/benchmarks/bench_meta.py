@@ -390,20 +390,29 @@ def _measured(code, cache):
 
 
 def peak_memory():
-    from meta_helpers import peak_bytes
+    from meta_helpers import peak_bytes, peak_bytes_in_code
 
-    params, data = network(8, 128, 1), sweep_data()
-    peaks = {}
-    for steps, remat in ((10, False), (100, False), (100, True), (1000, True)):
-        inner = fo.meta.unroll(loss, fo.adam(), steps, remat=remat)
-        gradient = torch.func.grad(lambda lr, inner=inner: loss(inner(params, {"lr": lr}, data).params, *data))
-        peaks[steps, remat] = peak_bytes(lambda gradient=gradient: gradient(torch.tensor(0.001)))
+    params, data, lr = network(8, 128, 1), sweep_data(), torch.tensor(0.001)
+
+    def peak(steps, remat, compile):
+        inner = fo.meta.unroll(loss, fo.adam(), steps, remat=remat, compile=compile)
+        gradient = torch.func.grad(lambda lr: loss(inner(params, {"lr": lr}, data).params, *data))
+        if not compile:
+            return peak_bytes(lambda: gradient(lr))
+        program = fo.meta.compiled(gradient)
+        program(lr)
+        with tempfile.TemporaryDirectory() as folder:
+            return peak_bytes_in_code(lambda: program(lr), Path(folder) / "trace.json")
+
     print("\n### Peak of the bytes in tensors, derivative of so many steps in the learning rate\n")
-    print("| steps | remat | MiB |\n|--:|---|--:|")
-    for (steps, remat), peak in peaks.items():
-        print(f"| {steps} | {remat} | {peak / 2**20:.1f} |")
-    print(f"\n100 with remat over 100 without: {peaks[100, True] / peaks[100, False]:.3f} (at most 0.25); ", end="")
-    print(f"1000 with remat over 10 without: {peaks[1000, True] / peaks[10, False]:.2f} (at most 4).")
+    print("| steps | remat | MiB | compiled, MiB |\n|--:|---|--:|--:|")
+    cases = (10, False), (100, False), (100, True), (1000, True)
+    eager, compiled = ({case: peak(*case, compile) for case in cases} for compile in (False, True))
+    for steps, remat in cases:
+        print(f"| {steps} | {remat} | {eager[steps, remat] / 2**20:.1f} | {compiled[steps, remat] / 2**20:.2f} |")
+    for name, peaks in (("Eager", eager), ("Compiled", compiled)):
+        print(f"\n{name}, 100 with remat over 100 without: {peaks[100, True] / peaks[100, False]:.3f} (at most 0.25); ", end="")
+        print(f"1000 with remat over 10 without: {peaks[1000, True] / peaks[10, False]:.2f} (at most 4).")
 
 
 def main():

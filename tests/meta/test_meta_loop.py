@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from meta_helpers import close, peak_bytes
+from meta_helpers import close, peak_bytes, peak_bytes_in_code
 from torch import func
 
 import functional_optim as fo
@@ -365,3 +365,28 @@ def test_a_step_that_closes_over_another_tensor_is_compiled_again():
     close(program()(A), 8 * A, **SAME)
     factor = torch.tensor(3.0, **DOUBLE)
     close(program()(A), 27 * A, **SAME)
+
+
+def test_in_a_program_remat_has_the_insides_of_a_segment_in_memory_at_a_time(tmp_path):
+    """Whose last is shorter than the others, whose derivatives end within them, batched and not."""
+
+    def step(state, x, rate):
+        state = torch.sin(rate * state) + x
+        return state, state.sum()
+
+    def trained(rate, state, xs, **options):
+        last, sums = fo.meta.loop(step, state, steps=64, xs=xs, args=(rate,), truncate=25, **options)
+        return last.square().sum() + sums.square().sum()
+
+    def gradient(**options):
+        def of_all(rates, state, xs):
+            return torch.vmap(lambda rate: trained(rate, state, xs, **options))(rates).sum()
+
+        return func.grad(of_all, (0, 1, 2))
+
+    given = torch.tensor([0.9, 1.3], **DOUBLE), torch.linspace(-1, 1, 2048, **DOUBLE), torch.linspace(0, 0.1, 64, **DOUBLE)
+    program = fo.meta.compiled(gradient(remat=10))
+    close(program(*given), gradient()(*given), **SAME)
+    # the states that 7 segments begin with, the insides of one, and what is under way; without `remat`, 64 and more
+    states_of_a_step = 2 * 2048 * 8
+    assert peak_bytes_in_code(lambda: program(*given), tmp_path / "trace.json") < 25 * states_of_a_step
