@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from functional_optim import codecs
+from functional_optim import codecs, trees
 from functional_optim.codecs import Blockwise
 from functional_optim.coding import counted_from
 from functional_optim.numerics import real
@@ -22,6 +21,7 @@ from ..buckets import Column, Leaf
 from ..given import of_leaf
 from ..lifted import wider
 from ..memory import on_host
+from ..prologue import is_column
 from ..route import Link, opened, run_links
 from ..run import Run
 from ..work import Work
@@ -58,13 +58,16 @@ class Coded(Called):
         if not stage.fuses:
             super().step(run, work, slots, scalars)
             return
-        updates = []
+        updates, numbers = [], None
+        are_shared = kernel is not None and not any(map(is_column, trees.leaves(list(scalars))))
         for i, leaf in enumerate(work.part.leaves):
             u = real(work.u[i]).to(wider(work.u[i], leaf).to_real())
             row = [u, *(real(column[i]) for column in work.columns[1:])]
             targets, count = [real(column[i]) for column in slots], u.numel()
             if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
-                self._by_kernel(kernel, leaf, stage.links, of_leaf(scalars, i), row, targets, block)
+                if numbers is None or not are_shared:
+                    numbers = kernel.numbers(stage.links, of_leaf(scalars, i))
+                _by_kernel(kernel, numbers, leaf.before // block, row, targets)
                 updates.append(u)
                 continue
             links = _counted_from(stage.links, leaf.before)
@@ -130,36 +133,16 @@ class Coded(Called):
                 self._kernels[key] = None
         return self._kernels[key]
 
-    def _by_kernel(
-        self,
-        kernel: Any,
-        leaf: Leaf,
-        links: Sequence[Link],
-        scalars: Any,
-        row: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        block: int,
-    ) -> None:
-        """Step one leaf in place, or into other slots than it is read from."""
-        from .coded_kernel import plain_scalars
 
-        for old, new in zip(row[2:], targets, strict=True):
-            if new is not old:
-                new.copy_(old)
-        vector = kernel.vector(plain_scalars(links, scalars), row[0].device)
-        starts = kernel.starts(links, scalars) + leaf.before // block * codecs.BLOCK
-        u, p = (x.reshape(-1) for x in row[:2])
-        count, whole = u.numel(), u.numel() // block
-        if whole:
-            kernel(vector, starts, u[: whole * block], p, targets)
-        if count > whole * block:  # The last block, filled up.
-            is_cut = [True, True, *(i % 2 == 0 and x.numel() == count for i, x in enumerate(targets))]
-            pieces = [_cut(x, whole * block, count, count) for x in (u, p, *targets)]
-            full = [pad(x.reshape(-1), (0, -count % block)) if cut else x for x, cut in zip(pieces, is_cut, strict=True)]
-            kernel(vector, starts + whole * codecs.BLOCK, full[0], full[1], full[2:])
-            for old, new, cut in zip(pieces[1:], full[1:], is_cut[1:], strict=True):
-                if cut:
-                    old.copy_(new[: old.numel()].view_as(old))
+def _by_kernel(
+    kernel: Any, numbers: tuple[Tensor, Tensor], before: int, row: Sequence[Tensor], targets: Sequence[Tensor]
+) -> None:
+    """Step one leaf, before which are so many blocks, in place, or into other slots than it is read from."""
+    for old, new in zip(row[2:], targets, strict=True):
+        if new is not old:
+            new.copy_(old)
+    vector, starts = numbers
+    kernel(vector, starts + before * codecs.BLOCK if before else starts, row[0], row[1], targets)
 
 
 def _counted_from(links: Sequence[Link], before: int) -> Sequence[Link]:

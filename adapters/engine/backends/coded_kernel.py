@@ -39,7 +39,7 @@ class CodedKernel:
 
     Attributes:
         prologue: the scalars of the links without codes to the kernel's numbers.
-        function: in C++, of the number of blocks, and of addresses.
+        function: in C++, of the number of elements, and of addresses.
         places: for the rounding of each slot.
         block: how many elements are one.
         dtype: of the numbers.
@@ -53,22 +53,23 @@ class CodedKernel:
     dtype: torch.dtype
     forms: Sequence[Any]
 
-    def vector(self, scalars: Sequence[Any], device: torch.device) -> Tensor:
-        """The numbers."""
-        return vector_of(numbers_of(self.prologue, trees.leaves(list(scalars))), self.dtype, device)
-
-    def starts(self, links: Sequence[Link], scalars: Sequence[Any]) -> Tensor:
-        """Where the rounding of each slot is in its turn, in this step."""
+    def numbers(self, links: Sequence[Link], scalars: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """What it takes in a step: the links' numbers, and where the rounding of each slot is in its turn."""
         found = [offset(t[0], i) for link, (_, t, _) in zip(links, scalars, strict=True) for i, _ in enumerate(_slots_of(link))]
-        return torch.tensor([int(x) for x in found], dtype=torch.int32, device="cpu")
+        starts = torch.tensor([int(x) for x in found], dtype=torch.int32, device="cpu")
+        return self.vector(plain_scalars(links, scalars)), starts
+
+    def vector(self, scalars: Sequence[Any]) -> Tensor:
+        """The numbers of links without codes."""
+        return vector_of(numbers_of(self.prologue, trees.leaves(list(scalars))), self.dtype, torch.device("cpu"))
 
     def __call__(self, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, stored: Sequence[Tensor]) -> None:
-        """Step whole blocks: an update and a parameter that are dense, and what is stored of the slots, in place."""
+        """Step a parameter and what is stored of its slots, in place; all are dense."""
         columns = [u, p]
         for i, places in enumerate(self.places):
             columns += [*stored[2 * i : 2 * i + 2], places]
         addresses = array("q", [x.data_ptr() for x in columns])
-        self.function(u.numel() // self.block, vector.data_ptr(), starts.data_ptr(), addresses.buffer_info()[0])
+        self.function(u.numel(), vector.data_ptr(), starts.data_ptr(), addresses.buffer_info()[0])
 
 
 def plain(links: Sequence[Link]) -> list[Link]:
@@ -136,7 +137,7 @@ def _try_out(
     turns = zip(slots, kernel.places, strict=True)
     parts = [slot.codec.encode_rows(drawn(0.5, torch.float32), slot.kind, 0, places) for slot, places in turns]
     found, stored = p.clone(), [x.clone() for pair in parts for x in pair]
-    kernel(kernel.vector(scalars, u.device), starts, u, found, stored)
+    kernel(kernel.vector(scalars), starts, u, found, stored)
     decoded = [slot.codec.decode_rows(*pair, slot.kind) for slot, pair in zip(slots, parts, strict=True)]
     vector = vector_of(numbers_of(body.prologue, trees.leaves(list(scalars))), kernel.dtype, u.device)
     new_u, *new = body.run(vector, u, p, *decoded)

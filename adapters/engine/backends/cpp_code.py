@@ -169,8 +169,8 @@ class Text:
     """The text of a kernel.
 
     Attributes:
-        source: defines `kernel(rows, numbers, starts, columns)`; columns are the addresses of u, p, and of each slot's codes,
-            scales, and what the place of an element adds to its rounding.
+        source: defines `kernel(count, numbers, starts, columns)`, of how many elements there are; columns are the addresses of u,
+            p, and of each slot's codes, scales, and what the place of an element adds to its rounding.
         prologue: the scalars of the links to what `numbers` holds.
     """
 
@@ -289,11 +289,34 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot], rule: Sequence[str], numbers:
     yield "    }"
     yield "}"
     yield ""
-    yield 'extern "C" void kernel(int64_t rows, const T* numbers, const int32_t* starts, void* const* columns) {'
-    yield f"    #pragma omp parallel for if (rows * {block} >= {SHARED})"
+    yield 'extern "C" void kernel(int64_t count, const T* numbers, const int32_t* starts, void* const* columns) {'
+    yield f"    const int64_t rows = count / {block}, rest = count % {block};"
+    yield f"    #pragma omp parallel for if (count >= {SHARED})"
     yield f"    for (int64_t first = 0; first < rows; first += {rows})"
     yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, numbers, starts, columns);"
+    yield from (f"    {line}" for line in _last(dtypes, slots))
     yield "}"
+
+
+def _last(dtypes: Dtypes, slots: Sequence[Slot]) -> Iterator[str]:
+    """The lines for the last block, which is filled up with zeros; codes of 4 bits are stored filled up."""
+    block = slots[0].codec.block
+    cut = {0: TYPES[dtypes.update], 1: TYPES[dtypes.param]}
+    cut |= {3 * k + 2: slot.type for k, slot in enumerate(slots) if slot.codec.bits == 8}
+    yield "if (rest == 0) return;"
+    yield f"const int32_t turns[] = {{{', '.join(f'int32_t(starts[{k}] + rows * {BLOCK})' for k in range(len(slots)))}}};"
+    for i, kind in cut.items():
+        yield f"{kind}* const all{i} = static_cast<{kind}*>(columns[{i}]) + rows * {block};"
+        yield f"{kind} full{i}[{block}] = {{}};"
+        yield f"std::memcpy(full{i}, all{i}, rest * sizeof({kind}));"
+    own = ["full0", "full1"]
+    for k, slot in enumerate(slots):
+        stored = f"static_cast<uint8_t*>(columns[{3 * k + 2}]) + rows * {block // 2}"
+        own.append(f"full{3 * k + 2}" if slot.codec.bits == 8 else stored)
+        own += [f"static_cast<float*>(columns[{3 * k + 3}]) + rows", f"columns[{3 * k + 4}]"]
+    yield f"void* const last[] = {{{', '.join(own)}}};"
+    yield "tile(0, 1, numbers, turns, last);"
+    yield from (f"std::memcpy(all{i}, full{i}, rest * sizeof({kind}));" for i, kind in cut.items() if i)
 
 
 def _codes(k: int, slot: Slot) -> str:
