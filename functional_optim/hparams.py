@@ -22,6 +22,8 @@ ANY = "(-inf, inf)"
 NON_NEGATIVE = "[0, inf)"
 POSITIVE = "(0, inf]"
 FRACTION = "[0, 1)"
+# What an interval of whole numbers ends with.
+WHOLE = " whole"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Hparam:
     Args:
         default: a number, or a tuple of numbers.
         range: an interval as a mathematician writes it, `"[0, 1)"`, `"(0, inf]"`; for a tuple, each entry's, or a tuple of them.
+            `"[0, 9] whole"` for whole numbers only.
         optional: whether it has a value only where one is given; the default then shows what kind of value that is.
 
     >>> Hparam(0.9, "[0, 1)")
@@ -43,7 +46,7 @@ class Hparam:
 
     def __post_init__(self) -> None:
         for interval in (self.range,) if isinstance(self.range, str) else self.range:
-            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]", interval):
+            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]( whole)?", interval):
                 raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
         object.__setattr__(self, "default", _plain(self.default))
         if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
@@ -252,7 +255,9 @@ def validate_number(where: str, value: Any, interval: str) -> None:
         found = f"{value!r} is a {type(value).__name__}"
         raise TypeError(f"{where} = {found}: expected a number or a () tensor.{_advice(where, value)}")
     elif not contains(interval, float(value)):
-        raise ValueError(f"{where} = {value} is outside {interval}.")
+        bare = interval.removesuffix(WHOLE)
+        is_inside = bare != interval and contains(bare, float(value))
+        raise ValueError(f"{where} = {value} is {'no whole number' if is_inside else f'outside {bare}'}.")
 
 
 SEVERAL = (
@@ -322,10 +327,12 @@ def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:
 
 def _intersection(a: str, b: str) -> str:
     """The numbers that lie in both intervals."""
+    ending = WHOLE if WHOLE in (a[-len(WHOLE) :], b[-len(WHOLE) :]) else ""
+    a, b = a.removesuffix(WHOLE), b.removesuffix(WHOLE)
     (low_a, high_a), (low_b, high_b) = _bounds(a), _bounds(b)
     low = max((low_a, a[0] == "(", a), (low_b, b[0] == "(", b))[2]
     high = min((high_a, a[-1] == "]", a), (high_b, b[-1] == "]", b))[2]
-    return f"{low.split(',')[0]}, {high.split(',')[1].strip()}"
+    return f"{low.split(',')[0]}, {high.split(',')[1].strip()}{ending}"
 
 
 def _bounds(interval: str) -> tuple[float, float]:
@@ -339,6 +346,8 @@ def contains(interval: str, x: float) -> bool:
     >>> contains("[0, 1)", 0.0), contains("[0, 1)", 1.0), contains("(-inf, inf)", float("nan"))
     (True, False, False)
     """
+    if interval.endswith(WHOLE):
+        return x.is_integer() and contains(interval.removesuffix(WHOLE), x)
     low, high = _bounds(interval)
     above = x >= low if interval[0] == "[" else x > low
     below = x <= high if interval[-1] == "]" else x < high

@@ -33,6 +33,7 @@ def in_turn(first: Transform, *others: Transform, name: str, codec: Codec | None
         state_dtype=before.state_dtype,
         coded=before.coded,
         batched=True,
+        least_dims=max(_leafwise(rule).least_dims for rule in others),
         in_turn=(first, *others),
     )
     declared = {key: hparam for rule in (first, *others) for key, hparam in rule.declared.items()}

@@ -106,6 +106,7 @@ class Lifted(Form):
         as_stored: names of the slots that reach the rule in the dtype in which they are stored, and so tell it the parameter's.
         dtypes: those of the parameters that it concerns; none for all. Updates of others it leaves as they are.
         only: `p -> bool`, which of these it concerns; None for all.
+        least_dims: how many dimensions a parameter has at least.
         coded: names of the slots that a codec may store, each with the kind of its numbers, "signed" or "positive".
         coding: how they are stored, where a codec does; then `slots` are what is stored.
     """
@@ -125,6 +126,7 @@ class Lifted(Form):
     as_stored: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = ()
     only: Callable[[Tensor], bool] | None = None
+    least_dims: int = 0
     coded: Mapping[str, str] = field(default_factory=dict)
     coding: "Coding | None" = None
 
@@ -136,6 +138,13 @@ class Lifted(Form):
     def concerns(self, p: Tensor) -> bool:
         """Whether the parameter has one of its dtypes, and is among those that it is for."""
         return (not self.dtypes or p.dtype in self.dtypes) and (self.only is None or self.only(p))
+
+    def check(self, params: Tree) -> None:
+        """Raise ValueError where a parameter has too few dimensions."""
+        if self.least_dims:
+            for name, p in zip(trees.names(params), trees.leaves(params), strict=True):
+                if p is not None and self.concerns(p):
+                    require_dims(self.name, f"parameter {name!r}" if name else "a parameter", p.shape, self.least_dims)
 
     @property
     def unopened(self) -> list[bool]:
@@ -524,6 +533,15 @@ def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> 
 def device_of(params: Tree) -> torch.device | None:
     """Where the parameters are: the device of the first; None where there is none."""
     return next((p.device for p in trees.leaves(params) if p is not None), None)
+
+
+def require_dims(rule: str, parameter: str, shape: Sequence[int], least: int = 2) -> None:
+    """Raise ValueError unless a tensor of this shape has so many dimensions."""
+    if len(shape) < least:
+        raise ValueError(
+            f"{rule} takes tensors of at least {least} dimensions, but {parameter} has shape {tuple(shape)}. Give the others to "
+            "another rule, as fo.partition(branches, labels) does, with labels by fo.by_role(model), for example."
+        )
 
 
 def new_count(params: Tree) -> Tensor:

@@ -69,7 +69,7 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
         except TypeError:
             problem = _misfit(constructor.__name__, signature, args, kwargs)
             if problem:
-                raise TypeError(problem) from None
+                raise TypeError(_number_advice(constructor, signature, args, kwargs) or problem) from None
             raise
         if torch.compiler.is_compiling():  # What is made in a traced function stays there.
             return original
@@ -78,11 +78,20 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
         made = dataclasses.replace(original)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        _require_switches(constructor.__name__, bound)
         bound.arguments = {name: _own(value) for name, value in bound.arguments.items()}
         object.__setattr__(made, "recipe", Recipe(construct, bound))
         return made
 
     return construct
+
+
+def _require_switches(name: str, bound: inspect.BoundArguments) -> None:
+    """Raise TypeError where what is switched on or off got something else."""
+    for key, value in bound.arguments.items():
+        is_switch = bound.signature.parameters[key].annotation in (bool, "bool")
+        if is_switch and (value is None or isinstance(value, str | float | Sequence | Mapping)):
+            raise TypeError(f"{key} = {value!r} of {name}: expected True or False.")
 
 
 def explained(cls: type[Made]) -> type[Made]:
@@ -131,6 +140,26 @@ def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs
         advice = _by_name(bare, args) + ("" if "params" in names else parameters_advice(args))
         return f"{name}: {error}; it is {name}{inspect.Signature(bare)}.{advice}"
     return ""
+
+
+def _number_advice(
+    constructor: Callable[..., Any], signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
+    """What is said of arguments that are hyper-parameters of what is made without them; nothing if they are none."""
+    others = {key: value for key, value in kwargs.items() if key in signature.parameters}
+    try:
+        declared = getattr(constructor(*args, **others), "declared", {})
+    except (TypeError, ValueError):
+        return ""
+    name = next((key for key in kwargs if key not in others and key in declared), None)
+    if name is None:
+        return ""
+    made, number = constructor.__name__, f"{name}={kwargs[name]!r}"
+    return (
+        f"{made} has no argument {name!r}, but it is a hyper-parameter of what {made} returns: it goes into hparams, "
+        f"update(..., hparams={{{name!r}: ...}}), or an optimizer's arguments, OptimizerAdapter(params, transform, {number}). "
+        f"set_defaults({made}(...), {number}) gives it another default."
+    )
 
 
 def _by_name(parameters: Sequence[inspect.Parameter], args: Sequence[Any]) -> str:

@@ -380,6 +380,7 @@ def per_tensor(
     leaf_extra: Sequence[str] = (),
     batched: bool = False,
     places: bool = False,
+    least_dims: int = 0,
     as_stored: Sequence[str] = (),
     dtypes: Sequence[torch.dtype] = (),
     coded: Mapping[str, str] | None = None,
@@ -397,6 +398,8 @@ def per_tensor(
             one product of n matrices for n products. `p` and the results have that dimension, too.
         places: give the rule `hp["place"]`, a whole number: how many leaves of the tensor's shape that have a gradient come
             before it. Random numbers that depend on it differ from tensor to tensor.
+        least_dims: how many dimensions a parameter has at least, 2 for a rule of matrices: `init_state`, and an optimizer when it
+            is made, name one that has fewer.
     """
     lift = functools.partial(
         Leafwise,
@@ -409,6 +412,7 @@ def per_tensor(
         coded=_kinds(slots, coded or {}),
         batched=batched,
         places=places,
+        least_dims=least_dims,
     )
     return _decorator(lift, slots, hparams, reduces=reduce is not None, name=name)
 

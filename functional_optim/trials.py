@@ -134,7 +134,7 @@ def away_from_zero(x: Tensor) -> Tensor:
 def three_values(default: float, interval: str) -> list[Tensor]:
     """The default and two nearby values inside the interval."""
     x = float(default)
-    candidates = (0.8 * x, 0.6 * x, x + 0.1, x + 0.2, x - 0.1, x - 0.2, x, x)
+    candidates = (0.8 * x, 0.6 * x, x + 0.1, x + 0.2, x - 0.1, x - 0.2, x + 1, x + 2)
     nearby = [y for y in candidates if contains(interval, y)]
     different = [y for y in nearby if y != x][:2]
     return [torch.tensor(y, dtype=torch.float64, device="cpu") for y in (x, *different, x, x)][:3]

@@ -1,11 +1,13 @@
 """Optimizers that orthogonalise matrices, or parts of them: Muon's kin."""
 
+import dataclasses
+
 import torch
 
 from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
-from functional_optim.hparams import NON_NEGATIVE, validate_number
+from functional_optim.hparams import NON_NEGATIVE, Hparam, declare
 from functional_optim.optimizers.torch_optim import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.decay import add_decayed_weights
@@ -204,11 +206,13 @@ def scion(
     Source: Pethick et al. 2025, https://arxiv.org/abs/2502.07529. Retraces the authors' program, which also starts parameters in
     the ball: their `init()` is not part of this.
     """
-    validate_number("radius", radius, NON_NEGATIVE)
+    ball = dataclasses.replace(
+        rename_hparams(scale(), factor="radius"), declared=declare({"radius": Hparam(radius, NON_NEGATIVE)})
+    )
     return chain(
         ema(decay, debias=False, state_dtype=state_dtype),
         scale_by_lmo(norm, normalized=normalized, transpose=transpose, ns_steps=ns_steps, ns_dtype=ns_dtype),
-        rename_hparams(scale(radius), factor="radius"),
+        ball,
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(lr),
         name="scion",

@@ -70,6 +70,7 @@ def scale_by_dion(momentum: float = 0.95, dion_eps: float = 1e-8, seed: float = 
         counts=False,
         elementwise=False,
         batched=True,
+        least_dims=2,
     )
     values = {"momentum": (momentum, FRACTION), "dion_eps": (dion_eps, NON_NEGATIVE), "seed": (seed, SEEDS)}
     return Transform.of(form, {name: Hparam(*value) for name, value in values.items()}, "scale_by_dion")

@@ -24,6 +24,7 @@ from functional_optim.transform import Transform, per_tensor
     coded={"momentum_buffer": "signed"},
     hparams={"ef_decay": Hparam(0.95, FRACTION), "ns_eps": Hparam(1e-8, NON_NEGATIVE)},
     batched=True,
+    least_dims=2,
     name="scale_by_dion2",
 )
 def _scale_by_dion2(hp, *, fraction, coefficients, ns_steps, ns_dtype):

@@ -93,6 +93,7 @@ def scale_by_kl_shampoo(
         elementwise=False,
         options={"every": precondition_frequency, "dims": dims},
         batched=True,
+        least_dims=2,
         constants=tuple(f"Q.{i}" for i in range(dims)),
     )
     return Transform.of(form, _declared(betas, kl_eps, precondition_offset), "scale_by_kl_shampoo")

@@ -56,12 +56,12 @@ def _momentum(hp, *, nesterov):
     return rule
 
 
-@per_tensor(hparams={"ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": EPS}, batched=True, name="scale_by_muon")
+@per_tensor(hparams={"ns_coefficients": Hparam(COEFFICIENTS, ANY), "eps": EPS}, batched=True, least_dims=2, name="scale_by_muon")
 def _direction(hp, *, ns_steps, ns_dtype):
     return _orthogonalizing([hp["ns_coefficients"]], hp["eps"], ns_steps, ns_dtype, None)
 
 
-@per_tensor(hparams={"eps": EPS}, batched=True, name="scale_by_muon")
+@per_tensor(hparams={"eps": EPS}, batched=True, least_dims=2, name="scale_by_muon")
 def _scheduled_direction(hp, *, schedule, ns_steps, ns_dtype):
     return _orthogonalizing(schedule_of(schedule), hp["eps"], ns_steps, ns_dtype, margin_of(schedule))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.hparams import HParams, require_count
-from functional_optim.lifting import SlotInit
+from functional_optim.lifting import SlotInit, require_dims
 from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
 from functional_optim.symmetric import gram, quadratic
 from functional_optim.torch_internals import is_observed
@@ -75,11 +75,7 @@ def require_schedule(coefficients: str | Schedule, steps: int, dtype: torch.dtyp
 
 def require_matrix(name: str, shape: Sequence[int]) -> None:
     """Raise ValueError unless a tensor of this shape can be taken for a matrix."""
-    if len(shape) < 2:
-        raise ValueError(
-            f"{name} orthogonalises matrices, but a parameter has shape {tuple(shape)}: give it parameters of at least "
-            "two dimensions, and the others to another rule."
-        )
+    require_dims(name, "a parameter", shape)
 
 
 def matrix_zeros(name: str) -> SlotInit:

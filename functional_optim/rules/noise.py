@@ -13,7 +13,7 @@ from functional_optim.sharded import placed_like
 from functional_optim.transform import whole_tree
 
 # The whole numbers that float64, the dtype of shared values, holds exactly.
-SEEDS = "[0, 9007199254740992]"
+SEEDS = "[0, 9007199254740992] whole"
 
 
 @whole_tree(

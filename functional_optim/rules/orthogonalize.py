@@ -21,7 +21,7 @@ from functional_optim.rules.newton_schulz import (
 from functional_optim.transform import Transform, per_tensor
 
 
-@per_tensor(hparams={"ns_eps": Hparam(1e-7, NON_NEGATIVE)}, batched=True, name="orthogonalize")
+@per_tensor(hparams={"ns_eps": Hparam(1e-7, NON_NEGATIVE)}, batched=True, least_dims=2, name="orthogonalize")
 def _orthogonalize(hp, *, coefficients, ns_steps, ns_dtype):
     def rule(u, p):
         require_matrix("orthogonalize", u.shape[1:])

@@ -33,7 +33,7 @@ FACTORS = {
 }
 
 
-@per_tensor(batched=True, name="scale_by_shape")
+@per_tensor(batched=True, least_dims=2, name="scale_by_shape")
 def _scale_by_shape(hp, *, adjust_lr_fn):
     def rule(u, p):
         require_matrix("scale_by_shape", u.shape[1:])

@@ -286,3 +286,10 @@ def test_as_many_ranges_as_entries():
         fo.Hparam(0.5, ("[0, 1)", "[0, 1)"))
     with pytest.raises(ValueError, match="is not an interval"):
         fo.Hparam((0.5, 1.0), ("[0, 1)", "1"))
+
+
+def test_what_both_allow_is_of_whole_numbers_if_one_is():
+    whole, any_number = (fo.scale() for _ in range(2))
+    ranges = [fo.Hparam(1.0, interval) for interval in ("[0, 9] whole", "(0, 20]")]
+    links = [dataclasses.replace(tx, declared={"factor": own}) for tx, own in zip((whole, any_number), ranges, strict=True)]
+    assert fo.chain(*links).declared["factor"].range == "(0, 9] whole"

@@ -5,6 +5,7 @@ import copy
 import functools
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -1259,3 +1260,30 @@ def test_the_checks_of_constructors_are_no_hindrance_to_tracing():
 
     updates = step(torch.ones(2))
     assert updates["w"].tolist() == [-1.0, -1.0] and updates["b"].tolist() == [-0.5, -0.5]
+
+
+def test_an_argument_that_is_a_hyper_parameter_says_where_it_goes():
+    with pytest.raises(TypeError, match=r"soap has no argument 'precondition_offset', but it is a hyper-parameter .*hparams"):
+        fo.soap(precondition_offset=5)
+    assert fo.set_defaults(fo.soap(), precondition_offset=5).hparams["precondition_offset"] == 5
+
+
+@pytest.mark.parametrize("value", ["x", None, 1.0, [True]])
+def test_a_switch_is_on_or_off(value):
+    with pytest.raises(TypeError, match=re.escape(f"nesterov = {value!r} of scale_by_muon: expected True or False.")):
+        fo.scale_by_muon(nesterov=value)
+
+
+@pytest.mark.parametrize("make", [fo.psgd_kron, fo.dion, fo.add_noise])
+def test_a_seed_is_a_whole_number(make):
+    with pytest.raises(ValueError, match=r"seed = 2\.5 is no whole number\."):
+        make(seed=2.5)
+    with pytest.raises(ValueError, match=r"seed = -1 is outside \[0, 9007199254740992\]"):
+        make(seed=-1)
+    assert make(seed=2.0).hparams["seed"] == 2
+
+
+def test_the_radius_of_a_group_is_in_its_range():
+    group = {"params": [torch.nn.Parameter(torch.zeros(2, 2))], "radius": -1.0}
+    with pytest.raises(ValueError, match=r"param_groups\[0\]: radius = -1.0 is outside \[0, inf\)"):
+        OptimizerAdapter([group], fo.scion())

@@ -183,15 +183,21 @@ def test_a_batched_rule_is_the_rule_one_by_one():
             assert update is None or found[name].dtype == update.dtype == params[name].dtype
 
 
-def test_a_vector_is_refused_before_anything_changes():
-    with pytest.raises(ValueError, match=r"orthogonalises matrices, but a parameter has shape \(3,\)"):
-        fo.scale_by_muon().init_state({"w": randn(2, 2), "b": randn(3)})
-    p = torch.nn.Parameter(randn(3))
-    p.grad = randn(3)
-    optimizer = adapters.OptimizerAdapter([p], fo.chain(fo.scale_by_muon(), fo.scale_by_learning_rate()))
-    with pytest.raises(ValueError, match="orthogonalises matrices"):
-        optimizer.step()
-    assert torch.equal(p, randn(3)) and not optimizer.state
+@pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape, fo.scale_by_dion, fo.scale_by_dion2])
+def test_a_vector_is_refused_when_the_state_or_the_optimizer_is_made(make):
+    tx = fo.chain(make(), fo.scale_by_learning_rate())
+    said = rf"{make.__name__} takes tensors of at least 2 dimensions, but parameter 'b' has shape \(3,\).*fo.by_role"
+    with pytest.raises(ValueError, match=said):
+        tx.init_state({"w": randn(2, 2), "b": randn(3)})
+    p, q = torch.nn.Parameter(randn(2, 2)), torch.nn.Parameter(randn(3))
+    with pytest.raises(ValueError, match=said):
+        adapters.OptimizerAdapter([("w", p), ("b", q)], tx)
+    optimizer = adapters.OptimizerAdapter([("w", p)], tx)
+    with pytest.raises(ValueError, match=said):
+        optimizer.add_param_group({"params": [("b", q)]})
+    assert len(optimizer.param_groups) == 1
+    labelled = fo.partition({"matrix": tx, "vector": fo.sgd()}, {"w": "matrix", "b": "vector"})
+    adapters.OptimizerAdapter([("w", p), ("b", q)], labelled)
 
 
 def test_options_out_of_range():

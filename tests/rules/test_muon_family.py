@@ -218,8 +218,8 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="adjust_lr_fn = 'tall': expected one of"):
         fo.scale_by_shape("tall")
     for tx in (fo.orthogonalize(), fo.scale_by_shape()):
-        with pytest.raises(ValueError, match=r"orthogonalises matrices, but a parameter has shape \(3,\)"):
-            tx.update(randn(3), tx.init_state(randn(3)))
+        with pytest.raises(ValueError, match=r"at least 2 dimensions, but a parameter has shape \(3,\)"):
+            tx.update(randn(3), {})
 
 
 def test_rows_come_out_alike_and_the_whole_as_large_as_it_was():
