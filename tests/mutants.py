@@ -25,6 +25,27 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "a tensor in codes may be cut anywhere",
+        "functional_optim/codecs.py",
+        "return dim < rows",
+        "return True",
+        "test_codecs.py -k may_be_cut",
+    ),
+    Mutant(
+        "codes of a part of a tensor are rounded as those of the first part",
+        "functional_optim/codecs.py",
+        "before // self.block % PERIOD * BLOCK",
+        "0",
+        "test_codecs.py -k may_be_cut",
+    ),
+    Mutant(
+        "a second way of rounding goes around the first",
+        "functional_optim/combinators/rounding.py",
+        'if known and rounding != "nearest":',
+        "if False:",
+        "test_rounding_ways.py -k second_way",
+    ),
+    Mutant(
         "an explanation of an optimizer tells the numbers of its first step",
         "adapters/bridges/explained.py",
         "return explained(transform, params, kept, state, hparams)",

@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import functional_optim as fo
+from functional_optim.adapters.engine.backends import coded
 from functional_optim.codecs import PERIOD
 
 
@@ -21,6 +22,10 @@ class Sizes(TorchDispatchMode):
                 if x.untyped_storage().data_ptr() not in given:
                     self.largest = max(self.largest, x.numel() * x.element_size())
         return result
+
+
+def noise(shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def params():
@@ -85,6 +90,30 @@ def test_no_more_of_a_slot_is_in_float32_than_a_block(fused):
         optimizer.step()
     # The norm's terms come in blocks of their own.
     assert 0 < sizes.largest <= max(4 * PERIOD * 16, 4 << 17) < 4 * count
+
+
+WAYS = [(way, bits) for way in ("error_bits", "kahan", "master_copy") for bits in (8, 4)]
+
+
+@pytest.mark.parametrize("way, bits", [pytest.param(*each, marks=[pytest.mark.full] if i else []) for i, each in enumerate(WAYS)])
+def test_one_kernel_steps_codes_and_what_keeps_bfloat16_parameters(way, bits, monkeypatch):
+    """Whole blocks and a part of one; beside what the rules themselves make of it, in the same state."""
+    tx = fo.with_rounding(fo.quantized(fo.adamw(lr=1e-3), bits, block=16), way)
+    params = [torch.nn.Parameter(noise((23, 17), seed=0).bfloat16()) for _ in range(2)]
+    optimizers = [fo.adapters.OptimizerAdapter([p], tx, fused=fused) for p, fused in zip(params, (False, True), strict=True)]
+    for step in range(4):
+        for p, optimizer in zip(params, optimizers, strict=True):
+            p.grad = noise(p.shape, seed=step + 1).bfloat16()
+            with monkeypatch.context() as patch:
+                if optimizer.fused:  # It calls no rule.
+                    patch.setattr(coded, "run_links", None)
+                optimizer.step()
+    eager, fused = (optimizer.state[p] for p, optimizer in zip(params, optimizers, strict=True))
+    assert {name: (x.dtype, x.shape) for name, x in fused.items()} == {name: (x.dtype, x.shape) for name, x in eager.items()}
+    assert (params[0] != params[1]).sum() <= 1
+    for name, x in fused.items():
+        if not x.is_floating_point():  # A product and a sum may be rounded once.
+            assert (x != eager[name]).sum() <= 2, name
 
 
 @pytest.mark.full

@@ -32,6 +32,9 @@ BLOCK = 1 << 17
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+# What slots without codes may be stored as, beside those in codes, where a kernel is to step them.
+KEPT = (*FLOATS, torch.int8, torch.uint8)
+
 
 class Coded(Called):
     """Stages with coded slots.
@@ -107,12 +110,16 @@ class Coded(Called):
         fits = self._reasons is not None and stage.fuses and stage.steps and not stage.is_still and not stage.further
         if not fits or len(blocks) != 1 or not on_host(p) or p.dtype not in FLOATS:
             return 0
-        parts, slots = iter(work.slots), [(coding, kind, n) for coding in codings for _, kind, n in coding.slots]
-        if len(slots) != sum(len(link.slots) for link in stage.links) - sum(n - 1 for _, _, n in slots):
-            return 0  # Rules without codes have slots, too.
-        for coding, kind, count in slots:
-            first = [next(parts) for _ in range(count)][0][0]
-            if not coding.is_coded(kind, first):
+        parts = iter(work.slots)
+        for link in stage.links:
+            coding = link.form.coding
+            if coding is None:
+                own = [next(parts)[0] for _ in link.slots]
+                is_fit = all(x.shape == p.shape and x.dtype in KEPT for x in own)
+            else:
+                firsts = [(kind, [next(parts)[0] for _ in range(count)][0]) for _, kind, count in coding.slots]
+                is_fit = all(coding.is_coded(*each) for each in firsts)
+            if not is_fit:
                 return 0
         return blocks.pop()
 
@@ -124,9 +131,11 @@ class Coded(Called):
             from .coded_kernel import coded_kernel  # The compiler's modules take half a second.
 
             scalars = of_leaf(run.scalars(work, links), 0)
+            names = [(link, name) for link in links for name in link.slots]
+            kept = [x[0].dtype for (link, _), x in zip(names, work.slots, strict=True) if not link.form.coding]
             try:
                 u = wider(work.u[0], part.leaves[0]).to_real()
-                self._kernels[key] = coded_kernel(links, (u, work.p[0].dtype), scalars)
+                self._kernels[key] = coded_kernel(links, (u, work.p[0].dtype), kept, scalars)
             except Exception as error:  # Whatever goes wrong in a compiler, or in a rule that it can't trace.
                 assert self._reasons is not None
                 self._reasons[f"compiling the step in codes failed: {type(error).__name__}: {error}"] = None

@@ -31,10 +31,14 @@ WIDTH = 64
 # From so many elements on, threads share the work.
 SHARED = 1 << 15
 
-# How compilers are to treat a kernel: roots of what is negative are NaN, without a note; a product and a sum may be rounded once.
-FLAGS = ("-fno-math-errno", "-ftree-loop-vectorize", "-ffp-contract=fast")
+# How compilers are to treat a kernel: roots of what is negative are NaN, without a note, and nobody asks what comparisons of NaN
+# leave behind, which of several makes jumps; a product and a sum may be rounded once.
+FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ftree-loop-vectorize", "-ffp-contract=fast")
 
 TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Half"}
+
+# Those of slots that are stored as they are, also.
+STORED = {**TYPES, torch.int8: "int8_t", torch.uint8: "uint8_t"}
 
 # By torch's names.
 LIBRARY = (
@@ -165,12 +169,24 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A slot that is stored as it is, a number for each of the parameter's."""
+
+    dtype: torch.dtype
+
+    @property
+    def type(self) -> str:
+        """Of its numbers."""
+        return STORED[self.dtype]
+
+
+@dataclass(frozen=True)
 class Text:
     """The text of a kernel.
 
     Attributes:
         source: defines `kernel(count, numbers, starts, columns)`, of how many elements there are; columns are the addresses of u,
-            p, and of each slot's codes, scales, and what the place of an element adds to its rounding.
+            p, and of each slot, or of its codes, scales, and what the place of an element adds to its rounding.
         prologue: the scalars of the links to what `numbers` holds.
     """
 
@@ -178,21 +194,26 @@ class Text:
     prologue: Prologue
 
 
-def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot]) -> Text:
-    """The kernel of what was traced, with all its slots in codes of one length of blocks.
+def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Text:
+    """The kernel of what was traced, with some slots in codes, of one length of blocks.
 
     Raises:
         NotElementwise: there is no form for an operation.
     """
-    block = slots[0].codec.block
+    block = block_of(slots)
     if block > LONGEST:
         raise NotElementwise(f"blocks of {block} elements are too long for a kernel")
     numbers: dict[Place, str] = {}
-    rule = list(_rule(traced, numbers))
+    rule = list(_rule(traced, slots, numbers))
     head = HEAD.format(T=TYPES[dtypes.scalars], smallest=SMALLEST, largest=LARGEST)
-    codes = "".join(_code(i, slot) for i, slot in enumerate(slots))
+    codes = "".join(_code(i, slot) for i, slot in enumerate(slots) if isinstance(slot, Slot))
     lines = _kernel(dtypes, slots, rule, list(numbers.values()))
     return Text(head + codes + "\n".join(lines) + "\n", traced.tape.prologue(list(numbers)))
+
+
+def block_of(slots: Sequence[Slot | Kept]) -> int:
+    """The length of the blocks of those in codes, of which there are some."""
+    return next(slot.codec.block for slot in slots if isinstance(slot, Slot))
 
 
 def _code(i: int, slot: Slot) -> str:
@@ -205,7 +226,7 @@ def _code(i: int, slot: Slot) -> str:
     return CODE.format(i=i, largest=largest, dropped=dropped, bits=bits, least=repr(least), **chosen)
 
 
-def _rule(traced: Traced, numbers: dict[Place, str]) -> Iterator[str]:
+def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str]) -> Iterator[str]:
     """A line for each operation on an element, and one for each result; the numbers that they take get names."""
     names = {node: f"v{i}" for i, node in enumerate(traced.inputs)}
 
@@ -228,7 +249,10 @@ def _rule(traced: Traced, numbers: dict[Place, str]) -> Iterator[str]:
             yield f"const {'T' if node.wide else 'bool'} r{i} = {FORMS[node.op].format(*args)};"
     u, *new = (names[node] for node in traced.results)
     yield f"p[i] = v1 + {u};"
-    for k, name in enumerate(new):
+    for k, (slot, name) in enumerate(zip(slots, new, strict=True)):
+        if isinstance(slot, Kept):
+            yield f"s{k}[i] = {name if slot.dtype in TYPES else f'int32_t({name})'};"
+            continue
         yield f"s{k}[i] = {name};"
         yield f"const int32_t size{k} = bits<int32_t>(s{k}[i]) & INT32_MAX;"
         yield f"largest{k} = largest{k} > size{k} ? largest{k} : size{k};"
@@ -248,23 +272,26 @@ def _constant(x: float) -> str:
     return f"T({x!r})" if math.isfinite(x) else "T(NAN)" if x != x else f"T({'-' if x < 0 else ''}INFINITY)"
 
 
-def _kernel(dtypes: Dtypes, slots: Sequence[Slot], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
+def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
     """The lines of the kernel itself."""
-    block, count = slots[0].codec.block, range(len(slots))
+    block, columns = block_of(slots), _columns(slots)
     rows = max(TILE // block, 1)
+    coded = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Slot)]
+    kept = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
     yield "static void tile(int64_t first, int64_t last, const T* numbers, const int32_t* starts, void* const* columns) {"
     for i, name in enumerate(numbers):
         yield f"    const T {name} = numbers[{i}];"
-    for k in count:
+    for k, _ in coded:
         yield f"    alignas(64) float buffer{k}[{rows * block}];"
-        yield f"    float* const scales{k} = static_cast<float*>(columns[{3 * k + 3}]);"
+        yield f"    float* const scales{k} = static_cast<float*>(columns[{columns[k] + 1}]);"
     yield "    for (int64_t row = first; row < last; row++) {"
-    for i, (name, dtype) in enumerate((("u", dtypes.update), ("p", dtypes.param))):
-        yield f"        {TYPES[dtype]}* __restrict {name} = static_cast<{TYPES[dtype]}*>(columns[{i}]) + row * {block};"
-    for k, slot in enumerate(slots):
+    own = [("u", 0, TYPES[dtypes.update]), ("p", 1, TYPES[dtypes.param]), *((f"s{k}", columns[k], x.type) for k, x in kept)]
+    for name, i, kind in own:
+        yield f"        {kind}* __restrict {name} = static_cast<{kind}*>(columns[{i}]) + row * {block};"
+    for k, slot in coded:
         least = slot.codec.format(slot.kind)[3]
         yield f"        const float scale{k} = bounded(plain(scales{k}[row]) * {1 / (1 - least)!r}f);"
-        yield f"        const {slot.type}* __restrict codes{k} = {_codes(k, slot)};"
+        yield f"        const {slot.type}* __restrict codes{k} = {_codes(columns[k], slot)};"
         yield f"        float* __restrict s{k} = buffer{k} + (row - first) * {block};"
         yield f"        int32_t largest{k} = 0;"
         yield "        #pragma omp simd"
@@ -275,17 +302,19 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot], rule: Sequence[str], numbers:
             yield "        }"
         else:
             yield f"        for (int i = 0; i < {block}; i++) s{k}[i] = decoded{k}(codes{k}[i], scale{k});"
-    yield f"        #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k in count)})"
+    yield f"        #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
     yield f"        for (int i = 0; i < {block}; i++) {{"
     yield "            const T v0 = u[i], v1 = p[i];"
-    yield from (f"            const T v{k + 2} = s{k}[i];" for k in count)
+    for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
+        is_whole = isinstance(slot, Kept) and slot.dtype not in TYPES
+        yield f"            const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
     yield from (f"            {line}" for line in rule)
     yield "        }"
-    yield from (f"        scales{k}[row] = bits<float>(largest{k});" for k in count)
+    yield from (f"        scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
     yield "    }"
     yield "    for (int64_t row = first; row < last; row++) {"
-    for k, slot in enumerate(slots):
-        yield from (f"        {line}" for line in _encoding(k, slot))
+    for turn, (k, slot) in enumerate(coded):
+        yield from (f"        {line}" for line in _encoding(k, turn, columns[k], slot))
     yield "    }"
     yield "}"
     yield ""
@@ -298,32 +327,38 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot], rule: Sequence[str], numbers:
     yield "}"
 
 
-def _last(dtypes: Dtypes, slots: Sequence[Slot]) -> Iterator[str]:
+def _last(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
     """The lines for the last block, which is filled up with zeros; codes of 4 bits are stored filled up."""
-    block = slots[0].codec.block
+    block, rows = block_of(slots), list(zip(_columns(slots), slots, strict=True))
     cut = {0: TYPES[dtypes.update], 1: TYPES[dtypes.param]}
-    cut |= {3 * k + 2: slot.type for k, slot in enumerate(slots) if slot.codec.bits == 8}
+    cut |= {column: slot.type for column, slot in rows if isinstance(slot, Kept) or slot.codec.bits == 8}
+    turns = range(sum(isinstance(slot, Slot) for slot in slots))
     yield "if (rest == 0) return;"
-    yield f"const int32_t turns[] = {{{', '.join(f'int32_t(starts[{k}] + rows * {BLOCK})' for k in range(len(slots)))}}};"
+    yield f"const int32_t turns[] = {{{', '.join(f'int32_t(starts[{turn}] + rows * {BLOCK})' for turn in turns)}}};"
     for i, kind in cut.items():
         yield f"{kind}* const all{i} = static_cast<{kind}*>(columns[{i}]) + rows * {block};"
         yield f"{kind} full{i}[{block}] = {{}};"
         yield f"std::memcpy(full{i}, all{i}, rest * sizeof({kind}));"
     own = ["full0", "full1"]
-    for k, slot in enumerate(slots):
-        stored = f"static_cast<uint8_t*>(columns[{3 * k + 2}]) + rows * {block // 2}"
-        own.append(f"full{3 * k + 2}" if slot.codec.bits == 8 else stored)
-        own += [f"static_cast<float*>(columns[{3 * k + 3}]) + rows", f"columns[{3 * k + 4}]"]
+    for column, slot in rows:
+        own.append(f"full{column}" if column in cut else f"static_cast<uint8_t*>(columns[{column}]) + rows * {block // 2}")
+        own += [f"static_cast<float*>(columns[{column + 1}]) + rows", f"columns[{column + 2}]"] * isinstance(slot, Slot)
     yield f"void* const last[] = {{{', '.join(own)}}};"
     yield "tile(0, 1, numbers, turns, last);"
     yield from (f"std::memcpy(all{i}, full{i}, rest * sizeof({kind}));" for i, kind in cut.items() if i)
 
 
-def _codes(k: int, slot: Slot) -> str:
-    return f"static_cast<{slot.type}*>(columns[{3 * k + 2}]) + row * {slot.codec.block * slot.codec.bits // 8}"
+def _columns(slots: Sequence[Slot | Kept]) -> list[int]:
+    """Which column is the first one of each slot."""
+    widths = [3 if isinstance(slot, Slot) else 1 for slot in slots]
+    return [2 + sum(widths[:k]) for k in range(len(slots))]
 
 
-def _encoding(k: int, slot: Slot) -> Iterator[str]:
+def _codes(column: int, slot: Slot) -> str:
+    return f"static_cast<{slot.type}*>(columns[{column}]) + row * {slot.codec.block * slot.codec.bits // 8}"
+
+
+def _encoding(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
     """The lines that write the codes of one block; what is added to each element is that of the first few, again and again."""
     block, bits = slot.codec.block, slot.codec.bits
     _, dropped, first, least = slot.codec.format(slot.kind)
@@ -331,10 +366,10 @@ def _encoding(k: int, slot: Slot) -> Iterator[str]:
     width = min(WIDTH, half if bits == 4 else block)
     yield "{"
     yield f"    const float* __restrict s = buffer{k} + (row - first) * {block};"
-    yield f"    {slot.type}* __restrict codes = {_codes(k, slot)};"
-    yield f"    const int32_t* places = static_cast<int32_t*>(columns[{3 * k + 4}]);"
+    yield f"    {slot.type}* __restrict codes = {_codes(column, slot)};"
+    yield f"    const int32_t* places = static_cast<int32_t*>(columns[{column + 2}]);"
     yield f"    const float scale = 1.f / plain(scales{k}[row]) * {1 - least!r}f;"
-    yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{k}])) & {STEPS - 1}) * 2 + 1;"
+    yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
     yield f"    int32_t u[{max(width, LANES)}];"
     yield f"    for (int i = 0; i < {max(width, LANES)}; i++)"
     yield f"        u[i] = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
