@@ -201,7 +201,10 @@ class _Plan:
         """The loop on these, and what it keeps for its transpose."""
         tape = _Tape()
         moving = tuple(is_smooth(x) and torch_internals.is_tracked(x) for x in tensors)
-        return _Loop.apply(replace(self, moving=moving), tape, *tensors), tape
+        # `apply` looks for who batches, differentiates or traces, for as long as two steps take
+        is_alone = not (any(moving) or torch_internals.is_observed())
+        run = _Loop.forward if is_alone else _Loop.apply
+        return run(replace(self, moving=moving), tape, *tensors), tape
 
     def stopped(self, carry: Sequence[Tensor]) -> list[Tensor]:
         """The carry where derivatives end."""
@@ -531,11 +534,12 @@ class _Code:
 
     def _steps(self, plan: _Plan, some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None) -> Iterator[Any]:
         """The results of some steps; to `rows`, unless it is None, what the transpose of each wants."""
+        code = self.step.now()
         for k in some:
             if k in plan.stops:
                 carry = plan.stopped(carry)
             given = [*carry, *constants, *(column[k] for column in columns)]
-            own = self.step.own(given)
+            own = code([*given])
             if rows is not None:
                 # the first carry is among the tensors of the loop, which whoever asks for the transpose has
                 mine = [x if used and k else None for x, used in zip(carry, self.saved.arguments, strict=False)]
@@ -566,13 +570,15 @@ class _Code:
         slopes_of_entries: dict[int, list[Tensor]] = {}
         ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
         assert self.transpose is not None
+        code = self.transpose.now()
         of_steps: list[Any] = []
         for k in reversed(range(plan.steps)):
             of_steps = of_steps or self._rows(plan, rows, plan.segment_to(k), tensors)
             mine, own = of_steps.pop()  # its memory is soon free for what comes
             before = mine if k else first
             saved = self.saved.of(*before, *constants, *(column and column[k] for column in columns), *own)
-            slopes = self.transpose([*saved, *carry, *(log[k] for log in logs)])
+            given = [*saved, *carry, *(log[k] for log in logs)]
+            slopes = self.transpose.views(*given, *code([*given]))
             carry = list(slopes[:smooth_carry])
             if k in plan.stops:
                 carry = [x if end is _unchanged else torch.zeros_like(x) for end, x in zip(ends, carry, strict=True)]

@@ -115,6 +115,10 @@ class Part:
             return _call(list(tensors), self.number)
         return self.code(list(tensors))
 
+    def now(self) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+        """`own` for several calls, of lists that it may empty: it is asked once whether a graph is being made of them."""
+        return self.own if is_traced() else self.code
+
     def some_views(self, places: slice) -> "Views":
         """How some of the results come of the arguments and what the graph returns."""
         graph = copy.deepcopy(self._views.graph)
