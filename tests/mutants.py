@@ -482,7 +482,7 @@ MUTANTS = [
     Mutant(
         "a kernel is used without a trial",
         "adapters/engine/backends/kernels.py",
-        "            try_out(kernel, vector, links, ending, dtypes, scalars)\n",
+        "    try_out(kernel, vector, links, ending, dtypes, scalars)\n",
         "",
         "test_torch_internals.py -k trial",
     ),
