@@ -4,10 +4,11 @@ A compiled kernel has the numbers in it that a rule found in its closure, in its
 keeps such code compares these, and makes it anew where they are others.
 """
 
+import dis
 import functools
 import inspect
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
@@ -56,15 +57,15 @@ def _constants(function: Any, where: str, seen: set[Any]) -> Iterator[Any]:
     if not isinstance(found, FunctionType) or found in seen or (found.__module__ or "").split(".")[0] in STILL:
         return
     seen.add(found)
-    names = frozenset(_names(found.__code__))
+    variables, attributes = _named(found.__code__)
     if owner is not found:
-        yield from _attributes(owner, f"{where}.self", names)
-    for name, value in _variables(found, names).items():
-        yield from _constants_in(value, f"{where}.{name}", names, seen)
+        yield from _attributes(owner, f"{where}.self", attributes)
+    for name, value in _variables(found, variables).items():
+        yield from _constants_in(value, f"{where}.{name}", attributes, seen)
 
 
-def _constants_in(value: Any, where: str, names: Any, seen: set[Any]) -> Iterator[Any]:
-    """Those of a value that code with these names sees."""
+def _constants_in(value: Any, where: str, attributes: Container[str], seen: set[Any]) -> Iterator[Any]:
+    """Those of a value that code sees which asks for these attributes."""
     for x in trees.leaves(value):
         if _is_constant(x):
             yield where, _constant(x)
@@ -74,11 +75,11 @@ def _constants_in(value: Any, where: str, names: Any, seen: set[Any]) -> Iterato
         elif callable(x) and not isinstance(x, type):
             yield from _constants(x, where, seen)
         else:
-            yield from _attributes(x, where, names)
+            yield from _attributes(x, where, attributes)
 
 
-def _attributes(owner: Any, where: str, names: Any) -> Iterator[Any]:
-    """The constants among the attributes of an object that code names; modules and classes don't change."""
+def _attributes(owner: Any, where: str, names: Container[str]) -> Iterator[Any]:
+    """The constants among these attributes of an object; modules and classes don't change."""
     if isinstance(owner, type) or inspect.ismodule(owner):
         return
     for name, value in getattr(owner, "__dict__", {}).items():
@@ -86,8 +87,8 @@ def _attributes(owner: Any, where: str, names: Any) -> Iterator[Any]:
             yield from ((f"{where}.{name}", _constant(x)) for x in trees.leaves(value) if _is_constant(x))
 
 
-def _variables(function: FunctionType, names: Any) -> Mapping[str, Any]:
-    """What stands outside of a function, by name: of its module, and of the functions around it."""
+def _variables(function: FunctionType, names: Iterable[str]) -> Mapping[str, Any]:
+    """What stands outside of a function, by name: these variables of its module, and those of the functions around it."""
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -97,11 +98,21 @@ def _variables(function: FunctionType, names: Any) -> Mapping[str, Any]:
     return found
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+@functools.lru_cache(maxsize=1024)
+def _named(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The variables of its module that code reads, and the attributes; also within."""
+    variables, attributes = set[str](), set[str]()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            variables.add(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            attributes.add(instruction.argval)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _names(inner)
+            own_variables, own_attributes = _named(inner)
+            variables |= own_variables
+            attributes |= own_attributes
+    return frozenset(variables), frozenset(attributes)
 
 
 def _is_constant(x: Any) -> bool:

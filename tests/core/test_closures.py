@@ -92,11 +92,13 @@ def test_a_step_of_a_compiled_loop(kind):
     assert program()(one).item() == 27
 
 
-def test_what_no_code_names_is_no_constant():
+def test_what_no_code_names_is_no_constant(monkeypatch):
     rule: Any = Scaled(2.0)
     before = constants_of(rule)
     rule.other = 7
     assert constants_of(rule) == before and before
+    monkeypatch.setitem(globals(), "factor", 7.0)  # A variable of the module that is called as an attribute is.
+    assert constants_of(rule) == before
     rule.factor = torch.tensor(2.0)
     with_tensor = constants_of(rule)
     assert with_tensor != before and with_tensor == constants_of(rule)
