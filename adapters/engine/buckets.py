@@ -165,6 +165,7 @@ class Part:
         groups: their groups, by number, and a leaf of each.
         rows: their places among all leaves.
         lengths: how many real numbers each has here; `sizes`: and on all processes together.
+        numbers: those that links keep for each, by link and name, in so far as somebody has asked for them.
     """
 
     def __init__(self, leaves: Sequence[Leaf], slots: Sequence[Column], lengths: Lengths) -> None:
@@ -174,6 +175,7 @@ class Part:
         self.signature, self.way, self.passage = leaves[0].signature(), leaves[0].way, leaves[0].passage
         self.in_place = all([leaf.in_place for leaf in leaves])
         self.groups, self.rows = groups_of(leaves), [leaf.index for leaf in leaves]
+        self.numbers: dict[Any, Column] = {}
         self._own_of = taking(self.rows)
 
     @cached_property

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from functional_optim import trees
@@ -102,8 +103,7 @@ class InPlaceRun(Run):
 
         def write() -> None:
             for column, values in zip(slots, new, strict=True):
-                for slot, value in zip(column, values, strict=True):
-                    slot.copy_(value)
+                foreach["copy_"](column, values)
 
         if self._writes:
             write()
@@ -111,9 +111,12 @@ class InPlaceRun(Run):
             self._pending.append(write)
 
     def places(self, link: Link, name: str, work: Work) -> list[Tensor]:
-        """In the states of the parameters."""
-        found = [leaf.state[self.layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
-        return found if work.part.placement is None else list(map(local, found))
+        """In the states of the parameters; looked up once, as the plan holds no longer than these are there."""
+        known, key = work.part.numbers, (link, name)
+        if key not in known:
+            found = [leaf.state[self.layout.names(leaf.key)[(*link.path, name)]] for leaf in work.part.leaves]
+            known[key] = found if work.part.placement is None else list(map(local, found))
+        return known[key]
 
     def keep(self, link: Link, name: str, work: Work, new: Tensor) -> None:
         """Copied when it is time."""
@@ -127,7 +130,11 @@ class InPlaceRun(Run):
 
     def share(self, new: Mapping[Path, Any]) -> None:
         """Into all states."""
-        self._pending.append(lambda: self.layout.share(new, self.states))
+        for path, value in new.items():
+            stored = self.layout.holders(path, self.states)
+            value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+            if stored:
+                self._pending.append(functools.partial(foreach["copy_"], stored, [value] * len(stored)))
 
     def call(self, link: Link, works: Sequence[Work]) -> None:
         """On what the states hold for it, as a tree by keys."""

@@ -300,13 +300,10 @@ class Layout:
         """The value at this path, which all share."""
         return self._common(next(value for value in self.values if value.path == path), states)
 
-    def share(self, new: Mapping[Path, Any], states: Mapping[Key, Flat]) -> None:
-        """Write values that all share into all states, in place."""
-        for path, value in new.items():
-            for key, state in states.items():
-                name = self._names[key].get(path)
-                if name is not None and state.get(name) is not None:
-                    _fill(state[name], value)
+    def holders(self, path: Path, states: Mapping[Key, Flat]) -> list[Tensor]:
+        """The tensors that hold the value at this path, which all share, one in each state."""
+        named = ((self._names[key].get(path), state) for key, state in states.items())
+        return [x for name, state in named if name is not None and (x := state.get(name)) is not None]
 
     def _common(self, value: Value, states: Mapping[Key, Flat]) -> Any:
         """The value that all share; of clocks that differ, as older versions have left them, the one that is ahead."""

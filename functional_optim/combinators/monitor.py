@@ -41,8 +41,13 @@ def monitor(what: str = "update") -> Transform:
 
     State: `{what}_norm` () float64 over all leaves with a gradient, and `{what}_norms`, a tree of () tensors like the parameters.
 
+    Raises:
+        TypeError: `what` is no text. It is no wrapper, and stands beside others in a chain.
+
     Differs from `optax.monitor`, which takes functions and averages.
     """
+    if not isinstance(what, str):
+        raise TypeError(f"what = {what!r} of monitor: expected a word for its names, as in chain(monitor('grad'), adamw()).")
     numbers = {f"{what}_norm": 0.0}
     return numbered(own={f"{what}_norms": _zero}, shared=numbers, name=f"monitor_{what}")(_norms)(what)
 

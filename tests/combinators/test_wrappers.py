@@ -317,6 +317,11 @@ def test_conditionally_is_optax():
     assert_same_trajectory(params_of(masked, ROWS), expected, FLOAT64)
 
 
+def test_a_monitor_is_no_wrapper():
+    with pytest.raises(TypeError, match=r"what = sgd\(lr=0.001\) of monitor: expected a word for its names, as in chain\("):
+        fo.monitor(fo.sgd())  # pyright: ignore[reportArgumentType]
+
+
 def test_a_monitor_remembers_norms():
     grads = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor(12.0), "c": None}
     params = {"a": torch.zeros(2), "b": torch.zeros(()), "c": torch.zeros(2)}
