@@ -1083,7 +1083,7 @@ MUTANTS = [
     ),
     Mutant(
         "a loop in a program keeps what the program may write to",
-        "functional_optim/meta/compiled.py",
+        "functional_optim/meta/steps.py",
         "tuple(x.clone() if passed else x for x, passed in",
         "tuple(x for x, passed in",
         "test_meta_loop.py -k written_over",

@@ -9,11 +9,10 @@ the step before it is compiled; a call of what the compiler made costs some 5 µ
 function the loop is one node of its graph, and the same Python. How a step becomes code: see `lowering`.
 """
 
-import collections
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -23,16 +22,15 @@ from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.meta.layers import composing
-from functional_optim.meta.lowering import Part, Views, forward_and_transpose, forward_part, keep, shapes_of
+from functional_optim.meta.lowering import Part, forward_and_transpose, forward_part, shapes_of
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.meta.remat import Arguments, Result, along, back, in_some, require_constant_closure
-from functional_optim.meta.routines import HOLDER, Form, Routine, Run, held, holding
-from functional_optim.torch_internals import is_traced, memory_of
+from functional_optim.meta.steps import Code, Tensors, plain, unchanged
+from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree, distinct
 
 log = logging.getLogger(__name__)
 
-Tensors: TypeAlias = tuple[Any, ...]
 Step: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
 
 
@@ -134,7 +132,7 @@ def run_loop(
     """
     at_stop = (Tensor.detach,) * len(carry)
     key = key, steps > 1
-    plan = _Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, key, structure, name, segment, settings)
+    plan = Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, key, structure, name, segment, settings)
     outputs, tape = plan.applied((*carry, *constants, *entries))
     return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
@@ -170,7 +168,7 @@ class _Tape:
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """A loop, and how it is batched; see `run_loop`.
 
     Attributes:
@@ -231,7 +229,7 @@ class _Plan:
         """Where the i-th tensor is batched: entries behind the axis of the steps."""
         return int(i >= self.carried + self.constant)
 
-    def batched(self, axes: tuple[int | None, ...]) -> "_Plan":
+    def batched(self, axes: tuple[int | None, ...]) -> "Plan":
         """The plan whose step takes the batch, of the `vmap` that calls this, at these axes."""
         given = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
         batches, within = (*self.batches, axes), (*self.within, torch_internals.maybe_current_level())
@@ -261,7 +259,7 @@ class _Plan:
         return pull
 
 
-def tangent(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], directions: Sequence[Tensor]) -> Tensors:
+def tangent(plan: Plan, tensors: Sequence[Tensor], moving: Sequence[int], directions: Sequence[Tensor]) -> Tensors:
     """How the smooth results of a loop change as some of its tensors move: a loop over one step and its tangent."""
     slopes = dict(zip(moving, directions, strict=True))
     # what is carried moves from the first step on
@@ -282,13 +280,13 @@ def tangent(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], direc
 
     carry, constants, entries = ([*part, *more] for part, more in zip(parts, tangents, strict=True))
     ends = [plan.at_stop[i] for i in order if i < plan.carried]
-    at_stop = *plan.at_stop, *(_unchanged if end is _unchanged else torch.zeros_like for end in ends)
+    at_stop = *plan.at_stop, *(unchanged if end is unchanged else torch.zeros_like for end in ends)
     loop = _derived(plan, "tangent of", step, len(carry), len(constants), plan.stops, at_stop, tuple(order))
     outputs, _ = loop.applied((*carry, *constants, *entries))
     return outputs[plan.carried :]
 
 
-def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], cotangents: Sequence[Tensor]) -> Tensors:
+def transposed(plan: Plan, tensors: Sequence[Tensor], moving: Sequence[int], cotangents: Sequence[Tensor]) -> Tensors:
     """The slopes of some tensors of a loop: a loop that remembers what was carried, and one back over the steps' transposes."""
 
     def remembering(carry: Any, constants: Any, entries: Any) -> tuple[Any, list[Tensor]]:
@@ -311,8 +309,8 @@ def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], co
         added = [a + b for a, b in zip(given[:sums], slopes[len(carried) : end], strict=True)]
         return [*added, *slopes[: len(carried)]], list(slopes[end:])
 
-    ends = [_unchanged if plan.at_stop[i] is _unchanged else torch.zeros_like for i in carried]
-    at_stop = *(_unchanged for _ in of_constants), *ends
+    ends = [unchanged if plan.at_stop[i] is unchanged else torch.zeros_like for i in carried]
+    at_stop = *(unchanged for _ in of_constants), *ends
     stops = frozenset(plan.steps - k for k in plan.stops if k)
     size = sums + len(carried)
     loop = _derived(plan, "transpose of", step, size, plan.constant, stops, at_stop, tuple(order))
@@ -327,7 +325,7 @@ def transposed(plan: _Plan, tensors: Sequence[Tensor], moving: Sequence[int], co
 
 
 def _derived(
-    plan: _Plan,
+    plan: Plan,
     kind: str,
     step: Step,
     carried: int,
@@ -335,13 +333,13 @@ def _derived(
     stops: frozenset[int],
     at_stop: tuple[Callable[[Tensor], Tensor], ...],
     order: tuple[int, ...],
-) -> _Plan:
+) -> Plan:
     """A loop of another step, made of that of a plan and kept where that is."""
     key, name = (kind, order, plan.key, plan.batches), f"{kind} {plan.name}"
-    return _Plan(step, carried, constant, plan.steps, stops, at_stop, plan.cache, key, plan.structure, name, plan.segment)
+    return Plan(step, carried, constant, plan.steps, stops, at_stop, plan.cache, key, plan.structure, name, plan.segment)
 
 
-def _smooth_step(plan: _Plan, tensors: Sequence[Tensor], places: Sequence[int]) -> Callable[..., tuple[Tensors, Tensors]]:
+def _smooth_step(plan: Plan, tensors: Sequence[Tensor], places: Sequence[int]) -> Callable[..., tuple[Tensors, Tensors]]:
     """One step as a function of the tensors at some places, to its smooth results; beside them, the carry."""
 
     def smooth(*some: Tensor) -> tuple[Tensors, Tensors]:
@@ -353,16 +351,12 @@ def _smooth_step(plan: _Plan, tensors: Sequence[Tensor], places: Sequence[int]) 
     return smooth
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
 class _Loop(torch.autograd.Function):
     """The loop of a plan."""
 
     @staticmethod
-    def forward(plan: _Plan, tape: _Tape, *tensors: Tensor) -> Tensors:
-        tensors = tuple(map(_plain, tensors))
+    def forward(plan: Plan, tape: _Tape, *tensors: Tensor) -> Tensors:
+        tensors = tuple(map(plain, tensors))
         code = _code(plan, tensors)
         tape.code, tape.batches, tape.within = code, plan.batches, plan.within
         outputs, tape.rows = (code.forward_routine if _is_routine(plan) else code.forward)(plan, tensors)
@@ -407,8 +401,8 @@ class _Transpose(torch.autograd.Function):
     """The transpose of a loop that has run: its tensors and the cotangents to the slopes of the tensors that move."""
 
     @staticmethod
-    def forward(plan: _Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
-        inputs = tuple(map(_plain, inputs))
+    def forward(plan: Plan, tape: _Tape, *inputs: Tensor) -> Tensors:
+        inputs = tuple(map(plain, inputs))
         tensors, cotangents = inputs[: len(plan.moving)], inputs[len(plan.moving) :]
         if _is_routine(plan):
             return tape.code.backward_routine(plan, tape.rows, tensors, cotangents)
@@ -454,18 +448,6 @@ class _Transpose(torch.autograd.Function):
         return along(ctx.plan.pulled(len(ctx.plan.moving)), inputs, moving, [tangents[2 + i] for i in moving])
 
 
-def _plain(x: Tensor) -> Tensor:
-    """The tensor as it is in memory; compiled code reads that."""
-    return x.contiguous().resolve_conj().resolve_neg()
-
-
-def _stacked(column: list[Any]) -> Any:
-    """One tensor of those of all steps, None of none."""
-    if column[0] is None:
-        return None
-    return torch.stack(column) if len(column) > 1 else column[0].unsqueeze(0)
-
-
 def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tensor:
     """A tensor batched at one axis, or at none, batched at another."""
     if axis is None:
@@ -475,188 +457,12 @@ def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tenso
     return x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:]).contiguous()
 
 
-def _is_routine(plan: _Plan) -> bool:
+def _is_routine(plan: Plan) -> bool:
     """Whether the loop is to be a node of a program that is being made."""
     return plan.steps > 1 and is_traced()
 
 
-@dataclass(frozen=True, eq=False)
-class _Code:
-    """A compiled step, and its transpose if derivatives are taken.
-
-    Attributes:
-        step: tensors to the carry, the logs and what the transpose wants.
-        saved: how the last of these come of the tensors and of what the step computes.
-        passed: which tensors the carry may be, or be parts of, after the step.
-        transpose: that and the cotangents of the smooth carry and the smooth logs to slopes of the tensors at `moving`.
-        carried: how many tensors the carry has.
-        outputs: tensors like the carry and the logs, without elements.
-        moving: the places of the smooth carry and of what else moves.
-        structure: what goes with the results.
-    """
-
-    step: Part
-    saved: Views
-    passed: tuple[bool, ...]
-    transpose: Part | None
-    carried: int
-    outputs: tuple[Tensor, ...]
-    moving: tuple[int, ...]
-    structure: Any
-
-    def forward(self, plan: _Plan, tensors: Tensors, wanted: Sequence[bool] | None = None) -> tuple[list[Any], list[Any]]:
-        """The last carry and the stacked logs; and of each step what its transpose wants beside `tensors`.
-
-        Of these only what is `wanted`: a value for each result, and one for all that the transpose wants.
-        """
-        *returns, keeps = wanted or (True,) * (len(self.outputs) + 1)
-        keeps = keeps and self.transpose is not None
-        carry, constants, entries = plan.parts(tensors)
-        columns = [x.unbind() for x in entries]
-        logs: list[Any] = []
-        rows: list[Any] = []
-        for some in plan.segments():
-            if keeps and plan.segment:
-                rows.append((list(carry) if some.start else [], []))
-            kept = rows if keeps and not plan.segment else None
-            for results in self._steps(plan, some, carry, constants, columns, kept):
-                carry = results[: self.carried]
-                logs.append([x if returned else None for x, returned in zip(results, returns, strict=False)][self.carried :])
-        last = [x if returned else None for x, returned in zip(carry, returns, strict=False)]
-        outputs = [*last, *(_stacked(list(column)) for column in zip(*logs, strict=True))]
-        if not rows or is_traced():  # a program writes to nothing that somebody still reads
-            return outputs, rows
-        # What is returned may be written to, and is not what the transpose wants: of the last step, or of one before it, from
-        # which a carry has been handed on from place to place.
-        handed = sum(self.passed[: self.carried])
-        kept = {memory_of(x) for row in rows[-1 - handed :] for some in row for x in some if x is not None}
-        return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
-
-    def _steps(self, plan: _Plan, some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None) -> Iterator[Any]:
-        """The results of some steps; to `rows`, unless it is None, what the transpose of each wants."""
-        code = self.step.now()
-        for k in some:
-            if k in plan.stops:
-                carry = plan.stopped(carry)
-            given = [*carry, *constants, *(column[k] for column in columns)]
-            own = code([*given])
-            if rows is not None:
-                # the first carry is among the tensors of the loop, which whoever asks for the transpose has
-                mine = [x if used and k else None for x, used in zip(carry, self.saved.arguments, strict=False)]
-                rows.append((mine, [x if used else None for x, used in zip(own, self.saved.own, strict=True)]))
-            results = self.step.views(*given, *own)
-            carry = results[: self.carried]
-            yield results
-
-    def _rows(self, plan: _Plan, kept: list[Any], some: range, tensors: Any) -> list[Any]:
-        """What the transposes of some steps want, which are computed again where there is only what they began with."""
-        if not plan.segment:
-            return kept
-        (carry, _), rows = kept.pop(), []
-        first, constants, entries = plan.parts(tensors)
-        steps = self._steps(plan, some, carry if some.start else first, constants, [x.unbind() for x in entries], rows)
-        collections.deque(steps, 0)
-        return rows
-
-    def backward(self, plan: _Plan, rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
-        """The slopes of a plan's moving tensors, from the cotangents of the last carry and the stacked logs; empties `rows`."""
-        smooth_carry = sum(map(is_smooth, self.outputs[: self.carried]))
-        carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
-        first, constants, entries = plan.parts(tensors)
-        if 0 in plan.stops:
-            first = [x if x is None else end(x) for end, x in zip(plan.at_stop, first, strict=True)]
-        columns = [x if x is None else x.unbind() for x in entries]
-        sums: dict[int, Tensor] = {}
-        slopes_of_entries: dict[int, list[Tensor]] = {}
-        ends = [plan.at_stop[i] for i in self.moving[:smooth_carry]]
-        assert self.transpose is not None
-        code = self.transpose.now()
-        of_steps: list[Any] = []
-        for k in reversed(range(plan.steps)):
-            of_steps = of_steps or self._rows(plan, rows, plan.segment_to(k), tensors)
-            mine, own = of_steps.pop()  # its memory is soon free for what comes
-            before = mine if k else first
-            saved = self.saved.of(*before, *constants, *(column and column[k] for column in columns), *own)
-            given = [*saved, *carry, *(log[k] for log in logs)]
-            slopes = self.transpose.views(*given, *code([*given]))
-            carry = list(slopes[:smooth_carry])
-            if k in plan.stops:
-                carry = [x if end is _unchanged else torch.zeros_like(x) for end, x in zip(ends, carry, strict=True)]
-            for i, slope in zip(self.moving[smooth_carry:], slopes[smooth_carry:], strict=True):
-                if plan.axis(i):
-                    slopes_of_entries.setdefault(i, []).append(slope)
-                else:
-                    sums[i] = sums[i] + slope if i in sums else slope
-        found = dict(zip(self.moving, carry, strict=False)) | sums
-        found |= {i: torch.stack(column[::-1]) for i, column in slopes_of_entries.items()}
-        return tuple(found[i] for i, moves in enumerate(plan.moving) if moves)
-
-    def forward_routine(self, plan: _Plan, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
-        """What `forward` returns, in a program; the rest is held by a tensor."""
-        plan = _without_step(plan)
-
-        def run(given: Sequence[Tensor], wanted: Sequence[bool], once: bool) -> list[Tensor | None]:
-            # what is carried on is kept for the transpose, but the program may write to what it gave
-            tensors = tuple(x.clone() if passed else x for x, passed in zip(map(_plain, given), self.passed, strict=True))
-            outputs, rows = self.forward(plan, tensors, wanted)
-            return [*_apart(outputs, given), holding(rows) if wanted[-1] else None]
-
-        carry, logs = map(_forms, (self.outputs[: self.carried], self.outputs[self.carried :]))
-        stacked = [((plan.steps, *shape), dtype, device) for shape, dtype, device in logs]
-        *outputs, rows = _called(run, [*carry, *stacked, HOLDER], self.step, tensors)
-        return outputs, rows
-
-    def backward_routine(self, plan: _Plan, rows: Tensor, tensors: Tensors, cotangents: Sequence[Tensor]) -> Tensors:
-        """What `backward` returns, in a program."""
-        plan, used = _without_step(plan), self.saved.arguments if plan.segment is None else (True,) * len(tensors)
-        wanted = [x for x, is_used in zip(tensors, used, strict=True) if is_used]
-
-        def run(given: Sequence[Tensor], wanted: Sequence[bool], once: bool) -> list[Tensor | None]:
-            rest = iter(map(_plain, given[1:]))
-            tensors = [next(rest) if is_used else None for is_used in used]
-            rows = held(given[0])
-            return _apart(self.backward(plan, rows if once else list(rows), tensors, list(rest)), given)
-
-        assert self.transpose is not None
-        slopes = _forms([x for x, moves in zip(tensors, plan.moving, strict=True) if moves])
-        return tuple(_called(run, slopes, self.transpose, [rows, *wanted, *cotangents]))
-
-
-def _called(run: Run, forms: Sequence[Form], part: Part, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A call of a routine, in a trace."""
-    routine = Routine(run, forms, [part])
-    keep(routine)
-    return routine(tensors)
-
-
-def _forms(tensors: Sequence[Tensor]) -> list[Form]:
-    return [(tuple(x.shape), x.dtype, x.device) for x in tensors]
-
-
-def _without_step(plan: _Plan) -> _Plan:
-    """How a plan's loop goes, without the functions of its owner, who may go."""
-    return replace(plan, step=_forgotten, cache={}, structure=[])
-
-
-def _forgotten(*args: Any) -> Any:
-    raise AssertionError("a loop that runs within a program has a compiled step")
-
-
-def _apart(outputs: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Tensor | None]:
-    """Results that lie each in memory of its own."""
-    taken = {memory_of(x) for x in given}
-    apart: list[Tensor | None] = []
-    for x in outputs:
-        if x is None:
-            apart.append(None)
-            continue
-        own = x.clone() if memory_of(x) in taken else x
-        taken.add(memory_of(own))
-        apart.append(own)
-    return apart
-
-
-def _code(plan: _Plan, tensors: Tensors) -> _Code:
+def _code(plan: Plan, tensors: Tensors) -> Code:
     """The compiled step for tensors of these shapes, made at its first use."""
     key = (plan.key, plan.moving, plan.batches, tuple((x.shape, x.dtype, x.device) for x in tensors), _precision(tensors))
     with inductor.lock:
@@ -672,7 +478,7 @@ def _precision(tensors: Tensors) -> Any:
     return torch.get_default_dtype(), tuple(autocast.items())
 
 
-def _compile(plan: _Plan, tensors: Tensors) -> _Code:
+def _compile(plan: Plan, tensors: Tensors) -> Code:
     carry, constants, entries = plan.parts(tensors)
     given = (*carry, *constants, *(x[0] for x in entries))
 
@@ -693,7 +499,7 @@ def _compile(plan: _Plan, tensors: Tensors) -> _Code:
         _require_kept(carry, outputs)
     log.info("traced %s in %.1f s", plan.name, time.perf_counter() - start)
     saved, passed = forward.some_views(slice(len(outputs), None)), forward.some_views(slice(plan.carried)).arguments
-    return _Code(forward, saved, passed, transpose, plan.carried, tuple(outputs), moving, plan.structure[-1])
+    return Code(forward, saved, passed, transpose, plan.carried, tuple(outputs), moving, plan.structure[-1])
 
 
 def _require_kept(carry: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -701,7 +507,7 @@ def _require_kept(carry: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         raise ValueError("a step changed the shape or dtype of the parameters or the state: it can't be compiled as a loop.")
 
 
-def _forward(step: Callable[..., Tensors], given: Tensors, plan: _Plan) -> tuple[Part, list[Tensor]]:
+def _forward(step: Callable[..., Tensors], given: Tensors, plan: Plan) -> tuple[Part, list[Tensor]]:
     """A step as a part, and tensors like its results."""
     try:
         return forward_part(step, given, plan.name, plan.settings)
