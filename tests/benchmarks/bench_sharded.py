@@ -1,11 +1,11 @@
-"""What a step of sharded parameters costs: two processes of one thread each, gloo, FSDP2, sixteen layers of 768 x 768.
+"""What a step of sharded parameters costs: two processes, or more, of one thread each, gloo, FSDP2, sixteen layers of 768 x 768.
 
     python tests/benchmarks/bench_sharded.py                       # about a minute
     python tests/benchmarks/bench_sharded.py --rows fused muon
 
 Ours and torch's take turns on the same DTensors; a ratio is taken within a round, and its median and quartiles are printed; and
 that of the processor's time that the first process took, which tells more where others compete for the cores. Muon takes turns
-with itself on whole parameters, in one process, while the other waits; the bytes are those that it sends.
+with itself on whole parameters, in one process, while others wait; the bytes are those that it sends.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def sides(row: str) -> list[Side]:
 
 
 def taken(side: Side, *, alone: bool) -> tuple[float, float]:
-    """Seconds until both processes are through; of what is done alone, until the first is. And those that a processor worked."""
+    """Seconds until all processes are through; of what is done alone, until the first is. And those that a processor worked."""
     dist.barrier()
     start, worked = time.perf_counter(), time.process_time()
     if not alone or dist.get_rank() == 0:
@@ -122,14 +122,15 @@ def measure(row: str, rounds: int) -> None:
         )
         if alone:
             matrices = LAYERS * WIDTH * WIDTH * 4 / dist.get_world_size()
-            print(f"    sent to the other process, beside a share of the matrices: {sent / matrices:.2f}", flush=True)
+            print(f"    sent to others, beside a share of the matrices: {sent / matrices:.2f}", flush=True)
 
 
 def main() -> None:
-    """Start two processes, or be one of them."""
+    """Start the processes, or be one of them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rank", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--store", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -137,10 +138,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, *sys.argv, "--store", str(Path(folder, "store"))]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-            processes = [subprocess.Popen([*command, "--rank", str(rank)], env=environment) for rank in range(2)]
+            processes = [subprocess.Popen([*command, "--rank", str(rank)], env=environment) for rank in range(options.processes)]
             sys.exit(max(process.wait() for process in processes))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=Path(options.store).as_uri(), rank=options.rank, world_size=2)
+    dist.init_process_group("gloo", init_method=Path(options.store).as_uri(), rank=options.rank, world_size=options.processes)
     for row in options.rows:
         measure(row, options.rounds)
     dist.destroy_process_group()
