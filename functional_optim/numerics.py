@@ -180,7 +180,7 @@ def cond(condition: Any, then: Callable[[], Tree], otherwise: Callable[[], Tree]
         return then() if condition else otherwise()
     if is_at_hand(condition):
         return then() if bool(condition) else otherwise()
-    return trees.map_leaves(lambda a, b: torch.where(condition, a, b), then(), otherwise())
+    return trees.map_leaves(lambda a, b: a if a is b else torch.where(condition, a, b), then(), otherwise())
 
 
 def is_due(t: Any, every: int, offset: Any = 0) -> Any:

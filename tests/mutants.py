@@ -146,8 +146,8 @@ MUTANTS = [
     Mutant(
         "a problem of a batch that has ended goes on with the others",
         "functional_optim/solvers/machine.py",
-        "cond(state.status == GOING, lambda: self._evaluated(state), lambda: state)",
-        "self._evaluated(state)",
+        "pick(going, 1, 0)",
+        "1",
         "test_minimize.py -k each_by_itself",
     ),
     Mutant(

@@ -99,6 +99,11 @@ def is_finite(x: Scalar) -> Flag:
     return x.isfinite() if isinstance(x, Tensor) else math.isfinite(x)
 
 
+def along(x: Tensor, t: Scalar, d: Tensor) -> Tensor:
+    """x + t d, in the precision of the direction."""
+    return x + (t.to(d.dtype) if isinstance(t, Tensor) else t) * d
+
+
 def cubic(base: Knot, other: Knot) -> tuple[Scalar, Scalar, Scalar]:
     """The minimum of the cubic through two points with their slopes; from the base, in units of their distance; and its radicand.
 

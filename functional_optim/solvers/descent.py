@@ -46,7 +46,8 @@ class Direction(NamedTuple):
 class Descent(Protocol):
     """The part of a method that chooses the direction: an interface.
 
-    One's own is a class with these methods; the memory is a tree of tensors.
+    One's own is a class with these methods; the memory is a tree of tensors. If it has `forget(problem, memory, point)` as well,
+    that is called in the place of `init` after the start, and may leave alone what it need not overwrite.
     """
 
     def init(self, problem: Problem, point: Point) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.numerics import Scalar, cond, dot
-from functional_optim.searches.scalars import Flag, is_finite, negate, pick, ratio
+from functional_optim.searches.scalars import Flag, along, is_finite, negate, pick, ratio
 from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
 from functional_optim.solvers.problem import Problem
@@ -92,45 +92,57 @@ class Machine(NamedTuple):
         memory = self.descent.init(problem, point)
         none, zero = problem.flag(False), self.problem.count(0)
         state = State(point, point, point, none, -point.g, None, memory, none, zero, zero, zero + 1, zero)
-        return self._line(state, memory, none)
+        return self._line(state, none)
 
     def tick(self, state: State) -> State:
-        """One evaluation further; of what has ended, nothing."""
-        return cond(state.status == GOING, lambda: self._evaluated(state), lambda: state)
-
-    def _evaluated(self, state: State) -> State:
-        x = torch.addcmul(state.at.x, _like(state.d, state.line.t), state.d)
+        """One evaluation further; of what has ended, nothing that is seen."""
+        going = state.status == GOING
+        x = along(state.at.x, state.line.t, state.d)
         trial, slope = self._point(x, state.d)
         heard = self.search.told(state.line, trial.f, slope)
-        keep = heard.keep & is_finite(trial.f)
+        keep, over = heard.keep & is_finite(trial.f) & going, heard.done & going
         state = state._replace(
             kept=cond(keep, lambda: trial, lambda: state.kept),
             best=cond(keep & (trial.f < state.best.f), lambda: trial, lambda: state.best),
             moved=state.moved | keep,
-            line=heard.state,
-            evals=state.evals + 1,
+            line=cond(going, lambda: heard.state, lambda: state.line),
+            evals=state.evals + pick(going, 1, 0),
         )
-        state = cond(heard.done, lambda: self._searched(state), lambda: state)
+        state = state._replace(memory=self._taught(state, over))
+        state = cond(over, lambda: self._searched(state), lambda: state)
         spent = (state.status == GOING) & (state.evals >= self.budget.evals)
         return state._replace(status=pick(spent, self.problem.count(BUDGET), state.status))
 
+    def _taught(self, state: State, over: Flag) -> Any:
+        """The memory, which learns from the step of a search that is over; of a search that failed, or went the steepest way for
+        want of anything better, it is begun anew.
+
+        It is large, so it is chosen once, apart from what else the end of a search brings.
+        """
+        problem, moved = self.problem, state.moved
+        anew = over & (state.steepest | negate(moved))
+        memory = cond(anew, lambda: self._forgotten(state), lambda: state.memory)
+        return cond(over & moved, lambda: self.descent.remember(problem, memory, state.at, state.kept), lambda: memory)
+
+    def _forgotten(self, state: State) -> Any:
+        forget = getattr(self.descent, "forget", None)
+        return forget(self.problem, state.memory, state.at) if forget else self.descent.init(self.problem, state.at)
+
     def _searched(self, state: State) -> State:
         """The search is over: a step, or else a new start by the steepest descent."""
-        problem, moved = self.problem, state.moved
-        learn, forget = self.descent.remember, self.descent.init
-        memory = cond(moved, lambda: learn(problem, state.memory, state.at, state.kept), lambda: forget(problem, state.at))
+        moved = state.moved
         stepped = state._replace(at=state.kept, steps=state.steps + pick(moved, 1, 0))
-        new = self._line(stepped, memory, negate(moved))
+        new = self._line(stepped, negate(moved))
         stalls = pick(moved & (state.kept.f < state.at.f), self.problem.count(0), state.stalls + 1)
         vain = (new.status == GOING) & ((negate(moved) & state.steepest) | (stalls >= STALLS))
         return new._replace(stalls=stalls, status=pick(vain, self.problem.count(NO_PROGRESS), new.status))
 
-    def _line(self, state: State, memory: Any, steepest: Flag) -> State:
+    def _line(self, state: State, steepest: Flag) -> State:
         """A new line from `state.at`, unless it is where to end."""
         problem, at = self.problem, state.at
         free = problem.free(at.x, at.g)
         at = at if free is None else at._replace(g=at.g * free)
-        towards = self.descent.direction(problem, memory, at)
+        towards = self.descent.direction(problem, state.memory, at)
         towards = towards if free is None else towards._replace(d=towards.d * free)
         slope, size, largest = problem.read(dot(towards.d, at.g), torch.linalg.vector_norm(at.g), at.g.abs().max())
         steepest = steepest | negate(is_finite(slope) & (slope < 0))
@@ -146,7 +158,7 @@ class Machine(NamedTuple):
             moved=problem.flag(False),
             d=d,
             line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
-            memory=cond(steepest, lambda: self.descent.init(problem, state.at), lambda: towards.memory),
+            memory=towards.memory,
             steepest=steepest,
             status=pick(finite, ended, self.problem.count(NOT_FINITE)),
         )
@@ -159,8 +171,3 @@ class Machine(NamedTuple):
         x = inside
         value, slope = self.problem.read(f, dot(g, d))
         return Point(x, value, g, aux), slope
-
-
-def _like(d: Tensor, t: Scalar) -> Tensor:
-    """A length in the precision of the direction that it multiplies."""
-    return t.to(d.dtype) if isinstance(t, Tensor) else torch.tensor(t, dtype=d.dtype, device=d.device)

@@ -101,7 +101,7 @@ class Problem:
             f, aux = self.returned(tensors)
             found = torch.autograd.grad(f, tensors, allow_unused=True) if f.requires_grad else [None] * len(tensors)
         slopes = [torch.zeros_like(p) if g is None else g for g, p in zip(found, tensors, strict=True)]
-        return f.detach(), self.joined(slopes), trees.map_leaves(Tensor.detach, aux)
+        return f.detach(), self.joined(slopes), trees.map_leaves(Tensor.detach, aux) if self.has_aux else aux
 
     def objective(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tree]]:
         """Of a vector: the value, and beside it itself and the auxiliary output."""
@@ -158,10 +158,11 @@ class Problem:
         return (~((x <= low) & (g > 0) | (x >= high) & (g < 0))).to(x.dtype)
 
     def read(self, *scalars: Tensor) -> list[Scalar]:
-        """Scalars as what decides: Python's numbers on the host, where one transfer brings them all."""
+        """Scalars as what decides: Python's numbers on the host, to which one transfer brings them all from a device."""
         if not self.on_host:
             return [numerics.double(x) for x in scalars]
-        return [float(x) for x in torch.stack([numerics.double(x) for x in scalars]).unbind()]
+        on_cpu = scalars[0].device.type == "cpu"
+        return list(map(float, scalars if on_cpu else torch.stack([numerics.double(x) for x in scalars]).unbind()))
 
     def scalar(self, number: float) -> Scalar:
         """A number of the kind that `read` returns."""
