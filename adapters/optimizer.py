@@ -43,7 +43,8 @@ class OptimizerAdapter(TransformOptimizer):
 
     `state[p]` is a flat dict of tensors under torch's names, with a step count per parameter: one without a gradient is
     skipped, gets no state, and its count stands still. What a wrapper keeps for all, such as the clock of a schedule, is one
-    value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy.
+    value for all parameters, whoever has a gradient, as in the pure function; each parameter's state holds a copy. Where none
+    has a gradient, `step` does nothing, as torch's does: clocks stand still then, while the pure function's go on.
 
     Of sharded parameters (`DTensor`, from FSDP2's `fully_shard` or tensor parallelism) the slots are sharded alike. Elementwise
     rules run on the shards of each process, and send nothing; the sums that a link asks for, such as a global norm, take one

@@ -110,6 +110,19 @@ def test_who_sits_out_or_comes_late_is_treated_as_by_the_pure_function(name, fus
             optimizer = way(optimizer, make)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_where_nobody_has_a_gradient_clocks_stand_still_other_than_the_pure_functions(fused):
+    """A step that finds no gradient does nothing, as in torch, whose optimizers have no clocks."""
+    p, tx = torch.nn.Parameter(torch.ones(2)), fo.scheduled(fo.sgd(), lr=falling)
+    optimizer = OptimizerAdapter([p], tx, fused=fused)
+    state = tx.init_state(p.detach())
+    for grad in (torch.ones(2), None, None):
+        p.grad = grad
+        optimizer.step()
+        _, state = tx.update(grad, state, p.detach())
+    assert (int(optimizer.state[p]["schedule_step"]), int(state["schedule_step"])) == (1, 3)
+
+
 @pytest.mark.parametrize("name", ["a schedule", "a schedule in each branch", "a mean in a branch"])
 def test_the_state_taken_out_is_the_pure_functions(name):
     tx = TRANSFORMS[name]()
