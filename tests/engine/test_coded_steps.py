@@ -133,3 +133,18 @@ def test_a_state_of_another_codec_is_refused():
     for other in (fo.quantized(fo.adamw(), block=64), fo.quantized(fo.adamw(), bits=4)):
         with pytest.raises(ValueError, match="another codec made this state"):
             fo.quantized(fo.adamw()).update(params, other.init_state(params), params)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lr", [0.0, 1.0, 1e4])
+def test_kernels_read_and_write_every_number_of_16_bits(dtype, lr):
+    """Against torch's own conversions, which the pure function takes; what is not finite and what is subnormal, too."""
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    g = torch.randn(len(every), generator=torch.Generator().manual_seed(0)).to(dtype)
+    tx, p = fo.quantized(fo.sgd(lr=lr, momentum=0.9)), torch.nn.Parameter(every.clone())
+    p.grad = g.clone()
+    fo.adapters.OptimizerAdapter([p], tx, fused=True).step()
+    expected, _ = tx.step(g, tx.init_state(every), every)
+    is_same = p.detach().view(torch.int16) == expected.view(torch.int16)
+    assert (is_same | (p.detach().isnan() & expected.isnan())).all()
