@@ -110,6 +110,7 @@ def run_loop(
     segment: int | None = None,
     name: str = "a step",
     settings: Mapping[str, Any] = MappingProxyType({}),
+    ended: Callable[[Sequence[Tensor]], bool] | None = None,
 ) -> tuple[list[Tensor], list[Tensor], Any]:
     """`carry, logs = step(carry, constants, entries of this step)`, so many times, compiled.
 
@@ -126,13 +127,15 @@ def run_loop(
         segment: how many steps' insides a transpose has in memory at a time; it computes them again. None: those of all.
         name: of what is compiled, for those who watch it.
         settings: of the compiler, where no derivatives are taken.
+        ended: whether further steps would change nothing in a carry; of a loop without logs. It is asked now and then.
 
     Returns:
         The last carry, the logs stacked along a new first axis, and what the step appended when it was compiled.
     """
     at_stop = (Tensor.detach,) * len(carry)
     key = key, steps > 1
-    plan = Plan(step, len(carry), len(constants), steps, stops, at_stop, cache, key, structure, name, segment, settings)
+    sizes = len(carry), len(constants), steps
+    plan = Plan(step, *sizes, stops, at_stop, cache, key, structure, name, segment, settings, ended)
     outputs, tape = plan.applied((*carry, *constants, *entries))
     return list(outputs[: len(carry)]), list(outputs[len(carry) :]), tape.code.structure
 
@@ -173,7 +176,7 @@ class Plan:
 
     Attributes:
         at_stop: what becomes of each tensor of the carry where derivatives end.
-        structure, name, segment, settings: see `run_loop`.
+        structure, name, segment, settings, ended: see `run_loop`.
         moving: which tensors derivatives are taken of.
         batches: for each `vmap` that has gone into the step, the axis of each tensor, None if it is not batched.
         within: see `_Tape`.
@@ -191,6 +194,7 @@ class Plan:
     name: str
     segment: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    ended: Callable[[Sequence[Tensor]], bool] | None = None
     moving: tuple[bool, ...] = ()
     batches: tuple[tuple[int | None, ...], ...] = ()
     within: tuple[int | None, ...] = ()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Tensors: TypeAlias = tuple[Any, ...]
 
+# How many steps a loop that may end takes between two looks at whether it has, for which it waits for a device.
+LOOK = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Code:
@@ -75,8 +78,10 @@ class Code:
         self, plan: "Plan", some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None
     ) -> Iterator[Any]:
         """The results of some steps; to `rows`, unless it is None, what the transpose of each wants."""
-        code = self.step.now()
+        code, ended = self.step.now(), plan.ended if rows is None and not is_traced() else None
         for k in some:
+            if ended is not None and k % LOOK == LOOK - 1 and ended(carry):
+                return
             if k in plan.stops:
                 carry = plan.stopped(carry)
             given = [*carry, *constants, *(column[k] for column in columns)]

@@ -1,4 +1,4 @@
-"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it."""
+"""All ticks of a machine inside compiled code: one tick is compiled, and the program loops over it, until all have ended."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functional_optim.solvers.machine import GOING
+
 # Sums over fewer variables than this are written out. Inductor's own loops over so few take three times as long.
 SETTINGS = {"unroll_reductions_threshold": 40}
 
 
 def compiled_run(machine: Any, state: Any) -> Any:
-    """The state when the budget is spent; what has ended before, stays as it is."""
+    """The state when the budget is spent, or soon after the last problem has ended."""
     # Where no compiler is used, none is imported.
     from functional_optim.meta.compiled import run_loop, structure_key
     from functional_optim.meta.packing import pack
@@ -42,5 +44,8 @@ def compiled_run(machine: Any, state: Any) -> Any:
 
     key = structure_key((state, given)), tuple(machine[1:])
 
-    options: Any = {"cache": {}, "key": key, "structure": structure, "name": "a tick", "settings": SETTINGS}
+    def ended(carry: Sequence[Tensor]) -> bool:
+        return not bool((rebuild_carry(carry).status == GOING).any())
+
+    options: Any = {"cache": {}, "key": key, "structure": structure, "name": "a tick", "settings": SETTINGS, "ended": ended}
     return rebuild_carry(run_loop(step, carry, constants, (), steps=count, **options)[0])

@@ -184,8 +184,8 @@ def minimize(
 
     On the host it ends as soon as it is done. Under `torch.vmap` it is one flat machine, each tick of which is one evaluation,
     and each problem of the batch is in a phase of its own; it ends when all are done, and what has ended stays as it is. Inside
-    `fo.meta.compiled` it is a loop of `max_evals` ticks, of which one is compiled: no more is compiled for more of them, but they
-    take as long.
+    `fo.meta.compiled` it is a loop of `max_evals` ticks, of which one is compiled: no more is compiled for more of them, and the
+    loop ends soon after all are done; but where derivatives are taken through it, it takes all.
 
         torch.vmap(lambda p: fo.minimize(rosenbrock, p, max_steps=60).params)(starts)
 

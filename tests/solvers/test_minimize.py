@@ -4,6 +4,7 @@ import io
 import math
 import re
 import textwrap
+from typing import NamedTuple
 
 import pytest
 import scipy.optimize
@@ -12,6 +13,9 @@ from problems import PROBLEMS, himmelblau, rosenbrock, vector
 
 import functional_optim as fo
 from functional_optim import solvers
+from functional_optim.solvers.compiled import compiled_run
+from functional_optim.solvers.machine import Budget
+from functional_optim.solvers.problem import Problem, problem_of
 
 METHODS = ["lbfgs", "bfgs", "nonlinear_cg", *(solvers.nonlinear_cg(beta) for beta in ("FR", "HZ", "DY"))]
 
@@ -369,6 +373,26 @@ def test_a_compiled_batch_is_a_loop_over_one_tick():
     found = compiled(starts)
     assert calls[0] < 20, "the program grows with the budget"
     torch.testing.assert_close(found, batch(starts), rtol=0, atol=1e-8)
+
+
+@pytest.mark.full
+def test_a_compiled_loop_ends_soon_after_all_have_ended():
+    class Counting(NamedTuple):
+        """Problems that have ended after so many ticks."""
+
+        problem: Problem
+        budget: Budget
+
+        def tick(self, state):
+            return state._replace(steps=state.steps + 1, status=(state.steps >= 20).long())
+
+    def ticks(x):
+        problem = problem_of(himmelblau, x, (), False)
+        machine = Counting(problem, Budget(0.0, 1000, 1000))
+        nothing = torch.zeros((), dtype=torch.int64)
+        return compiled_run(machine, fo.solvers.Minimum(x, x, x, (), nothing, nothing, nothing)).steps
+
+    assert 20 < int(fo.meta.compiled(ticks)(vector(0, 0))) < 50
 
 
 @pytest.mark.full
