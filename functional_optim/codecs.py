@@ -333,18 +333,30 @@ def _least(dtype: torch.dtype) -> float:
     return limits.smallest_normal * limits.eps
 
 
-def codec_of(codes: Tensor, scale: Tensor, count: int) -> tuple[Blockwise, str]:
-    """What made these codes of so many numbers, and their kind.
+def codec_of(codes: Tensor, scale: Tensor, shape: Sequence[int]) -> tuple[Blockwise, str]:
+    """What made these codes of a real tensor of this shape, and their kind.
+
+    Of 8 bits and a single block it is one that the tensor fits into: longer ones have the same codes. Shapes tell 8 bits from 4,
+    but for half a block in the shape (1, n): there 4 bits have left the upper half of each byte empty, and 8 have not.
 
     Raises:
-        ValueError: they are not those of so many numbers.
+        ValueError: they are not those of such a tensor.
     """
-    is_whole, rows = codes.numel() == count, scale.numel()
-    blocks = (2**i for i in range(4, 64) if -(-count // 2**i) == rows) if is_whole else (2 * codes.numel() // rows,)
-    block = next(iter(blocks), 0)
-    if block < 16 or block & (block - 1) or -(-count // block) != rows:
-        raise ValueError(f"{codes.numel()} codes and {rows} scales are not those of a parameter of {count} numbers.")
-    return Blockwise(8 if is_whole else 4, block, 1), SIGNED if codes.dtype == torch.int8 else POSITIVE
+    kind, found = SIGNED if codes.dtype == torch.int8 else POSITIVE, (tuple(codes.shape), tuple(scale.shape))
+    least = 1 << max(-(-math.prod(shape) // max(scale.numel(), 1)) - 1, 15).bit_length()
+    half = codes.shape[-1] if codes.ndim else 0
+    # A dimension of 1 before a whole block is one of the scales' too; in half of one it is not.
+    tried = [(8, least), (8, 2 * least), *([(4, 2 * half)] if half >= 8 and not half & (half - 1) else [])]
+    fitting = {bits: codec for bits, block in tried if (codec := Blockwise(bits, block, 1)).shapes(shape) == found}
+    if not fitting:
+        raise ValueError(
+            f"{codes.numel()} codes and {scale.numel()} scales of shapes {found[0]} and {found[1]}, are not those of a parameter "
+            f"of shape {tuple(shape)}."
+        )
+    if len(fitting) > 1:
+        is_upper_empty = not (codes.to(torch.int32) & -16).any()
+        return fitting[4 if is_upper_empty else 8], kind
+    return next(iter(fitting.values())), kind
 
 
 def offset(t: Any, number: int) -> Any:

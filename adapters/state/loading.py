@@ -94,7 +94,7 @@ def load_by_name(
     keyed = [pair for index, group in enumerate(optimizer.param_groups) for pair in keys_of(index, group)]
     groups, kept = _regrouped(optimizer, found)
     expected = expected_slots(optimizer, groups)
-    problems = ((p, _misfit(expected.get(key), decoded(found[p][1], p))) for key, p in keyed if p in found)
+    problems = ((p, _misfit_of(expected.get(key), found[p][1], p)) for key, p in keyed if p in found)
     mismatched = {p: problem for p, problem in problems if problem}
     report = LoadReport(
         [name for p, name in names.items() if p not in found],
@@ -360,6 +360,14 @@ def _misfit(expected: Expected | None, slots: StateDict) -> str:
         if old in found and shape != expected.shapes.get(name, shape):
             return f"{old!r} has shape {shape}, expected {expected.shapes[name]}: it belongs to another parameter. {BY_NAME}"
     return ""
+
+
+def _misfit_of(expected: Expected | None, stored: StateDict, p: Tensor) -> str:
+    """Why this can't be what is stored of a parameter; or nothing."""
+    try:
+        return _misfit(expected, decoded(stored, p))
+    except ValueError as error:
+        return str(error)
 
 
 def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:

@@ -29,7 +29,7 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
             del found[name + SCALE]
             if scale.numel() and codes.dtype in (torch.int8, torch.uint8):
                 shape = (*p.shape, 2) if p.is_complex() else p.shape
-                codec, kind = codec_of(codes, scale, torch.Size(shape).numel())
+                codec, kind = codec_of(codes, scale, shape)
                 reals = decoded_by(codec, (codes, scale), kind, shape)
                 found[name] = torch.view_as_complex(reals) if p.is_complex() else reals
     return found
@@ -72,8 +72,9 @@ class Encoder:
         if tuple(tuple(x.shape) for x in parts) != codec.shapes(shape):
             return {}
         codes, scale = parts
-        found, kind = codec_of(codes, scale, torch.Size(shape).numel())
-        if (found.bits, found.block, kind) != (codec.bits, codec.block, self.kind):
+        # The length of the blocks is that of the codec, by the shapes, or makes no difference.
+        found, kind = codec_of(codes, scale, shape)
+        if (found.bits, kind) != (codec.bits, self.kind):
             return {}
         return {name: spread_as(x, p) if is_sharded(p) else whole(x) for name, x in zip(self.names, parts, strict=True)}
 

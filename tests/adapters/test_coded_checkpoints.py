@@ -93,6 +93,37 @@ def test_complex_slots_are_pairs_of_reals_in_codes():
     assert torch.equal(optimizer.state[p]["exp_avg"], codes)
 
 
+SINGLE = [
+    (4, 1024, (512,)),  # As many bytes as elements.
+    (4, 1024, (1, 512)),  # And in their shape.
+    (8, 1024, (1, 512)),
+    (8, 512, (1, 512)),
+    (4, 128, (8, 8)),
+    (8, 1024, (17,)),  # The block is not to be seen.
+]
+
+
+@pytest.mark.parametrize("bits, block, shape", SINGLE)
+def test_a_single_block_loads_as_what_it_is(bits, block, shape):
+    params = [torch.nn.Parameter(torch.ones(shape)) for _ in range(2)]
+    tx = fo.quantized(fo.adam(), bits, block=block, min_size=1)
+    first, second = (fo.adapters.OptimizerAdapter([p], tx, lr=0.1) for p in params)
+    plain = fo.adapters.Adam([torch.ones(shape, requires_grad=True)])
+    generator = torch.Generator().manual_seed(0)
+    params[0].grad = torch.randn(shape, generator=generator)
+    first.step()
+    params[1].data.copy_(params[0])
+    second.load_state_dict(through_a_file(first.state_dict()))
+    plain.load_state_dict(through_a_file(first.state_dict()))
+    old, new, (seen,) = first.state[params[0]], second.state[params[1]], plain.state.values()
+    assert all(torch.equal(x, new[name]) for name, x in old.items())
+    codec = fo.Blockwise(bits, block, 1)
+    assert torch.equal(seen["exp_avg"], codec.decode((old["exp_avg"], old["exp_avg.scale"]), "signed", shape))
+    params[0].grad = params[1].grad = torch.randn(shape, generator=generator)
+    first.step(), second.step()
+    assert torch.equal(*params)
+
+
 def test_codes_that_do_not_fit_are_refused_and_nothing_is_changed():
     net = model()
     optimizer = stepped(net, coded(net, 8))
@@ -102,3 +133,12 @@ def test_codes_that_do_not_fit_are_refused_and_nothing_is_changed():
         optimizer.load_state_dict(saved)
     for number, slots in optimizer.state_dict()["state"].items():
         assert all(torch.equal(x, before["state"][number][name]) for name, x in slots.items())
+
+
+def test_codes_of_another_shape_are_reported_and_left_out_by_name():
+    net, other = model(), nn.Sequential(nn.Linear(20, 30), nn.Tanh(), nn.Linear(30, 4))
+    optimizer = coded(other, 8)
+    report = fo.adapters.load_by_name(optimizer, stepped(net, coded(net, 8)).state_dict(), strict=False)
+    assert report.mismatched == ["2.weight", "2.bias"]
+    with pytest.raises(ValueError, match="90 codes and 1 scales.* shape"):
+        fo.adapters.load_by_name(optimizer, stepped(net, coded(net, 8)).state_dict())

@@ -195,7 +195,7 @@ def _cut(x: Tensor, start: int, end: int, count: int) -> Tensor:
     """A part of what is stored of so many numbers: some elements, or the blocks that they are."""
     if end - start == count or not x.numel():
         return x
-    if x.numel() == count:
+    if x.numel() == count:  # Of several blocks, as these are, neither scales nor codes of 4 bits are as many.
         return x.view(-1)[start:end]
     # Blocks of equal length, of which the last may be filled up: scales, or two codes in a byte.
     rows = x.view(-1) if x.is_floating_point() else x.view(-1, x.shape[-1])
