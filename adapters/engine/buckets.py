@@ -118,8 +118,10 @@ class Leaf:
 
     def whole_slot(self, link: Link, i: int, x: Tensor) -> Tensor:
         """The same, of a slot of some link, which may be shaped otherwise, and may be no shard then."""
+        if self.placement is None:  # A plan that is lent the tensors of each step has no others.
+            return x
         stored = self.stored(link, i)
-        if self.placement is None or not is_sharded(stored):
+        if not is_sharded(stored):
             return x
         return self.whole(x) if stored.shape == self.shape else self.placement.spread(x, stored.shape, stored.stride())
 

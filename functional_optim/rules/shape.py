@@ -37,9 +37,14 @@ FACTORS = {
 def _scale_by_shape(hp, *, adjust_lr_fn):
     def rule(u, p):
         require_matrix("scale_by_shape", u.shape[1:])
-        return FACTORS[adjust_lr_fn](u.shape[1], math.prod(u.shape[2:])) * u
+        return _factor(adjust_lr_fn, u.shape[1:]) * u
 
     return rule
+
+
+def _factor(adjust_lr_fn: str | None, shape: Sequence[int]) -> float:
+    """Of a matrix of this shape; 1 of one that has no elements, which nothing is done to."""
+    return FACTORS[adjust_lr_fn](shape[0], math.prod(shape[1:])) if math.prod(shape) else 1.0
 
 
 @elementwise(hparams={"shape_factor": Hparam(1.0, ANY)}, name="scale_by_shape")
@@ -90,10 +95,14 @@ class _Scalings:
 
     def __call__(self, params: Sequence[Tensor]) -> list[Transform]:
         factors = dict.fromkeys(map(self.factor, params))
-        return [self.rule if factor is None else self.scaling(factor) for factor in factors]
+        return [self.refusing() if factor is None else self.scaling(factor) for factor in factors]
 
     def factor(self, p: Tensor) -> float | None:
-        return FACTORS[self.adjust_lr_fn](p.shape[0], math.prod(p.shape[1:])) if p.ndim > 1 and p.numel() else None
+        return _factor(self.adjust_lr_fn, p.shape) if p.ndim > 1 else None
+
+    def refusing(self) -> Transform:
+        """The rule for those of none."""
+        return _with(self.rule, only=lambda p: self.factor(p) is None)
 
     def scaling(self, factor: float) -> Transform:
         """The rule for those of one factor."""

@@ -147,6 +147,13 @@ def test_the_laws_hold_over_lists(case, law, no_compiler):
     check_law(law, FUSED[case])
 
 
+@pytest.mark.parametrize("make", [lambda: fo.per_matrix(fo.scale_by_muon()), fo.scale_by_sm3, fo.scale_by_shampoo])
+@pytest.mark.filterwarnings("ignore:.* is fused, but")
+def test_slots_of_rules_that_take_equal_shapes_together(make, no_compiler):
+    tx, params = fo.chain(make(), fo.scale_by_learning_rate(0.1)), [torch.ones(4, 4), torch.ones(4, 4)]
+    assert_same_steps(tx, params, lambda i: [torch.randn(4, 4, generator=torch.Generator().manual_seed(i)) for _ in params])
+
+
 # The optimizers' kernels are tested on many more; these differ in where they write.
 COMPILED = [*FEW, "cautious-0", "monitor-0", "prodigy-0", "with_master_copy-0"]
 

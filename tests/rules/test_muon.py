@@ -200,6 +200,48 @@ def test_a_vector_is_refused_when_the_state_or_the_optimizer_is_made(make):
     adapters.OptimizerAdapter([("w", p), ("b", q)], labelled)
 
 
+@pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape])
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (3, 0, 2)])
+def test_nothing_is_done_to_a_matrix_without_elements(make, shape):
+    p = torch.zeros(*shape)
+    update, _ = make().update(p, make().init_state(p), p)
+    assert torch.equal(update, p)
+
+
+def pure_steps(tx, params, grads):
+    return fo.apply_updates(params, tx.update(grads, tx.init_state(params), params)[0])
+
+
+def lent_steps(tx, params, grads):
+    return fo.fused(tx).step(grads, tx.init_state(params), params)[0]
+
+
+def optimizer_steps(tx, params, grads, **options):
+    own = [torch.nn.Parameter(p.clone()) for p in params]
+    for p, g in zip(own, grads, strict=True):
+        p.grad = g
+    adapters.OptimizerAdapter(own, tx, **options).step()
+    return [p.detach() for p in own]
+
+
+def fused_steps(tx, params, grads):
+    return optimizer_steps(tx, params, grads, fused=True)
+
+
+@pytest.mark.parametrize("empty", [(0, 4), (4, 0)])
+@pytest.mark.parametrize(
+    "run", [pure_steps, optimizer_steps, *(pytest.param(each, marks=pytest.mark.full) for each in (lent_steps, fused_steps))]
+)
+@pytest.mark.filterwarnings("ignore:.*it needs the shapes", "ignore:.* is fused, but", "ignore:fused=True, but")
+def test_a_matrix_without_elements_changes_nothing_for_others(run, empty):
+    tx = fo.chain(fo.scale_by_muon(), fo.scale_by_learning_rate(1.0))
+    params, grads = ([randn(*shape, seed=i).float() for shape in ((16, 4), (2, 2), empty)] for i in range(2))
+    expected = [*pure_steps(tx, params[:2], grads[:2]), params[2]]
+    for found, p in zip(run(tx, params, grads), expected, strict=True):
+        # Kernels round elsewhere, and the iteration doubles it at each of five steps.
+        torch.testing.assert_close(found, p, rtol=1e-4, atol=1e-4)
+
+
 def test_options_out_of_range():
     with pytest.raises(ValueError, match=r"adjust_lr_fn = 'spectral': expected one of None, 'original', 'match_rms_adamw'"):
         fo.scale_by_muon(adjust_lr_fn="spectral")
