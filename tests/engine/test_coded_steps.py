@@ -116,6 +116,41 @@ def test_one_kernel_steps_codes_and_what_keeps_bfloat16_parameters(way, bits, mo
             assert (x != eager[name]).sum() <= 2, name
 
 
+@fo.elementwise(slots=("m", "v"), coded={"m": "signed", "v": "positive"}, hparams={"beta": 0.9})
+def directions(hp, t):
+    """What it makes of zeros is no number, and more than what it makes of others."""
+    beta = hp["beta"]
+
+    def rule(g, p, m, v):
+        m = beta * m + (1 - beta) * g / g.abs()
+        v = beta * v + (1 - beta) * (2 - g.abs().clamp(max=1))
+        return m * v, m, v
+
+    return rule
+
+
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.full)])
+def test_what_fills_up_the_last_block_of_a_kernel_is_stored_as_zeros(bits, monkeypatch):
+    """Beside what the codec makes of the numbers alone; the scale of the last block is their own."""
+    tx = fo.quantized(fo.chain(directions(), fo.scale_by_learning_rate(0.1)), bits)
+    params = [torch.nn.Parameter(noise((300,), seed=0)) for _ in range(2)]
+    optimizers = [fo.adapters.OptimizerAdapter([p], tx, fused=fused) for p, fused in zip(params, (False, True), strict=True)]
+    for step in range(3):
+        for p, optimizer in zip(params, optimizers, strict=True):
+            p.grad = noise(p.shape, seed=step + 1)
+            with monkeypatch.context() as patch:
+                if optimizer.fused:  # It calls no rule.
+                    patch.setattr(coded, "run_links", None)
+                optimizer.step()
+    eager, fused = (optimizer.state[p] for p, optimizer in zip(params, optimizers, strict=True))
+    torch.testing.assert_close(*params, rtol=1e-5, atol=1e-6)
+    for name in ("m", "v"):
+        torch.testing.assert_close(eager[name + ".scale"], fused[name + ".scale"], rtol=1e-6, atol=0)
+        assert (eager[name] != fused[name]).sum() <= 2
+        if bits == 4:  # Two of 64 lie in a byte: 44 are the parameter's.
+            assert not (fused[name][-1, 44:]).any() and not (fused[name][-1] & -16).any()
+
+
 @pytest.mark.full
 def test_kernels_of_the_pure_function_write_new_tensors():
     tx, params = fo.quantized(fo.adamw(lr=0.1), block=16, min_size=10), {"w": torch.randn(1000), "b": torch.randn(5)}

@@ -254,8 +254,12 @@ def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str
             yield f"s{k}[i] = {name if slot.dtype in TYPES else f'int32_t({name})'};"
             continue
         yield f"s{k}[i] = {name};"
-        yield f"const int32_t size{k} = bits<int32_t>(s{k}[i]) & INT32_MAX;"
-        yield f"largest{k} = largest{k} > size{k} ? largest{k} : size{k};"
+        yield _raised(k)
+
+
+def _raised(k: int) -> str:
+    """The largest number of a slot, after one more."""
+    return f"{{ const int32_t size = bits<int32_t>(s{k}[i]) & INT32_MAX; largest{k} = largest{k} > size ? largest{k} : size; }}"
 
 
 def _converted(node: Node, x: str) -> str:
@@ -278,7 +282,8 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
     rows = max(TILE // block, 1)
     coded = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Slot)]
     kept = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
-    yield "static void tile(int64_t first, int64_t last, const T* numbers, const int32_t* starts, void* const* columns) {"
+    taken = "int64_t first, int64_t last, int length, const T* numbers, const int32_t* starts, void* const* columns"
+    yield f"static void tile({taken}) {{"
     for i, name in enumerate(numbers):
         yield f"    const T {name} = numbers[{i}];"
     for k, _ in coded:
@@ -310,6 +315,12 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
         yield f"            const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
     yield from (f"            {line}" for line in rule)
     yield "        }"
+    yield f"        if (length < {block}) {{"  # What a rule makes of zeros that fill up a block is none of the parameter's.
+    for k, _ in coded:
+        yield f"            largest{k} = 0;"
+        yield f"            for (int i = length; i < {block}; i++) s{k}[i] = 0;"
+        yield f"            for (int i = 0; i < length; i++) {_raised(k)}"
+    yield "        }"
     yield from (f"        scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
     yield "    }"
     yield "    for (int64_t row = first; row < last; row++) {"
@@ -322,7 +333,7 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
     yield f"    const int64_t rows = count / {block}, rest = count % {block};"
     yield f"    #pragma omp parallel for if (count >= {SHARED})"
     yield f"    for (int64_t first = 0; first < rows; first += {rows})"
-    yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, numbers, starts, columns);"
+    yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, {block}, numbers, starts, columns);"
     yield from (f"    {line}" for line in _last(dtypes, slots))
     yield "}"
 
@@ -344,7 +355,7 @@ def _last(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
         own.append(f"full{column}" if column in cut else f"static_cast<uint8_t*>(columns[{column}]) + rows * {block // 2}")
         own += [f"static_cast<float*>(columns[{column + 1}]) + rows", f"columns[{column + 2}]"] * isinstance(slot, Slot)
     yield f"void* const last[] = {{{', '.join(own)}}};"
-    yield "tile(0, 1, numbers, turns, last);"
+    yield "tile(0, 1, rest, numbers, turns, last);"
     yield from (f"std::memcpy(all{i}, full{i}, rest * sizeof({kind}));" for i, kind in cut.items() if i)
 
 
