@@ -281,7 +281,8 @@ class Stochastic(Codec):
     """Slots in bfloat16 or float16, rounded up or down at random so that the mean is right.
 
     Rounded to nearest, a bfloat16 average of β = 0.999 stands still: what a step adds is below half of its last digit. The random
-    numbers are the library's Philox: a function of the step, the slot and the place of the element, the same in every run.
+    numbers are the library's Philox: a function of the step, the slot and the place of the element, the same in every run. They
+    are no function of the tensor or the rule: of tensors of one shape the first slots are rounded with the same numbers.
 
     Args:
         dtype: of the slots.

@@ -257,7 +257,15 @@ def validate_number(where: str, value: Any, interval: str) -> None:
     elif not contains(interval, float(value)):
         bare = interval.removesuffix(WHOLE)
         is_inside = bare != interval and contains(bare, float(value))
-        raise ValueError(f"{where} = {value} is {'no whole number' if is_inside else f'outside {bare}'}.")
+        raise ValueError(
+            f"{where} = {value} is {'no whole number' if is_inside else f'outside {bare}'}.{_modulo(value, interval)}"
+        )
+
+
+def _modulo(value: numbers.Real, interval: str) -> str:
+    """Advice for one who gives a whole number beyond those of float64, such as `torch.initial_seed()`; or nothing."""
+    is_too_large = isinstance(value, numbers.Integral) and int(value) > 2**53 == _bounds(interval.removesuffix(WHOLE))[1]
+    return " Give value % 2**53: larger whole numbers are not exact in float64." if is_too_large else ""
 
 
 SEVERAL = (

@@ -42,7 +42,7 @@ def normal(
 
     Args:
         shape: of the result; at most 2³⁴ elements.
-        seed: a whole number below 2⁶³, or a () tensor of one.
+        seed: a whole number below 2⁶³, or a () tensor of one. Those that rules have as hyper-parameters are at most 2⁵³.
         step: a whole number below 2³², or a () tensor of one.
         stream: tells draws of one step apart; below 2³².
         device: of the result.

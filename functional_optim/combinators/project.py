@@ -62,7 +62,7 @@ def project(
         scale: s, at least 0. A hyper-parameter.
         max_growth: γ, greater than 0, of the ways that limit: how much longer the limited part may be than in the step before. A
             hyper-parameter of these ways.
-        seed: a whole number, of random projections. A hyper-parameter of these.
+        seed: a whole number up to 2⁵³, of random projections. A hyper-parameter of these.
         rank: r; at most the smaller dimension is taken.
         update_proj_offset: at least 0, rounded to a whole number: how many steps earlier each later projection is found, so that
             matrices take turns; see `rotate`. A hyper-parameter.

@@ -20,7 +20,7 @@ def noisy_sgd(lr: float = 1e-3, eta: float = 0.01, gamma: float = 0.55, seed: in
         lr: the learning rate, at least 0.
         eta: η, the variance at the first step, at least 0.
         gamma: γ, how fast it falls.
-        seed: a whole number; the noise is a function of it and of the step.
+        seed: a whole number up to 2⁵³; the noise is a function of it and of the step.
 
     Source: Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807. As `optax.noisy_sgd`, with other random bits.
     """

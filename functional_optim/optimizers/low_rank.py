@@ -75,7 +75,7 @@ def apollo(
         weight_decay: λ, at least 0, decoupled.
         scale: matrices' updates are multiplied by its root; at least 0.
         max_growth: how much longer the update of a matrix may be than in the step before.
-        seed: a whole number, of the projections.
+        seed: a whole number up to 2⁵³, of the projections.
         rank: of the projection.
         update_proj_gap: how many steps pass between two projections.
         scale_type: "channel", a factor for each column, or row of a tall matrix; "tensor", one for each matrix.

@@ -129,7 +129,7 @@ def psgd_kron(
         momentum: β, in [0, 1).
         weight_decay: λ, at least 0, decoupled; of vectors and scalars, too.
         precond_lr: the step of the fit, at least 0.
-        seed: a whole number, of its probes.
+        seed: a whole number up to 2⁵³, of its probes.
         update_probability, max_size_triangular, min_ndim_triangular, precond_init_scale, dims: see `scale_by_psgd_kron`.
 
     Source: Li 2015, https://arxiv.org/abs/1512.04202; kron_torch's `Kron`, whose decay leaves vectors and scalars as they are.

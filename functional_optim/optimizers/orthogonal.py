@@ -129,7 +129,7 @@ def dion(
         momentum: μ of the matrices, in [0, 1).
         betas: AdamW's.
         eps: AdamW's; that of the matrices is `dion_eps`, 1e-8.
-        seed: a whole number, of the first directions.
+        seed: a whole number up to 2⁵³, of the first directions.
         rank_fraction: how many directions, as a share of the smaller dimension, in (0, 1].
         state_dtype: dtype of AdamW's slots; the parameter's by default.
 

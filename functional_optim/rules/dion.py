@@ -37,7 +37,7 @@ def scale_by_dion(momentum: float = 0.95, dion_eps: float = 1e-8, seed: float = 
     Args:
         momentum: μ, in [0, 1): what stays of the part that a step uses. Of the rest all stays.
         dion_eps: ε, at least 0, in units of the momentum's singular values.
-        seed: a whole number, of the first Q, read by `init_state`. Matrices of as many columns start from one Q.
+        seed: a whole number up to 2⁵³, of the first Q, read by `init_state`. Matrices of as many columns start from one Q.
         rank_fraction: r as a share of the smaller dimension, in (0, 1], rounded up.
 
     State: `momentum_buffer` (M), like the parameters; `Q` (columns, r), in at least float32.

@@ -32,8 +32,8 @@ def add_noise(hp, t):
     Args:
         eta: η, the variance at the first step, in units of g², at least 0.
         gamma: γ; the variance falls as t⁻ᵞ. Neelakantan et al. take 0.55; 0 keeps it.
-        seed: a whole number. `init_state` puts it, or for a second rule what it makes of it, into the state; `update` takes it
-            from there.
+        seed: a whole number up to 2⁵³. `init_state` puts it, or for a second rule what it makes of it, into the state; `update`
+            takes it from there.
 
     State: `step` () int64; `seed` () float64. Both are shared by all parameters.
 

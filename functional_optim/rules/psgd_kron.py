@@ -49,7 +49,7 @@ def scale_by_psgd_kron(
     Args:
         momentum: β, in [0, 1).
         precond_lr: μ, at least 0: the step of the fit.
-        seed: a whole number, of the probes.
+        seed: a whole number up to 2⁵³, of the probes.
         update_probability: at which share of the steps Q is fitted; by default at each of the first 500, then at fewer and
             fewer, a share of e^(−(t − 500) / 1000), down to 3 %.
         max_size_triangular: larger dimensions have a diagonal Q, and so have those of size 1.

@@ -41,7 +41,7 @@ def stochastic_rounding(hp, t):
     what the parameter becomes, as many bits arrive as the dtype has.
 
     Args:
-        seed: a whole number.
+        seed: a whole number up to 2⁵³; of a larger one, such as `torch.initial_seed()`, give `seed % 2**53`.
 
     State: `step` () int64; `rounded_to`, which is empty, and tells by its dtype that of the parameter.
 

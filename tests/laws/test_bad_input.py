@@ -1274,12 +1274,16 @@ def test_a_switch_is_on_or_off(value):
         fo.scale_by_muon(nesterov=value)
 
 
-@pytest.mark.parametrize("make", [fo.psgd_kron, fo.dion, fo.add_noise])
+@pytest.mark.parametrize("make", [fo.psgd_kron, fo.dion, fo.add_noise, fo.stochastic_rounding])
 def test_a_seed_is_a_whole_number(make):
     with pytest.raises(ValueError, match=r"seed = 2\.5 is no whole number\."):
         make(seed=2.5)
     with pytest.raises(ValueError, match=r"seed = -1 is outside \[0, 9007199254740992\]"):
         make(seed=-1)
+    for seed in (2**63 - 1, 2**53 + 2):  # torch.initial_seed() may be as large.
+        with pytest.raises(ValueError, match=rf"seed = {seed} is outside .*\. Give value % 2\*\*53"):
+            make(seed=seed)
+        assert make(seed=seed % 2**53).hparams["seed"] == seed % 2**53
     assert make(seed=2.0).hparams["seed"] == 2
 
 
