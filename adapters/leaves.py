@@ -9,7 +9,7 @@ from torch import Tensor
 
 from functional_optim.lifting import widened
 
-from .state.layout import Key
+from .state.layout import Key, Params
 from .state.loading import keys_of
 
 Group: TypeAlias = dict[str, Any]
@@ -30,6 +30,11 @@ def leaves_of(groups: Iterable[Numbered], others: Collection[Key] = ()) -> list[
     return [
         Leaf(key, p, group) for index, group in groups for key, p in keys_of(index, group) if p.grad is not None or key in others
     ]
+
+
+def stepped_of(params: Params) -> dict[Key, Tensor]:
+    """Those of these parameters that are stepped, as it stands: not what is frozen and has no gradient."""
+    return {key: p for key, p in params.items() if p.requires_grad or p.grad is not None}
 
 
 def full_gradient(p: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from . import user
 from .arguments import given_params, require_work
 from .engine.placement import Copies
 from .engine.snapshot import Present
-from .leaves import Group, Numbered
+from .leaves import Group, Numbered, stepped_of
 from .state.groups import defaults_of
 from .state.layout import Key
 from .state.loading import keys_of
@@ -148,6 +148,7 @@ class OptimizerAdapter(TransformOptimizer):
             return None
         try:
             self.transform.form.check(everyone)
+            self.transform.form.check_each(stepped_of(everyone))
         except ValueError as error:
             advice = " Parameters have no names here: pass model.named_parameters()."
             raise ValueError(f"{error}{'' if any(key.name for key in everyone) else advice}") from None

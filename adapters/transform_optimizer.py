@@ -29,7 +29,7 @@ from .engine.unscaling import FACTOR
 from .engine.work import Refused
 from .evaluation import Evaluation
 from .extra import extra_of
-from .leaves import Group, Leaf, Numbered, leaves_of
+from .leaves import Group, Leaf, Numbered, leaves_of, stepped_of
 from .state.boxed import checked_and_boxed, open_boxes
 from .state.groups import hparams_of
 from .state.layout import Flat, Key, Layout
@@ -54,7 +54,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     _is_stepping = False
     _factor = 1.0
     _layouts: dict[Transform, Layout]
-    _checked: dict[Transform, int]
+    _checked: dict[Transform, tuple[int, list[Key]]]
     _steps: dict[Transform, Step]
     _told: dict[str, None]
     _numbers: Numbers
@@ -417,9 +417,12 @@ class TransformOptimizer(torch.optim.Optimizer):
         """
         layout = self._layouts.setdefault(transform, Layout(transform))
         everyone = {key: p for index, group in groups for key, p in keys_of(index, group)}
-        if self._checked.get(transform) != len(everyone) and not any(map(is_lazy, everyone.values())):
-            transform.form.check(everyone)  # Once, and again when there are more.
-            self._checked[transform] = len(everyone)
+        stepped = stepped_of(everyone)
+        seen = len(everyone), list(stepped)
+        if self._checked.get(transform) != seen and not any(map(is_lazy, everyone.values())):
+            transform.form.check(everyone)  # Once, and again when there are more, or others are stepped.
+            transform.form.check_each(stepped)
+            self._checked[transform] = seen
         wanted = {leaf.key for leaf in leaves}
         states = {key: dict(self.state.get(p, {})) for key, p in everyone.items() if key in wanted or self.state.get(p)}
         unknown = layout.unknown({key: everyone[key] for key in states})

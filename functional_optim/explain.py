@@ -211,6 +211,7 @@ def explain(transform: Transform, params: Tree, state: Tree = None, hparams: HPa
     complete = transform.complete(hparams)
     check_params(params)
     transform.form.check(params)
+    transform.form.check_each(params)
     sketch = sketched(transform, params, complete) if state is None else state
     return explained(transform, params, sketch, sketch, complete)
 

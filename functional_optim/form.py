@@ -183,6 +183,11 @@ class Form(ABC):
         for keys, share in self.shares(params).items():
             self.parts[keys].form.check(share)
 
+    def check_each(self, params: Tree) -> None:
+        """Raise where one of these parameters doesn't suit, whatever others there are: `params` may be some of them only."""
+        for keys, share in self.shares(params).items():
+            self.parts[keys].form.check_each(share)
+
 
 @dataclass(frozen=True, eq=False)
 class ByHand(Form):

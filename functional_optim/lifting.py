@@ -139,12 +139,12 @@ class Lifted(Form):
         """Whether the parameter has one of its dtypes, and is among those that it is for."""
         return (not self.dtypes or p.dtype in self.dtypes) and (self.only is None or self.only(p))
 
-    def check(self, params: Tree) -> None:
+    def check_each(self, params: Tree) -> None:
         """Raise ValueError where a parameter has too few dimensions."""
         if self.least_dims:
             for name, p in zip(trees.names(params), trees.leaves(params), strict=True):
                 if p is not None and self.concerns(p):
-                    require_dims(self.name, f"parameter {name!r}" if name else "a parameter", p.shape, self.least_dims)
+                    require_dims(self.name, name or "a parameter", p.shape, self.least_dims)
 
     @property
     def unopened(self) -> list[bool]:
@@ -539,8 +539,8 @@ def require_dims(rule: str, parameter: str, shape: Sequence[int], least: int = 2
     """Raise ValueError unless a tensor of this shape has so many dimensions."""
     if len(shape) < least:
         raise ValueError(
-            f"{rule} takes tensors of at least {least} dimensions, but {parameter} has shape {tuple(shape)}. Give the others to "
-            "another rule, as fo.partition(branches, labels) does, with labels by fo.by_role(model), for example."
+            f"{rule} takes parameters of at least {least} dimensions, but {parameter} has shape {tuple(shape)}. Give the others "
+            "to another rule, as fo.partition(branches, labels) does, with labels by fo.by_role(model), for example."
         )
 
 

@@ -101,6 +101,7 @@ class Transform:
         """
         check_params(params)
         self.form.check(params)
+        self.form.check_each(params)
         return self.first_state(params, self.complete(hparams))
 
     def first_state(self, params: Tree, hparams: HParams) -> Tree:
@@ -399,7 +400,7 @@ def per_tensor(
         places: give the rule `hp["place"]`, a whole number: how many leaves of the tensor's shape that have a gradient come
             before it. Random numbers that depend on it differ from tensor to tensor.
         least_dims: how many dimensions a parameter has at least, 2 for a rule of matrices: `init_state`, and an optimizer when it
-            is made, name one that has fewer.
+            is made, name one that has fewer; an optimizer one that is frozen, only when it is to be stepped.
     """
     lift = functools.partial(
         Leafwise,

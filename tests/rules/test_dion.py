@@ -148,7 +148,7 @@ def test_rows_that_wait_keep_their_momentum():
 def test_what_is_unfit_is_refused():
     for tx in (fo.scale_by_dion(), fo.scale_by_dion2()):
         with pytest.raises(
-            ValueError, match=rf"{tx.name} takes tensors of at least 2 dimensions, but a parameter has shape \(3,\)"
+            ValueError, match=rf"{tx.name} takes parameters of at least 2 dimensions, but a parameter has shape \(3,\)"
         ):
             tx.init_state(randn(3))
     with pytest.raises(ValueError, match="rank_fraction = 0"):

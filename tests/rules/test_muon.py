@@ -186,7 +186,7 @@ def test_a_batched_rule_is_the_rule_one_by_one():
 @pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape, fo.scale_by_dion, fo.scale_by_dion2])
 def test_a_vector_is_refused_when_the_state_or_the_optimizer_is_made(make):
     tx = fo.chain(make(), fo.scale_by_learning_rate())
-    said = rf"{make.__name__} takes tensors of at least 2 dimensions, but parameter 'b' has shape \(3,\).*fo.by_role"
+    said = rf"{make.__name__} takes parameters of at least 2 dimensions, but b has shape \(3,\).*fo.by_role"
     with pytest.raises(ValueError, match=said):
         tx.init_state({"w": randn(2, 2), "b": randn(3)})
     p, q = torch.nn.Parameter(randn(2, 2)), torch.nn.Parameter(randn(3))
@@ -198,6 +198,33 @@ def test_a_vector_is_refused_when_the_state_or_the_optimizer_is_made(make):
     assert len(optimizer.param_groups) == 1
     labelled = fo.partition({"matrix": tx, "vector": fo.sgd()}, {"w": "matrix", "b": "vector"})
     adapters.OptimizerAdapter([("w", p), ("b", q)], labelled)
+
+
+@pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape, fo.scale_by_dion])
+def test_a_frozen_vector_is_refused_when_it_is_to_be_stepped(make):
+    tx = fo.chain(make(), fo.scale_by_learning_rate(0.1))
+    p, q, r = torch.nn.Parameter(randn(2, 2)), torch.nn.Parameter(randn(3)), torch.nn.Parameter(randn(2))
+    said = r"takes parameters of at least 2 dimensions, but group 0, parameter 1 has shape \(3,\)\."
+    with pytest.raises(ValueError, match=said):
+        adapters.OptimizerAdapter([p, q], tx)
+    q.requires_grad_(False)
+    optimizer = adapters.OptimizerAdapter([p, q], tx)
+    optimizer.add_param_group({"params": [r.requires_grad_(False)]})
+    for _ in range(2):
+        p.grad = randn(2, 2)
+        optimizer.step()
+    assert optimizer.state.keys() <= {p}
+    for freed in (r, q):
+        freed.requires_grad_(True)
+        freed.grad = randn(*freed.shape)
+        before, state = p.clone(), {name: x.clone() for name, x in optimizer.state[p].items()}
+        with pytest.raises(ValueError, match=said if freed is q else r"but group 1, parameter 0 has shape \(2,\)\."):
+            optimizer.step()
+        assert torch.equal(p, before) and all(torch.equal(x, state[name]) for name, x in optimizer.state[p].items())
+        freed.requires_grad_(False)
+        freed.grad = None
+    optimizer.step()
+    assert not torch.equal(p, before)
 
 
 @pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape])
