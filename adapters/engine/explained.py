@@ -1,10 +1,12 @@
 """How an optimizer steps, for people: the stages of each kind of parameters, in which way they are run, and what they cost."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .buckets import Leaf, Part, Way
+from .route import names_of
 from .stages import Stage
 from .step import Step
 from .work import Plan
@@ -58,13 +60,16 @@ def _rows(plan: Plan) -> Iterator[StageRow]:
     for part in plan.parts:
         for leaf in part.leaves:
             members.setdefault((part.passage, leaf.group, part.way, part.signature), []).append((part, leaf))
+    # What differs only in numbers that are known beforehand, such as a factor that a shape gives, reads the same.
+    alike = Counter[tuple[StageRow, ...]]()
     for own in members.values():
         part, leaf = own[0]
-        for stage in part.passage.stages:
-            yield _row(plan, part, leaf, len(own), stage)
+        alike[tuple(_row(plan, part, leaf, stage) for stage in part.passage.stages)] += len(own)
+    for rows, parameters in alike.items():
+        yield from (replace(row, parameters=parameters) for row in rows)
 
 
-def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> StageRow:
+def _row(plan: Plan, part: Part, leaf: Leaf, stage: Stage) -> StageRow:
     reason = plan.refusals.get((stage, part.way), "")
     called = not stage.fuses or bool(reason) or part.way is Way.CALLED
     whole = [link for link in stage.links if link.rule is None]
@@ -78,8 +83,8 @@ def _row(plan: Plan, part: Part, leaf: Leaf, parameters: int, stage: Stage) -> S
     copied = (size, leaf.param.element_size()) if stage.steps_copy and stage.last else (0, 0)
     return StageRow(
         group=leaf.group,
-        parameters=parameters,
-        links=tuple(str(link) for link in stage.links if not link.remembers),
+        parameters=1,
+        links=names_of(link for link in stage.links if not link.remembers),
         way=(Way.CALLED if called else part.way).value,
         reason=reason,
         reads=0 if called or stage.is_idle else grad * (1 + len(stage.further)) + moves + state + copied[0],

@@ -13,7 +13,7 @@ from .anatomy import Anatomy
 from .buckets import Leaf, Way, parts_of
 from .fresh import FreshPlan, Leaves
 from .memory import on_host
-from .route import Link, routes_of
+from .route import Link, names_of, routes_of
 from .stages import passage_of
 from .ways import Ways
 from .work import Refused
@@ -54,7 +54,7 @@ def planned(
         if gives and not anatomy.is_whole(shares[link]):
             raise Refused(f"{link} sees some of the parameters only, and may ask for more than their gradients")
     if called and len(called) == len(links):
-        raise Refused(f"{', '.join(map(str, links))} can only be called as a whole")
+        raise Refused(f"{', '.join(names_of(links))} can only be called as a whole")
     cells = {(link, name): anatomy.each((*link.path, name), shares[link]) for link in links for name in link.slots}
     # On other devices a call costs more than a kernel saves: lists go through all tensors at once.
     is_here = all(on_host(given.params[key.number]) for key in present)

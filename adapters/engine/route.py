@@ -106,6 +106,11 @@ class Link:
         return self.transform.name if self.sees else ".".join(self.path) or self.transform.name
 
 
+def names_of(links: Iterable[Link]) -> tuple[str, ...]:
+    """What they are called, in order: those that do together what one rule does, once."""
+    return tuple(name for _, name in dict.fromkeys((link.path, str(link)) for link in links))
+
+
 # What a parameter goes through.
 Route: TypeAlias = tuple[Link, ...]
 

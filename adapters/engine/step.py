@@ -26,7 +26,7 @@ from .in_place import InPlacePlan, InPlaceRun
 from .memory import PLAIN, are_same, on_host
 from .on_device import HeldOnDevice
 from .placement import Copies, misplaced
-from .route import Link, Route, links_of, routes_of
+from .route import Link, Route, links_of, names_of, routes_of
 from .snapshot import Held, Present, States, likeness
 from .stages import Passage, passage_of
 from .unscaling import FACTOR, unscaling
@@ -266,7 +266,7 @@ class PlannedStep:
             leaf.go(ways.best(leaf, hparams.get(leaf.group, first)))
         # What is spread over processes goes the same way in all of them, also where one of them has no element.
         if not gates and all(leaf.way is Way.CALLED and leaf.placement is None for leaf in leaves):
-            closed = f"{', '.join(map(str, links))} can only be called as a whole"
+            closed = f"{', '.join(names_of(links))} can only be called as a whole"
             raise Refused("; ".join(self.reasons) or closed)
         return InPlacePlan(parts_of(leaves), links, ways.backends, self._layout, self._states, advances)
 

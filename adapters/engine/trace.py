@@ -13,7 +13,7 @@ from torch import Tensor
 from functional_optim import trees
 
 from .prologue import NotElementwise, Place, Tape
-from .route import Link, marks_before, run_links, slot_count, unopened
+from .route import Link, marks_before, names_of, run_links, slot_count, unopened
 from .stages import Dtypes, wide
 from .stand_ins import Node, Number, Value
 
@@ -64,7 +64,7 @@ def trace(
     result, new = run_links(run, stand_ins, seen, total=total)
     results = [*(result if total else [result]), *new]
     if not all(isinstance(x, Value) and x.node.wide for x in results):
-        raise NotElementwise(f"a rule of {', '.join(map(str, links))} returned something else than tensors like its own")
+        raise NotElementwise(f"a rule of {', '.join(names_of(links))} returned something else than tensors like its own")
     return Traced(tape, inputs, [x.node for x in results], kept)
 
 

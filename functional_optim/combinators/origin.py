@@ -55,7 +55,7 @@ class Origin:
         return dataclasses.replace(self, factor=factor if self.factor is None else self.factor.times(factor))
 
     def or_else(self, other: "Origin") -> "Origin":
-        """This one, and where it has no value, another."""
+        """This one, and where it has no value, another; neither has a factor, which only rules are handed, of no parts."""
         return self if self.has_last else Origin((*self.names, *other.names), other.otherwise, fixed=other.fixed)
 
 

@@ -60,8 +60,9 @@ def scale_by_psgd_kron(
     State: `step` () int64; `momentum_buffer` (M), like the parameters; `Q.0`, `Q.1`, … of each leaf, upper triangular matrices
     or vectors, in at least float32; empty for dimensions that it has not.
 
-    Matrices can't take turns, as they can by an offset in `rotate` and `scale_by_shampoo`: there work falls due every so many
-    steps, which an offset shifts; here each of the first 500 steps has a fit of all, and later ones are ever farther apart.
+    Matrices don't take turns, as they can by an offset in `rotate` and `scale_by_shampoo`, where work falls due every so many
+    steps, which an offset shifts. Here, by default, each of the first 500 steps has a fit of all, and later fits are ever farther
+    apart; with an `update_probability` the number of the step tells when there is one, for all matrices alike.
 
     Derivatives go through the fit, too. In the pure function, with a step that is batched, traced or on a GPU, it is computed at
     each step, and thrown away where it is not due.

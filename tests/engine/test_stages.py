@@ -171,6 +171,19 @@ def test_an_optimizer_explains_its_step():
     assert {row.parameters for row in (first, second, third)} == {2}
 
 
+def test_what_several_links_do_for_one_rule_is_told_once():
+    tx = fo.chain(fo.scale_by_muon(), fo.scale_by_learning_rate())
+    optimizer = OptimizerAdapter(parameters([(3, 4), (4, 3)]), tx)
+    run(optimizer, steps=1)
+    rows = optimizer.explain().stages  # Momentum, products, and the factor of the shape with the rate.
+    assert [row.links for row in rows] == [("scale_by_muon",), ("scale_by_muon",), ("scale_by_muon", "scale_by_learning_rate")]
+    assert {row.parameters for row in rows} == {2}
+    empty = OptimizerAdapter(parameters([(0, 4)]), tx)
+    run(empty, steps=1)
+    assert "scale_by_muon, scale_by_learning_rate can only be called as a whole" in str(empty.explain())
+    assert "scale_by_muon, scale_by_muon" not in str(empty.explain())
+
+
 def test_what_is_called_as_a_whole_is_explained_too():
     optimizer = OptimizerAdapter(parameters([(3, 4)]), fo.mechanize(fo.sgd()))
     run(optimizer, steps=1)

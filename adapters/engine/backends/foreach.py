@@ -28,7 +28,7 @@ from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, reals
 from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
 from ..prologue import NotElementwise, Prologue, is_column
-from ..route import Link, marks_before, slot_count
+from ..route import Link, marks_before, names_of, slot_count
 from ..run import Run
 from ..stages import Dtypes, Ending
 from ..trace import Traced, trace
@@ -132,7 +132,7 @@ class Lists:
                 first = waiting[0]
                 self._arranged(run, work, first, Ending.TOTAL if isinstance(first.form.reduce, SumOver) else Ending.PEEK)
         except Exception as error:  # A rule may raise what it likes when it gets stand-ins for tensors.
-            raise Refused(f"{', '.join(map(str, work.stage.links))}: {type(error).__name__}: {error}") from error
+            raise Refused(f"{', '.join(names_of(work.stage.links))}: {type(error).__name__}: {error}") from error
         return None
 
     def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: Sequence[Arranged]) -> None:
