@@ -296,6 +296,8 @@ def require_transform(transform: Any, where: str) -> None:
             advice = " The optimizers of this library are functions: fo.adamw(), fo.sgd(momentum=0.9), ..."
         elif isinstance(transform, Mapping | list | tuple):
             found = f"a {type(transform).__name__}"
+            if not isinstance(transform, Mapping) and transform and all(isinstance(link, Transform) for link in transform):
+                advice = " One after another they are fo.chain(*links)."
         raise TypeError(f"{where}: {found} is not a Transform.{advice}")
 
 

@@ -22,6 +22,7 @@ class LBFGS(torch.optim.Optimizer):
     Each `step(closure)` takes up to `max_iter` steps. The state lies under the first parameter, in torch's form, so that either
     class loads what the other saved. Other than torch's, it takes several groups, whose options agree: together they are one
     vector; and it can climb. An evaluation that is infinite or NaN makes the step shorter, with or without a line search.
+    A search that `max_eval` ends before it has an interval keeps the best point it saw, where torch's looks at its last only.
 
     Args:
         params: tensors, or groups of them.

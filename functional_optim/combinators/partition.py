@@ -185,7 +185,10 @@ def _way_out(labels: Labels) -> str:
             return "Give otherwise=..., the label of all other parameters."
         case function if callable(function):
             return "The function of labels returns the name of a branch for every parameter."
-    return "The tree of labels has to give the name of a branch for every parameter."
+    return (
+        "The tree of labels has to give the name of a branch for every parameter. Other words, such as those of by_role, are "
+        "translated: {name: branch_of[word] for name, word in labels.items()}."
+    )
 
 
 def _default(hparam: Hparam) -> Origin:

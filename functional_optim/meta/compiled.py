@@ -56,9 +56,10 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     Args:
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
-            argument; tensors that it closes over are constants of the compiled code, with the values they had at the first call.
-            Numbers are constants too, each with code of its own: what changes from call to call should be a () tensor. Keep
-            what this returns: it holds the compiled code.
+            argument; tensors and numbers that it closes over, as those of functions that it calls and of steps of loops in it,
+            are constants of the compiled code, with the values they had at the first call. Numbers among its arguments are
+            constants too, each with code of its own: what changes from call to call should be a () tensor. Keep what this
+            returns: it holds the compiled code.
 
     Raises:
         ValueError: the function draws random numbers or asks for the value of a tensor (`if x > 0`, `x[x > 0]`); or it, or one

@@ -56,7 +56,8 @@ def loop(
         step: `(state, x, *args) -> (state, y)`, of trees of tensors; the state keeps its structure, shapes and dtypes. Compiled
             code is kept for this function: give the same one again, not another lambda, where a program has several such loops.
             Where it closes over another number or tensor than before, or an attribute of its object is another, it is compiled
-            anew; attributes of attributes are not looked at.
+            anew; attributes of attributes are not looked at, nor whether a tensor has been written to. Within `compiled` it
+            is as it was at the first call: what changes belongs in `args`.
         state: what goes from step to step.
         steps: how many, at least 1.
         xs: a tree of tensors with an entry for each step along their first axis, of which the step gets its own. None: it gets

@@ -105,9 +105,6 @@ class Part:
 
         return with_what_it_holds
 
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return self.views(*tensors, *self.own(tensors))
-
     def own(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the graph returns, of which `views` makes the results."""
         if is_traced():

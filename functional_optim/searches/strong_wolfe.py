@@ -93,11 +93,13 @@ _HIGH = float("inf")
 
 
 def _held(a: Knot, b: Knot, low: Scalar, high: Scalar) -> Scalar:
-    """The minimum of the cubic, held to an interval; its middle where there is none."""
+    """The minimum of the cubic, held to an interval; its middle where there is none, and the end downhill if it is a line."""
     base: Knot = cond(a.t > b.t, lambda: a, lambda: b)
     other: Knot = cond(a.t > b.t, lambda: b, lambda: a)
     t, _, radicand = cubic(base, other)
-    return pick(is_finite(t) & (radicand >= 0), within(t, low, high), 0.5 * (low + high))
+    inner = pick(is_finite(t) & (radicand >= 0), within(t, low, high), 0.5 * (low + high))
+    is_line = (radicand == 0) & (a.slope == b.slope)
+    return pick(is_line, pick(a.slope < 0, high, low), inner)
 
 
 def _inside(low: Knot, high: Knot, close: Flag) -> tuple[Scalar, Flag]:

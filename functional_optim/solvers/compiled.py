@@ -21,8 +21,6 @@ def compiled_run(machine: Any, state: Any) -> Any:
     from functional_optim.meta.remat import require_constant_closure
 
     count = machine.budget.evals - 1
-    if count == 0:
-        return state
     if torch.compiler.is_compiling():
         for _ in range(count):
             state = machine.tick(state)

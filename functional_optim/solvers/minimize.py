@@ -1,5 +1,6 @@
 """`minimize`: a local minimum of a function of a tree of tensors."""
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from functional_optim import hints, torch_internals, trees
 from functional_optim.hparams import require_count
 from functional_optim.recipe import answering
 from functional_optim.searches.more_thuente import zoom
+from functional_optim.searches.scalars import pick
 from functional_optim.searches.search import Search
 from functional_optim.solvers.bfgs import BFGSDescent
 from functional_optim.solvers.bounds import bounded
@@ -18,7 +20,7 @@ from functional_optim.solvers.compiled import compiled_run
 from functional_optim.solvers.descent import Descent
 from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.lbfgs import LBFGSDescent
-from functional_optim.solvers.machine import CONVERGED, GOING, STOPPED, WHY, Budget, Machine
+from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, STOPPED, WHY, Budget, Machine
 from functional_optim.solvers.newton import NewtonDescent
 from functional_optim.solvers.nonlinear_cg import BETAS, ConjugateDescent
 from functional_optim.solvers.problem import Problem, problem_of
@@ -83,8 +85,7 @@ def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
     >>> lbfgs(history_size=5).descent
     LBFGSDescent(history_size=5)
     """
-    if not isinstance(history_size, int) or history_size < 1:
-        raise ValueError(f"history_size = {history_size!r}: expected a whole number, at least 1.")
+    _require_some("history_size", history_size)
     return Method(LBFGSDescent(history_size), _search(search))
 
 
@@ -247,14 +248,19 @@ def minimize(
 def budget_of(tol: float, max_steps: int, max_evals: int | None) -> Budget:
     """When to end; numbers out of range are a ValueError."""
     evals = 2 * max_steps if max_evals is None else max_evals
-    for name, count in (("max_steps", max_steps), ("max_evals", evals)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
+    _require_some("max_steps", max_steps)
+    _require_some("max_evals", evals)
     if not isinstance(tol, int | float | Tensor):
         raise TypeError(f"tol = {tol!r}: expected a number, the largest component of a gradient that counts as 0.")
     if isinstance(tol, int | float) and not tol >= 0:
         raise ValueError(f"tol = {tol!r}: expected a number that is not negative.")
     return Budget(tol, max_steps, evals)
+
+
+def _require_some(name: str, count: Any) -> None:
+    """Raise ValueError for what is no count of at least 1."""
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
+        raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
 
 
 def require_callback(callback: Any, problem: Problem) -> None:
@@ -268,6 +274,8 @@ def require_callback(callback: Any, problem: Problem) -> None:
 def run(machine: Any, callback: Callable[[Minimum], Any] | None) -> Any:
     """All ticks: until it has ended, where that can be seen."""
     state = machine.start()
+    if machine.budget.evals == 1:
+        return state._replace(status=pick(state.status == GOING, machine.problem.count(BUDGET), state.status))
     if machine.problem.on_host:
         steps = 0
         while state.status == GOING:

@@ -98,6 +98,18 @@ def test_a_loss_that_is_not_finite_makes_the_step_shorter(search):
         torch.testing.assert_close(w.detach(), torch.ones_like(w), rtol=0, atol=1e-4)
 
 
+def test_a_search_that_runs_out_of_evaluations_keeps_the_best_point():
+    """A descent of slope 1 to a wall: the first trial is lower, the second far up the wall. torch's looks at the latter only."""
+
+    def found(make):
+        w = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = make([w], line_search_fn="strong_wolfe", max_iter=1, max_eval=2)
+        trained(optimizer, w, 1, lambda w: (100 * torch.relu(w - 1.5) ** 2 - w).sum())
+        return float(w.detach())
+
+    assert (found(LBFGS), found(torch.optim.LBFGS)) == (1, 0)
+
+
 def test_what_is_refused():
     w = start()
     with pytest.raises(ValueError, match="lr = -1"):

@@ -595,6 +595,8 @@ def test_a_constructor_or_something_else_behind_the_adapter():
         OptimizerAdapter([p], fo.adamw)
     with pytest.raises(TypeError, match=r"OptimizerAdapter\(params, transform\): 0.1 is not a Transform"):
         OptimizerAdapter([p], 0.1)
+    with pytest.raises(TypeError, match=r"a list is not a Transform. One after another they are fo.chain\(\*links\)"):
+        OptimizerAdapter([p], [fo.clip_by_global_norm(), fo.adamw()])
     with pytest.raises(ValueError, match="empty parameter list"):
         OptimizerAdapter([], fo.adamw())
     with pytest.raises(TypeError, match=r"OptimizerAdapter\(params, transform, \*, .*by their names, such as lr=0.1.$"):

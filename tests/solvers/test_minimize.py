@@ -451,3 +451,12 @@ def test_implicit_derivatives_of_what_a_function_closes_over_are_refused():
     for solved in (ridge, residuals):
         with pytest.raises(ValueError, match="closes over 'weight', which is being differentiated: pass it as an argument"):
             torch.func.grad(solved)(vector(1.0)[0])
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "bfgs", "nonlinear_cg", "newton_cg"])
+def test_one_evaluation_is_a_budget_too(method):
+    def found(x):
+        return tuple(fo.minimize(rosenbrock, x, method=method, max_evals=1))[4:]
+
+    alone, batched = found(vector(-1.2, 1)), torch.vmap(found)(vector(-1.2, 1)[None])
+    assert [int(x) for x in alone] == [int(x) for x in batched] == [solvers.machine.BUDGET, 0, 1]
