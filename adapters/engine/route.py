@@ -108,7 +108,7 @@ class Link:
 
 def names_of(links: Iterable[Link]) -> tuple[str, ...]:
     """What they are called, in order: those that do together what one rule does, once."""
-    return tuple(name for _, name in dict.fromkeys((link.path, str(link)) for link in links))
+    return tuple(name for *_, name in dict.fromkeys((link.path, link.sees, str(link)) for link in links))
 
 
 # What a parameter goes through.
