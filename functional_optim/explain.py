@@ -179,6 +179,8 @@ def explain(transform: Transform, params: Tree, state: Tree = None, hparams: HPa
     Args:
         transform: any transform.
         params: what it is for. Nothing of their size is made unless the transform looks at their values.
+            A `DTensor` is taken for the whole tensor: of slots that stay float32 because it is cut within a block, see
+            `quantized`, the bytes of codes are told.
         state: the present one; None for the first. From it come the numbers that schedules give.
         hparams: what is given to `update`.
 
