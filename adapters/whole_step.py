@@ -30,6 +30,8 @@ def whole_step(
     Gradients are multiplied by the factor.
     """
     leaves = leaves_of(groups)
+    if not leaves:  # As any step: nothing has a gradient, and perhaps nothing has a state yet.
+        return lambda: None
     on_host = not torch.compiler.is_compiling() and not any(leaf.group.get("capturable") for leaf in leaves)
     hparams = optimizer.hparams_of_leaves(transform, leaves)
     layout, states = optimizer.started(transform, groups, leaves, on_host)

@@ -8,6 +8,7 @@ a gradient, both also agree with the pure function, which knows nothing of optim
 import copy
 import io
 import pickle
+import re
 
 import pytest
 import torch
@@ -137,6 +138,17 @@ def fresh(dtype):
     ]
 
 
+def refusal_of(optimizer, value):
+    """Step; or, after a group with other numbers was added, how a rule that wants one for all of them says so."""
+    try:
+        optimizer.step(value=value)
+    except ValueError as error:
+        found = re.search("takes one '[a-z_]+' for all parameters|They must be equal", str(error))
+        if not (len(optimizer.param_groups) > 1 and found):
+            raise
+        return found[0]
+
+
 class Edits(RuleBasedStateMachine):
     """Steps and edits of two optimizers, and of the pure function beside them while it can follow."""
 
@@ -188,8 +200,8 @@ class Edits(RuleBasedStateMachine):
                 if kind == "transposed" and g.ndim == 2:
                     q.grad = g.t().contiguous().t()
         value = 1 + 1 / self.time
-        for optimizer in self.optimizers:
-            optimizer.step(value=value)
+        refusals = [refusal_of(optimizer, value) for optimizer in self.optimizers]
+        assert len(set(refusals)) == 1, refusals
         if None in grads.values() or not self.follows:
             self.follows = False
             return
@@ -355,6 +367,12 @@ class FusedEdits(Edits):
 
 FEW = settings(max_examples=60, stateful_step_count=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=1500, stateful_step_count=20, derandomize=False)
+
+
+def test_a_first_step_without_gradients_starts_nothing():
+    optimizer = Plain(fresh(torch.float32), fo.adamw())
+    optimizer.step()
+    assert not optimizer.state
 
 
 def test_the_ordinary_step():
