@@ -118,7 +118,8 @@ class OptimizerAdapter(TransformOptimizer):
         everyone = self._checked_parameters()
         self._is_made = True
         if everyone is not None:
-            warn_if_uphill(self._rates.transform, everyone, self._rates.hparams_of(self.defaults), stacklevel=2)
+            # `explained` is a frame, too.
+            warn_if_uphill(self._rates.transform, everyone, self._rates.hparams_of(self.defaults), stacklevel=3)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; see `TransformOptimizer`.
