@@ -76,6 +76,7 @@ class OptimizerAdapter(TransformOptimizer):
     It warns, `functional_optim.direction.UphillWarning`, of a transform whose updates point uphill: where no link turns the sign,
     or two do, or weight decay stands behind the learning rate. A chain that begins with `negate()` climbs on purpose.
 
+    >>> import torch
     >>> import functional_optim as fo
     >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     >>> tx = fo.chain(fo.clip_by_global_norm(), fo.scale_by_learning_rate())

@@ -253,7 +253,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
         >>> import functional_optim as fo
         >>> w = torch.nn.Parameter(torch.ones(2))
-        >>> optimizer = OptimizerAdapter([("w", w)], fo.chain(fo.scale_by_lion(), fo.scale_by_learning_rate()))
+        >>> optimizer = fo.adapters.OptimizerAdapter([("w", w)], fo.chain(fo.scale_by_lion(), fo.scale_by_learning_rate()))
         >>> w.sum().backward()
         >>> optimizer.step()
         >>> print(optimizer.explain())

@@ -4,7 +4,6 @@ This alone holds the dtype policy, the `None` leaves, complex numbers as pairs o
 rules know nothing of them.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -494,12 +493,10 @@ class WholeTree(Lifted):
 
 def places_of(shapes: Mapping[int, Any]) -> dict[int, int]:
     """The place of each leaf among those of its shape that have a gradient, in their order."""
-    counts = Counter[Any]()
-    found = dict[int, int]()
+    alike: dict[Any, list[int]] = {}
     for i in sorted(shapes):
-        found[i] = counts[shapes[i]]
-        counts[shapes[i]] += 1
-    return found
+        alike.setdefault(shapes[i], []).append(i)
+    return {i: place for some in alike.values() for place, i in enumerate(some)}
 
 
 @overload
