@@ -1,6 +1,6 @@
 """The hyper-parameters of groups: complete, validated once while the entries of a group are the same objects."""
 
-from collections.abc import Collection, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,8 @@ class Numbers:
             self._validated[transform, index] = lasting, hparams
         return hparams
 
-    def of_leaves(self, optimizer: "TransformOptimizer", transform: Transform, leaves: "Iterable[Leaf]") -> dict[str, Any]:
+    def of_leaves(self, optimizer: "TransformOptimizer", transform: Transform, leaves: "list[Leaf]") -> dict[str, Any]:
         """The complete hyper-parameters of these leaves, a `PerLeaf` where their groups differ."""
-        leaves = list(leaves)
         groups = {leaf.key.group: leaf.group for leaf in leaves}
         _require_agreement(optimizer, transform, groups.values())
         each = {index: self.of_group(optimizer, transform, index, group) for index, group in groups.items()}

@@ -28,7 +28,7 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
         if isinstance(codes, Tensor) and isinstance(scale, Tensor):
             del found[name + SCALE]
             if scale.numel() and codes.dtype in (torch.int8, torch.uint8):
-                shape = (*p.shape, 2) if p.is_complex() else p.shape
+                shape = reals_of(p)
                 codec, kind = codec_of(codes, scale, shape)
                 reals = decoded_by(codec, (codes, scale), kind, shape)
                 found[name] = torch.view_as_complex(reals) if p.is_complex() else reals

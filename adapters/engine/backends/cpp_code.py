@@ -21,6 +21,7 @@ from ..prologue import NotElementwise, Place, Prologue
 from ..stages import Dtypes
 from ..stand_ins import Node, Number
 from ..trace import Traced, ordered
+from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
 
 # Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
 TILE, LONGEST = 512, 1 << 14
@@ -41,36 +42,18 @@ TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "BFloa
 STORED = {**TYPES, torch.int8: "int8_t", torch.uint8: "uint8_t"}
 
 # By torch's names.
-LIBRARY = (
-    "acos acosh asin asinh atan atanh ceil cos cosh erf erfc exp exp2 expm1 floor lgamma log log10 log1p log2 sin sinh sqrt tan "
-    "tanh trunc"
-).split()
 FORMS: Mapping[str, str] = {
+    **OPERATORS,
     **{name: f"std::{name}({{0}})" for name in LIBRARY},
-    **{name: f"std::{name}({{0}}, {{1}})" for name in ("atan2", "copysign", "fmod", "hypot", "pow")},
+    **{name: f"std::{name}({{0}}, {{1}})" for name in LIBRARY_OF_TWO},
     "abs": "std::fabs({0})",
-    "add": "{0} + {1}",
     "clamp_max": "smaller({0}, {1})",
     "clamp_min": "larger({0}, {1})",
     "div": "{0} / {1}",
-    "eq": "{0} == {1}",
-    "ge": "{0} >= {1}",
-    "gt": "{0} > {1}",
     "isfinite": "std::fabs({0}) < INFINITY",
     "isinf": "std::fabs({0}) == INFINITY",
-    "isnan": "{0} != {0}",
-    "le": "{0} <= {1}",
-    "lerp": "{0} + {2} * ({1} - {0})",
-    "logical_and": "({0} != 0) & ({1} != 0)",
-    "logical_not": "{0} == 0",
-    "logical_or": "({0} != 0) | ({1} != 0)",
-    "logical_xor": "({0} != 0) != ({1} != 0)",
-    "lt": "{0} < {1}",
     "maximum": "larger({0}, {1})",
     "minimum": "smaller({0}, {1})",
-    "mul": "{0} * {1}",
-    "ne": "{0} != {1}",
-    "neg": "-{0}",
     "ones_like": "T(1)",
     "reciprocal": "T(1) / {0}",
     "relu": "larger({0}, T(0))",
@@ -80,13 +63,9 @@ FORMS: Mapping[str, str] = {
     "sign": "T({0} > 0) - T({0} < 0)",
     "signbit": "std::copysign(T(1), {0}) < 0",
     "sqrt": "std::sqrt({0})",
-    "sub": "{0} - {1}",
     "where": "{0} ? {1} : {2}",
     "zeros_like": "T(0)",
 }
-
-# Operations whose arguments may be comparisons' results as they are.
-OF_BOOLEANS = ("where", "logical_and", "logical_not", "logical_or", "logical_xor")
 
 # What comes before every kernel; `T` is what is computed in.
 HEAD = """
@@ -245,8 +224,7 @@ def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str
         elif node.op not in FORMS or node.options:
             raise NotElementwise(f"a rule uses {node.op!r}, which kernels for coded slots don't know")
         else:
-            args = [value(x, as_it_is=node.op in OF_BOOLEANS and (node.op != "where" or j == 0)) for j, x in enumerate(node.args)]
-            yield f"const {'T' if node.wide else 'bool'} r{i} = {FORMS[node.op].format(*args)};"
+            yield f"const {'T' if node.wide else 'bool'} r{i} = {FORMS[node.op].format(*arguments(node, value))};"
     u, *new = (names[node] for node in traced.results)
     yield f"p[i] = v1 + {u};"
     for k, (slot, name) in enumerate(zip(slots, new, strict=True)):

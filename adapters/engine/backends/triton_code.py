@@ -16,6 +16,7 @@ from ..prologue import NotElementwise, Place, Prologue
 from ..stages import Dtypes, Ending
 from ..stand_ins import BOOLEAN, Node, Number
 from ..trace import Traced, ordered
+from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
 
 # Elements that the threads of a program take at a time, two vectors of four float32 each; and those of a stretch.
 BLOCK = 1 << 10
@@ -30,36 +31,18 @@ NAN = "tl.PropagateNan.ALL"
 INFINITE = 'float("inf")'
 
 # By torch's names, with `{T}` for the dtype of everything. Division and roots are rounded as torch rounds them.
-LIBRARY = (
-    "acos acosh asin asinh atan atanh ceil cos cosh erf erfc erfinv exp exp2 expm1 floor lgamma log log10 log1p log2 sin sinh "
-    "tan tanh trunc"
-).split()
 FORMS: Mapping[str, str] = {
-    **{name: f"libdevice.{name}({{0}})" for name in LIBRARY},
-    **{name: f"libdevice.{name}({{0}}, {{1}})" for name in ("atan2", "copysign", "fmod", "hypot", "pow")},
+    **OPERATORS,
+    **{name: f"libdevice.{name}({{0}})" for name in (*LIBRARY, "erfinv")},
+    **{name: f"libdevice.{name}({{0}}, {{1}})" for name in LIBRARY_OF_TWO},
     "abs": "tl.abs({0})",
-    "add": "{0} + {1}",
     "clamp_max": f"tl.minimum({{0}}, {{1}}, propagate_nan={NAN})",
     "clamp_min": f"tl.maximum({{0}}, {{1}}, propagate_nan={NAN})",
     "div": "divide({0}, {1})",
-    "eq": "{0} == {1}",
-    "ge": "{0} >= {1}",
-    "gt": "{0} > {1}",
     "isfinite": f"tl.abs({{0}}) < {INFINITE}",
     "isinf": f"tl.abs({{0}}) == {INFINITE}",
-    "isnan": "{0} != {0}",
-    "le": "{0} <= {1}",
-    "lerp": "{0} + {2} * ({1} - {0})",
-    "logical_and": "({0} != 0) & ({1} != 0)",
-    "logical_not": "{0} == 0",
-    "logical_or": "({0} != 0) | ({1} != 0)",
-    "logical_xor": "({0} != 0) != ({1} != 0)",
-    "lt": "{0} < {1}",
     "maximum": f"tl.maximum({{0}}, {{1}}, propagate_nan={NAN})",
     "minimum": f"tl.minimum({{0}}, {{1}}, propagate_nan={NAN})",
-    "mul": "{0} * {1}",
-    "ne": "{0} != {1}",
-    "neg": "-{0}",
     "ones_like": "tl.zeros_like({0}) + 1",
     "reciprocal": "divide(tl.full((), 1.0, {T}), {0})",
     "relu": f"tl.maximum({{0}}, tl.full((), 0.0, {{T}}), propagate_nan={NAN})",
@@ -69,13 +52,9 @@ FORMS: Mapping[str, str] = {
     "sign": "({0} > 0).to({T}) - ({0} < 0).to({T})",
     "signbit": "libdevice.copysign(tl.full((), 1.0, {T}), {0}) < 0",
     "sqrt": "root({0})",
-    "sub": "{0} - {1}",
     "where": "tl.where({0}, {1}, {2})",
     "zeros_like": "tl.zeros_like({0})",
 }
-
-# Operations whose arguments may be comparisons' results as they are.
-OF_BOOLEANS = ("where", "logical_and", "logical_not", "logical_or", "logical_xor")
 
 HELPERS = {
     "tl.float32": ("tl.div_rn(a, b)", "tl.sqrt_rn(x)"),
@@ -168,8 +147,7 @@ def _lines(traced: Traced, results: Sequence[Node], numbers: dict[Place, str], c
         elif node.op not in FORMS or node.options:
             raise NotElementwise(f"a rule uses {node.op!r}, which kernels for GPUs don't know")
         else:
-            args = [value(x, as_it_is=node.op in OF_BOOLEANS and (node.op != "where" or j == 0)) for j, x in enumerate(node.args)]
-            yield f"r{i} = {FORMS[node.op].format(*args, T=computed)}"
+            yield f"r{i} = {FORMS[node.op].format(*arguments(node, value), T=computed)}"
 
 
 def _rounded(node: Node, computed: str) -> str:
