@@ -23,6 +23,7 @@ from functional_optim.philox import normal
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import require_matrix
 from functional_optim.rules.noise import SEEDS
+from functional_optim.rules.shape import aspect
 from functional_optim.transform import Transform
 
 
@@ -93,7 +94,7 @@ def _dion(hp):
         right = x.mT @ left
         x = x - (1 - mu) * left @ right.mT
         q = right / (sqrt((right * right).sum(1, keepdim=True)) + hp["dion_eps"])
-        u = math.sqrt(x.shape[1] / x.shape[2]) * left @ q.mT
+        u = aspect(x) * left @ q.mT
         return u.reshape(g.shape), x.reshape(g.shape), q
 
     return rule

@@ -16,6 +16,7 @@ from functional_optim.codecs import Codec
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import Schedule, margin_of, matrix_zeros, orthogonalized, require_schedule, schedule_of
+from functional_optim.rules.shape import aspect
 from functional_optim.transform import Transform, per_tensor
 
 
@@ -33,12 +34,12 @@ def _scale_by_dion2(hp, *, fraction, coefficients, ns_steps, ns_dtype):
     def rule(g, p, m):
         x = (m + g).flatten(2)
         dim = 1 if x.shape[1] <= x.shape[2] else 2
-        count = max(1, math.ceil(fraction * x.shape[dim]))
+        count = math.ceil(fraction * x.shape[dim])
         chosen = x.abs().sum(3 - dim).topk(count, sorted=False)[1]
         index = chosen.unsqueeze(3 - dim).expand(*(count if d == dim else n for d, n in enumerate(x.shape)))
         part = x.gather(dim, index)
         u = orthogonalized(part, schedule, hp["ns_eps"], ns_steps, ns_dtype, margin)
-        u = torch.zeros_like(x).scatter(dim, index, math.sqrt(x.shape[1] / x.shape[2]) * u)
+        u = torch.zeros_like(x).scatter(dim, index, aspect(x) * u)
         return u.reshape(g.shape), x.scatter(dim, index, hp["ef_decay"] * part).reshape(g.shape)
 
     return rule

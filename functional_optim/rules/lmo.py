@@ -92,6 +92,8 @@ def _scale_by_lmo(hp, *, norm, normalized, transpose, ns_steps, ns_dtype):
                 f"norm = {name!r} of scale_by_lmo is one of tensors of {' or '.join(map(str, fits))} dimensions, but a parameter "
                 f"has shape {tuple(u.shape[1:])}: give it another one, with `partition`."
             )
+        if not u.numel():
+            return u
         return direction(u.mT, chosen).mT if transpose else direction(u, chosen)
 
     return rule

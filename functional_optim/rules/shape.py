@@ -33,6 +33,11 @@ FACTORS = {
 }
 
 
+def aspect(x: Tensor) -> float:
+    """√(rows / columns) of each of a stack of matrices; 1 of those without elements, which nothing is done to."""
+    return _factor("spectral_unclamped", x.shape[1:])
+
+
 @per_tensor(batched=True, least_dims=2, name="scale_by_shape")
 def _scale_by_shape(hp, *, adjust_lr_fn):
     def rule(u, p):

@@ -111,6 +111,6 @@ def scale_by_mean_side(hp, *, max_dim: int = 10_000):
 
     def rule(u, p):
         is_matrix = u.ndim == 3 and max(u.shape[1:]) <= max_dim
-        return (2 / sum(u.shape[1:]) if is_matrix else hp["nonstandard_constant"]) * u
+        return (2 / max(1, sum(u.shape[1:])) if is_matrix else hp["nonstandard_constant"]) * u
 
     return rule

@@ -227,8 +227,11 @@ def test_a_frozen_vector_is_refused_when_it_is_to_be_stepped(make):
     assert not torch.equal(p, before)
 
 
-@pytest.mark.parametrize("make", [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape])
-@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (3, 0, 2)])
+MATRIX_RULES = [fo.scale_by_muon, fo.orthogonalize, fo.scale_by_shape, fo.scale_by_dion, fo.scale_by_dion2, fo.scale_by_lmo]
+
+
+@pytest.mark.parametrize("make", [*MATRIX_RULES, fo.scale_by_mean_side])
+@pytest.mark.parametrize("shape", [(4, 0), (0, 4), (0, 0), (3, 0, 2)])
 def test_nothing_is_done_to_a_matrix_without_elements(make, shape):
     p = torch.zeros(*shape)
     update, _ = make().update(p, make().init_state(p), p)
