@@ -91,6 +91,12 @@ def declare(hparams: HParams) -> dict[str, Hparam]:
     return declared
 
 
+def read_if(is_read: bool, **hparams: Hparam) -> dict[str, Hparam]:
+    """Hyper-parameters of one mode alone: in another there are none, but what is given for them is checked there, too."""
+    declared = declare(hparams)
+    return declared if is_read else {}
+
+
 def complete(declared: Mapping[str, Hparam], given: HParams | None, refusal: Callable[[str], str]) -> dict[str, Any]:
     """The given values, validated, and the defaults of the rest; `refusal` is the message for an unknown name.
 

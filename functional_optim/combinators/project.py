@@ -23,7 +23,7 @@ from torch import Tensor
 from functional_optim.combinators.inside import Inside, require_inside
 from functional_optim.decompositions import singular_vectors
 from functional_optim.dimensions import folded
-from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, require_count
+from functional_optim.hparams import NON_NEGATIVE, POSITIVE, Hparam, HParams, read_if, require_count
 from functional_optim.lifting import Leafwise, SlotInit, widened
 from functional_optim.numerics import Scalar, cond, either, is_due, sqrt
 from functional_optim.philox import normal
@@ -117,9 +117,12 @@ def project(
         batched=True,
         constants=("ortho_matrix",),
     )
-    own = {"scale": Hparam(scale, NON_NEGATIVE), "update_proj_offset": Hparam(update_proj_offset, NON_NEGATIVE)}
-    own |= {"max_growth": Hparam(max_growth, POSITIVE)} if limits else {}
-    own |= {"seed": Hparam(seed, SEEDS)} if proj == "random" else {}
+    own = {
+        "scale": Hparam(scale, NON_NEGATIVE),
+        "update_proj_offset": Hparam(update_proj_offset, NON_NEGATIVE),
+        **read_if(limits, max_growth=Hparam(max_growth, POSITIVE)),
+        **read_if(proj == "random", seed=Hparam(seed, SEEDS)),
+    }
     return Transform.of(form, {**transform.declared, **own}, "project")
 
 

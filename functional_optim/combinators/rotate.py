@@ -35,7 +35,7 @@ from functional_optim.dimensions import (
     turned,
     whitened_gram,
 )
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, read_if, require_count
 from functional_optim.lifting import Leafwise
 from functional_optim.numerics import cond, either, is_due, where
 from functional_optim.recipe import recorded
@@ -141,7 +141,7 @@ def rotate(
     own = {
         "shampoo_beta": Hparam(shampoo_beta, FRACTION),
         "precondition_offset": Hparam(precondition_offset, NON_NEGATIVE),
-        **({"kl_eps": Hparam(kl_eps, NON_NEGATIVE)} if kl else {}),
+        **read_if(kl, kl_eps=Hparam(kl_eps, NON_NEGATIVE)),
     }
     return Transform.of(form, {**transform.declared, **own}, "rotate")
 

@@ -108,6 +108,7 @@ def scale_by_mean_side(hp, *, max_dim: int = 10_000):
 
     Source: Frans et al. 2025, https://arxiv.org/abs/2506.07254. Neither torch nor optax has it.
     """
+    require_count("max_dim", max_dim, 0)
 
     def rule(u, p):
         is_matrix = u.ndim == 3 and max(u.shape[1:]) <= max_dim

@@ -145,6 +145,25 @@ def test_ranges_hold_at_the_call_and_at_construction(refused, make, hparams, mes
         make(**hparams)
 
 
+def first_step(tx):
+    tx.step(GRADS, tx.init_state(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fo.project(fo.scale_by_adam(), max_growth=-1.0), r"max_growth = -1.0 is outside \(0, inf\]"),
+        (lambda: fo.apollo(seed=0.5, proj="svd"), "seed = 0.5 is no whole number"),
+        (lambda: fo.rotate(fo.scale_by_adam(), kl_eps=-1e-8), r"kl_eps = -1e-08 is outside \[0, inf\)"),
+        (lambda: first_step(fo.simplified_ademamix(min_beta1=-0.9)), r"min_beta1 = -0.9 is outside \(0, 1\)"),
+        (lambda: first_step(fo.scale_by_mean_side(max_dim=-1)), "max_dim = -1: expected at least 0"),
+    ],
+)
+def test_what_another_mode_reads_is_checked_too(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_hyper_parameters_where_there_are_none(refused):
     refused(ValueError, r"chain has no hyper-parameter 'lr'; it accepts: none", tx=fo.chain(), hparams={"lr": 0.1})
 
