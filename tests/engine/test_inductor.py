@@ -104,13 +104,16 @@ def test_the_header_is_precompiled_for_many_files(monkeypatch, kernels, is_kerne
 
 
 @pytest.mark.skipif(torch._inductor.config.compile_threads <= 1, reason="with one thread nobody waits")
-def test_the_kernels_of_a_step_are_one_file(monkeypatch):
+def test_the_kernels_of_a_step_are_one_file_and_read_ahead(monkeypatch):
     files, translated = [], kernel_files._Files._translated
     monkeypatch.setattr(kernels, "_kernels", {})
-    monkeypatch.setattr(kernel_files._Files, "_translated", lambda self, some: files.append(some) or translated(self, some))
+    monkeypatch.setattr(
+        kernel_files._Files, "_translated", lambda self, some: files.append(self.codes[some]) or translated(self, some)
+    )
     with config.patch(force_disable_caches=True):
         assert_like_eager()
     assert len(kernels._kernels) == 2 and len(files) == 1
+    assert ["__builtin_prefetch" in code for code in files[0]] == [True, True]
 
 
 def test_an_index_grows_by_its_coefficient():
