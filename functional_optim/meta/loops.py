@@ -18,9 +18,10 @@ from torch import Tensor
 from functional_optim import torch_internals, trees
 from functional_optim.closures import constants_of
 from functional_optim.hparams import require_count
-from functional_optim.meta.compiled import run_loop, structure_key
-from functional_optim.meta.lowering import is_compiling
+from functional_optim.meta.compiled import structure_key
+from functional_optim.meta.compiled_loop import run_loop
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
+from functional_optim.meta.parts import is_compiling
 from functional_optim.meta.remat import remat as rematerialised
 from functional_optim.meta.remat import require_constant_closure
 from functional_optim.torch_internals import is_traced

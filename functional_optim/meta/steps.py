@@ -3,20 +3,16 @@
 import collections
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from functional_optim.meta.lowering import Part, Views, keep
 from functional_optim.meta.packing import is_smooth
+from functional_optim.meta.parts import Part, Views, keep
+from functional_optim.meta.plan import Plan, Tensors
 from functional_optim.meta.routines import HOLDER, Form, Routine, Run, held, holding
 from functional_optim.torch_internals import is_traced, memory_of
-
-if TYPE_CHECKING:
-    from functional_optim.meta.compiled import Plan
-
-Tensors: TypeAlias = tuple[Any, ...]
 
 # How many steps a loop that may end takes between two looks at whether it has, for which it waits for a device.
 LOOK = 16
@@ -46,7 +42,7 @@ class Code:
     moving: tuple[int, ...]
     structure: Any
 
-    def forward(self, plan: "Plan", tensors: Tensors, wanted: Sequence[bool] | None = None) -> tuple[list[Any], list[Any]]:
+    def forward(self, plan: Plan, tensors: Tensors, wanted: Sequence[bool] | None = None) -> tuple[list[Any], list[Any]]:
         """The last carry and the stacked logs; and of each step what its transpose wants beside `tensors`.
 
         Of these only what is `wanted`: a value for each result, and one for all that the transpose wants.
@@ -74,9 +70,7 @@ class Code:
         kept = {memory_of(x) for row in rows[-1 - handed :] for some in row for x in some if x is not None}
         return [x if x is None or memory_of(x) not in kept else x.clone() for x in outputs], rows
 
-    def _steps(
-        self, plan: "Plan", some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None
-    ) -> Iterator[Any]:
+    def _steps(self, plan: Plan, some: range, carry: Any, constants: Any, columns: Any, rows: list[Any] | None) -> Iterator[Any]:
         """The results of some steps; to `rows`, unless it is None, what the transpose of each wants."""
         code, ended = self.step.now(), plan.ended if rows is None and not is_traced() else None
         for k in some:
@@ -94,7 +88,7 @@ class Code:
             carry = results[: self.carried]
             yield results
 
-    def _rows(self, plan: "Plan", kept: list[Any], some: range, tensors: Any) -> list[Any]:
+    def _rows(self, plan: Plan, kept: list[Any], some: range, tensors: Any) -> list[Any]:
         """What the transposes of some steps want, which are computed again where there is only what they began with."""
         if not plan.segment:
             return kept
@@ -104,7 +98,7 @@ class Code:
         collections.deque(steps, 0)
         return rows
 
-    def backward(self, plan: "Plan", rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
+    def backward(self, plan: Plan, rows: list[Any], tensors: Sequence[Any], cotangents: Sequence[Tensor]) -> Tensors:
         """The slopes of a plan's moving tensors, from the cotangents of the last carry and the stacked logs; empties `rows`."""
         smooth_carry = sum(map(is_smooth, self.outputs[: self.carried]))
         carry, logs = list(cotangents[:smooth_carry]), [x.unbind() for x in cotangents[smooth_carry:]]
@@ -137,7 +131,7 @@ class Code:
         found |= {i: torch.stack(column[::-1]) for i, column in slopes_of_entries.items()}
         return tuple(found[i] for i, moves in enumerate(plan.moving) if moves)
 
-    def forward_routine(self, plan: "Plan", tensors: Tensors) -> tuple[list[Tensor], Tensor]:
+    def forward_routine(self, plan: Plan, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
         """What `forward` returns, in a program; the rest is held by a tensor."""
         plan = _without_step(plan)
 
@@ -152,7 +146,7 @@ class Code:
         *outputs, rows = _called(run, [*carry, *stacked, HOLDER], self.step, tensors)
         return outputs, rows
 
-    def backward_routine(self, plan: "Plan", rows: Tensor, tensors: Tensors, cotangents: Sequence[Tensor]) -> Tensors:
+    def backward_routine(self, plan: Plan, rows: Tensor, tensors: Tensors, cotangents: Sequence[Tensor]) -> Tensors:
         """What `backward` returns, in a program."""
         plan, used = _without_step(plan), self.saved.arguments if plan.segment is None else (True,) * len(tensors)
         wanted = [x for x, is_used in zip(tensors, used, strict=True) if is_used]
@@ -179,7 +173,7 @@ def _forms(tensors: Sequence[Tensor]) -> list[Form]:
     return [(tuple(x.shape), x.dtype, x.device) for x in tensors]
 
 
-def _without_step(plan: "Plan") -> "Plan":
+def _without_step(plan: Plan) -> Plan:
     """How a plan's loop goes, without the functions of its owner, who may go."""
     return replace(plan, step=_forgotten, cache={}, structure=[])
 

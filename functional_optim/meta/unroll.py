@@ -105,6 +105,25 @@ class Unroll:
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, the carry that it returns has
                 another structure, shape or dtype than the one it got, or the transform objects.
         """
+        self._check(params, hparams, batch, batches, schedule, carry)
+        # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
+        fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
+        if state is None:
+            state = self.transform.init_state(params, {**fixed, **map_tensors(lambda x: x[0], changing)})
+        flat = None
+        if not (self.extra_fn or torch.compiler.is_compiling()):
+            flat = flattening(params, state, self.transform, fixed, changing)
+        if flat:
+            params, state = flat.join(params), flat.join_state(state)
+        if self.remat or self.compile:
+            require_constant_closure(self.loss_fn, batched=not self.compile)
+        (params, state, carry), logs = self._run(flat, (params, state, carry), (fixed, batch), (batches, changing))
+        if flat:
+            params, state = flat.part(params), flat.part_state(state)
+        return Unrolled(params, state, {**logs, "carry": carry} if self.has_carry else logs)
+
+    def _check(self, params: Tree, hparams: Any, batch: Any, batches: Any, schedule: Any, carry: Tree) -> None:
+        """Raise what `__call__` says it does."""
         require_mapping(schedule or {}, name="schedule")
         require_mapping(hparams or {}, advice=" Data come after them: (params, hparams, batch), batch being a tuple.")
         for name, given in (("batch", batch), ("batches", batches)):
@@ -115,29 +134,21 @@ class Unroll:
         if carry is not None and not self.has_carry:
             raise TypeError("there is a carry, but the loss does not take one: pass has_carry=True to unroll.")
         check_params(params)
-        # the defaults too: one of them may be a tensor that is being differentiated, and `remat` wants to see it
-        fixed, changing = {**self.transform.hparams, **(hparams or {})}, dict(schedule or {})
-        for name, tree in (("batches", batches), ("schedule", changing)):
+        for name, tree in (("batches", batches), ("schedule", dict(schedule or {}))):
             loops.require_entries(tree, self.steps, name, "What is the same at every step goes into `batch` or `hparams`.")
-        if state is None:
-            state = self.transform.init_state(params, {**fixed, **map_tensors(lambda x: x[0], changing)})
-        flat = None
-        if not (self.extra_fn or torch.compiler.is_compiling()):
-            flat = flattening(params, state, self.transform, fixed, changing)
-        if flat:
-            params, state = flat.join(params), flat.join_state(state)
-        if self.remat or self.compile:
-            require_constant_closure(self.loss_fn, batched=not self.compile)
+
+    def _run(self, flat: Flat | None, carried: Tree, same: tuple[HParams, tuple[Any, ...]], own: Tree) -> tuple[Tree, Any]:
+        """The loop on what is carried, with what is the `same` at every step and what is each step's `own`."""
         compiles, name = self.compile and not torch.compiler.is_compiling(), ""
         if compiles:  # numbers as tensors: another value is not another program
-            device = next(x.device for x in pack(params)[0])
-            fixed = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), fixed)
+            (fixed, batch), device = same, next(x.device for x in pack(carried[0])[0])
+            same = trees.map_leaves(lambda x: x if isinstance(x, Tensor) else double(x, device), fixed), batch
             name = f"a step of training by {getattr(self.loss_fn, '__qualname__', 'a loss')}"
-        (params, state, carry), logs = loops.run(
+        return loops.run(
             lambda carried, own, *same: self._step(flat, carried, own, *same),
-            (params, state, carry),
-            (fixed, batch),
-            (batches, changing),
+            carried,
+            same,
+            own,
             steps=self.steps,
             truncate=self.truncate,
             remat=self.remat,
@@ -145,9 +156,6 @@ class Unroll:
             key=flat,
             name=name,
         )
-        if flat:
-            params, state = flat.part(params), flat.part_state(state)
-        return Unrolled(params, state, {**logs, "carry": carry} if self.has_carry else logs)
 
     def _step(
         self, flat: Flat | None, carried: Tree, own: Tree, fixed: HParams, batch: tuple[Any, ...]

@@ -16,7 +16,8 @@ SETTINGS = {"unroll_reductions_threshold": 40}
 def compiled_run(machine: Any, state: Any) -> Any:
     """The state when the budget is spent, or soon after the last problem has ended."""
     # Where no compiler is used, none is imported.
-    from functional_optim.meta.compiled import run_loop, structure_key
+    from functional_optim.meta.compiled import structure_key
+    from functional_optim.meta.compiled_loop import run_loop
     from functional_optim.meta.packing import pack
     from functional_optim.meta.remat import require_constant_closure
 

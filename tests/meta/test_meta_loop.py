@@ -7,7 +7,7 @@ from torch import func
 
 import functional_optim as fo
 from functional_optim import torch_internals
-from functional_optim.meta.lowering import forward_part
+from functional_optim.meta.tracing import forward_part
 from functional_optim.philox import normal
 
 DOUBLE = {"dtype": torch.float64}
