@@ -14,7 +14,7 @@ from functional_optim import trees
 from functional_optim.meta.compiled_loop import run_loop
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import pack
-from functional_optim.meta.remat import Arguments, Result, require_constant_closure
+from functional_optim.meta.remat import Arguments, Result, require_constant_closure, require_function
 from functional_optim.trees import Tree, distinct
 
 
@@ -28,7 +28,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     There, `loop` and `unroll(..., compile=True)` are loops: the program holds one step and its transpose, however many steps are
     taken. A function that is `compiled` itself is in the program once, however often it is called.
     Without `compile=True`, every step is written out, and compiling takes the longer. Of a loop with `remat`, the insides of a
-    segment are in memory at a time; elsewhere `remat` has no say, as in `torch.compile`.
+    segment are in memory at a time, of second derivatives also what is carried at every step; elsewhere `remat` has no say, as in
+    `torch.compile`.
 
     Other values of the tensors are no other program: another learning rate, seed or data set compiles nothing, and another
     process finds what was compiled in the compiler's cache on disk. `logging.getLogger("functional_optim.meta")` says at the
@@ -42,12 +43,14 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
         function: of trees of tensors and numbers to a tree of tensors. What is to be differentiated or batched outside must be an
             argument; tensors and numbers that it closes over, as those of functions that it calls and of steps of loops in it,
             are constants of the compiled code, with the values they had at the first call. Numbers among its arguments are
-            constants too, each with code of its own: what changes from call to call should be a () tensor. Keep what this
-            returns: it holds the compiled code.
+            constants too, each with code of its own. What changes from call to call is to be an argument, and a number a ()
+            tensor: `program(params, torch.tensor(lr))`. Keep what this returns: it holds the compiled code.
 
     Raises:
+        TypeError: `function` is none, or an argument holds what is neither a tensor nor a constant.
         ValueError: the function draws random numbers or asks for the value of a tensor (`if x > 0`, `x[x > 0]`); or it, or one
             that is compiled inside, closes over a tensor that is being differentiated, batched or computed around it.
+        RuntimeError: forward mode has been opened by torch.autograd.forward_ad; torch.func.jvp nests.
 
     The numbers agree with the function's to rounding: the compiler contracts multiplications and additions, and multiplies by
     the reciprocal of what several elements are divided by.
@@ -56,6 +59,7 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
     >>> square = compiled(lambda x: x * x)  # compiles when called
     """
+    require_function(function, "compiled")
     cache: dict[Any, Any] = {}
     called: Callable[..., Any] = function
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from functional_optim.meta.packing import is_smooth
 from functional_optim.meta.plan import Plan, Step, Tensors
+from functional_optim.meta.remat import advising
 from functional_optim.meta.steps import unchanged
 
 Apply: TypeAlias = Callable[[Plan, Sequence[Tensor]], Tensors]
@@ -33,7 +34,8 @@ def tangent(apply: Apply, plan: Plan, tensors: Sequence[Tensor], moving: Sequenc
         own = [x for part, size in zip(given, sizes, strict=True) for x in part[:size]]
         along = [x for part, size in zip(given, sizes, strict=True) for x in part[size:]]
         smooth = _smooth_step(plan, own, order)
-        _, pushed, *aux = torch.func.jvp(smooth, tuple(own[i] for i in order), tuple(along), has_aux=True)
+        with advising():
+            _, pushed, *aux = torch.func.jvp(smooth, tuple(own[i] for i in order), tuple(along), has_aux=True)
         (carry,) = aux
         count = sum(map(is_smooth, carry))
         return [*carry, *pushed[:count]], list(pushed[count:])

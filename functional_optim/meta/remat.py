@@ -48,8 +48,10 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             `torch.autocast` of the call.
 
     Raises:
+        TypeError: `function` is none.
         ValueError: the function draws random numbers, or closes over a tensor that is being differentiated (its closure and
             globals are searched, and those of functions that it calls from the same file; no attributes of objects or modules).
+        RuntimeError: forward mode has been opened by torch.autograd.forward_ad; torch.func.jvp nests.
 
     Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174. As `jax.checkpoint`; `torch.utils.checkpoint` does not compose
     with `torch.func`. Within `torch.compile` it is the function itself: there the compiler decides what to keep.
@@ -58,6 +60,7 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     >>> torch.func.grad(cube)(torch.tensor(2.0))
     tensor(12.)
     """
+    require_function(function, "remat")
     called: Callable[..., Any] = function
 
     @functools.wraps(function)
@@ -86,6 +89,12 @@ def remat(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         return rebuild_outputs[0](outputs)
 
     return rematerialised
+
+
+def require_function(function: Any, name: str) -> None:
+    """Raise TypeError where this is no function: its result, say."""
+    if not callable(function):
+        raise TypeError(f"{name} got a {type(function).__name__}: expected a function, as in {name}(function)(*arguments).")
 
 
 def under_autocast_of_now(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callable[..., Any]:
@@ -204,9 +213,24 @@ def along(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequen
     def pushed(*inputs: Tensor) -> Tensors:
         given = [x.contiguous() for x in inputs]  # Forward mode writes into what it is given: no expanded tensors.
         primals = tuple(given[i] for i in moving)
-        return torch.func.jvp(in_some(run, given[:count], moving), primals, tuple(given[count:]))[1]
+        with advising():
+            return torch.func.jvp(in_some(run, given[:count], moving), primals, tuple(given[count:]))[1]
 
     return _Rematerialised.apply(pushed, *tensors, *directions)
+
+
+@contextlib.contextmanager
+def advising() -> Iterator[None]:
+    """Have torch say what to do where somebody has opened forward mode by hand, within which it opens no other."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Nested forward mode" not in str(error):
+            raise
+        raise RuntimeError(
+            "the derivative of this function opens forward mode, which torch does once: not within torch.autograd.forward_ad. "
+            "Take torch.func.jvp(function, primals, tangents), which nests."
+        ) from error
 
 
 def in_some(run: Callable[..., Tensors], tensors: Sequence[Tensor], moving: Sequence[int]) -> Callable[..., Tensors]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from meta_helpers import close
+from torch.autograd import forward_ad
 
 import functional_optim as fo
 from functional_optim import inductor, torch_internals, trees
@@ -348,3 +349,16 @@ def squares(w):
 def test_closing_over_what_is_no_constant_is_refused(around, is_being):
     with pytest.raises(ValueError, match=is_being):
         around(squares)(torch.ones(2))
+
+
+@pytest.mark.parametrize("made", [fo.meta.compiled, fo.meta.remat])
+def test_what_is_no_function_is_refused(made):
+    with pytest.raises(TypeError, match=rf"{made.__name__} got a Tensor: expected a function, as in {made.__name__}\(function\)"):
+        made(torch.ones(2))
+
+
+@pytest.mark.parametrize("made", [fo.meta.compiled, fo.meta.remat])
+def test_forward_mode_by_hand_says_to_take_torchs_function(made):
+    double = made(lambda x: x * 2)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="Take torch.func.jvp"):
+        double(forward_ad.make_dual(torch.ones(2), torch.ones(2)))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from meta_helpers import close
 from torch._inductor import config
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import functional_optim as fo
 from functional_optim.meta import products
@@ -43,3 +44,15 @@ def test_any_size_and_strides(codes):
     assert len(codes) == 4 and sum("omp parallel" in code for code in codes) == 3
     expected = [(a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for a, b in pairs(x)]
     close(found, expected, rtol=0, atol=0)
+
+
+def test_what_is_on_disk_is_found_by_the_text_of_the_kernel_too(monkeypatch):
+    def written():
+        graph = make_fx(torch.mm, tracing_mode="fake")(torch.ones(2, 3), torch.ones(3, 4))
+        products.take_small_products(graph)
+        graph.recompile()
+        return graph.code
+
+    before = written()
+    monkeypatch.setattr(products, "_CODE", products._CODE + "// another")
+    assert "functional_optim.product" in before and before != written()
