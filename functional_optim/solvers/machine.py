@@ -11,13 +11,14 @@ On the host only what a tick needs is computed. Under `vmap` both are, and for e
 for is chosen: so every problem is in a phase of its own, and none waits for the search of another.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from functional_optim.numerics import Scalar, cond, dot
-from functional_optim.searches.scalars import Flag, along, is_finite, negate, pick, ratio
+from functional_optim.searches.scalars import Flag, along, is_finite, least, negate, pick, ratio
 from functional_optim.searches.search import Search
 from functional_optim.solvers.descent import Descent, Point
 from functional_optim.solvers.problem import Problem
@@ -33,8 +34,11 @@ WHY = {
 }
 
 
-# Close to a minimum the gradient can still shrink where the value, in its precision, can't.
+# Close to a minimum the gradient can still shrink where the value, in its precision, can't: by so many steps at most in vain.
 STALLS = 5
+
+# How many units in the last place values at two points of a line may differ by from rounding alone.
+ROUNDING = 10
 
 
 class Budget(NamedTuple):
@@ -54,12 +58,14 @@ class State(NamedTuple):
         best: the best of all, but for rounding: it is the point whose gradient counts as 0, once there is one.
         moved: whether the search has kept a point.
         d: the direction.
+        slope: of the value along it, where the line begins.
         line: the search's state.
         memory: the descent's.
         steepest: whether `d` is the steepest descent for want of anything better.
         status: one of those above.
         steps, evals: how many.
-        stalls: how many steps in a row have not made the value lower.
+        least: the smallest gradient, by its largest component, of the points where a line began since the best was found.
+        stalls: how many steps in a row have made neither the value lower nor the gradient smaller than any of these.
     """
 
     at: Point
@@ -67,12 +73,14 @@ class State(NamedTuple):
     best: Point
     moved: Flag
     d: Tensor
+    slope: Scalar
     line: Any
     memory: Any
     steepest: Flag
     status: Any
     steps: Any
     evals: Any
+    least: Scalar
     stalls: Any
 
 
@@ -90,8 +98,8 @@ class Machine(NamedTuple):
         x = problem.projected(problem.start)
         point, _ = self._point(x, torch.zeros_like(x))
         memory = self.descent.init(problem, point)
-        none, zero = problem.flag(False), self.problem.count(0)
-        state = State(point, point, point, none, -point.g, None, memory, none, zero, zero, zero + 1, zero)
+        none, zero, far = problem.flag(False), problem.count(0), problem.scalar(math.inf)
+        state = State(point, point, point, none, -point.g, far, None, memory, none, zero, zero, zero + 1, far, zero)
         return self._line(state, none)
 
     def tick(self, state: State) -> State:
@@ -99,11 +107,13 @@ class Machine(NamedTuple):
         going = state.status == GOING
         x = along(state.at.x, state.line.t, state.d)
         trial, slope = self._point(x, state.d)
-        heard = self.search.told(state.line, trial.f, slope)
+        heard = self.search.told(state.line, self._resolved(state, trial.f, slope), slope)
         keep, over = heard.keep & is_finite(trial.f) & going, heard.done & going
+        lower = keep & (trial.f < state.best.f)
         state = state._replace(
             kept=cond(keep, lambda: trial, lambda: state.kept),
-            best=cond(keep & (trial.f < state.best.f), lambda: trial, lambda: state.best),
+            best=cond(lower, lambda: trial, lambda: state.best),
+            least=pick(lower, self.problem.scalar(math.inf), state.least),
             moved=state.moved | keep,
             line=cond(going, lambda: heard.state, lambda: state.line),
             evals=state.evals + pick(going, 1, 0),
@@ -133,9 +143,8 @@ class Machine(NamedTuple):
         moved = state.moved
         stepped = state._replace(at=state.kept, steps=state.steps + pick(moved, 1, 0))
         new = self._line(stepped, negate(moved))
-        stalls = pick(moved & (state.kept.f < state.at.f), self.problem.count(0), state.stalls + 1)
-        vain = (new.status == GOING) & ((negate(moved) & state.steepest) | (stalls >= STALLS))
-        return new._replace(stalls=stalls, status=pick(vain, self.problem.count(NO_PROGRESS), new.status))
+        vain = (new.status == GOING) & ((negate(moved) & state.steepest) | (new.stalls >= STALLS))
+        return new._replace(status=pick(vain, self.problem.count(NO_PROGRESS), new.status))
 
     def _line(self, state: State, steepest: Flag) -> State:
         """A new line from `state.at`, unless it is where to end."""
@@ -148,6 +157,7 @@ class Machine(NamedTuple):
         steepest = steepest | negate(is_finite(slope) & (slope < 0))
         t = pick(steepest | (towards.t == 0), ratio(1.0, pick(size > 1, size, problem.scalar(1.0))), towards.t)
         d = cond(steepest, lambda: -at.g, lambda: towards.d)
+        slope = pick(steepest, -size * size, slope)
         finite = is_finite(at.f) & is_finite(largest)
         ended = pick(
             largest <= self.budget.tol, CONVERGED, pick(state.steps >= self.budget.steps, self.problem.count(BUDGET), GOING)
@@ -157,11 +167,22 @@ class Machine(NamedTuple):
             best=cond(largest <= self.budget.tol, lambda: state.at, lambda: state.best),
             moved=problem.flag(False),
             d=d,
-            line=self.search.start(t, at.f, pick(steepest, -size * size, slope)),
+            slope=slope,
+            line=self.search.start(t, at.f, slope),
             memory=towards.memory,
             steepest=steepest,
             status=pick(finite, ended, self.problem.count(NOT_FINITE)),
+            least=least(largest, state.least),
+            stalls=pick(largest < state.least, self.problem.count(0), state.stalls + 1),
         )
+
+    def _resolved(self, state: State, f: Scalar, slope: Scalar) -> Scalar:
+        """The value at the trial point as the search is told it: where it is the line's first but for rounding, by the slopes,
+        f ≈ f₀ + t (s₀ + s) / 2, which keep their digits. So Hager and Zhang (2005, section 4) have their approximate condition.
+        """
+        noise = ROUNDING * torch.finfo(state.d.dtype).eps * abs(state.at.f)
+        change = 0.5 * state.line.t * (state.slope + pick(is_finite(slope), slope, 0.0))
+        return pick((abs(f - state.at.f) <= noise) & (abs(change) <= noise), state.at.f + change, f)
 
     def _point(self, x: Tensor, d: Tensor) -> tuple[Point, Scalar]:
         """The evaluation at a point of the line, or where a bound bends it; and the slope there."""

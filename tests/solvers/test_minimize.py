@@ -59,6 +59,27 @@ def test_it_takes_as_many_evaluations_as_scipy():
     assert math.prod(ratios.values()) ** (1 / len(ratios)) <= 1.05, ratios
 
 
+def quartic(seed, dtype):
+    """A convex quartic whose least value, of some 100, hides what is below its last digit; where to start, and its minimum."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b, start = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((6, 6), (6,), (6,)))
+    a = a @ a.T / 6 + 0.1 * torch.eye(6, dtype=torch.float64)
+    root = scipy.optimize.root(lambda x: a.numpy() @ x + x**3 - b.numpy(), start.numpy(), tol=1e-15).x
+    a, b, start = a.to(dtype), b.to(dtype), start.to(dtype)
+    return lambda x: 0.5 * x @ (a @ x) + 0.25 * (x**4).sum() - b @ x + 100, start, torch.tensor(root, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype, tol", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("search", [solvers.zoom(), solvers.backtracking(), solvers.hager_zhang()])
+def test_close_to_a_minimum_it_goes_on_by_slopes(search, dtype, tol):
+    """A value that is 100 tells points apart to the root of its last digit, 1e-7 and 3e-3 here; gradients to the last digits."""
+    for seed in range(8):
+        fn, start, expected = quartic(seed, dtype)
+        found = fo.minimize(fn, start, tol=tol, method=solvers.lbfgs(search=search))
+        assert found.converged and int(found.evaluations) < 60, found
+        torch.testing.assert_close(found.params, expected, rtol=0, atol=10 * tol)  # tol over the least curvature, 0.1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_it_says_of_the_minimum_is_true(method):
     found = fo.minimize(rosenbrock, vector(-1.2, 1), method=method, max_steps=5000)
