@@ -26,8 +26,12 @@ from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
 # Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
 TILE, LONGEST = 512, 1 << 14
 
-# Elements that are encoded at a time: the bytes of the widest vectors.
+# Elements that are stepped, or encoded, at a time: the bytes of the widest vectors.
 WIDTH = 64
+
+# Bytes of a line of the cache, and how many elements before they are stepped memory is asked for them: by itself the processor
+# asks too late, since a tile is read and written by turns. Of 8 bits it saves AdamW an eighth of its time.
+LINE, AHEAD = 64, 384
 
 # From so many elements on, threads share the work.
 SHARED = 1 << 15
@@ -108,6 +112,11 @@ struct Half {{
     }}
 }};
 
+// Asks memory for so many numbers.
+template <int count, typename Number> inline void asked(const Number* x) {{
+    for (int i = 0; i < count; i += {line} / int(sizeof(Number))) __builtin_prefetch(x + i);
+}}
+
 // A scale without its last digits, as codecs.py has it, and what is multiplied by to decode.
 inline float bounded(float x) {{ return x > {largest}f ? {largest}f : x; }}
 inline float plain(float scale) {{
@@ -122,16 +131,21 @@ inline float decoded{i}(int32_t code, float scale) {{
     return {signed_size} * scale;
 }}
 inline int32_t encoded{i}(float x, float scale, int32_t u) {{
-    const int32_t whole = bits<int32_t>(x), size = whole & INT32_MAX;
+    const int32_t whole = bits<int32_t>(x), size = {size};
     const int32_t code = (bits<int32_t>(bits<float>(size) * scale + {least}f) + u) >> {dropped};
     return {finished};
 }}
 """
 SIGNED_PARTS = {
+    "size": "whole & INT32_MAX",
     "signed_size": "bits<float>(bits<int32_t>(size) | ({signed_code} & INT32_MIN))",
     "finished": "code | ((whole >> {shift}) & {sign})",
 }
-POSITIVE_PARTS = {"signed_size": "size", "finished": "code > (size < 1 ? size : 1) ? code : (size < 1 ? size : 1)"}
+POSITIVE_PARTS = {  # These come without a sign.
+    "size": "whole",
+    "signed_size": "size",
+    "finished": "code > (size < 1 ? size : 1) ? code : (size < 1 ? size : 1)",
+}
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,7 @@ def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Tex
         raise NotElementwise(f"blocks of {block} elements are too long for a kernel")
     numbers: dict[Place, str] = {}
     rule = list(_rule(traced, slots, numbers))
-    head = HEAD.format(T=TYPES[dtypes.scalars], smallest=SMALLEST, largest=LARGEST)
+    head = HEAD.format(T=TYPES[dtypes.scalars], smallest=SMALLEST, largest=LARGEST, line=LINE)
     codes = "".join(_code(i, slot) for i, slot in enumerate(slots) if isinstance(slot, Slot))
     lines = _kernel(dtypes, slots, rule, list(numbers.values()))
     return Text(head + codes + "\n".join(lines) + "\n", traced.tape.prologue(list(numbers)))
@@ -231,13 +245,14 @@ def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str
         if isinstance(slot, Kept):
             yield f"s{k}[i] = {name if slot.dtype in TYPES else f'int32_t({name})'};"
             continue
-        yield f"s{k}[i] = {name};"
-        yield _raised(k)
+        yield f"s{k}[i] = {f'std::fabs({name})' if slot.kind == POSITIVE else name};"
+        yield _raised(k, slot)
 
 
-def _raised(k: int) -> str:
+def _raised(k: int, slot: Slot) -> str:
     """The largest number of a slot, after one more."""
-    return f"{{ const int32_t size = bits<int32_t>(s{k}[i]) & INT32_MAX; largest{k} = largest{k} > size ? largest{k} : size; }}"
+    size = f"bits<int32_t>(s{k}[i]){'' if slot.kind == POSITIVE else ' & INT32_MAX'}"
+    return f"{{ const int32_t size = {size}; largest{k} = largest{k} > size ? largest{k} : size; }}"
 
 
 def _converted(node: Node, x: str) -> str:
@@ -257,7 +272,7 @@ def _constant(x: float) -> str:
 def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
     """The lines of the kernel itself."""
     block, columns = block_of(slots), _columns(slots)
-    rows = max(TILE // block, 1)
+    rows, width = max(TILE // block, 1), min(block, WIDTH)
     coded = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Slot)]
     kept = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
     taken = "int64_t first, int64_t last, int length, const T* numbers, const int32_t* starts, void* const* columns"
@@ -285,19 +300,22 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
             yield "        }"
         else:
             yield f"        for (int i = 0; i < {block}; i++) s{k}[i] = decoded{k}(codes{k}[i], scale{k});"
-    yield f"        #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
-    yield f"        for (int i = 0; i < {block}; i++) {{"
-    yield "            const T v0 = u[i], v1 = p[i];"
+    yield f"        for (int start = 0; start < {block}; start += {width}) {{"
+    yield from (f"            {line}" for line in _asking(slots, width))
+    yield f"            #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
+    yield f"            for (int i = start; i < start + {width}; i++) {{"
+    yield "                const T v0 = u[i], v1 = p[i];"
     for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
         is_whole = isinstance(slot, Kept) and slot.dtype not in TYPES
-        yield f"            const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
-    yield from (f"            {line}" for line in rule)
+        yield f"                const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
+    yield from (f"                {line}" for line in rule)
+    yield "            }"
     yield "        }"
     yield f"        if (length < {block}) {{"  # What a rule makes of zeros that fill up a block is none of the parameter's.
-    for k, _ in coded:
+    for k, slot in coded:
         yield f"            largest{k} = 0;"
         yield f"            for (int i = length; i < {block}; i++) s{k}[i] = 0;"
-        yield f"            for (int i = 0; i < length; i++) {_raised(k)}"
+        yield f"            for (int i = 0; i < length; i++) {_raised(k, slot)}"
     yield "        }"
     yield from (f"        scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
     yield "    }"
@@ -314,6 +332,18 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
     yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, {block}, numbers, starts, columns);"
     yield from (f"    {line}" for line in _last(dtypes, slots))
     yield "}"
+
+
+def _asking(slots: Sequence[Slot | Kept], width: int) -> Iterator[str]:
+    """The lines that ask memory for what is stepped later on."""
+    yield f"asked<{width}>(u + start + {AHEAD});"
+    yield f"asked<{width}>(p + start + {AHEAD});"
+    for k, slot in enumerate(slots):
+        if isinstance(slot, Kept):
+            yield f"asked<{width}>(s{k} + start + {AHEAD});"
+        else:
+            each = 8 // slot.codec.bits
+            yield f"asked<{width // each}>(codes{k} + (start + {AHEAD}) / {each});"
 
 
 def _last(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
@@ -360,8 +390,9 @@ def _encoding(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
     yield f"    const float scale = 1.f / plain(scales{k}[row]) * {1 - least!r}f;"
     yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
     yield f"    int32_t u[{max(width, LANES)}];"
-    yield f"    for (int i = 0; i < {max(width, LANES)}; i++)"
-    yield f"        u[i] = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
+    every = " = ".join(f"u[i + {turn}]" for turn in range(0, max(width, LANES), LANES))
+    yield f"    for (int i = 0; i < {LANES}; i++)"
+    yield f"        {every} = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
     yield f"    for (int start = 0; start < {block if bits == 8 else half}; start += {width})"
     yield "        #pragma omp simd"
     yield f"        for (int i = 0; i < {width}; i++)"
