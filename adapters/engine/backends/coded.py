@@ -61,7 +61,7 @@ class Coded(Called):
         if not stage.fuses:
             super().step(run, work, slots, scalars)
             return
-        updates, numbers = [], None
+        updates, numbers, by_kernel = [], None, []
         are_shared = kernel is not None and not any(map(is_column, trees.leaves(list(scalars))))
         for i, leaf in enumerate(work.part.leaves):
             u = real(work.u[i]).to(wider(work.u[i], leaf).to_real())
@@ -70,7 +70,7 @@ class Coded(Called):
             if kernel is not None and all(x.is_contiguous() for x in (*row, *targets)):
                 if numbers is None or not are_shared:
                     numbers = kernel.numbers(stage.links, of_leaf(scalars, i))
-                _by_kernel(kernel, numbers, leaf.before // block, row, targets)
+                by_kernel.append(_in_place(numbers, leaf.before // block, row, targets))
                 updates.append(u)
                 continue
             links = _counted_from(stage.links, leaf.before)
@@ -85,6 +85,8 @@ class Coded(Called):
                 elif not stage.is_still:
                     piece[1].add_(new_u.to(leaf.update_dtype.to_real()))
             updates.append(target if target is not None else u)
+        if by_kernel:  # All at once: between long leaves Python would find no cache as it left it.
+            kernel(by_kernel)
         work.u = updates
 
     def sums(self, run: Run, work: Work, link: Link) -> list[Tensor]:
@@ -143,15 +145,13 @@ class Coded(Called):
         return self._kernels[key]
 
 
-def _by_kernel(
-    kernel: Any, numbers: tuple[Tensor, Tensor], before: int, row: Sequence[Tensor], targets: Sequence[Tensor]
-) -> None:
-    """Step one leaf, before which are so many blocks, in place, or into other slots than it is read from."""
+def _in_place(numbers: tuple[Tensor, Tensor], before: int, row: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
+    """What a kernel gets of a leaf, before which are so many blocks; old slots go to the places of the new ones."""
     for old, new in zip(row[2:], targets, strict=True):
         if new is not old:
             new.copy_(old)
     vector, starts = numbers
-    kernel(vector, starts + before * codecs.BLOCK if before else starts, row[0], row[1], targets)
+    return [vector, starts + before * codecs.BLOCK if before else starts, row[0], row[1], *targets]
 
 
 def _counted_from(links: Sequence[Link], before: int) -> Sequence[Link]:

@@ -39,7 +39,7 @@ class CodedKernel:
 
     Attributes:
         prologue: the scalars of the links without codes to the kernel's numbers.
-        function: in C++, of the number of elements, and of addresses.
+        function: in C++, of the number of leaves, and of a table.
         places: for the rounding of each slot; None for one that is stored as it is.
         block: how many elements are one.
         dtype: of the numbers.
@@ -63,13 +63,20 @@ class CodedKernel:
         """The numbers of links without codes."""
         return vector_of(numbers_of(self.prologue, trees.leaves(list(scalars))), self.dtype, torch.device("cpu"))
 
-    def __call__(self, vector: Tensor, starts: Tensor, u: Tensor, p: Tensor, stored: Sequence[Tensor]) -> None:
-        """Step a parameter and what is stored of its slots, in place; all are dense."""
-        columns, rest = [u, p], iter(stored)
-        for places in self.places:
-            columns += [next(rest)] if places is None else [next(rest), next(rest), places]
-        addresses = array("q", [x.data_ptr() for x in columns])
-        self.function(u.numel(), vector.data_ptr(), starts.data_ptr(), addresses.buffer_info()[0])
+    def __call__(self, leaves: Sequence[Sequence[Tensor]]) -> None:
+        """Step parameters and what is stored of their slots, in place.
+
+        Args:
+            leaves: of each the numbers, where roundings start, u, p, and what is stored; all are dense.
+        """
+        table = array("q")
+        for vector, starts, u, p, *stored in leaves:
+            columns, rest = [vector, starts, u, p], iter(stored)
+            for places in self.places:
+                columns += [next(rest)] if places is None else [next(rest), next(rest), places]
+            table.append(u.numel())
+            table.extend([x.data_ptr() for x in columns])
+        self.function(len(leaves), table.buffer_info()[0])
 
 
 def plain(links: Sequence[Link]) -> list[Link]:
@@ -119,7 +126,7 @@ def _compiled(
     known, numbers = Dtypes(*dtypes, stored), plain_scalars(links, scalars)
     traced = trace(plain(links), numbers, known, asks=False)
     text = text_of(traced, known, slots)
-    function = inductor.function(text.source, [ctypes.c_int64, *[ctypes.c_void_p] * 3], FLAGS)
+    function = inductor.function(text.source, [ctypes.c_int64, ctypes.c_void_p], FLAGS)
     places = [None if isinstance(slot, Kept) else slot.codec.places(slot.kind, host) for slot in slots]
     kernel = CodedKernel(text.prologue, function, places, block_of(slots), known.scalars, [link.form for link in links])
     _try_out(kernel, body_of(traced), slots, dtypes, numbers)
@@ -157,7 +164,7 @@ def _try_out(
         for slot, parts in zip(slots, old, strict=True)
     ]
     found, stored = p.clone(), [x.clone() for parts in old for x in parts]
-    kernel(kernel.vector(scalars), starts, u, found, stored)
+    kernel([(kernel.vector(scalars), starts, u, found, *stored)])
     vector = vector_of(numbers_of(body.prologue, trees.leaves(list(scalars))), kernel.dtype, u.device)
     new_u, *new = body.run(vector, u, p, *opened)
     expected = [(widened(p) + new_u).to(p.dtype)]

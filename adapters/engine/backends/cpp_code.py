@@ -136,6 +136,14 @@ inline int32_t encoded{i}(float x, float scale, int32_t u) {{
     return {finished};
 }}
 """
+
+# What calls `leaf` for each.
+KERNEL = """
+extern "C" void kernel(int64_t leaves, const int64_t* table) {{
+    for (const int64_t* own = table; own < table + leaves * {width}; own += {width})
+        leaf(own[0], reinterpret_cast<T*>(own[1]), reinterpret_cast<int32_t*>(own[2]), reinterpret_cast<void* const*>(own + 3));
+}}
+"""
 SIGNED_PARTS = {
     "size": "whole & INT32_MAX",
     "signed_size": "bits<float>(bits<int32_t>(size) | ({signed_code} & INT32_MIN))",
@@ -178,8 +186,9 @@ class Text:
     """The text of a kernel.
 
     Attributes:
-        source: defines `kernel(count, numbers, starts, columns)`, of how many elements there are; columns are the addresses of u,
-            p, and of each slot, or of its codes, scales, and what the place of an element adds to its rounding.
+        source: defines `kernel(leaves, table)`, of how many leaves there are, and of whole numbers for each: of how many elements
+            it is; the addresses of the numbers, and of where roundings start; of u, p, and of each slot, or of its codes, scales,
+            and what the place of an element adds to its rounding.
         prologue: the scalars of the links to what `numbers` holds.
     """
 
@@ -325,13 +334,14 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
     yield "    }"
     yield "}"
     yield ""
-    yield 'extern "C" void kernel(int64_t count, const T* numbers, const int32_t* starts, void* const* columns) {'
+    yield "static void leaf(int64_t count, const T* numbers, const int32_t* starts, void* const* columns) {"
     yield f"    const int64_t rows = count / {block}, rest = count % {block};"
     yield f"    #pragma omp parallel for if (count >= {SHARED})"
     yield f"    for (int64_t first = 0; first < rows; first += {rows})"
     yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, {block}, numbers, starts, columns);"
     yield from (f"    {line}" for line in _last(dtypes, slots))
     yield "}"
+    yield KERNEL.format(width=3 + columns[-1] + (3 if isinstance(slots[-1], Slot) else 1))
 
 
 def _asking(slots: Sequence[Slot | Kept], width: int) -> Iterator[str]:
