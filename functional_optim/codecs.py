@@ -167,10 +167,10 @@ class Blockwise(Codec):
     def __post_init__(self) -> None:
         if self.bits not in (4, 8) or isinstance(self.bits, bool):
             raise ValueError(f"bits = {self.bits!r} of Blockwise: expected 8 or 4.")
-        require_count("block of Blockwise", self.block, 16)
+        object.__setattr__(self, "block", require_count("block of Blockwise", self.block, 16))
         if self.block & (self.block - 1):
             raise ValueError(f"block = {self.block} of Blockwise: expected a power of 2, such as 128.")
-        require_count("min_size of Blockwise", self.min_size, 0)
+        object.__setattr__(self, "min_size", require_count("min_size of Blockwise", self.min_size, 0))
 
     def takes(self, x: Tensor) -> bool:
         """From `min_size` elements up."""

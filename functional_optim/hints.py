@@ -151,6 +151,11 @@ ADVICE: dict[str, str] = {
         ("Nelder-Mead", "Powell", "COBYLA", "COBYQA"),
         "All methods follow the gradient; fo.meta.zero_order_grad estimates one from values.",
     ),
+    "lr": (
+        "A learning rate is scale_by_learning_rate's, the last of a chain. A solver has none: it searches for the length of each "
+        "step, which begins at what its method proposes."
+    ),
+    "loss": "The function is fn. A robust loss goes into it: it returns residuals √ρ(r²), whose squares add up to that loss.",
     "f_scale": "To weigh residuals, let fn return them weighed.",
     **dict.fromkeys(
         ("zero_grad", "param_groups", "state_dict", "load_state_dict", "add_param_group", "state"),

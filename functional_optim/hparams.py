@@ -5,6 +5,7 @@ range; tensors are never read, so they can be batched, differentiated and traced
 """
 
 import numbers
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -303,17 +304,22 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def require_count(name: str, value: Any, least: int) -> None:
-    """Raise unless a static choice is a whole number of at least so much.
+def require_count(name: str, value: Any, least: int) -> int:
+    """A static choice that is a whole number of at least so much: Python's, numpy's, or a () tensor of one; but no bool.
 
     Raises:
         TypeError: no whole number.
         ValueError: less.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} = {value!r}: expected a whole number of at least {least}.")
-    if value < least:
-        raise ValueError(f"{name} = {value}: expected at least {least}.")
+    try:
+        if isinstance(value, bool) or getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
+            raise TypeError
+        count = operator.index(value)
+    except (TypeError, RuntimeError):  # The second of a tensor that is batched or traced.
+        raise TypeError(f"{name} = {value!r}: expected a whole number of at least {least}.") from None
+    if count < least:
+        raise ValueError(f"{name} = {count}: expected a whole number of at least {least}.")
+    return count
 
 
 def _prepared(value: Any, hparam: Hparam) -> Any:

@@ -112,7 +112,7 @@ def accumulate(transform: Transform, every: int | Schedule) -> Transform:
     """
     require_transform(transform, "accumulate")
     if not callable(every):
-        require_count("every", every, 1)
+        every = require_count("every", every, 1)
     elif problem := misfit(every, 0):
         raise TypeError(f"every, a function, is called with the number of steps taken, but takes {problem}.")
     return Transform.of(Accumulated(transform, every), transform.declared, "accumulate")

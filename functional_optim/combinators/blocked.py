@@ -43,7 +43,7 @@ def blocked(transform: Transform, size: int = 1024) -> Transform:
     torch.Size([2, 3, 2, 2])
     """
     inner = require_batched(transform, "blocked")
-    require_count("size", size, 1)
+    size = require_count("size", size, 1)
     slots = {name: _of_each_block(start, size) for name, start in inner.slots.items()}
     form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars, size), slots=slots)
     return Transform.of(form, transform.declared, "blocked")

@@ -119,9 +119,8 @@ def by_ndim(labels: Mapping[int, str], otherwise: str | None = None) -> ByNdim:
     """
     if not isinstance(labels, Mapping):
         raise TypeError(f"labels is a {type(labels).__name__}: expected a mapping of numbers of dimensions to labels.")
-    for ndim in labels:
-        require_count("a number of dimensions in labels", ndim, 0)
-    return ByNdim(dict(labels), otherwise)
+    counts = {require_count("a number of dimensions in labels", ndim, 0): label for ndim, label in labels.items()}
+    return ByNdim(counts, otherwise)
 
 
 def by_module(model: nn.Module, labels: Mapping[type[nn.Module], str], otherwise: str | None = None) -> dict[str, str]:

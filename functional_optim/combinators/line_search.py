@@ -160,7 +160,7 @@ def with_line_search(transform: Transform, search: Search | None = None, *, max_
     (tensor(True), tensor(3))
     """
     require_transform(transform, "with_line_search")
-    require_count("max_evals", max_evals, 1)
+    max_evals = require_count("max_evals", max_evals, 1)
     search = zoom() if search is None else search
     if not (hasattr(search, "start") and hasattr(search, "told")):
         raise TypeError(f"search is a {type(search).__name__}: expected one of fo.solvers, such as zoom(), or one like these.")

@@ -50,7 +50,7 @@ def lookahead(transform: Transform, sync_period: int = 6, slow_step_size: float 
     `optax.lookahead`, whose parameters are pairs of fast and slow ones.
     """
     require_transform(transform, "lookahead")
-    require_count("sync_period", sync_period, 1)
+    sync_period = require_count("sync_period", sync_period, 1)
     return chain(transform, _toward_slow(sync_period, slow_step_size), name="lookahead")
 
 

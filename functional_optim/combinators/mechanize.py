@@ -120,7 +120,7 @@ def mechanize(
         ValueError: `update` was called without params.
     """
     require_transform(transform, "mechanize")
-    require_count("num_betas", num_betas, 1)
+    num_betas = require_count("num_betas", num_betas, 1)
     own = {
         "mechanic_decay": Hparam(mechanic_decay, NON_NEGATIVE),
         "s_init": Hparam(s_init, POSITIVE),

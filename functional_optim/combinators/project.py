@@ -99,8 +99,8 @@ def project(
     for name, value, known in (("proj", proj, BASES), ("way", way, WAYS)):
         if value not in known:
             raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, known))}.")
-    require_count("rank", rank, 1)
-    require_count("update_proj_gap", update_proj_gap, 1)
+    rank = require_count("rank", rank, 1)
+    update_proj_gap = require_count("update_proj_gap", update_proj_gap, 1)
     limits = way != "back"
     slots = {
         "ortho_matrix": _first_projection(rank),

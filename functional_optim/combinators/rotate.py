@@ -115,9 +115,9 @@ def rotate(
             [ 0., -1.]])
     """
     inner = require_inside(transform, "rotate")
-    require_count("precondition_frequency", precondition_frequency, 1)
-    require_count("max_precond_dim", max_precond_dim, 0)
-    require_count("dims", dims, 1)
+    precondition_frequency = require_count("precondition_frequency", precondition_frequency, 1)
+    max_precond_dim = require_count("max_precond_dim", max_precond_dim, 0)
+    dims = require_count("dims", dims, 1)
 
     def sizes(shape: Sequence[int]) -> Sequence[int]:
         return sides(shape, dims, max_precond_dim, precondition_1d)

@@ -83,7 +83,7 @@ def apply_if_finite(transform: Transform, max_consecutive_errors: int = 5) -> Tr
     (0.0, 1)
     """
     require_transform(transform, "apply_if_finite")
-    require_count("max_consecutive_errors", max_consecutive_errors, 0)
+    max_consecutive_errors = require_count("max_consecutive_errors", max_consecutive_errors, 0)
 
     def test(flaws: Tensor, skipped: Any, hp: HParams) -> Tensor:
         del hp

@@ -83,7 +83,7 @@ class WindowedGradient:
         Raises:
             ValueError: `steps` is no multiple of the window, `xs` has not an entry for each step, or as `init`.
         """
-        require_count("steps", steps, 1)
+        steps = require_count("steps", steps, 1)
         if steps % self.window:
             raise ValueError(f"steps = {steps}: expected a multiple of the window, {self.window}.")
         require_entries(xs, steps, "xs", "Without xs a step gets its index.")
@@ -194,8 +194,8 @@ def windowed_grad(
     >>> found < 0
     tensor(True)
     """
-    require_count("window", window, 1)
-    require_count("samples", samples, 2)
+    window = require_count("window", window, 1)
+    samples = require_count("samples", samples, 2)
     validate_number("sigma", sigma, "(0, inf)")
     if estimator not in get_args(Windowed):
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Windowed)))}.")

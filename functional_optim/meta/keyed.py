@@ -43,7 +43,7 @@ def keys(key: int | Tensor, count: int) -> Tensor:
     >>> keys(0, 2)
     tensor([4466764287004480965, 1413733826258630410])
     """
-    require_count("count", count, 1)
+    count = require_count("count", count, 1)
     # of a step in which nothing else is drawn
     high, low = words((2, count), key, WORD, 0, key.device if isinstance(key, Tensor) else None)
     return (high >> 1 << 32) | low

@@ -88,10 +88,9 @@ def loop(
     >>> last, seen
     (tensor(6), tensor([0, 0, 1, 3]))
     """
-    require_count("steps", steps, 1)
-    for name, count in (("truncate", truncate), ("remat", remat)):
-        if count is not None and not isinstance(count, bool):
-            require_count(name, count, 1)
+    steps = require_count("steps", steps, 1)
+    truncate = None if truncate is None else require_count("truncate", truncate, 1)
+    remat = remat if isinstance(remat, bool) else require_count("remat", remat, 1)
     if xs is None:
         device = next((x.device for x in pack(state)[0]), None)
         xs = torch.arange(steps, device=device)

@@ -24,7 +24,7 @@ from functional_optim import trees
 from functional_optim.apply import applied
 from functional_optim.checks import check_params
 from functional_optim.evaluate import LossAt
-from functional_optim.hparams import HParams, require_mapping
+from functional_optim.hparams import HParams, require_count, require_mapping
 from functional_optim.meta import loops
 from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.layers import composing
@@ -262,7 +262,7 @@ def unroll(
             Hessian's diagonal.
 
     Raises:
-        TypeError: `transform` is no transform.
+        TypeError: `transform` is no transform, or a count no whole number.
         ValueError: a count is less than 1.
 
     Source: Finn et al. 2017, https://arxiv.org/abs/1703.03400; Franceschi et al. 2017, https://arxiv.org/abs/1703.01785;
@@ -276,11 +276,9 @@ def unroll(
     (tensor(2.2500), tensor(6.))
     """
     require_transform(transform, "unroll(loss_fn, transform, steps)")
-    for name, count in (("steps", steps), ("truncate", truncate), ("remat", remat)):
-        if count is None or (name == "remat" and isinstance(count, bool)):
-            continue
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
+    steps = require_count("steps", steps, 1)
+    truncate = None if truncate is None else require_count("truncate", truncate, 1)
+    remat = remat if isinstance(remat, bool) else require_count("remat", remat, 1)
     return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile, has_carry)
 
 

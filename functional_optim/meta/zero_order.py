@@ -64,7 +64,7 @@ def zero_order_grad(
     >>> gradient(torch.tensor(1.0), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([])
     """
-    require_count("samples", samples, 1)
+    samples = require_count("samples", samples, 1)
     validate_number("sigma", sigma, "(0, inf)")
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator = {estimator!r}: expected one of {', '.join(map(repr, get_args(Estimator)))}.")

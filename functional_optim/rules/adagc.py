@@ -44,7 +44,7 @@ def clip_by_adagc(hp, t, numbers, *, warmup_steps: int = 100):
     Paddle's `ClipGradByAdaptiveNorm` remembers, until T, the least norm before clipping, and has 1.04 and 0.99 for λ_rel and β.
     Neither torch nor optax has a counterpart.
     """
-    require_count("warmup_steps", warmup_steps, 0)
+    warmup_steps = require_count("warmup_steps", warmup_steps, 0)
     beta, usual = hp["beta"], numbers["gamma"]
 
     def terms(g, p):

@@ -65,7 +65,7 @@ def scale_by_ademamix(hp, t, *, alpha_warmup: int | None = None, beta3_warmup: i
 
 def _share(t, steps):
     """How much of a warm-up is over."""
-    require_count("warm-up", steps, 0)
+    steps = require_count("warm-up", steps, 0)
     return where(t < steps, double(t) / max(steps, 1), 1.0)
 
 

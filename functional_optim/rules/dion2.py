@@ -84,5 +84,5 @@ def scale_by_dion2(
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction = {fraction} is outside (0, 1].")
-    require_schedule(coefficients, ns_steps, ns_dtype)
+    ns_steps = require_schedule(coefficients, ns_steps, ns_dtype)
     return _scale_by_dion2(fraction, coefficients, ns_steps, ns_dtype, ef_decay, ns_eps, state_dtype=state_dtype)

@@ -69,9 +69,9 @@ def scale_by_kl_shampoo(
     tensor([[ 0.2500,  0.0000],
             [ 0.0000, -0.5000]])
     """
-    require_count("precondition_frequency", precondition_frequency, 1)
-    require_count("max_precond_dim", max_precond_dim, 0)
-    require_count("dims", dims, 2)
+    precondition_frequency = require_count("precondition_frequency", precondition_frequency, 1)
+    max_precond_dim = require_count("max_precond_dim", max_precond_dim, 0)
+    dims = require_count("dims", dims, 2)
     if not init_factor > 0:
         raise ValueError(f"init_factor = {init_factor} is not greater than 0.")
 

@@ -78,7 +78,7 @@ def scale_by_lbfgs(history_size: int = 10) -> Transform:
     >>> torch.allclose(updates, w)
     True
     """
-    require_count("history_size", history_size, 1)
+    history_size = require_count("history_size", history_size, 1)
 
     def empty(p: Tensor, hp: HParams) -> Tensor:
         return torch.zeros_like(p).expand(history_size, *p.shape).clone()

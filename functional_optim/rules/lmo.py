@@ -134,7 +134,7 @@ def scale_by_lmo(
     >>> scale_by_lmo().update(torch.tensor([3.0, -4.0]), {})[0].round(decimals=4)
     tensor([ 0.8485, -1.1314])
     """
-    require_schedule([COEFFICIENTS], ns_steps, ns_dtype)
+    ns_steps = require_schedule([COEFFICIENTS], ns_steps, ns_dtype)
     if norm != AUTO and norm not in NORMS:
         raise ValueError(f"norm = {norm!r}: expected one of {', '.join(map(repr, (AUTO, *NORMS)))}.")
     return _scale_by_lmo(norm, normalized, transpose, ns_steps, ns_dtype, norm_eps)

@@ -121,7 +121,7 @@ def scale_by_muon(
     factor = scaled_by_shape(adjust_lr_fn)
     given: Any = ns_coefficients
     by_steps = isinstance(given[0], str | tuple | list)
-    require_schedule(given if by_steps else [given], ns_steps, ns_dtype)
+    ns_steps = require_schedule(given if by_steps else [given], ns_steps, ns_dtype)
     options = {"eps": eps, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
     direction = _scheduled_direction(schedule=given, **options) if by_steps else _direction(ns_coefficients=given, **options)
     codec = state_dtype if isinstance(state_dtype, Codec) else None

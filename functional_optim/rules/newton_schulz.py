@@ -60,17 +60,18 @@ def margin_of(coefficients: str | Schedule) -> float | None:
     return MARGINS.get(coefficients) if isinstance(coefficients, str) else None
 
 
-def require_schedule(coefficients: str | Schedule, steps: int, dtype: torch.dtype | None = None) -> None:
-    """Raise unless these are coefficients, for so many steps, and products can be rounded to this dtype."""
+def require_schedule(coefficients: str | Schedule, steps: int, dtype: torch.dtype | None = None) -> int:
+    """How many steps; raises unless these are coefficients, for so many, and products can be rounded to this dtype."""
     if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
         raise TypeError(f"ns_dtype = {dtype!r}: expected a real floating dtype, such as torch.bfloat16, or None.")
     if isinstance(coefficients, str) and coefficients not in SCHEDULES:
         raise ValueError(f"coefficients = {coefficients!r}: expected one of {', '.join(map(repr, SCHEDULES))}, or triples.")
     if not isinstance(coefficients, str) and not (coefficients and all(len(triple) == 3 for triple in coefficients)):
         raise ValueError(f"coefficients = {coefficients!r}: expected the (a, b, c) of one step or more.")
-    require_count("ns_steps", steps, 0)
+    steps = require_count("ns_steps", steps, 0)
     if steps >= 100:
         raise ValueError(f"ns_steps = {steps} is outside [0, 100).")
+    return steps
 
 
 def require_matrix(name: str, shape: Sequence[int]) -> None:

@@ -58,5 +58,5 @@ def orthogonalize(
     tensor([[ 1.,  0.],
             [ 0., -1.]])
     """
-    require_schedule(coefficients, ns_steps, ns_dtype)
+    ns_steps = require_schedule(coefficients, ns_steps, ns_dtype)
     return _orthogonalize(coefficients, ns_steps, ns_dtype, ns_eps)

@@ -58,9 +58,9 @@ def reduce_on_plateau(hp, s, *, patience: int = 10, cooldown: int = 0, accumulat
     >>> update
     tensor(0.5000)
     """
-    require_count("patience", patience, 0)
-    require_count("cooldown", cooldown, 0)
-    require_count("accumulation_size", accumulation_size, 1)
+    patience = require_count("patience", patience, 0)
+    cooldown = require_count("cooldown", cooldown, 0)
+    accumulation_size = require_count("accumulation_size", accumulation_size, 1)
 
     def finish(sums):
         n = s["value_count"] + 1

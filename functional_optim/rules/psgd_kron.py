@@ -78,9 +78,9 @@ def scale_by_psgd_kron(
     tensor([[ 0.5000,  0.0000],
             [ 0.0000, -0.1000]])
     """
-    require_count("dims", dims, 1)
-    require_count("max_size_triangular", max_size_triangular, 0)
-    require_count("min_ndim_triangular", min_ndim_triangular, 0)
+    dims = require_count("dims", dims, 1)
+    max_size_triangular = require_count("max_size_triangular", max_size_triangular, 0)
+    min_ndim_triangular = require_count("min_ndim_triangular", min_ndim_triangular, 0)
     if not precond_init_scale > 0:
         raise ValueError(f"precond_init_scale = {precond_init_scale} is not greater than 0.")
     if update_probability is not None and not 0 < update_probability <= 1:

@@ -59,14 +59,11 @@ def scale_by_shampoo(
     tensor([[ 1.,  0.],
             [ 0., -1.]])
     """
-    for name, value in {
-        "precondition_frequency": precondition_frequency,
-        "max_preconditioner_dim": max_preconditioner_dim,
-    }.items():
-        require_count(name, value, 1)
-    require_count("dims", dims, 1)
+    precondition_frequency = require_count("precondition_frequency", precondition_frequency, 1)
+    max_preconditioner_dim = require_count("max_preconditioner_dim", max_preconditioner_dim, 1)
+    dims = require_count("dims", dims, 1)
     if root is not None:
-        require_count("root", root, 1)
+        root = require_count("root", root, 1)
 
     form = Leafwise(
         name="scale_by_shampoo",

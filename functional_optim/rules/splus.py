@@ -54,8 +54,8 @@ def scale_by_splus(
     tensor([[ 1., -1.],
             [ 1.,  1.]])
     """
-    require_count("inverse_every", inverse_every, 1)
-    require_count("max_dim", max_dim, 0)
+    inverse_every = require_count("inverse_every", inverse_every, 1)
+    max_dim = require_count("max_dim", max_dim, 0)
 
     def sizes(shape):
         return sides(shape if len(shape) == 2 else (), 2, max_dim, vectors=False)
@@ -108,7 +108,7 @@ def scale_by_mean_side(hp, *, max_dim: int = 10_000):
 
     Source: Frans et al. 2025, https://arxiv.org/abs/2506.07254. Neither torch nor optax has it.
     """
-    require_count("max_dim", max_dim, 0)
+    max_dim = require_count("max_dim", max_dim, 0)
 
     def rule(u, p):
         is_matrix = u.ndim == 3 and max(u.shape[1:]) <= max_dim

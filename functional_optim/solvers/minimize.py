@@ -1,6 +1,5 @@
 """`minimize`: a local minimum of a function of a tree of tensors."""
 
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -85,7 +84,7 @@ def lbfgs(history_size: int = 10, search: Search | None = None) -> Method:
     >>> lbfgs(history_size=5).descent
     LBFGSDescent(history_size=5)
     """
-    _require_some("history_size", history_size)
+    history_size = require_count("history_size", history_size, 1)
     return Method(LBFGSDescent(history_size), _search(search))
 
 
@@ -138,7 +137,7 @@ def newton_cg(max_products: int = 100, search: Search | None = None) -> Method:
     >>> minimize(lambda x: ((x - 3) ** 4).sum(), torch.zeros(2), method=newton_cg(), tol=1e-4).params.round(decimals=1)
     tensor([3., 3.])
     """
-    require_count("max_products", max_products, 1)
+    max_products = require_count("max_products", max_products, 1)
     return Method(NewtonDescent(max_products), _search(search))
 
 
@@ -221,7 +220,7 @@ def minimize(
     progress, or not finite at the start; it is the best point that was reached, whatever the reason.
 
     Raises:
-        TypeError: `fn` is no function, `args` no tuple, or a leaf of `params` not a tensor.
+        TypeError: `fn` is no function, `args` no tuple, a leaf of `params` not a tensor, or a count no whole number.
         ValueError: an unknown method, a count or tolerance out of range, bounds that can't be, or `fn` does not return a real ()
             tensor.
 
@@ -247,20 +246,13 @@ def minimize(
 
 def budget_of(tol: float, max_steps: int, max_evals: int | None) -> Budget:
     """When to end; numbers out of range are a ValueError."""
-    evals = 2 * max_steps if max_evals is None else max_evals
-    _require_some("max_steps", max_steps)
-    _require_some("max_evals", evals)
+    max_steps = require_count("max_steps", max_steps, 1)
+    evals = 2 * max_steps if max_evals is None else require_count("max_evals", max_evals, 1)
     if not isinstance(tol, int | float | Tensor):
         raise TypeError(f"tol = {tol!r}: expected a number, the largest component of a gradient that counts as 0.")
     if isinstance(tol, int | float) and not tol >= 0:
         raise ValueError(f"tol = {tol!r}: expected a number that is not negative.")
     return Budget(tol, max_steps, evals)
-
-
-def _require_some(name: str, count: Any) -> None:
-    """Raise ValueError for what is no count of at least 1."""
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
-        raise ValueError(f"{name} = {count!r}: expected a whole number, at least 1.")
 
 
 def require_callback(callback: Any, problem: Problem) -> None:

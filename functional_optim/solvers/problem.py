@@ -190,8 +190,8 @@ def problem_of(fn: Callable[..., Any], params: Tree, args: Any, has_aux: bool, *
         raise TypeError(f"args is a {type(args).__name__}: expected a tuple of what fn takes after params, such as (x, y).")
     check_params(params)
     leaves, spec = trees.flatten(params)
-    if not any(map(_is_smooth, leaves)):
-        raise ValueError("params hold no floating-point tensor: there is nothing to minimise over.")
+    if not any(_is_smooth(x) and x.numel() for x in leaves):
+        raise ValueError("params hold no floating-point number: there is nothing to minimise over.")
     on_host = can_read(args, constant=constant)
     return Problem(fn, args, has_aux, tuple(x.detach() if on_host and _is_smooth(x) else x for x in leaves), spec, on_host)
 

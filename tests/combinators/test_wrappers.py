@@ -371,8 +371,8 @@ def test_torchs_parameters_after_scheduled_steps():
         (lambda: fo.accumulate(fo.adamw(), every=True), "every = True: expected a whole number"),
         (lambda: fo.lookahead(fo.adamw(), sync_period=0), "sync_period = 0"),
         (lambda: fo.lookahead(fo.adamw(), sync_period=1.5), "sync_period = 1.5: expected a whole number"),
-        (lambda: fo.apply_if_finite(fo.adamw(), -1), "max_consecutive_errors = -1: expected at least 0"),
-        (lambda: fo.mechanize(fo.adamw(), num_betas=0), "num_betas = 0: expected at least 1"),
+        (lambda: fo.apply_if_finite(fo.adamw(), -1), "max_consecutive_errors = -1: expected a whole number of at least 0"),
+        (lambda: fo.mechanize(fo.adamw(), num_betas=0), "num_betas = 0: expected a whole number of at least 1"),
         (lambda: fo.mechanize(fo.adamw()).init_state({"z": torch.ones(2) * 1j}), "no complex parameters, but 'z'"),
         (lambda: fo.conditionally(fo.adamw(), True), "condition = True: expected a function of the step"),
         (

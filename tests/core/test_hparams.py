@@ -5,6 +5,7 @@ import dataclasses
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from trajectories import assert_same_trajectory, awkward_gradients, params_of
 
 import functional_optim as fo
-from functional_optim.hparams import contains, one_or_each, spread
+from functional_optim.hparams import contains, one_or_each, require_count, spread
 from functional_optim.trees import flatten
 
 # The same arithmetic, by tensors instead of Python numbers: at most another rounding a step, in float64.
@@ -293,3 +294,16 @@ def test_what_both_allow_is_of_whole_numbers_if_one_is():
     ranges = [fo.Hparam(1.0, interval) for interval in ("[0, 9] whole", "(0, 20]")]
     links = [dataclasses.replace(tx, declared={"factor": own}) for tx, own in zip((whole, any_number), ranges, strict=True)]
     assert fo.chain(*links).declared["factor"].range == "(0, 9] whole"
+
+
+def test_a_count_is_any_whole_number_but_no_bool():
+    for three in (3, np.int32(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)):
+        count = require_count("every", three, 1)
+        assert count == 3 and type(count) is int
+    for other in (True, np.True_, torch.tensor(True), 3.0, torch.tensor(3.0), torch.tensor([3]), np.array([3]), "3", None):
+        with pytest.raises(TypeError, match="^every = .*: expected a whole number of at least 1"):
+            require_count("every", other, 1)
+    with pytest.raises(ValueError, match=r"^every = 0: expected a whole number of at least 1\.$"):
+        require_count("every", torch.tensor(0), 1)
+    with pytest.raises(TypeError, match="expected a whole number"):
+        torch.vmap(lambda x: x * require_count("every", x, 1))(torch.arange(2))

@@ -115,7 +115,7 @@ def lines_of_arithmetic(function: ast.FunctionDef) -> set[int]:
     lines = set()
     for node in ast.walk(function):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        is_check = isinstance(node, ast.Expr) and "require_" in ast.unparse(node)
+        is_check = isinstance(node, ast.Expr | ast.Assign) and "require_" in ast.unparse(node)
         if isinstance(node, ast.stmt) and not (isinstance(node, ast.FunctionDef) or is_text or is_check):
             lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return lines

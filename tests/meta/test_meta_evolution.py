@@ -115,7 +115,7 @@ def test_integers_stay():
     [
         ({"window": 0}, ValueError, "window = 0"),
         ({"samples": 1.5}, TypeError, "samples"),
-        ({"samples": 1}, ValueError, "samples = 1: expected at least 2"),
+        ({"samples": 1}, ValueError, "samples = 1: expected a whole number of at least 2"),
         ({"sigma": 0.0}, ValueError, "sigma"),
         ({"estimator": "es"}, ValueError, "estimator = 'es': expected one of 'pes', 'nres'"),
     ],

@@ -508,16 +508,16 @@ def test_inside_the_compiler():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"steps": 0}, "steps = 0: expected a whole number"),
-        ({"steps": 2.0}, r"steps = 2\.0: expected a whole number"),
-        ({"truncate": 0}, "truncate = 0: expected a whole number"),
-        ({"remat": -1}, "remat = -1: expected a whole number"),
+        ({"steps": 0}, ValueError, "steps = 0: expected a whole number"),
+        ({"steps": 2.0}, TypeError, r"steps = 2\.0: expected a whole number"),
+        ({"truncate": 0}, ValueError, "truncate = 0: expected a whole number"),
+        ({"remat": -1}, ValueError, "remat = -1: expected a whole number"),
     ],
 )
-def test_counts_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_counts_are_checked(options, error, message):
+    with pytest.raises(error, match=message):
         fo.meta.unroll(wavy, fo.sgd(), **{"steps": 1, **options})
 
 

@@ -155,7 +155,7 @@ def test_a_learning_rate_is_learned_through_a_loop_without_derivatives():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0, "sigma": 0.1}, "samples = 0: expected at least 1"),
+        ({"samples": 0, "sigma": 0.1}, "samples = 0: expected a whole number of at least 1"),
         ({"samples": 1, "sigma": 0.0}, r"sigma = 0.0 is outside \(0, inf\)"),
         ({"samples": 1, "sigma": 0.1, "estimator": "both"}, "estimator = 'both': expected one of 'antithetic'"),
     ],
