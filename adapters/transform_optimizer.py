@@ -93,22 +93,14 @@ class TransformOptimizer(torch.optim.Optimizer):
         hparams = self._numbers.of_groups(self, transform, groups, {*present.groups})
         if self._factor != 1:
             hparams = {index: {**own, FACTOR: self._factor} for index, own in hparams.items()}
-        request = Request(present, hparams, self.state, functools.partial(_extra_of, groups, closure, extra), whole)
+        again = functools.partial(self.computed, transform, groups, closure, extra)
+        request = Request(present, hparams, self.state, functools.partial(_extra_of, groups, closure, extra), whole, again)
         step, fused = self._steps.get(transform), any(map(self.is_fused, map(_GROUP, groups)))
         write = None if step is None or step.fused != fused else step.compute(request)
-        return write or self.computed_anew(transform, groups, request, fused, closure, extra)
+        return write or self.computed_anew(transform, groups, request, fused)
 
-    def computed_anew(
-        self,
-        transform: Transform,
-        groups: list[Numbered],
-        request: Request,
-        fused: bool,
-        closure: Callable[[], Any] | None,
-        extra: Mapping[str, Any],
-    ) -> Callable[[], None]:
+    def computed_anew(self, transform: Transform, groups: list[Numbered], request: Request, fused: bool) -> Callable[[], None]:
         """The same where it has to be planned how to step, for the first time or because something is not what it was."""
-        del closure, extra
         known = self._steps.pop(transform, None)
         others = {} if known is None else {p: like for p, like in known.known().items() if p.grad is None}
         del known  # It may hold the last references to tensors that were replaced.
@@ -249,7 +241,7 @@ class TransformOptimizer(torch.optim.Optimizer):
 
     def explain(self) -> Explanation:
         """What happens to each parameter, as `functional_optim.explain` tells it, with the numbers that are in force; and, after
-        a step, how that was run: in which way and why, what is read and written, and bytes of state.
+        a step, how that was run: in which way and why, what is read and written, and bytes of state. What is frozen is left out.
 
         >>> import functional_optim as fo
         >>> w = torch.nn.Parameter(torch.ones(2))

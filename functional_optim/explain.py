@@ -26,6 +26,7 @@ from functional_optim.combinators.scheduled import Scheduled, scheduled
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Lifted
+from functional_optim.sharded import local
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -56,7 +57,7 @@ class Row:
         formula: the lines of it.
         hparams: the link's own hyper-parameters, as they are in force.
         options: what else it was made with, as text.
-        state: bytes of each entry of its state; of what all parameters share, the whole.
+        state: bytes of each entry of its state, in this process; of what all parameters share, the whole.
         remarks: what has gone wrong so far.
     """
 
@@ -179,7 +180,7 @@ def explain(transform: Transform, params: Tree, state: Tree = None, hparams: HPa
     Args:
         transform: any transform.
         params: what it is for. Nothing of their size is made unless the transform looks at their values.
-            A `DTensor` is taken for the whole tensor: of slots that stay float32 because it is cut within a block, see
+            Of a `DTensor`, what counts is this process's part; of slots that stay float32 because it is cut within a block, see
             `quantized`, the bytes of codes are told.
         state: the present one; None for the first. From it come the numbers that schedules give.
         hparams: what is given to `update`.
@@ -231,7 +232,7 @@ def explained(transform: Transform, params: Tree, kept: Tree, state: Tree, hpara
     sizes = dict(zip(trees.names(params), (0 if p is None else p.numel() for p in trees.leaves(params)), strict=True))
     kinds: dict[tuple[int, ...], list[str]] = {}
     for name in names:
-        kinds.setdefault(tuple(i for i, link in enumerate(links) if name in link.members), []).append(name)
+        kinds.setdefault(tuple(i for i, link in enumerate(links) if name in link.by_name), []).append(name)
     rows: list[Row] = []
     for route, members in kinds.items():
         elements = sum(sizes[name] for name in members)
@@ -271,9 +272,9 @@ class _Place:
     hp: Mapping[str, Any]
 
     @functools.cached_property
-    def members(self) -> set[str]:
-        """The names of the parameters that it sees."""
-        return {name for name, p in zip(trees.names(self.params), trees.leaves(self.params), strict=True) if p is not None}
+    def by_name(self) -> dict[str, Tensor]:
+        """The parameters that it sees."""
+        return {name: p for name, p in zip(trees.names(self.params), trees.leaves(self.params), strict=True) if p is not None}
 
     @property
     def is_silent(self) -> bool:
@@ -330,7 +331,7 @@ class _Place:
             formula=_formula(self.transform) if isinstance(form, Lifted) else (),
             hparams=own if parts else dict(self.hp),
             options=options,
-            state={name: _bytes(value, set(params)) for name, value in self.own.items()},
+            state={name: _bytes(value, {name: self.by_name[name] for name in params}) for name, value in self.own.items()},
             remarks=tuple(form.remarks(self.state)),
         )
 
@@ -420,11 +421,16 @@ def _length(schedule: Any) -> Any:
     return last or getattr(schedule, "total_steps", None) or getattr(schedule, "steps", None)
 
 
-def _bytes(value: Any, params: set[str]) -> int:
-    """What these parameters keep of a tree, or all of what is shared."""
-    leaves = dict(zip(trees.names(value), trees.leaves(value), strict=True))
-    own = [x for name, x in leaves.items() if name in params] if leaves.keys() & params else list(leaves.values())
-    return sum(x.numel() * x.element_size() for x in own if isinstance(x, Tensor))
+def _bytes(value: Any, params: Mapping[str, Tensor]) -> int:
+    """What these parameters keep of a tree, or all of what is shared; of what is spread as they are, the part of this process."""
+    leaves = {name: x for name, x in zip(trees.names(value), trees.leaves(value), strict=True) if isinstance(x, Tensor)}
+    own = leaves.keys() & params.keys() or leaves.keys()
+    return sum(_held(leaves[name], params.get(name)) * leaves[name].element_size() for name in own)
+
+
+def _held(x: Tensor, param: Tensor | None) -> int:
+    """How many numbers this process has of a tensor that a parameter keeps."""
+    return x.numel() if param is None or x.shape != param.shape else local(param).numel()
 
 
 def _holds_transforms(value: Any) -> bool:

@@ -514,6 +514,9 @@ def kernels_run_on_shards(name):
     ways = {stage.way for stage in optimizer.explain().stages if "trace" in stage.links or "scale_by_adam" in stage.links}
     assert ways == ({"a kernel"} if dist.get_rank() == 0 else {"a kernel", "the rules themselves"}), optimizer.explain()
     assert not optimizer.explain().reasons
+    held = sum(row.state.get("exp_avg", 0) for row in optimizer.explain().rows)
+    having = [p for p in module.parameters() if any(name.split(".")[-1] == "exp_avg" for name in optimizer.state[p])]
+    assert held == sum(p.to_local().numel() * p.element_size() for p in having), optimizer.explain()
 
 
 @check("eager", "fused")

@@ -8,6 +8,7 @@ from functional_optim.explain import Curve, Explanation, Row, explained, sketche
 from functional_optim.transform import Transform
 
 from ..engine.explained import reasons_of, stages_of
+from ..leaves import stepped_of
 from ..state.loading import keys_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def explanation_of(optimizer: "TransformOptimizer") -> Explanation:
 def _of_group(
     optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]", index: int, group: "Group"
 ) -> Explanation:
-    params = {key: p for key, p in keys_of(index, group) if not is_lazy(p)}
+    params = {key: p for key, p in stepped_of(dict(keys_of(index, group))).items() if not is_lazy(p)}
     hparams = transform.select(optimizer._numbers.of_group(optimizer, transform, index, group))
     kept = sketched(transform, params, hparams)
     layout, states = optimizer.started(transform, groups, [], on_host=False)

@@ -7,6 +7,7 @@ from functional_optim.combinators.innermost import Placed, innermost
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.numbered import Numbered
+from functional_optim.trees import Tree
 
 from ..state.layout import Key
 from .anatomy import Anatomy
@@ -48,34 +49,23 @@ def planned(
     placed = innermost(anatomy.transform, anatomy.sketches, gates, copies=False)
     shares = {_link(anatomy, each): each.params for each in placed}
     links = list(shares)
-    present = [key for key, g in zip(anatomy.keys, given.grads, strict=True) if g is not None]
     called = [link for link in links if link.rule is None]
     for link in called:
         if gives and not anatomy.is_whole(shares[link]):
             raise Refused(f"{link} sees some of the parameters only, and may ask for more than their gradients")
     if called and len(called) == len(links):
         raise Refused(f"{', '.join(names_of(links))} can only be called as a whole")
-    cells = {(link, name): anatomy.each((*link.path, name), shares[link]) for link in links for name in link.slots}
     # On other devices a call costs more than a kernel saves: lists go through all tensors at once.
-    is_here = all(on_host(given.params[key.number]) for key in present)
+    is_here = all(on_host(p) for p, g in zip(given.params, given.grads, strict=True) if g is not None)
     if not is_here and any(isinstance(link.rule, Numbered) and link.rule.shared for link in links):
         raise Refused("the numbers that leaves share would have to be read")
     ways = Ways(reasons, fused=is_here, fresh=True)
     ways.look_at(links)
-    leaves, loose, slots = list[Leaf](), set[Leaf](), dict[Leaf, list[int]]()
-    routes = routes_of(links, present)
-    passages = {route: passage_of(route, _named, steps=steps) for route in routes}
-    for key, route in zip(present, routes, strict=True):
-        i = key.number
-        passage, own = passages[route], [cells[link, slot][key] for link in route for slot in link.slots]
-        state = dict(zip(passage.slots, (given.state[cell] for cell in own), strict=True))
-        leaf = Leaf(i, key, groups[i], passage, given.params[i], given.grads[i], state)
-        leaf.go(ways.best(leaf, hparams[groups[i]]))
-        leaves.append(leaf)
-        slots[leaf] = own
-        if not leaf.in_place or (leaf.way is Way.COMPILED and not all(map(leaf.fits, leaf.values()))):
-            loose.add(leaf)
-    parts = parts_of(leaves)
+    slots = _leaves(anatomy, given, groups, shares, steps=steps)
+    for leaf in slots:
+        leaf.go(ways.best(leaf, hparams[leaf.group]))
+    loose = set(filter(_is_loose, slots))
+    parts = parts_of(list(slots))
     plan = FreshPlan(
         parts,
         links,
@@ -91,6 +81,28 @@ def planned(
     for part in parts:
         part.forget()
     return plan
+
+
+def _leaves(
+    anatomy: Anatomy, given: Leaves, groups: Sequence[int], shares: Mapping[Link, Tree], *, steps: bool
+) -> dict[Leaf, list[int]]:
+    """The parameters with a gradient, each with the places of its slots among the leaves of the state."""
+    present = [key for key, g in zip(anatomy.keys, given.grads, strict=True) if g is not None]
+    cells = {(link, name): anatomy.each((*link.path, name), own) for link, own in shares.items() for name in link.slots}
+    routes = routes_of(list(shares), present)
+    passages = {route: passage_of(route, _named, steps=steps) for route in routes}
+    slots: dict[Leaf, list[int]] = {}
+    for key, route in zip(present, routes, strict=True):
+        i = key.number
+        passage, own = passages[route], [cells[link, slot][key] for link in route for slot in link.slots]
+        state = dict(zip(passage.slots, (given.state[cell] for cell in own), strict=True))
+        slots[Leaf(i, key, groups[i], passage, given.params[i], given.grads[i], state)] = own
+    return slots
+
+
+def _is_loose(leaf: Leaf) -> bool:
+    """Whether a kernel can't read some of its tensors as they lie."""
+    return not leaf.in_place or (leaf.way is Way.COMPILED and not all(map(leaf.fits, leaf.values())))
 
 
 def _link(anatomy: Anatomy, placed: Placed) -> Link:

@@ -215,8 +215,7 @@ class Run(ABC):
         """Bring a part to this stage."""
         while work.done < number:
             if not work.stage.is_idle:
-                if work.prepared is None:
-                    self._ready(work)
+                self._ready(work)
                 assert work.prepared is not None
                 backend, prepared = work.prepared
                 backend.step(self, work, self.target(work), prepared)

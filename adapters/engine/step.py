@@ -43,6 +43,7 @@ class Request(NamedTuple):
         states: those of the optimizer.
         extra: what else the transform is given; trees by key.
         whole: the step of the transform itself.
+        again: the step, computed anew of the gradients that are there then.
     """
 
     present: Present
@@ -50,6 +51,7 @@ class Request(NamedTuple):
     states: States
     extra: Callable[[], Mapping[str, Any]]
     whole: Callable[[], Callable[[], None]]
+    again: Callable[[], Callable[[], None]]
 
 
 class Step(Protocol):

@@ -88,20 +88,12 @@ class TorchClass(TransformOptimizer):
             return self._differentiable(transform, groups, leaves)
         return super().computed(transform, groups, closure, extra)
 
-    def computed_anew(
-        self,
-        transform: Transform,
-        groups: list[Numbered],
-        request: Request,
-        fused: bool,
-        closure: Callable[[], Any] | None,
-        extra: Mapping[str, Any],
-    ) -> Write:
+    def computed_anew(self, transform: Transform, groups: list[Numbered], request: Request, fused: bool) -> Write:
         """Where some gradients are sparse, rows that these don't name may stay as they are."""
         leaves = self._leaves(groups)
         sparse = [leaf for leaf in leaves if gradient_of(leaf).is_sparse] if self.takes_sparse else []
         if not sparse:
-            return super().computed_anew(transform, groups, request, fused, closure, extra)
+            return super().computed_anew(transform, groups, request, fused)
         for leaf in sparse:
             if is_on(leaf.group.get("weight_decay", 0)):
                 raise RuntimeError(f"{leaf.key} has a sparse gradient, and a weight_decay would make it dense: use 0.")
@@ -112,7 +104,7 @@ class TorchClass(TransformOptimizer):
             for leaf in sparse:
                 # Momentum goes on moving elements that are not touched any more.
                 leaf.param.grad = None if leaf in touched else gradient_of(leaf).to_dense()
-            writes.append(self.computed(transform, groups, closure, extra))
+            writes.append(request.again())
         finally:
             for p, grad in kept:
                 p.grad = grad

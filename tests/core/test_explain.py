@@ -154,6 +154,17 @@ def test_groups_are_told_with_their_own_numbers():
     assert row(explanation, "scale_by_learning_rate", first).hparams == {"lr": 0.2}
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_frozen_is_left_out_though_a_rule_takes_no_vectors(fused):
+    net = nn.Linear(3, 2)
+    net.bias.requires_grad_(False)
+    tx = fo.chain(fo.scale_by_muon(), fo.scale_by_learning_rate())
+    optimizer = OptimizerAdapter(net.named_parameters(), tx, fused=fused)
+    for _ in range(2):
+        assert {row.params for row in optimizer.explain().rows} == {("weight",)}
+        stepped(optimizer, net, 1)
+
+
 def test_html_marks_code_and_keeps_formulas_in_lines():
     shown = fo.explain(fo.scale_by_adam(), {"w": torch.ones(2)})._repr_html_()
     assert "`" not in shown and "<code>m ← β₁ m + (1 − β₁) g</code></div>" in shown
