@@ -122,6 +122,8 @@ class zoom:
         enough = trial.f <= bound
         descending = state.descending & negate(enough & (trial.slope >= 0))
         found = enough & (abs(trial.slope) <= -self.curvature * origin.slope)
+        if found is True:  # On the host nobody asks for what would come next.
+            return state, found, found
         # Where φ has not decreased enough though it is the lowest, its distance from the bound is what should decrease.
         tilt = pick(descending & (trial.f <= state.low.f) & negate(enough), wanted, 0.0)
         step = _improved(_tilted(state.low, tilt), _tilted(state.high, tilt), _tilted(trial, tilt), state)

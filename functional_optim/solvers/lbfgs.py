@@ -18,14 +18,15 @@ class Memory(NamedTuple):
     """What the last steps have taught.
 
     Attributes:
-        steps, changes: the steps and the changes of the gradient along them, a row each, oldest first; of none, zeros.
-        rho: the inverses of their products, numbers on the host, else a tensor; of what is no pair, 0.
+        steps, changes: the steps and the changes of the gradient along them, oldest first: lists on the host, else rows, zeros
+            for those that there are none of yet.
+        rho: the inverses of their products, a list of numbers on the host, else a tensor; of what is no pair, 0.
         gamma: γ.
         learnt: whether there are any.
     """
 
-    steps: Tensor
-    changes: Tensor
+    steps: Any
+    changes: Any
     rho: Any
     gamma: Scalar
     learnt: Flag
@@ -39,9 +40,10 @@ class LBFGSDescent:
 
     def init(self, problem: Problem, point: Point) -> Memory:
         """No pairs; where values can't be read, as many of zeros as there will be, which change nothing."""
-        count = 0 if problem.on_host else self.history_size
-        none = point.g.new_zeros((count, point.g.numel()))
-        rho = [] if problem.on_host else numerics.double(point.g.new_zeros(count))
+        if problem.on_host:
+            return Memory([], [], [], 1.0, False)
+        none = point.g.new_zeros((self.history_size, point.g.numel()))
+        rho = numerics.double(point.g.new_zeros(self.history_size))
         return Memory(none, none, rho, problem.scalar(1.0), problem.flag(False))
 
     def forget(self, problem: Problem, memory: Memory, point: Point) -> Memory:
@@ -52,7 +54,7 @@ class LBFGSDescent:
     def direction(self, problem: Problem, memory: Memory, point: Point) -> Direction:
         """By the two loops, to be tried at full length; the first is the gradient, whose length says nothing."""
         t = pick(memory.learnt, problem.scalar(1.0), problem.scalar(0.0))
-        pairs = list(zip(memory.steps.unbind(), memory.changes.unbind(), memory.rho, strict=True))
+        pairs = list(zip(memory.steps, memory.changes, memory.rho, strict=True))
 
         def product(x: Tensor, y: Tensor) -> Scalar:
             return float(dot(x, y)) if problem.on_host else numerics.double(dot(x, y))
@@ -67,17 +69,14 @@ class LBFGSDescent:
 
         def learn() -> Memory:
             rho, gamma = ratio(1.0, product), ratio(product, square)
-            if problem.on_host:
-                steps, changes = self._appended(memory.steps, s), self._appended(memory.changes, y)
-                return Memory(steps, changes, [*memory.rho, rho][-self.history_size :], gamma, True)
-            return Memory(
-                _pushed(memory.steps, s), _pushed(memory.changes, y), _pushed(memory.rho, rho), gamma, problem.flag(True)
-            )
+            push = self._appended if problem.on_host else _pushed
+            steps, changes = push(memory.steps, s), push(memory.changes, y)
+            return Memory(steps, changes, push(memory.rho, rho), gamma, problem.flag(True))
 
         return cond(useful, learn, lambda: memory)
 
-    def _appended(self, rows: Tensor, new: Tensor) -> Tensor:
-        return torch.cat([rows, new[None]])[-self.history_size :]
+    def _appended(self, rows: list[Any], new: Any) -> list[Any]:
+        return [*rows, new][-self.history_size :]
 
 
 def _pushed(rows: Tensor, new: Any) -> Tensor:
