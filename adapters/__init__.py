@@ -1,5 +1,9 @@
 """Transforms behind PyTorch's own interfaces. Installed as `functional_optim.adapters`."""
 
+from typing import TYPE_CHECKING
+
+from functional_optim import hints, optimizers
+
 from .bridges.callbacks import lightning_callback, trainer_callback
 from .bridges.functional import FunctionalState, functional_state, load_functional_state, transform_of
 from .bridges.in_backward import StepsInBackward, step_in_backward
@@ -68,3 +72,6 @@ __all__ = [
     "trainer_callback",
     "transform_of",
 ]
+
+if not TYPE_CHECKING:  # Type checkers would take it for a promise that the module has everything.
+    __getattr__ = hints.answering(__name__, __all__, optimizers.__all__)

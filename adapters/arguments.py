@@ -1,7 +1,7 @@
 """What an optimizer is made of, looked at: errors and warnings for what is often given in its place."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def given_params(params: Any) -> list[Any]:
     if isinstance(params, Tensor):
         raise TypeError("params is a tensor: the parameters of an optimizer are an iterable of Tensors or dicts, such as [p].")
     if isinstance(params, Mapping):
-        raise TypeError(f"params is a mapping, a {type(params).__name__}: pass its items(), pairs of names and tensors.")
+        raise TypeError(f"params is a mapping, a {type(params).__name__}: {_mapping_advice(params)}")
     if callable(params) and not isinstance(params, Iterable):
         raise TypeError(f"params is a function, {getattr(params, '__name__', params)!r}: call it.")
     if isinstance(params, set | frozenset):
@@ -57,13 +57,72 @@ def require_work(transform: Any) -> None:
         )
 
 
-def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
+def _mapping_advice(params: Mapping[Any, Any]) -> str:
+    if "params" in params:
+        return "pass a list of groups, [{'params': ..., 'lr': ...}, ...]."
+    if any(isinstance(p, Tensor) and p.requires_grad for p in params.values()):
+        return "pass its items(), pairs of names and tensors."
+    return "no tensor in it requires a gradient, as in a model's state_dict(): pass model.named_parameters()."
+
+
+def require_group(index: int, group: Group) -> None:
+    """Raise for a group without parameters, or with a transform of its own, which would change nothing."""
+    if "params" not in group:
+        raise ValueError(
+            f"param_groups[{index}] has no 'params', but {', '.join(map(repr, group)) or 'nothing'}: a group is a dict such as "
+            "{'params': model.head.named_parameters(), 'lr': 1e-4}."
+        )
+    for name, value in group.items():
+        if isinstance(value, Transform):
+            raise TypeError(
+                f"param_groups[{index}] has a transform, {name!r}, but all groups are stepped by the optimizer's own. "
+                "fo.partition({'a': ..., 'b': ...}, fo.by_name({...})) is one that treats parameters differently."
+            )
+
+
+def refusal_of(error: ValueError, index: int, group: Group, groups: Sequence[Group]) -> str:
+    """What torch says of a group that it refused, and which parameter it means."""
+    taken = {p: number for number, other in enumerate(groups) for p in other["params"]}
+    params = group["params"] if isinstance(group["params"], list) else []
+    for i, p in enumerate(params if all(isinstance(p, Tensor) for p in params) else []):
+        where = f"{error}: parameter {i} of param_groups[{index}]"
+        if p in taken:
+            return f"{where} is in param_groups[{taken[p]}], too. Leave it out of one of them."
+        if not (p.is_leaf or p.retains_grad):
+            return f"{where}, shape {tuple(p.shape)}, is computed from other tensors. Give those, or p.detach().requires_grad_()."
+    return str(error)
+
+
+def require_no_numbers(extra: Mapping[str, Any], transforms: Iterable[Transform]) -> None:
+    """Raise TypeError for hyper-parameters among what a step is given."""
+    for name in extra:
+        if any(transform.is_hyper_parameter(name) for transform in transforms):
+            raise TypeError(
+                f"step got {name!r}, a hyper-parameter: those are in the groups, "
+                f"for group in optimizer.param_groups: group[{name!r}] = {extra[name]!r}."
+            )
+
+
+def warn_without_gradients(groups: Sequence[Group], loss: Any) -> None:
+    """Warn where a closure has returned a loss and no parameter has a gradient."""
+    if loss is not None and all(p.grad is None for group in groups for p in group["params"]):
+        user.warn("the closure left no parameter a gradient, so this step changes nothing: let it call loss.backward().")
+
+
+# What groups of many optimizers have: where nothing takes it, it was meant to do something all the same.
+_USUAL = ("weight_decay", "momentum", "betas", "nesterov", "dampening", "amsgrad", "maximize")
+
+
+def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any], transform: Transform) -> None:
     """Warn of keys of a group that look like hyper-parameters, and are none."""
     for name in group.keys() - known.keys() - {"params", "param_names"}:
-        meant = [word for word in MEANT.get(name, ()) if word in known and isinstance(group[name], int | float)]
+        is_number = isinstance(group[name], int | float | Tensor)
+        meant = [word for word in MEANT.get(name, ()) if word in known and is_number]
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
             user.warn(
                 f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
                 f"Did you mean {close[0]!r}?"
             )
+        elif name in _USUAL and (isinstance(group[name], Tensor) or group[name]):
+            user.warn(f"param_groups[{index}] has a key {name!r}, which changes nothing. {transform.refusal(name)}")

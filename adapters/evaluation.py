@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.combinators.evaluated import evaluated
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from .state.loading import keys_of, require_own, unwrapped
@@ -109,6 +110,7 @@ def without_trained(
     return {**state_dict, "state": rest}, found
 
 
+@answering
 @contextlib.contextmanager
 def eval_params(optimizer: "TransformOptimizer") -> Iterator[None]:
     """Put the parameters to evaluate at, an average most often, into the model while a `with` lasts; then give back

@@ -106,9 +106,6 @@ class OptimizerAdapter(TransformOptimizer):
         params = given_params(params)
         require_work(transform)
         transform = with_rounding(transform, rounding)
-        for name, value in {"fused": fused, "owners": owners}.items():
-            if not isinstance(value, bool | None):
-                raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: give True or False.")
         self.transform = transform
         self.fused = fused
         self.owners = owners

@@ -18,7 +18,7 @@ from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform
 
 from . import user
-from .arguments import given_params, warn_of_misspellings
+from .arguments import given_params, refusal_of, require_group, require_no_numbers, warn_of_misspellings, warn_without_gradients
 from .bridges.explained import explanation_of
 from .bridges.grad_scaler import factor_of_gradients
 from .engine.memory import lacks_some
@@ -33,7 +33,7 @@ from .leaves import Group, Leaf, Numbered, leaves_of, stepped_of
 from .state.boxed import checked_and_boxed, open_boxes
 from .state.groups import hparams_of
 from .state.layout import Flat, Key, Layout
-from .state.loading import keys_of
+from .state.loading import keys_of, require_state_dict
 from .state.numbers import Numbers
 from .whole_step import whole_step
 
@@ -151,13 +151,18 @@ class TransformOptimizer(torch.optim.Optimizer):
         A key that is none, but looks like one, is kept with a warning.
 
         Raises:
-            TypeError, ValueError: as torch, and for a hyper-parameter of the wrong type or out of its range.
+            TypeError, ValueError: as torch, and for a hyper-parameter of the wrong type or out of its range, a group without
+                `params` or one with a transform of its own.
         """
+        index = len(self.param_groups)
         if isinstance(param_group, dict):
-            index = len(self.param_groups)
+            require_group(index, param_group)
             transform = self._checked_transform(index, {**self.defaults, **param_group})
-            warn_of_misspellings(index, param_group, {**transform.declared, **self.defaults})
-        super().add_param_group(param_group)
+            warn_of_misspellings(index, param_group, {**transform.declared, **self.defaults}, transform)
+        try:
+            super().add_param_group(param_group)
+        except ValueError as error:
+            raise ValueError(refusal_of(error, index, param_group, self.param_groups)) from None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
@@ -172,10 +177,13 @@ class TransformOptimizer(torch.optim.Optimizer):
         rules see unscaled gradients, the parameters keep scaled ones. A step with an infinite gradient does not count.
 
         Raises:
-            TypeError, ValueError: a gradient or a hyper-parameter is unfit. No parameter and no state has been changed then.
+            TypeError, ValueError: a gradient or a hyper-parameter is unfit, or given here. No parameter and no state has been
+                changed then.
             RuntimeError: the parameters are those to evaluate at, inside `eval_params` or after `eval()`.
         """
         self.evaluation.require_training("step")
+        if extra:
+            require_no_numbers(extra, self._parts())
         loss = None
         if closure is not None:
             if not callable(closure):
@@ -183,6 +191,7 @@ class TransformOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
             extra = {"value": loss, **extra}
+            warn_without_gradients(self.param_groups, loss)
         factor = factor_of_gradients(self)
         if factor is None:
             return loss
@@ -281,6 +290,8 @@ class TransformOptimizer(torch.optim.Optimizer):
                 be so afterwards: call `train()`.
         """
         self.evaluation.require_training("load_state_dict")
+        if not isinstance(state_dict, Mapping):
+            require_state_dict(state_dict)
         trained: dict[Tensor, Tensor] = {}
         # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.
         handle = self.register_load_state_dict_pre_hook(lambda _, found: checked_and_boxed(self, found, trained))

@@ -26,6 +26,7 @@ from functional_optim.combinators.scheduled import Scheduled, scheduled
 from functional_optim.form import Path
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Lifted
+from functional_optim.recipe import answering
 from functional_optim.sharded import local
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -174,6 +175,7 @@ class Explanation:
         return list(kinds.items())
 
 
+@answering
 def explain(transform: Transform, params: Tree, state: Tree = None, hparams: HParams | None = None) -> Explanation:
     """What a transform does to each parameter: links in order with their formulas, numbers in force, state, schedules.
 

@@ -1,7 +1,7 @@
 """What other libraries call things, and what they are called here: for the errors that meet those who come from there."""
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 # A word of optax's, torch's or Keras's, and what may be meant by it here, likeliest first: the first that is accepted where the
@@ -91,6 +91,7 @@ MEANT: dict[str, tuple[str, ...]] = {
     "conditionally_mask": ("conditionally",),
     "conditionally_transform": ("conditionally",),
     "constant_schedule": ("constant",),
+    "cosine_decay": ("cosine",),
     "cosine_decay_schedule": ("cosine",),
     "cosine_onecycle_schedule": ("one_cycle",),
     "exponential_decay": ("exponential",),
@@ -138,6 +139,11 @@ ADVICE: dict[str, str] = {
         "such as method=fo.solvers.lbfgs(history_size=20)."
     ),
     **dict.fromkeys(("ftol", "xtol", "tolerance_change"), "Solvers end by the gradient: tol is how large it may be."),
+    **dict.fromkeys(
+        ("CosineAnnealingLR", "ExponentialLR", "LambdaLR", "LinearLR", "OneCycleLR", "ReduceLROnPlateau", "StepLR"),
+        "torch's own, of torch.optim.lr_scheduler, drives any optimizer of fo.adapters.",
+    ),
+    **dict.fromkeys(("MAML", "maml"), "It is torch.func.grad and torch.vmap of a loop, unroll(loss, transform, steps)."),
     "history_size": "It is one of a method: method=fo.solvers.lbfgs(history_size=20).",
     **dict.fromkeys(
         ("line_search", "line_search_fn", "search"),
@@ -172,6 +178,18 @@ def hint(name: str, accepted: Collection[str]) -> str:
     same = [known for known in accepted if known.lower() == name.lower()]
     found = meant or same or difflib.get_close_matches(name, accepted, n=1)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def answering(module: str, names: Collection[str], transforms: Collection[str] = ()) -> Callable[[str], Any]:
+    """The `__getattr__` of a module: an AttributeError that says which of its names may be meant, or which transform."""
+
+    def no_attribute(name: str) -> Any:
+        advice = "" if name.startswith("_") else hint(name, names)
+        if not advice and name.lower() in transforms:
+            advice = f" fo.{name.lower()} is a transform: fo.adapters.OptimizerAdapter(params, fo.{name.lower()}())."
+        raise AttributeError(f"module {module!r} has no attribute {name!r}.{advice}")
+
+    return no_attribute
 
 
 def parameters_advice(given: Any) -> str:

@@ -65,20 +65,17 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
     @functools.wraps(constructor)
     def construct(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
         try:
+            # What is made in a traced function stays there.
+            bound = None if torch.compiler.is_compiling() else _bound(constructor.__name__, signature, args, kwargs)
             original: Any = constructor(*args, **kwargs)
         except TypeError:
             problem = _misfit(constructor.__name__, signature, args, kwargs)
             if problem:
                 raise TypeError(_number_advice(constructor, signature, args, kwargs) or problem) from None
             raise
-        if torch.compiler.is_compiling():  # What is made in a traced function stays there.
-            return original
-        if any(original is each for each in (*args, *kwargs.values())):
+        if bound is None or any(original is each for each in (*args, *kwargs.values())):
             return original
         made = dataclasses.replace(original)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        _require_switches(constructor.__name__, bound)
         bound.arguments = {name: _own(value) for name, value in bound.arguments.items()}
         object.__setattr__(made, "recipe", Recipe(construct, bound))
         return made
@@ -86,12 +83,16 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
     return construct
 
 
-def _require_switches(name: str, bound: inspect.BoundArguments) -> None:
-    """Raise TypeError where what is switched on or off got something else."""
+def _bound(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Arguments by name, with the defaults of the rest; TypeError where what is switched on or off got something else."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
     for key, value in bound.arguments.items():
-        is_switch = bound.signature.parameters[key].annotation in (bool, "bool")
-        if is_switch and (value is None or isinstance(value, str | float | Sequence | Mapping)):
+        switch = signature.parameters[key].annotation
+        is_none = value is None and switch in (bool, "bool")
+        if is_none or (switch in (bool, "bool", bool | None) and isinstance(value, str | float | Sequence | Mapping)):
             raise TypeError(f"{key} = {value!r} of {name}: expected True or False.")
+    return bound
 
 
 def explained(cls: type[Made]) -> type[Made]:
@@ -101,6 +102,8 @@ def explained(cls: type[Made]) -> type[Made]:
     @functools.wraps(init)
     def construct(self: Made, *args: Any, **kwargs: Any) -> None:
         try:
+            if not torch.compiler.is_compiling():
+                _bound(cls.__name__, inspect.signature(cls), args, kwargs)
             init(self, *args, **kwargs)
         except TypeError:
             problem = _misfit(cls.__name__, inspect.signature(cls), args, kwargs)
@@ -118,10 +121,13 @@ def answering(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
-        problem = _misfit(function.__name__, signature, args, kwargs)
-        if problem:
-            raise TypeError(problem)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            problem = _misfit(function.__name__, signature, args, kwargs)
+            if problem:
+                raise TypeError(problem) from None
+            raise
 
     return call
 
@@ -137,7 +143,7 @@ def _misfit(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs
                 accepted = ", ".join(map(repr, names)) or "none"
                 return f"{name} has no argument {given!r}; it accepts: {accepted}.{hint(given, names)}"
         bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
-        advice = _by_name(bare, args) + ("" if "params" in names else parameters_advice(args))
+        advice = _by_name(bare, args) + ("" if {"params", "model", "module"} & {*names} else parameters_advice(args))
         return f"{name}: {error}; it is {name}{inspect.Signature(bare)}.{advice}"
     return ""
 

@@ -21,6 +21,7 @@ from functional_optim.direction import UphillWarning, warn_if_uphill
 from functional_optim.form import nested
 from functional_optim.hparams import PerLeaf
 from functional_optim.lifting import Lifted
+from functional_optim.recipe import answering
 from functional_optim.torch_internals import version_of
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -46,6 +47,7 @@ from functional_optim.trials import (
 PATIENCE = 5.0
 
 
+@answering
 def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = None) -> None:
     """Run every law on a transform; it returns None if all hold.
 

@@ -188,7 +188,7 @@ class Transform:
         """The complete hyper-parameters, none of which is among the rest."""
         hp = self.select(self.complete(hparams))
         for name in extra:
-            if self._is_hyper_parameter(name):
+            if self.is_hyper_parameter(name):
                 raise TypeError(
                     f"update got an unexpected keyword {name!r}. Hyper-parameters go into the mapping hparams={{...}}."
                 )
@@ -242,7 +242,7 @@ class Transform:
                 raise ValueError(f"{self.name} takes one {name!r} for all parameters, but got one per parameter or group.")
         return {name: hparams[name] for name in self.declared if name in hparams}
 
-    def _is_hyper_parameter(self, name: str) -> bool:
+    def is_hyper_parameter(self, name: str) -> bool:
         """Whether this is the name, here or elsewhere, of what `hparams` is for."""
         meant = {name, *MEANT.get(name, ())}
         return bool(meant & (self.declared.keys() | _scheduled(self))) or name in ("hparam", "hyperparams", "hyper_params")
@@ -287,7 +287,10 @@ def require_transform(transform: Any, where: str) -> None:
     """Raise TypeError, with advice, unless this is a `Transform`."""
     if not isinstance(transform, Transform):
         found, advice = f"{transform!r}", ""
-        if inspect.isfunction(transform) and transform.__name__.isidentifier():
+        if inspect.isfunction(transform) and transform.__module__.startswith("torch."):
+            meant = MEANT.get(transform.__name__)
+            found, advice = f"torch's {transform.__name__}", f" Did you mean fo.{meant[0]}()?" if meant else ""
+        elif inspect.isfunction(transform) and transform.__name__.isidentifier():
             advice = f" Did you mean to call it, {transform.__name__}()?"
         elif isinstance(transform, torch.optim.Optimizer):
             found = f"an optimizer, {type(transform).__name__},"

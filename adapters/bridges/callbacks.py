@@ -6,10 +6,13 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from functional_optim.recipe import answering
+
 from ..state.loading import is_own, unwrapped
 from .logs import log_values
 
 
+@answering
 def lightning_callback(names: Sequence[str] = ("*",)) -> Any:
     """A callback for Lightning: it logs `log_values` of every optimizer of this package, and validates the average.
 
@@ -28,6 +31,7 @@ def lightning_callback(names: Sequence[str] = ("*",)) -> Any:
     return _lightning()(names)
 
 
+@answering
 def trainer_callback(names: Sequence[str] = ("*",)) -> Any:
     """A callback for Hugging Face's Trainer: it adds `log_values` to what is logged, as `optimizer/lr`.
 

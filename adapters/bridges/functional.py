@@ -16,6 +16,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import HParams, PerLeaf, one_or_each
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..state.layout import Flat, Key, Layout
@@ -39,6 +40,7 @@ class FunctionalState(NamedTuple):
     hparams: dict[str, Any]
 
 
+@answering
 def transform_of(optimizer: TransformOptimizer) -> Transform:
     """The transform that an optimizer steps with, in every group.
 
@@ -57,6 +59,7 @@ def transform_of(optimizer: TransformOptimizer) -> Transform:
     return next(iter(transforms))
 
 
+@answering
 def functional_state(optimizer: TransformOptimizer, model: torch.nn.Module | None = None) -> FunctionalState:
     """Copies of a run's parameters, state and hyper-parameters, for the functional form to go on with.
 
@@ -84,6 +87,7 @@ def functional_state(optimizer: TransformOptimizer, model: torch.nn.Module | Non
     )
 
 
+@answering
 def load_functional_state(
     optimizer: TransformOptimizer,
     params: Mapping[str, Tensor],

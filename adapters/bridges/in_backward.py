@@ -12,6 +12,7 @@ from functional_optim.combinators.compared import ARRIVED
 from functional_optim.combinators.innermost import gates_of, innermost
 from functional_optim.form import Form
 from functional_optim.lifting import Leafwise
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..state.loading import is_own
@@ -112,6 +113,7 @@ class StepsInBackward(torch.optim.Optimizer):
             handle.remove()
 
 
+@answering
 def step_in_backward(model: nn.Module, make_optimizer: Maker) -> StepsInBackward:
     """Step each parameter during `backward`, as soon as its gradient is there, and free the gradient.
 
@@ -159,6 +161,11 @@ def step_in_backward(model: nn.Module, make_optimizer: Maker) -> StepsInBackward
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}: expected a module, whose parameters have names.")
+    if not callable(make_optimizer):
+        raise TypeError(
+            f"make_optimizer is a {type(make_optimizer).__name__}: expected a function that makes an optimizer of one parameter, "
+            "lambda named: OptimizerAdapter(named, transform, lr=1e-3)."
+        )
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ValueError(
             "model is a DistributedDataParallel, which averages gradients among processes only after they would have been used: "

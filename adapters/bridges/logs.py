@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_optim.combinators import logs
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..leaves import Leaf, Numbered
@@ -14,6 +15,7 @@ from ..state.loading import keys_of, require_own, unwrapped
 from ..transform_optimizer import TransformOptimizer
 
 
+@answering
 def log_values(optimizer: TransformOptimizer) -> dict[str, Tensor]:
     """The hyper-parameters in force, and what the state holds for all parameters together, by flat names: for a logger.
 

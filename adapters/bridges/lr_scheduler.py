@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from functional_optim.hparams import unknown
+from functional_optim.recipe import answering
 from functional_optim.schedules import Schedule
 
 
+@answering
 def as_lr_scheduler(
     optimizer: torch.optim.Optimizer, schedule: Schedule | Sequence[Schedule], name: str = "lr", last_epoch: int = -1
 ) -> LRScheduler:

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from functional_optim.hparams import validate_number
+from functional_optim.recipe import answering
 
 Group = dict[str, Any]
 
 
+@answering
 def param_groups(
     model: nn.Module,
     lr: float = 1e-3,

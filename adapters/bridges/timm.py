@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..optimizer import OptimizerAdapter
 
 
+@answering
 def register_with_timm(**constructors: Callable[..., Transform]) -> list[str]:
     """Let `timm.optim.create_optimizer_v2`, and with it timm's `train.py --opt`, make this library's optimizers.
 

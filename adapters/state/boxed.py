@@ -9,7 +9,13 @@ from torch import Tensor
 from functional_optim.sharded import placed_as
 
 from ..evaluation import without_trained
-from .loading import adopted_state, require_same_parameters, require_state_dict, with_own_meaning_of_lr
+from .loading import (
+    adopted_state,
+    require_same_parameters,
+    require_state_dict,
+    warn_of_another_order,
+    with_own_meaning_of_lr,
+)
 
 if TYPE_CHECKING:
     from ..transform_optimizer import TransformOptimizer
@@ -39,6 +45,7 @@ def checked_and_boxed(
         p: {name: _boxed(name, value) for name, value in slots.items()}
         for p, slots in adopted_state(optimizer, state_dict).items()
     }
+    warn_of_another_order(optimizer, state_dict)
     return {**state_dict, "state": state}
 
 

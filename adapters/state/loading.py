@@ -5,6 +5,7 @@ some later step, or never. Here the slots of the two are compared first, by name
 """
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from functional_optim.combinators.innermost import innermost
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from .. import user
@@ -59,6 +61,7 @@ class LoadReport:
         return any(vars(self).values())
 
 
+@answering
 def load_by_name(
     optimizer: "TransformOptimizer", state_dict: StateDict, strict: bool = True, model: torch.nn.Module | None = None
 ) -> LoadReport:
@@ -121,6 +124,20 @@ def require_same_parameters(optimizer: torch.optim.Optimizer, state_dict: StateD
         )
 
 
+def warn_of_another_order(optimizer: torch.optim.Optimizer, state_dict: StateDict) -> None:
+    """Warn where a checkpoint has the names of the optimizer's parameters in another order, by which they are matched."""
+    saved, own = (
+        [name for group in groups for name in group.get("param_names", ())]
+        for groups in (state_dict["param_groups"], optimizer.param_groups)
+    )
+    if saved != own and sorted(saved) == sorted(own):
+        i = next(i for i, names in enumerate(zip(saved, own, strict=True)) if names[0] != names[1])
+        user.warn(
+            f"the checkpoint has this optimizer's parameters in another order: what it holds of {saved[i]!r} goes to {own[i]!r}. "
+            f"{BY_NAME}"
+        )
+
+
 def _counted(sizes: list[int]) -> str:
     return " and ".join(map(str, sizes))
 
@@ -154,6 +171,7 @@ def require_state_dict(found: Any) -> None:
         raise TypeError(
             f"state_dict is a {type(found).__name__}{held}: expected what optimizer.state_dict() returned, a mapping with "
             "'state' and 'param_groups'."
+            + (" torch.load(path) reads one from a file." if isinstance(found, str | os.PathLike) else "")
         )
 
 

@@ -12,7 +12,7 @@ from functional_optim.searches.backtracking import fixed
 from functional_optim.searches.search import Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
 
-from ..arguments import given_params
+from ..arguments import given_params, warn_without_gradients
 
 
 @explained
@@ -111,6 +111,7 @@ class LBFGS(torch.optim.Optimizer):
         state.setdefault("func_evals", 0)
         state.setdefault("n_iter", 0)
         first = evaluate()
+        warn_without_gradients(self.param_groups, first)
         f, g, evals = self._value(first), self._gradient(), 1
         state["func_evals"] += 1
         if float(g.abs().max()) <= group["tolerance_grad"]:

@@ -68,7 +68,7 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
         name: what errors, and the state of a chain around this one, call it.
 
     Raises:
-        TypeError: a link is not a `Transform` (often a constructor that was not called).
+        TypeError: a link is not a `Transform` (often a constructor that was not called), or `name` is no text.
         ValueError: two links give one hyper-parameter different defaults; tell them apart with `rename_hparams`.
 
     >>> from functional_optim import clip_by_global_norm, scale_by_learning_rate
@@ -77,6 +77,8 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
 
     As `optax.chain`, whose state is a tuple.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name = {name!r} of chain: expected a text.")
     links: dict[str, Transform] = {}
     for i, transform in enumerate(transforms):
         if isinstance(transform, list | tuple):

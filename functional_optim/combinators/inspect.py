@@ -7,10 +7,12 @@ from typing import Any
 
 from functional_optim.hints import hint
 from functional_optim.hparams import HParams
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
 
+@answering
 def state_get(state: Tree, name: str) -> Any:
     """The entry of a state with this name, at whatever depth.
 
@@ -43,6 +45,7 @@ def state_get(state: Tree, name: str) -> Any:
     return entry
 
 
+@answering
 def state_set(state: Tree, name: str, value: Any) -> Tree:
     """The same state with another value for the entry of this name; see `state_get`. The given state is left alone.
 
@@ -55,6 +58,7 @@ def state_set(state: Tree, name: str, value: Any) -> Tree:
     return _replaced(state, _path_of(state, name), value)
 
 
+@answering
 def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None) -> dict[str, Any]:
     """The values of all hyper-parameters, scheduled ones included, that the next update from this state uses.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from functional_optim import trees
 from functional_optim.checks import misfit
 from functional_optim.hparams import require_count
+from functional_optim.recipe import answering
 from functional_optim.trees import Tree
 
 Labels: TypeAlias = Tree | Callable[[str, Tensor], Any]
@@ -79,6 +80,7 @@ class ByNdim:
         return label == self.otherwise
 
 
+@answering
 def by_name(patterns: Mapping[str, str]) -> ByName:
     r"""Label a parameter by the first regular expression that is found anywhere in its name.
 
@@ -106,6 +108,7 @@ def by_name(patterns: Mapping[str, str]) -> ByName:
     return ByName(dict(patterns))
 
 
+@answering
 def by_ndim(labels: Mapping[int, str], otherwise: str | None = None) -> ByNdim:
     """Label a parameter by its number of dimensions: `by_ndim({2: "matrix"}, otherwise="rest")`.
 
@@ -123,6 +126,7 @@ def by_ndim(labels: Mapping[int, str], otherwise: str | None = None) -> ByNdim:
     return ByNdim(counts, otherwise)
 
 
+@answering
 def by_module(model: nn.Module, labels: Mapping[type[nn.Module], str], otherwise: str | None = None) -> dict[str, str]:
     """Label a module's parameters by the type of the submodule that holds them.
 

@@ -13,10 +13,12 @@ from functional_optim import trees
 from functional_optim.combinators.inspect import hparams_at
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, PerLeaf
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 
 
+@answering
 def log_values(transform: Transform, state: Tree, hparams: HParams | None = None) -> dict[str, Tensor]:
     """The hyper-parameters in force and the numbers that a state holds for all parameters together, by flat names.
 

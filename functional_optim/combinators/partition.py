@@ -248,7 +248,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
         mask: `(name, leaf) -> bool`, or a tree of bools by name; a parameter that it does not name is False.
 
     Raises:
-        TypeError: a function does not take (name, leaf), or a tree holds text.
+        TypeError: a function does not take (name, leaf), a tree holds text, or it is a single bool.
         ValueError: from `init_state` and from the constructor of an optimizer, where a tree of bools names none of the
             parameters.
 
@@ -265,6 +265,8 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     """
     require_transform(transform, "masked")
     require_labels(mask, "mask of masked", "whether it is chosen")
+    if isinstance(mask, bool | None):
+        raise TypeError(f"mask = {mask!r} of masked: expected bools by name, {{'head.weight': True}}, or lambda name, leaf: ...")
     for leaf in () if callable(mask) else trees.leaves(mask):
         if isinstance(leaf, str):
             raise TypeError(

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from functional_optim.recipe import answering
+
 ROLES = ("matrix", "convolution", "stack", "embedding", "head", "vector")
 
 # What the last layer of a model is called, at the end of its path or as the whole of it.
@@ -14,6 +16,7 @@ TOP_HEADS = (*HEADS, "fc", "output", "out", "logits")
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 
 
+@answering
 def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
     """Label a module's parameters by what they are for, so that each goes to a rule that is meant for it.
 

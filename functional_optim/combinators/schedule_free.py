@@ -8,7 +8,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.chain import chain
-from functional_optim.recipe import recorded
+from functional_optim.recipe import answering, recorded
 from functional_optim.rules.schedule_free import average, schedule_free_average
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
@@ -63,6 +63,7 @@ def schedule_free(
     return chain(transform, averaging, name="schedule_free")
 
 
+@answering
 def eval_params(state: Tree, params: Tree) -> Tree:
     """The averaged parameters of a schedule-free optimizer, `x = (y − (1 − β) z) / β`, in the dtypes of `params`.
 

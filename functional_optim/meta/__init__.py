@@ -1,5 +1,8 @@
 """Loops to differentiate: step by step, at their optimum, or from values alone. Import as `functional_optim.meta`."""
 
+from typing import TYPE_CHECKING
+
+from functional_optim import hints
 from functional_optim.meta.compiled import compiled
 from functional_optim.meta.evaluate import evaluate_of
 from functional_optim.meta.evolution import Estimate, Particles, WindowedGradient, windowed_grad
@@ -41,3 +44,6 @@ __all__ = [
     "windowed_grad",
     "zero_order_grad",
 ]
+
+if not TYPE_CHECKING:  # Type checkers would take it for a promise that the module has everything.
+    __getattr__ = hints.answering(__name__, __all__)

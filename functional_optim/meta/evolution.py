@@ -28,6 +28,7 @@ from functional_optim.hparams import require_count, validate_number
 from functional_optim.meta.loops import loop, require_entries
 from functional_optim.meta.packing import map_tensors
 from functional_optim.meta.zero_order import directions
+from functional_optim.recipe import answering
 from functional_optim.trees import Tree
 
 Windowed: TypeAlias = Literal["pes", "nres"]
@@ -142,6 +143,7 @@ class WindowedGradient:
         return Estimate(grads, error, (above + below).mean() / 2, done)
 
 
+@answering
 def windowed_grad(
     step: Callable[..., tuple[Tree, Tensor]],
     *,

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.meta.packing import is_smooth, ravel
+from functional_optim.meta.remat import require_function
+from functional_optim.recipe import answering
 from functional_optim.trees import Tree
 
 
+@answering
 def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = None) -> Callable[..., Tree]:
     """The gradient in the first argument by forward mode: `(hparams, *args) -> gradients`, what `torch.func.grad` gives.
 
@@ -26,7 +29,7 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
         chunk_size: tangents at a time; None for all.
 
     Raises:
-        TypeError: there is no tensor in the first argument, or one of integers.
+        TypeError: `function` is none; or, when called, there is no tensor in the first argument, or one of integers.
         ValueError: the function's value is not a () tensor.
 
     Parameters that require a gradient would still keep everything for it: detach them first.
@@ -37,6 +40,7 @@ def forward_grad(function: Callable[..., Tensor], *, chunk_size: int | None = No
     >>> gradient({"a": torch.tensor(3.0), "b": torch.tensor(2.0)})
     {'a': tensor(12.), 'b': tensor(9.)}
     """
+    require_function(function, "forward_grad")
 
     def gradient(hparams: Tree, *args: Tree) -> Tree:
         if not any(isinstance(x, Tensor) for x in trees.leaves(hparams)):

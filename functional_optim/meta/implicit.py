@@ -22,8 +22,9 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, pack
-from functional_optim.meta.remat import along, back, require_constant_closure, under_autocast_of_now
+from functional_optim.meta.remat import along, back, require_constant_closure, require_function, under_autocast_of_now
 from functional_optim.meta.solvers import Solve, normal_cg
+from functional_optim.recipe import answering
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
 
@@ -31,6 +32,7 @@ Solver: TypeAlias = Callable[..., Tree]
 Tensors: TypeAlias = tuple[Tensor, ...]
 
 
+@answering
 def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) -> Callable[[Solver], Solver]:
     """Give a solver the derivatives of what it solves: decorate `solver(init, *args) -> x` with `F(x, *args) = 0`.
 
@@ -45,7 +47,7 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
             minimum), `gmres`, `neumann`, `dense`, with `functools.partial` for their options.
 
     Raises:
-        TypeError: `solve` is no function.
+        TypeError: `optimality` or `solve` is no function.
         ValueError: F does not return trees like x, or closes over a tensor that is being differentiated (its closure and globals
             are searched, and those of functions that it calls from the same file; no attributes of objects or modules).
 
@@ -60,7 +62,7 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
     >>> torch.func.grad(minimum, 1)(torch.tensor(0.0), torch.tensor(1.0))  # −6 / (1 + penalty)²
     tensor(-1.5000)
     """
-
+    require_function(optimality, "custom_root")
     if not callable(solve):
         raise TypeError(f"solve = {solve!r}: expected a function (matvec, b) -> x, such as fo.meta.cg.")
 
@@ -76,6 +78,7 @@ def custom_root(optimality: Callable[..., Tree], *, solve: Solve = normal_cg) ->
     return decorate
 
 
+@answering
 def custom_fixed_point(function: Callable[..., Tree], *, solve: Solve = normal_cg) -> Callable[[Solver], Solver]:
     """`custom_root` for a fixed point, `T(x, *args) = x`: of an iteration, or of a step of training.
 
@@ -91,6 +94,7 @@ def custom_fixed_point(function: Callable[..., Tree], *, solve: Solve = normal_c
     >>> torch.func.grad(root_of, 1)(torch.tensor(1.0), torch.tensor(4.0))
     tensor(0.2500)
     """
+    require_function(function, "custom_fixed_point")
 
     @functools.wraps(function)
     def residual(x: Tree, *args: Tree) -> Tree:

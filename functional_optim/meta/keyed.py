@@ -19,8 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from functional_optim.hparams import require_count
 from functional_optim.meta.recurrence import CELLS, whole_sequence
+from functional_optim.meta.remat import require_function
 from functional_optim.numerics import double
 from functional_optim.philox import WORD, normal, words
+from functional_optim.recipe import answering
 
 Result = TypeVar("Result")
 
@@ -28,6 +30,7 @@ Result = TypeVar("Result")
 DROPPED = -1.7580993408473766
 
 
+@answering
 def keys(key: int | Tensor, count: int) -> Tensor:
     """So many keys, made of one: whole numbers below 2⁶³, a tensor of int64 of shape (count,).
 
@@ -71,7 +74,7 @@ def keyed(function: Callable[..., Result]) -> Callable[..., Result]:
         A function of these arguments and of one more behind them: a whole number below 2⁶³, or a () tensor of one.
 
     Raises:
-        TypeError: when called, and the last argument is no whole number.
+        TypeError: `function` is none; or, when called, the last argument is no whole number.
 
     Source: Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405. Other numbers than torch's generators draw.
 
@@ -80,6 +83,8 @@ def keyed(function: Callable[..., Result]) -> Callable[..., Result]:
     >>> dropped(x, 7), dropped(x, 7)
     (tensor([2., 2., 0., 0.]), tensor([2., 2., 0., 0.]))
     """
+
+    require_function(function, "keyed")
 
     @functools.wraps(function)
     def with_key(*args: Any, **kwargs: Any) -> Result:

@@ -24,6 +24,7 @@ from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.parts import is_compiling
 from functional_optim.meta.remat import remat as rematerialised
 from functional_optim.meta.remat import require_constant_closure
+from functional_optim.recipe import answering
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree, distinct
 
@@ -33,6 +34,7 @@ Step = Callable[..., tuple[Tree, Tree]]
 _caches: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
+@answering
 def loop(
     step: Step,
     state: Tree,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from functional_optim.meta.layers import Statistics, composing
+from functional_optim.recipe import answering
 
 # By name.
 Tensors: TypeAlias = dict[str, Tensor]
@@ -20,6 +21,7 @@ def from_module(
 def from_module(
     module: nn.Module, criterion: Callable[..., Tensor], *, carry: Literal[True]
 ) -> tuple[Callable[..., tuple[Tensor, Tensors]], Tensors, Tensors]: ...
+@answering
 def from_module(module: nn.Module, criterion: Callable[..., Tensor], *, carry: bool = False) -> Any:
     """A module and a criterion as a loss `(params, *inputs, target) -> criterion(module(*inputs), target)`, and its first params.
 

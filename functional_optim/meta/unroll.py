@@ -22,7 +22,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.apply import applied
-from functional_optim.checks import check_params
+from functional_optim.checks import check_params, misfit
 from functional_optim.evaluate import LossAt
 from functional_optim.hparams import HParams, require_count, require_mapping
 from functional_optim.meta import loops
@@ -31,6 +31,7 @@ from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.remat import require_constant_closure
 from functional_optim.numerics import double
+from functional_optim.recipe import answering
 from functional_optim.transform import Transform, require_transform
 from functional_optim.trees import Tree
 
@@ -100,8 +101,8 @@ class Unroll:
             carry: with `has_carry`, what the loss gets after the parameters at the first step; at the next, what it returned.
 
         Raises:
-            TypeError: `batch` or `batches` is not a tuple, `hparams` no mapping, a leaf of `params` is not a tensor, or there is
-                a `carry` without `has_carry`.
+            TypeError: `batch` or `batches` is not a tuple or no fit for the loss, `hparams` no mapping, a leaf of `params` is no
+                tensor, or there is a `carry` without `has_carry`.
             ValueError: a per-step tensor has another first axis, the loss is not a () tensor, the carry that it returns has
                 another structure, shape or dtype than the one it got, or the transform objects.
         """
@@ -134,6 +135,10 @@ class Unroll:
         if carry is not None and not self.has_carry:
             raise TypeError("there is a carry, but the loss does not take one: pass has_carry=True to unroll.")
         check_params(params)
+        problem = misfit(self.loss_fn, params, *([carry] if self.has_carry else []), *batch, *batches)
+        if problem:
+            given = ", ".join(["params", *["carry"] * self.has_carry, *["batch"] * len(batch), *["batches"] * len(batches)])
+            raise TypeError(f"the loss is called with ({given}), but takes {problem}.")
         for name, tree in (("batches", batches), ("schedule", dict(schedule or {}))):
             loops.require_entries(tree, self.steps, name, "What is the same at every step goes into `batch` or `hparams`.")
 
@@ -215,6 +220,7 @@ class Unroll:
         return returned[0] if self.has_aux or self.has_carry else returned
 
 
+@answering
 def unroll(
     loss_fn: Callable[..., Any],
     transform: Transform,
@@ -262,7 +268,7 @@ def unroll(
             Hessian's diagonal.
 
     Raises:
-        TypeError: `transform` is no transform, or a count no whole number.
+        TypeError: `transform` is no transform, `loss_fn` no function, or a count no whole number.
         ValueError: a count is less than 1.
 
     Source: Finn et al. 2017, https://arxiv.org/abs/1703.03400; Franceschi et al. 2017, https://arxiv.org/abs/1703.01785;
@@ -275,6 +281,9 @@ def unroll(
     >>> final(torch.tensor(0.25)), torch.func.grad(final)(torch.tensor(0.25))
     (tensor(2.2500), tensor(6.))
     """
+    if isinstance(loss_fn, Transform) or not callable(loss_fn):
+        found = "a Transform" if isinstance(loss_fn, Transform) else repr(loss_fn)
+        raise TypeError(f"unroll(loss_fn, transform, steps): the loss, a function, comes first, but loss_fn is {found}.")
     require_transform(transform, "unroll(loss_fn, transform, steps)")
     steps = require_count("steps", steps, 1)
     truncate = None if truncate is None else require_count("truncate", truncate, 1)

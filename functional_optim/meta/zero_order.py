@@ -20,11 +20,14 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.hparams import require_count, validate_number
 from functional_optim.meta.packing import is_smooth, pack
+from functional_optim.meta.remat import require_function
+from functional_optim.recipe import answering
 from functional_optim.trees import Tree
 
 Estimator: TypeAlias = Literal["antithetic", "forward", "naive"]
 
 
+@answering
 def zero_order_grad(
     function: Callable[..., Tensor],
     *,
@@ -54,7 +57,7 @@ def zero_order_grad(
         stay as they are, and their gradient is None.
 
     Raises:
-        TypeError: samples is no whole number, or sigma no number.
+        TypeError: `function` is none, samples no whole number, or sigma no number.
         ValueError: samples or sigma is not positive, or the estimator is unknown; or, from the function, no parameter is a
             floating-point tensor.
 
@@ -64,6 +67,7 @@ def zero_order_grad(
     >>> gradient(torch.tensor(1.0), generator=torch.Generator().manual_seed(0)).shape
     torch.Size([])
     """
+    require_function(function, "zero_order_grad")
     samples = require_count("samples", samples, 1)
     validate_number("sigma", sigma, "(0, inf)")
     if estimator not in get_args(Estimator):

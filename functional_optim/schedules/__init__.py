@@ -9,6 +9,9 @@ derivative in the step is that of the later piece. A tensor step gives a tensor.
 what is no number TypeError. Any function from step to value will do as a schedule, too.
 """
 
+from typing import TYPE_CHECKING
+
+from functional_optim import hints
 from functional_optim.schedules.cycles import cosine_restarts, inverse_sqrt, noam, one_cycle, warmup_cosine, warmup_stable_decay
 from functional_optim.schedules.decays import constant, cosine, exponential, linear, polynomial
 from functional_optim.schedules.parts import Schedule
@@ -31,3 +34,6 @@ __all__ = [
     "warmup_cosine",
     "warmup_stable_decay",
 ]
+
+if not TYPE_CHECKING:  # Type checkers would take it for a promise that the module has everything.
+    __getattr__ = hints.answering(__name__, __all__)

@@ -936,10 +936,12 @@ def test_the_arguments_of_an_unrolled_loop(arguments, message):
     [
         (torch.nn.Linear(2, 1), r"params is a module, a Linear: pass model.named_parameters\(\)"),
         (dict(torch.nn.Linear(2, 1).named_parameters()), r"params is a mapping, a dict: pass its items\(\)"),
+        (torch.nn.Linear(2, 1).state_dict(), r"no tensor in it requires a gradient, .* pass model.named_parameters\(\)"),
+        ({"params": [torch.nn.Parameter(torch.ones(1))]}, r"pass a list of groups, \[\{'params': ..., 'lr': ...\}, ...\]"),
         (torch.nn.Linear(2, 1).parameters, r"params is a function, 'parameters': call it"),
         (fo.adam(), r"params is a Transform: parameters come first"),
     ],
-    ids=["module", "dict", "method", "transform"],
+    ids=["module", "dict", "state dict", "group", "method", "transform"],
 )
 def test_what_people_give_for_parameters(make, params, message):
     with pytest.raises(TypeError, match=message):
@@ -953,7 +955,7 @@ def test_a_transform_before_the_parameters():
 
 @pytest.mark.parametrize("option", ["fused", "owners"])
 def test_options_that_are_yes_or_no(option):
-    with pytest.raises(TypeError, match=rf"{option} is 'no', a str: give True or False"):
+    with pytest.raises(TypeError, match=rf"{option} = 'no' of OptimizerAdapter: expected True or False"):
         OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.adam(), **{option: "no"})
 
 
@@ -1056,6 +1058,7 @@ def first_value_of(start):
     return fo.elementwise(slots={"m": start})(lambda hp: lambda g, p, m: (g, m))
 
 
+WEIGHT = torch.nn.Parameter(torch.ones(2))
 SLIPS = {
     "a first value of too few arguments": (
         lambda: first_value_of(lambda p: p),
@@ -1099,10 +1102,48 @@ SLIPS = {
         TypeError,
         r"link 0 of chain: an optimizer, SGD, is not a Transform. fo.adapters.transform_of",
     ),
+    "a number for a switch": (lambda: fo.sgd(momentum=0.9, nesterov=1.0), TypeError, r"nesterov = 1.0 of sgd: expected True or"),
+    "a number for a switch of a class": (
+        lambda: fo.adapters.SGD([WEIGHT], momentum=0.9, nesterov=1.0),
+        TypeError,
+        r"nesterov = 1.0 of SGD: expected True or False",
+    ),
+    "a function of torch's for a link": (
+        lambda: fo.chain(torch.nn.utils.clip_grad_norm_, fo.adam()),
+        TypeError,
+        r"torch's clip_grad_norm_ is not a Transform. Did you mean fo.clip_by_global_norm\(\)",
+    ),
+    "a number for a name": (lambda: fo.chain(fo.adam(), name=3), TypeError, r"name = 3 of chain: expected a text"),
+    "one bool for a mask": (lambda: fo.masked(fo.adam(), True), TypeError, r"mask = True of masked: expected bools by name"),
+    "an optimizer that does not step in backward": (
+        lambda: fo.adapters.step_in_backward(torch.nn.Linear(1, 1), fo.adapters.AdamW([WEIGHT])),
+        TypeError,
+        r"make_optimizer is a AdamW: expected a function that makes an optimizer",
+    ),
+    "a word that a function does not take": (
+        lambda: fo.adapters.param_groups(torch.nn.Linear(1, 1), wd=0.1),
+        TypeError,
+        r"param_groups has no argument 'wd'; it accepts: .*Did you mean 'weight_decay'",
+    ),
+    "a loop without a length": (
+        lambda: fo.meta.unroll(lambda p: p.sum(), fo.adam()),
+        TypeError,
+        r"unroll: missing a required argument: 'steps'; it is unroll\(loss_fn, transform, steps, ",
+    ),
+    "a loss without data": (
+        lambda: fo.meta.unroll(lambda p: p.sum(), fo.adam(), 1)(torch.ones(2), {}, (torch.ones(2),)),
+        TypeError,
+        r"the loss is called with \(params, batch\), but takes \(p\): too many positional arguments",
+    ),
+    "what a function returned": (
+        lambda: fo.meta.keyed(torch.ones(())),
+        TypeError,
+        r"keyed got a Tensor: expected a function",
+    ),
     "a loss for a transform": (
         lambda: fo.meta.unroll(fo.adam(), lambda p: p.sum(), 5),
         TypeError,
-        r"unroll\(loss_fn, transform, steps\): ",
+        r"unroll\(loss_fn, transform, steps\): the loss, a function, comes first, but loss_fn is a Transform",
     ),
     "a state for a transform": (
         lambda: fo.hparams_at({}, fo.adam()),
@@ -1247,6 +1288,90 @@ def test_slips(slip):
     make, error, message = SLIPS[slip]
     with pytest.raises(error, match=message):
         make()
+
+
+# What the optimizer's own methods are given.
+METHOD_SLIPS = {
+    "a group without parameters": (
+        lambda optimizer: optimizer.add_param_group({"lr": 0.1}),
+        r"param_groups\[1\] has no 'params', but 'lr': a group is a dict such as \{'params': ",
+    ),
+    "a transform in a group": (
+        lambda optimizer: optimizer.add_param_group({"params": [torch.ones(1)], "transform": fo.sgd()}),
+        r"param_groups\[1\] has a transform, 'transform', but .* fo.partition",
+    ),
+    "a parameter in two groups": (
+        lambda optimizer: optimizer.add_param_group({"params": [torch.ones(1), WEIGHT]}),
+        r"more than one parameter group: parameter 1 of param_groups\[1\] is in param_groups\[0\], too",
+    ),
+    "what is computed of a parameter": (
+        lambda optimizer: optimizer.add_param_group({"params": [WEIGHT * 2]}),
+        r"non-leaf Tensor: parameter 0 of param_groups\[1\], shape \(2,\), is computed .* or p.detach\(\).requires_grad_\(\)",
+    ),
+    "a learning rate for a step": (
+        lambda optimizer: optimizer.step(learning_rate=0.1),
+        r"step got 'learning_rate', a hyper-parameter: those are in the groups",
+    ),
+    "a file for a checkpoint": (
+        lambda optimizer: optimizer.load_state_dict("optimizer.pt"),
+        r"state_dict is a str: expected .*torch.load\(path\) reads one",
+    ),
+    "nothing for a checkpoint": (lambda optimizer: optimizer.load_state_dict(None), r"state_dict is a NoneType: expected what"),
+}
+
+
+@pytest.mark.parametrize("slip", METHOD_SLIPS)
+@pytest.mark.parametrize(
+    "make", [lambda params: OptimizerAdapter(params, fo.adamw()), fo.adapters.AdamW], ids=["adapter", "class"]
+)
+def test_slips_with_an_optimizer(slip, make):
+    call, message = METHOD_SLIPS[slip]
+    optimizer = make([WEIGHT])
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(optimizer)
+    assert len(optimizer.param_groups) == 1 and not optimizer.state
+
+
+def test_a_number_in_a_group_that_nothing_takes():
+    params = torch.nn.Linear(2, 1).parameters
+    with pytest.warns(UserWarning, match=r"param_groups\[0\] has a key 'weight_decay', .*constructor, adam\(weight_decay=...\)"):
+        OptimizerAdapter([{"params": params(), "weight_decay": 0.1}], fo.adam())
+    with pytest.warns(UserWarning, match=r"param_groups\[0\] has a key 'momentum', which changes nothing. adamw has no"):
+        fo.adapters.AdamW([{"params": params(), "momentum": 0.9}])
+    with pytest.warns(UserWarning, match=r"has a key 'learning_rate', .*Did you mean 'lr'"):
+        OptimizerAdapter([{"params": params(), "learning_rate": torch.tensor(0.1)}], fo.adam())
+    OptimizerAdapter([{"params": params(), "weight_decay": 0.0, "name": "head"}], fo.adam())
+
+
+def test_a_closure_without_a_backward():
+    model = torch.nn.Linear(2, 1)
+    for optimizer in (OptimizerAdapter(model.parameters(), fo.sam(fo.sgd())), fo.adapters.LBFGS(model.parameters())):
+        with pytest.warns(UserWarning, match=r"the closure left no parameter a gradient, .*let it call loss.backward\(\)"):
+            optimizer.step(lambda: model(torch.ones(2)).sum())
+
+
+def test_a_checkpoint_in_another_order():
+    """torch matches by position, and so do we: but a swap of two parameters alike is told."""
+    a, b = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    saved = OptimizerAdapter([("a", a), ("b", b)], fo.adam()).state_dict()
+    with pytest.warns(UserWarning, match=r"another order: what it holds of 'a' goes to 'b'\. .*load_by_name"):
+        OptimizerAdapter([("b", b), ("a", a)], fo.adam()).load_state_dict(saved)
+    OptimizerAdapter([("a", a), ("c", b)], fo.adam()).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    "module, name, advice",
+    [
+        (fo.adapters, "Adamw", "Did you mean 'AdamW'"),
+        (fo.adapters, "Lion", r"fo.lion is a transform: fo.adapters.OptimizerAdapter\(params, fo.lion\(\)\)"),
+        (fo.adapters, "StepLR", "torch's own, of torch.optim.lr_scheduler, drives any optimizer"),
+        (fo.meta, "maml", r"a loop, unroll\(loss, transform, steps\)"),
+        (fo.schedules, "cosine_decay", "Did you mean 'cosine'"),
+    ],
+)
+def test_a_name_that_a_module_has_not(module, name, advice):
+    with pytest.raises(AttributeError, match=rf"module '{module.__name__}' has no attribute '{name}'\..*{advice}"):
+        getattr(module, name)
 
 
 @pytest.mark.parametrize("key, meant", [("learning_rate", "lr"), ("wd", "weight_decay"), ("b1", "betas")])
