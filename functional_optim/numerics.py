@@ -185,7 +185,12 @@ def cond(condition: Any, then: Callable[[], Tree], otherwise: Callable[[], Tree]
 
 def is_due(t: Any, every: int, offset: Any = 0) -> Any:
     """Whether what is done every so many steps is due at step t; with an offset, rounded, that much earlier: for `cond`."""
-    return (t + floor(offset + 0.5)) % every == 0
+    return ahead(t, offset) % every == 0
+
+
+def ahead(t: Any, offset: Any) -> Any:
+    """The step whose work is done at step t, where it is done so many steps earlier, rounded to a whole number."""
+    return t + floor(offset + 0.5)
 
 
 def log(x: Scalar) -> Scalar:

@@ -16,7 +16,7 @@ from torch import Tensor
 from functional_optim.dimensions import folded
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
 from functional_optim.lifting import Leafwise, widened, zeros
-from functional_optim.numerics import bias_correction, cond, floor, sqrt, where
+from functional_optim.numerics import ahead, bias_correction, cond, floor, sqrt, where
 from functional_optim.philox import normal
 from functional_optim.recipe import recorded
 from functional_optim.rules.noise import SEEDS
@@ -34,6 +34,7 @@ def scale_by_psgd_kron(
     momentum: float = 0.9,
     precond_lr: float = 0.1,
     seed: float = 0,
+    precondition_offset: float = 0,
     *,
     update_probability: float | None = None,
     max_size_triangular: int = 8192,
@@ -50,6 +51,8 @@ def scale_by_psgd_kron(
         momentum: β, in [0, 1).
         precond_lr: μ, at least 0: the step of the fit.
         seed: a whole number up to 2⁵³, of the probes.
+        precondition_offset: at least 0, rounded to a whole number: how many steps earlier Q is fitted, so that matrices take
+            turns; see `rotate`. A hyper-parameter. Where each step has a fit, as by default the first 500, there are no turns.
         update_probability: at which share of the steps Q is fitted; by default at each of the first 500, then at fewer and
             fewer, a share of e^(−(t − 500) / 1000), down to 3 %.
         max_size_triangular: larger dimensions have a diagonal Q, and so have those of size 1.
@@ -59,10 +62,6 @@ def scale_by_psgd_kron(
 
     State: `step` () int64; `momentum_buffer` (M), like the parameters; `Q.0`, `Q.1`, … of each leaf, upper triangular matrices
     or vectors, in at least float32; empty for dimensions that it has not.
-
-    Matrices don't take turns, as they can by an offset in `rotate` and `scale_by_shampoo`, where work falls due every so many
-    steps, which an offset shifts. Here, by default, each of the first 500 steps has a fit of all, and later fits are ever farther
-    apart; with an `update_probability` the number of the step tells when there is one, for all matrices alike.
 
     Derivatives go through the fit, too. In the pure function, with a step that is batched, traced or on a GPU, it is computed at
     each step, and thrown away where it is not due.
@@ -95,8 +94,12 @@ def scale_by_psgd_kron(
         options={"share": update_probability, "dims": dims},
         batched=True,
     )
-    values = {"momentum": (momentum, FRACTION), "precond_lr": (precond_lr, NON_NEGATIVE), "seed": (seed, SEEDS)}
-    return Transform.of(form, {name: Hparam(*value) for name, value in values.items()}, "scale_by_psgd_kron")
+    return Transform.of(form, _declared(momentum, precond_lr, seed, precondition_offset), "scale_by_psgd_kron")
+
+
+def _declared(momentum, precond_lr, seed, offset):
+    own = {"momentum": Hparam(momentum, FRACTION), "precond_lr": Hparam(precond_lr, NON_NEGATIVE)}
+    return {**own, "seed": Hparam(seed, SEEDS), "precondition_offset": Hparam(offset, NON_NEGATIVE)}
 
 
 def _factors(dims, largest, least_dims, scale):
@@ -115,7 +118,7 @@ def _factors(dims, largest, least_dims, scale):
 
 def _psgd(hp, t, *, share, dims):
     beta, c = hp["momentum"], bias_correction(hp["momentum"], t)
-    now, before = _fits(t, share), _fits(t - 1, share)
+    now, before = (_fits(ahead(step, hp["precondition_offset"]), share) for step in (t, t - 1))
 
     def rule(g, p, m, *qs):
         shape = folded(tuple(g.shape[1:]) or (1,), dims)

@@ -191,9 +191,9 @@ def test_a_matrix_rule_may_be_inside():
 def count_calls(monkeypatch, name):
     calls, original = [], getattr(torch.linalg, name)
 
-    def counted(x, **options):
+    def counted(x, *others, **options):
         calls.append(x.shape)
-        return original(x, **options)
+        return original(x, *others, **options)
 
     monkeypatch.setattr(torch.linalg, name, counted)
     return calls
@@ -223,6 +223,7 @@ METHODS_OF_DECOMPOSITIONS = {
     "soap": (lambda **offset: fo.rotate(fo.scale_by_adam(), precondition_frequency=4, **offset), "qr"),
     "shampoo": (lambda **offset: fo.scale_by_shampoo(precondition_frequency=4, **offset), "eigh"),
     "kl_shampoo": (lambda **offset: fo.scale_by_kl_shampoo(precondition_frequency=4, **offset), "qr"),
+    "psgd_kron": (lambda **offset: fo.scale_by_psgd_kron(update_probability=0.25, **offset), "solve_triangular"),
     "splus": (lambda **offset: fo.scale_by_splus(inverse_every=4, **offset), "eigh"),
     "galore": (lambda **offset: fo.project(fo.scale_by_adam(), rank=2, update_proj_gap=4, **offset), "svd"),
 }
