@@ -1,8 +1,9 @@
-"""Matrix products that are symmetric: on the host about half of each is computed, in strips of rows, and mirrored.
+"""Matrix products on the host: of symmetric ones about half is computed, in strips of rows, and mirrored.
 
 Only where nobody watches, as in `numerics.added_product`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,19 @@ from functional_optim.numerics import Scalar, added_product
 
 # `(x, first, last)`: of the product that x gives, the rows in between, up to the column `last`. x may be a stack.
 Strip: TypeAlias = Callable[[Tensor, int, int], Tensor]
+
+# Of fewer rows, a whole product takes no longer than its half and the mirroring.
+LEAST = 512
+# What an x86 processor has one of if it multiplies such numbers; on another torch makes float32's of them, piece by piece.
+INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
+
+
+@functools.cache
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device multiplies numbers of this dtype by itself; where it does not, float32's are faster. If unknown: yes."""
+    known, names = torch.cpu.get_capabilities(), INSTRUCTIONS.get(dtype, ())
+    is_told = device.type == "cpu" and known.get("architecture") == "x86_64" and names
+    return not is_told or any(known.get(name, True) for name in names)
 
 
 def gram(x: Tensor) -> Tensor:
@@ -32,7 +46,7 @@ def quadratic(x: Tensor, a: Scalar, b: Scalar) -> Tensor:
 
 def _by_strips(x: Tensor, strip: Strip) -> Tensor:
     rows, height = x.shape[1], _height(x)
-    if x.device.type != "cpu" or rows < 2 * height:
+    if x.device.type != "cpu" or rows < LEAST:
         return strip(x, 0, rows)
     # The product of a matrix is faster than that of a stack of one.
     only = x[0] if len(x) == 1 else x

@@ -19,7 +19,7 @@ from torch import Tensor
 from functional_optim.hparams import HParams, require_count
 from functional_optim.lifting import SlotInit, require_dims
 from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
-from functional_optim.symmetric import gram, quadratic
+from functional_optim.symmetric import gram, multiplies, quadratic
 from functional_optim.torch_internals import is_observed
 
 # a, b, c of each step; after the last, its again.
@@ -117,9 +117,15 @@ def _iterated(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.dtype | No
 
 
 def _iterated_by_calls(x: Tensor, triples: Schedule, eps: Scalar, dtype: torch.dtype | None, margin: float | None) -> Tensor:
-    y = x if dtype is None else x.to(dtype)
-    size = torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True)
-    y = y / (size.clamp(min=eps) if margin is None else margin * size + eps)
+    is_native = dtype is None or multiplies(dtype, x.device)
+
+    def low(y: Tensor) -> Tensor:
+        rounded = y if dtype is None else y.to(dtype)
+        return rounded if is_native else rounded.float()
+
+    y = low(x)
+    size = low(torch.linalg.vector_norm(y, dim=(1, 2), keepdim=True))
+    y = low(y / (size.clamp(min=eps) if margin is None else margin * size + eps))
     for a, b, c in triples:
-        y = added_product(y, quadratic(gram(y), b, c), y, a, 1)
+        y = low(added_product(y, low(quadratic(low(gram(y)), b, c)), y, a, 1))
     return y
