@@ -22,8 +22,7 @@ test-all: $(VENV)/installed
 
 # Under the libraries whose loops take our optimizers. timm brings torchvision, of which pip finds one for this torch's build only
 # where that is an ordinary one: TORCH=2.14.1, say.
-test-frameworks: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[frameworks,timm]'
+test-frameworks: $(VENV)/frameworks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/adapters/test_frameworks.py tests/docs/test_guide_of_frameworks.py --numprocesses auto
 
 # On a machine with a GPU, what optimizers do there, in eight minutes.
@@ -71,4 +70,8 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 
 $(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[docs]'
+	touch $@
+
+$(VENV)/frameworks: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[frameworks,timm]'
 	touch $@
