@@ -1,6 +1,8 @@
 """Which transforms of a table hold every part of all: where a test takes long `make test` tries these, `make test-all` all."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,16 @@ def parts_of(tx: Transform) -> set[str]:
     return own.union(*map(parts_of, form.parts.values()))
 
 
-def covering(table: Mapping[str, Transform]) -> set[str]:
+def kinds_of(tx: Transform) -> set[Any]:
+    """What engines tell transforms apart by: of rules the class and which of its fields are filled; and what is around them."""
+    form = tx.form
+    if isinstance(form, Lifted):
+        return {(type(form), *(field.name for field in dataclasses.fields(form) if getattr(form, field.name)))}
+    own = type(form) if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__
+    return {own}.union(*map(kinds_of, form.parts.values()))
+
+
+def covering(table: Mapping[str, Transform], parts_of: Callable[[Transform], set[Any]] = parts_of) -> set[str]:
     """The names of transforms that have every part of all: each time the one with most of what is missing, for its size."""
     parts = {name: parts_of(tx) for name, tx in table.items()}
     missing, chosen = set().union(*parts.values()), set()
@@ -32,7 +43,9 @@ def covering(table: Mapping[str, Transform]) -> set[str]:
     return chosen
 
 
-def mostly_full(table: Mapping[str, Transform]) -> dict[str, list[pytest.MarkDecorator]]:
+def mostly_full(
+    table: Mapping[str, Transform], parts_of: Callable[[Transform], set[Any]] = parts_of
+) -> dict[str, list[pytest.MarkDecorator]]:
     """The marks of each of these in a test that takes long."""
-    chosen = covering(table)
+    chosen = covering(table, parts_of)
     return {name: [] if name in chosen else [pytest.mark.full] for name in table}

@@ -172,8 +172,13 @@ OPENED = {
 }
 
 
-@pytest.mark.parametrize("name", OPENED)
-@pytest.mark.parametrize("make", [OptimizerAdapter, Fused], ids=["lists", "kernels"])
+# Numbers of each leaf and of all, one such rule behind another, numbers that ask for the loss; `test_fused.py` has others.
+COMPILED = ("schedule_free", "lamb", "adagc", "prodigy", "momo", "plateau")
+EACH = [pytest.param(OptimizerAdapter, name, id=f"lists-{name}") for name in OPENED]
+EACH += [pytest.param(Fused, x, marks=[] if x in COMPILED else [pytest.mark.full], id=f"kernels-{x}") for x in OPENED]
+
+
+@pytest.mark.parametrize("make, name", EACH)
 def test_engines_run_rules_with_numbers_as_themselves(name, make):
     """Of two groups, and where a parameter sits out for some steps: nothing is called, and all comes out as from the rules."""
     optimizers = []

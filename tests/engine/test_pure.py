@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from cases import TABLE, by_dimensions, divide_by_largest_norm, params_for
-from covering import mostly_full
+from covering import kinds_of, mostly_full
 
 import functional_optim as fo
 from functional_optim import testing, trees
@@ -121,24 +121,25 @@ def ways(fused):
 
 
 FUSED = {case: Trial(fo.fused(tx), params_for(case) or default_params()) for case, tx in TABLE.items()}
-IF_LONG = mostly_full(TABLE)
-# Of other laws the engine sees little: they differentiate, or go on behind an optimizer. A few transforms stand for all.
-SEEN = {
+# What the engine makes of the operations of each rule is to be seen in these,
+OF_EACH_RULE = {testing.inputs_are_not_written_to, testing.low_precision_is_computed_in_float32}
+# and in these how it takes each kind of rule.
+OF_EACH_KIND = {
     testing.two_steps_run,
-    testing.inputs_are_not_written_to,
     testing.structure_shape_and_dtype_are_kept,
-    testing.low_precision_is_computed_in_float32,
     testing.any_tree_will_do,
     testing.bad_input_is_an_error,
 }
+# Of other laws the engine sees little: they differentiate, or go on behind an optimizer. A few transforms stand for all.
 FEW = ["adamw-0", "accumulate-0", "partition-0"]
 
 
 def every_pair():
+    marks = {law: mostly_full(TABLE) for law in OF_EACH_RULE} | {law: mostly_full(TABLE, kinds_of) for law in OF_EACH_KIND}
+    few = {case: [] if case in FEW else [pytest.mark.full] for case in TABLE}
     for case in FUSED:
         for law in LAWS:
-            few = [] if case in FEW else [pytest.mark.full]
-            yield pytest.param(case, law, id=f"{case}-{law.__name__}", marks=IF_LONG[case] if law in SEEN else few)
+            yield pytest.param(case, law, id=f"{case}-{law.__name__}", marks=marks.get(law, few)[case])
 
 
 @pytest.mark.parametrize("case, law", list(every_pair()))
