@@ -33,6 +33,7 @@ from trajectories import drifting_gradient
 import functional_optim as fo
 from functional_optim import trees
 from functional_optim.adapters import SGD, AdamW, NAdam, OptimizerAdapter, load_by_name, step_in_backward
+from functional_optim.in_turn import in_turn
 from functional_optim.testing import Trial, default_params
 from functional_optim.trials import half_square, require_close
 
@@ -622,10 +623,23 @@ def counted_without_slots(hp):
     return rule
 
 
+@fo.per_tensor(batched=True)
+def counted_in_batches(hp):
+    """The same for tensors of one shape, together."""
+
+    def rule(g, p):
+        if not g.is_meta:
+            COMPUTED.extend(tuple(x.shape) for x in g)
+        return torch.stack([x / (1 + x.norm()) for x in g])
+
+    return rule
+
+
 # The rules that need shapes, numbers sent for each element, and how many rules that are.
 ROWS = {
     "fully sharded": (lambda: [counted()], 4, 1),
     "fully sharded, rules in a row": (lambda: [counted_without_slots(), counted_without_slots()], 2, 2),
+    "fully sharded, elements first": (lambda: [in_turn(fo.trace(0.9), counted_in_batches(), name="in_turn")], 2, 1),
     "replicated": (lambda: [counted()], 4, 1),
 }
 

@@ -92,6 +92,22 @@ def test_a_step_of_a_compiled_loop(kind):
     assert program()(one).item() == 27
 
 
+def test_what_ends_a_compiled_loop():
+    class Reached:
+        size = 0.0
+
+        def __call__(self, a):
+            return a >= self.size
+
+    def doubled(a, i):
+        return 2 * a, None
+
+    reached = Reached()
+    for reached.size, end in ((2.0, 2), (3.0, 4)):
+        program = fo.meta.compiled(lambda a: fo.meta.loop(doubled, a, 3, until=reached)[0])
+        assert program(torch.ones((), dtype=torch.float64)).item() == end
+
+
 def test_what_no_code_names_is_no_constant(monkeypatch):
     rule: Any = Scaled(2.0)
     before = constants_of(rule)

@@ -216,7 +216,7 @@ def test_a_frozen_vector_is_refused_when_it_is_to_be_stepped(make):
         optimizer.step()
     assert optimizer.state.keys() <= {p}
     for freed in (r, q):
-        freed.requires_grad_(True)
+        freed.requires_grad_(freed is r)  # What has a gradient is stepped, frozen or not.
         freed.grad = randn(*freed.shape)
         before, state = p.clone(), {name: x.clone() for name, x in optimizer.state[p].items()}
         with pytest.raises(ValueError, match=said if freed is q else r"but group 1, parameter 0 has shape \(2,\)\."):
