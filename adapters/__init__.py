@@ -17,8 +17,9 @@ from .state.loading import LoadReport, load_by_name
 from .template.optimizer import GenericAdaptiveOptimizer
 from .template.transform import as_optimizer_class, as_transform
 from .template.weight_decay import WeightDecay
-from .torch_classes.drop_in import (
+from .torch_classes import (
     ASGD,
+    LBFGS,
     SGD,
     Adadelta,
     Adafactor,
@@ -31,9 +32,8 @@ from .torch_classes.drop_in import (
     RAdam,
     RMSprop,
     Rprop,
+    SparseAdam,
 )
-from .torch_classes.lbfgs import LBFGS
-from .torch_classes.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",

@@ -544,7 +544,7 @@ MUTANTS = [
     ),
     Mutant(
         "`maximize` is ignored",
-        "adapters/torch_classes/drop_in.py",
+        "adapters/torch_classes/base.py",
         "chain(negate(), transform) if maximize else transform",
         "transform",
         "test_drop_in.py -k retrace",
@@ -852,7 +852,7 @@ MUTANTS = [
     ),
     Mutant(
         "a checkpoint of Adam makes Adam of AdamW",
-        "adapters/torch_classes/drop_in.py",
+        "adapters/torch_classes/adam.py",
         '            group["decoupled_weight_decay"] = True',
         "            pass",
         "test_contract_state.py -k leaves_adamw_decoupled",

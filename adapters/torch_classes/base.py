@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rounding import require_rounding, with_rounding
 from functional_optim.recipe import explained
+from functional_optim.rules.scale import negate
 from functional_optim.transform import Transform
 
 from .. import user
@@ -211,6 +213,11 @@ def gradient_of(leaf: Leaf) -> Tensor:
 def is_on(number: Any) -> bool:
     """Whether a number does anything; a tensor always might."""
     return isinstance(number, Tensor) or number != 0
+
+
+def signed(transform: Transform, maximize: bool) -> Transform:
+    """A transform that goes up instead of down, if asked to."""
+    return chain(negate(), transform) if maximize else transform
 
 
 def _torchs(optimizer: TorchClass, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_the_wheel_is_the_package_and_nothing_else(tmp_path):
     assert all(link.startswith("https://") for link in links), "an index has no files beside the description to link to"
     python = environment(tmp_path / "environment", wheel)
     module, file = printed(python, WHERE, tmp_path)
-    assert module == "functional_optim.adapters.torch_classes.drop_in"
+    assert module == "functional_optim.adapters.torch_classes.adam"
     assert Path(file).is_relative_to(tmp_path / "environment")
 
 
@@ -170,7 +170,7 @@ def test_an_editable_install_is_the_sources_and_nothing_else(tmp_path):
     source = copied_sources(tmp_path)
     python = environment(tmp_path / "environment", built("editable", source))
     module, file = printed(python, WHERE, tmp_path)
-    assert module == "functional_optim.adapters.torch_classes.drop_in"
+    assert module == "functional_optim.adapters.torch_classes.adam"
     assert Path(file).samefile(source / "functional_optim" / "__init__.py")
     assert printed(python, FIND, tmp_path) == ["None"] * 4
 

@@ -1,0 +1,61 @@
+"""`torch.optim.NAdam`, by a transform."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from functional_optim.optimizers import nadam
+from functional_optim.transform import Transform
+
+from .base import TorchClass, is_on, signed
+
+
+class NAdam(TorchClass):
+    """`functional_optim.nadam` with the signature, the parameter groups and the state of `torch.optim.NAdam`.
+
+    Every option may differ between groups.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        rounding: str = "nearest",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults, rounding)
+
+    def transform_for(self, group: Mapping[str, Any]) -> Transform:
+        """`nadam` with the links that this group's numbers call for."""
+        return self.rounded(_nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"]))
+
+
+@functools.cache
+def _nadam(decay: bool, decoupled: bool, maximize: bool) -> Transform:
+    return signed(nadam(weight_decay=0.0 if decay else None, decoupled_weight_decay=decoupled), maximize)
