@@ -85,7 +85,7 @@ class Coded(Called):
                 elif not stage.is_still:
                     piece[1].add_(new_u.to(leaf.update_dtype.to_real()))
             updates.append(target if target is not None else u)
-        if by_kernel:  # All at once: between long leaves Python would find no cache as it left it.
+        if kernel is not None and by_kernel:  # All at once: between long leaves Python would find no cache as it left it.
             kernel(by_kernel)
         work.u = updates
 

@@ -22,7 +22,8 @@ from ..prologue import Prologue
 from ..route import Link, structure_of
 from ..stages import Dtypes
 from ..trace import trace
-from .cpp_code import FLAGS, Kept, Slot, block_of, text_of
+from .cpp_code import FLAGS, block_of, text_of
+from .cpp_codes import Kept, Slot
 from .kernels import Body, body_of, numbers_of, vector_of
 
 # How many blocks a kernel is tried on.

@@ -15,19 +15,17 @@ from typing import Any
 
 import torch
 
-from functional_optim.codecs import BLOCK, LANES, LARGEST, POSITIVE, SMALLEST, STEP_BITS, STEPS, Blockwise
+from functional_optim.codecs import BLOCK, POSITIVE
 
 from ..prologue import NotElementwise, Place, Prologue
 from ..stages import Dtypes
 from ..stand_ins import Node, Number
 from ..trace import Traced, ordered
+from .cpp_codes import TYPES, WIDTH, Kept, Slot, decoding, encoding, functions, head, raised
 from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
 
 # Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
 TILE, LONGEST = 512, 1 << 14
-
-# Elements that are stepped, or encoded, at a time: the bytes of the widest vectors.
-WIDTH = 64
 
 # Bytes of a line of the cache, and how many elements before they are stepped memory is asked for them: by itself the processor
 # asks too late, since a tile is read and written by turns. Of 8 bits it saves AdamW an eighth of its time.
@@ -39,11 +37,6 @@ SHARED = 1 << 15
 # How compilers are to treat a kernel: roots of what is negative are NaN, without a note, and nobody asks what comparisons of NaN
 # leave behind, which of several makes jumps; a product and a sum may be rounded once.
 FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ftree-loop-vectorize", "-ffp-contract=fast")
-
-TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Half"}
-
-# Those of slots that are stored as they are, also.
-STORED = {**TYPES, torch.int8: "int8_t", torch.uint8: "uint8_t"}
 
 # By torch's names.
 FORMS: Mapping[str, str] = {
@@ -71,69 +64,10 @@ FORMS: Mapping[str, str] = {
     "zeros_like": "T(0)",
 }
 
-# What comes before every kernel; `T` is what is computed in.
-HEAD = """
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-using T = {T};
-template <typename To, typename From> inline To bits(From x) {{ To y; std::memcpy(&y, &x, sizeof(y)); return y; }}
-inline T larger(T a, T b) {{ return (a > b) | (a != a) ? a : b; }}
-inline T smaller(T a, T b) {{ return (a < b) | (a != a) ? a : b; }}
-
-// To nearest, and of two that are as near to the even one, with so many bits dropped; what is not finite stays as it is.
-inline float rounded(float x, int dropped) {{
-    const int32_t whole = bits<int32_t>(x), even = whole + (1 << (dropped - 1)) - 1 + ((whole >> dropped) & 1);
-    return std::fabs(x) < INFINITY ? bits<float>(even & -(1 << dropped)) : x;
-}}
-
-struct BFloat16 {{
-    uint16_t whole;
-    static float rounded(float x) {{ return ::rounded(x, 16); }}
-    operator float() const {{ return bits<float>(uint32_t(whole) << 16); }}
-    void operator=(float x) {{ whole = x == x ? bits<uint32_t>(rounded(x)) >> 16 : 0x7fc0; }}
-}};
-
-struct Half {{
-    uint16_t whole;
-    static float rounded(float x) {{
-        const float found = std::fabs(x) < 0x1p-14f ? std::nearbyint(x * 0x1p24f) * 0x1p-24f : ::rounded(x, 13);
-        return std::fabs(found) > 65504 ? found * INFINITY : found;
-    }}
-    operator float() const {{
-        const float size = bits<float>((whole & 0x7fff) << 13) * 0x1p112f;
-        return std::copysign(size < 65536 ? size : bits<float>((whole & 0x7fff) << 13 | 0x7f800000), whole >> 15 ? -1.f : 1.f);
-    }}
-    void operator=(float x) {{
-        const float size = std::fabs(rounded(x));
-        const int32_t found = size < INFINITY ? bits<int32_t>(size * 0x1p-112f) >> 13 : size == size ? 0x7c00 : 0x7e00;
-        whole = found | (std::signbit(x) ? 0x8000 : 0);
-    }}
-}};
-
-// Asks memory for so many numbers.
+# Asks memory for so many numbers.
+ASKED = f"""
 template <int count, typename Number> inline void asked(const Number* x) {{
-    for (int i = 0; i < count; i += {line} / int(sizeof(Number))) __builtin_prefetch(x + i);
-}}
-
-// A scale without its last digits, as codecs.py has it, and what is multiplied by to decode.
-inline float bounded(float x) {{ return x > {largest}f ? {largest}f : x; }}
-inline float plain(float scale) {{
-    return bounded(bits<float>((bits<int32_t>(scale) + 4) & -8) + {smallest}f) + (scale - scale);
-}}
-"""
-
-# To and from the codes of a slot; u is what is added before bits are dropped.
-CODE = """
-inline float decoded{i}(int32_t code, float scale) {{
-    const float size = bits<float>(((code & {largest}) << {dropped}) + {bits}) - {least}f;
-    return {signed_size} * scale;
-}}
-inline int32_t encoded{i}(float x, float scale, int32_t u) {{
-    const int32_t whole = bits<int32_t>(x), size = {size};
-    const int32_t code = (bits<int32_t>(bits<float>(size) * scale + {least}f) + u) >> {dropped};
-    return {finished};
+    for (int i = 0; i < count; i += {LINE} / int(sizeof(Number))) __builtin_prefetch(x + i);
 }}
 """
 
@@ -144,41 +78,6 @@ extern "C" void kernel(int64_t leaves, const int64_t* table) {{
         leaf(own[0], reinterpret_cast<T*>(own[1]), reinterpret_cast<int32_t*>(own[2]), reinterpret_cast<void* const*>(own + 3));
 }}
 """
-SIGNED_PARTS = {
-    "size": "whole & INT32_MAX",
-    "signed_size": "bits<float>(bits<int32_t>(size) | ({signed_code} & INT32_MIN))",
-    "finished": "code | ((whole >> {shift}) & {sign})",
-}
-POSITIVE_PARTS = {  # These come without a sign.
-    "size": "whole",
-    "signed_size": "size",
-    "finished": "code > (size < 1 ? size : 1) ? code : (size < 1 ? size : 1)",
-}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """How a slot is stored."""
-
-    codec: Blockwise
-    kind: str
-
-    @property
-    def type(self) -> str:
-        """Of its codes."""
-        return "uint8_t" if self.kind == POSITIVE else "int8_t"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A slot that is stored as it is, a number for each of the parameter's."""
-
-    dtype: torch.dtype
-
-    @property
-    def type(self) -> str:
-        """Of its numbers."""
-        return STORED[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -207,25 +106,19 @@ def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Tex
         raise NotElementwise(f"blocks of {block} elements are too long for a kernel")
     numbers: dict[Place, str] = {}
     rule = list(_rule(traced, slots, numbers))
-    head = HEAD.format(T=TYPES[dtypes.scalars], smallest=SMALLEST, largest=LARGEST, line=LINE)
-    codes = "".join(_code(i, slot) for i, slot in enumerate(slots) if isinstance(slot, Slot))
-    lines = _kernel(dtypes, slots, rule, list(numbers.values()))
-    return Text(head + codes + "\n".join(lines) + "\n", traced.tape.prologue(list(numbers)))
+    lines = [head(dtypes.scalars), ASKED, *(functions(k, slot) for k, slot in _coded(slots))]
+    lines += [
+        *_tile(dtypes, slots, rule, list(numbers.values())),
+        "",
+        *_leaf(dtypes, slots),
+        KERNEL.format(width=3 + _width(slots)),
+    ]
+    return Text("\n".join(lines), traced.tape.prologue(list(numbers)))
 
 
 def block_of(slots: Sequence[Slot | Kept]) -> int:
     """The length of the blocks of those in codes, of which there are some."""
     return next(slot.codec.block for slot in slots if isinstance(slot, Slot))
-
-
-def _code(i: int, slot: Slot) -> str:
-    """The functions of a slot."""
-    largest, dropped, bits, least = slot.codec.format(slot.kind)
-    parts = POSITIVE_PARTS if slot.kind == POSITIVE else SIGNED_PARTS
-    shift = 32 - slot.codec.bits
-    code = "code" if slot.codec.bits == 8 else f"(code << {shift})"  # What is read as a whole number has its sign already.
-    chosen = {name: text.format(shift=shift, sign=largest + 1, signed_code=code) for name, text in parts.items()}
-    return CODE.format(i=i, largest=largest, dropped=dropped, bits=bits, least=repr(least), **chosen)
 
 
 def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str]) -> Iterator[str]:
@@ -255,13 +148,7 @@ def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str
             yield f"s{k}[i] = {name if slot.dtype in TYPES else f'int32_t({name})'};"
             continue
         yield f"s{k}[i] = {f'std::fabs({name})' if slot.kind == POSITIVE else name};"
-        yield _raised(k, slot)
-
-
-def _raised(k: int, slot: Slot) -> str:
-    """The largest number of a slot, after one more."""
-    size = f"bits<int32_t>(s{k}[i]){'' if slot.kind == POSITIVE else ' & INT32_MAX'}"
-    return f"{{ const int32_t size = {size}; largest{k} = largest{k} > size ? largest{k} : size; }}"
+        yield raised(k, slot)
 
 
 def _converted(node: Node, x: str) -> str:
@@ -278,62 +165,59 @@ def _constant(x: float) -> str:
     return f"T({x!r})" if math.isfinite(x) else "T(NAN)" if x != x else f"T({'-' if x < 0 else ''}INFINITY)"
 
 
-def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
-    """The lines of the kernel itself."""
-    block, columns = block_of(slots), _columns(slots)
-    rows, width = max(TILE // block, 1), min(block, WIDTH)
-    coded = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Slot)]
-    kept = [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
+def _tile(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
+    """The function that steps a few blocks."""
+    block, columns, coded = block_of(slots), _columns(slots), _coded(slots)
     taken = "int64_t first, int64_t last, int length, const T* numbers, const int32_t* starts, void* const* columns"
     yield f"static void tile({taken}) {{"
     for i, name in enumerate(numbers):
         yield f"    const T {name} = numbers[{i}];"
     for k, _ in coded:
-        yield f"    alignas(64) float buffer{k}[{rows * block}];"
+        yield f"    alignas(64) float buffer{k}[{_rows(block) * block}];"
         yield f"    float* const scales{k} = static_cast<float*>(columns[{columns[k] + 1}]);"
     yield "    for (int64_t row = first; row < last; row++) {"
-    own = [("u", 0, TYPES[dtypes.update]), ("p", 1, TYPES[dtypes.param]), *((f"s{k}", columns[k], x.type) for k, x in kept)]
-    for name, i, kind in own:
-        yield f"        {kind}* __restrict {name} = static_cast<{kind}*>(columns[{i}]) + row * {block};"
-    for k, slot in coded:
-        least = slot.codec.format(slot.kind)[3]
-        yield f"        const float scale{k} = bounded(plain(scales{k}[row]) * {1 / (1 - least)!r}f);"
-        yield f"        const {slot.type}* __restrict codes{k} = {_codes(columns[k], slot)};"
-        yield f"        float* __restrict s{k} = buffer{k} + (row - first) * {block};"
-        yield f"        int32_t largest{k} = 0;"
-        yield "        #pragma omp simd"
-        if slot.codec.bits == 4:
-            yield f"        for (int i = 0; i < {block // 2}; i++) {{"
-            yield f"            s{k}[i] = decoded{k}(codes{k}[i] & 15, scale{k});"
-            yield f"            s{k}[i + {block // 2}] = decoded{k}((codes{k}[i] >> 4) & 15, scale{k});"
-            yield "        }"
-        else:
-            yield f"        for (int i = 0; i < {block}; i++) s{k}[i] = decoded{k}(codes{k}[i], scale{k});"
-    yield f"        for (int start = 0; start < {block}; start += {width}) {{"
-    yield from (f"            {line}" for line in _asking(slots, width))
-    yield f"            #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
-    yield f"            for (int i = start; i < start + {width}; i++) {{"
-    yield "                const T v0 = u[i], v1 = p[i];"
-    for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
-        is_whole = isinstance(slot, Kept) and slot.dtype not in TYPES
-        yield f"                const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
-    yield from (f"                {line}" for line in rule)
-    yield "            }"
-    yield "        }"
-    yield f"        if (length < {block}) {{"  # What a rule makes of zeros that fill up a block is none of the parameter's.
-    for k, slot in coded:
-        yield f"            largest{k} = 0;"
-        yield f"            for (int i = length; i < {block}; i++) s{k}[i] = 0;"
-        yield f"            for (int i = 0; i < length; i++) {_raised(k, slot)}"
-    yield "        }"
-    yield from (f"        scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
+    yield from (f"        {line}" for line in _stepping(dtypes, slots, rule))
     yield "    }"
     yield "    for (int64_t row = first; row < last; row++) {"
     for turn, (k, slot) in enumerate(coded):
-        yield from (f"        {line}" for line in _encoding(k, turn, columns[k], slot))
+        yield from (f"        {line}" for line in encoding(k, turn, columns[k], slot))
     yield "    }"
     yield "}"
-    yield ""
+
+
+def _stepping(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str]) -> Iterator[str]:
+    """The lines that decode one block, step it, and find its scales."""
+    block, columns, coded = block_of(slots), _columns(slots), _coded(slots)
+    kept = [(f"s{k}", columns[k], slot.type) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
+    for name, column, kind in [("u", 0, TYPES[dtypes.update]), ("p", 1, TYPES[dtypes.param]), *kept]:
+        yield f"{kind}* __restrict {name} = static_cast<{kind}*>(columns[{column}]) + row * {block};"
+    for k, slot in coded:
+        yield from decoding(k, columns[k], slot)
+    width = min(block, WIDTH)
+    yield f"for (int start = 0; start < {block}; start += {width}) {{"
+    yield from (f"    {line}" for line in _asking(slots, width))
+    yield f"    #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
+    yield f"    for (int i = start; i < start + {width}; i++) {{"
+    yield "        const T v0 = u[i], v1 = p[i];"
+    for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
+        is_whole = isinstance(slot, Kept) and slot.dtype not in TYPES
+        yield f"        const T v{k + 2} = {f'int32_t(s{k}[i])' if is_whole else f's{k}[i]'};"
+    yield from (f"        {line}" for line in rule)
+    yield "    }"
+    yield "}"
+    yield f"if (length < {block}) {{"  # What a rule makes of zeros that fill up a block is none of the parameter's.
+    for k, slot in coded:
+        yield f"    largest{k} = 0;"
+        yield f"    for (int i = length; i < {block}; i++) s{k}[i] = 0;"
+        yield f"    for (int i = 0; i < length; i++) {raised(k, slot)}"
+    yield "}"
+    yield from (f"scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
+
+
+def _leaf(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
+    """The function that steps all blocks of a leaf."""
+    block = block_of(slots)
+    rows = _rows(block)
     yield "static void leaf(int64_t count, const T* numbers, const int32_t* starts, void* const* columns) {"
     yield f"    const int64_t rows = count / {block}, rest = count % {block};"
     yield f"    #pragma omp parallel for if (count >= {SHARED})"
@@ -341,7 +225,16 @@ def _kernel(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], n
     yield f"        tile(first, first + {rows} < rows ? first + {rows} : rows, {block}, numbers, starts, columns);"
     yield from (f"    {line}" for line in _last(dtypes, slots))
     yield "}"
-    yield KERNEL.format(width=3 + columns[-1] + (3 if isinstance(slots[-1], Slot) else 1))
+
+
+def _rows(block: int) -> int:
+    """How many blocks are a tile."""
+    return max(TILE // block, 1)
+
+
+def _coded(slots: Sequence[Slot | Kept]) -> list[tuple[int, Slot]]:
+    """Those in codes, and which ones they are."""
+    return [(k, slot) for k, slot in enumerate(slots) if isinstance(slot, Slot)]
 
 
 def _asking(slots: Sequence[Slot | Kept], width: int) -> Iterator[str]:
@@ -379,34 +272,9 @@ def _last(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
 
 def _columns(slots: Sequence[Slot | Kept]) -> list[int]:
     """Which column is the first one of each slot."""
-    widths = [3 if isinstance(slot, Slot) else 1 for slot in slots]
-    return [2 + sum(widths[:k]) for k in range(len(slots))]
+    return [_width(slots[:k]) for k in range(len(slots))]
 
 
-def _codes(column: int, slot: Slot) -> str:
-    return f"static_cast<{slot.type}*>(columns[{column}]) + row * {slot.codec.block * slot.codec.bits // 8}"
-
-
-def _encoding(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
-    """The lines that write the codes of one block; what is added to each element is that of the first few, again and again."""
-    block, bits = slot.codec.block, slot.codec.bits
-    _, dropped, first, least = slot.codec.format(slot.kind)
-    half = block // 2
-    width = min(WIDTH, half if bits == 4 else block)
-    yield "{"
-    yield f"    const float* __restrict s = buffer{k} + (row - first) * {block};"
-    yield f"    {slot.type}* __restrict codes = {_codes(column, slot)};"
-    yield f"    const int32_t* places = static_cast<int32_t*>(columns[{column + 2}]);"
-    yield f"    const float scale = 1.f / plain(scales{k}[row]) * {1 - least!r}f;"
-    yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
-    yield f"    int32_t u[{max(width, LANES)}];"
-    every = " = ".join(f"u[i + {turn}]" for turn in range(0, max(width, LANES), LANES))
-    yield f"    for (int i = 0; i < {LANES}; i++)"
-    yield f"        {every} = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
-    yield f"    for (int start = 0; start < {block if bits == 8 else half}; start += {width})"
-    yield "        #pragma omp simd"
-    yield f"        for (int i = 0; i < {width}; i++)"
-    low = f"encoded{k}(s[start + i], scale, u[i])"
-    high = f" | encoded{k}(s[start + i + {half}], scale, u[i + {half % LANES}]) << 4" if bits == 4 else ""
-    yield f"            codes[start + i] = {low}{high};"
-    yield "}"
+def _width(slots: Sequence[Slot | Kept]) -> int:
+    """How many columns u, p and these slots are."""
+    return 2 + sum(3 if isinstance(slot, Slot) else 1 for slot in slots)

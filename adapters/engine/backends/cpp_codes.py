@@ -1,0 +1,183 @@
+"""Numbers and codes in C++: their types, and the lines that decode a block, find its largest numbers, and encode it.
+
+What the codes are, and why, says `codecs`. Slots are counted by `k`; of slot k, `columns` holds codes, scales and places from
+`column` on, and `buffer<k>` a tile in floats.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from functional_optim.codecs import BLOCK, LANES, LARGEST, POSITIVE, SMALLEST, STEP_BITS, STEPS, Blockwise
+
+# Elements that are stepped, or encoded, at a time: the bytes of the widest vectors.
+WIDTH = 64
+
+TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Half"}
+
+# Those of slots that are stored as they are, also.
+STORED = {**TYPES, torch.int8: "int8_t", torch.uint8: "uint8_t"}
+
+# What comes before every kernel; `T` is what is computed in.
+HEAD = """
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using T = {T};
+template <typename To, typename From> inline To bits(From x) {{ To y; std::memcpy(&y, &x, sizeof(y)); return y; }}
+inline T larger(T a, T b) {{ return (a > b) | (a != a) ? a : b; }}
+inline T smaller(T a, T b) {{ return (a < b) | (a != a) ? a : b; }}
+
+// To nearest, and of two that are as near to the even one, with so many bits dropped; what is not finite stays as it is.
+inline float rounded(float x, int dropped) {{
+    const int32_t whole = bits<int32_t>(x), even = whole + (1 << (dropped - 1)) - 1 + ((whole >> dropped) & 1);
+    return std::fabs(x) < INFINITY ? bits<float>(even & -(1 << dropped)) : x;
+}}
+
+struct BFloat16 {{
+    uint16_t whole;
+    static float rounded(float x) {{ return ::rounded(x, 16); }}
+    operator float() const {{ return bits<float>(uint32_t(whole) << 16); }}
+    void operator=(float x) {{ whole = x == x ? bits<uint32_t>(rounded(x)) >> 16 : 0x7fc0; }}
+}};
+
+struct Half {{
+    uint16_t whole;
+    static float rounded(float x) {{
+        const float found = std::fabs(x) < 0x1p-14f ? std::nearbyint(x * 0x1p24f) * 0x1p-24f : ::rounded(x, 13);
+        return std::fabs(found) > 65504 ? found * INFINITY : found;
+    }}
+    operator float() const {{
+        const float size = bits<float>((whole & 0x7fff) << 13) * 0x1p112f;
+        return std::copysign(size < 65536 ? size : bits<float>((whole & 0x7fff) << 13 | 0x7f800000), whole >> 15 ? -1.f : 1.f);
+    }}
+    void operator=(float x) {{
+        const float size = std::fabs(rounded(x));
+        const int32_t found = size < INFINITY ? bits<int32_t>(size * 0x1p-112f) >> 13 : size == size ? 0x7c00 : 0x7e00;
+        whole = found | (std::signbit(x) ? 0x8000 : 0);
+    }}
+}};
+
+// A scale without its last digits, as codecs.py has it, and what is multiplied by to decode.
+inline float bounded(float x) {{ return x > {largest}f ? {largest}f : x; }}
+inline float plain(float scale) {{
+    return bounded(bits<float>((bits<int32_t>(scale) + 4) & -8) + {smallest}f) + (scale - scale);
+}}
+"""
+
+# To and from the codes of a slot; u is what is added before bits are dropped.
+CODE = """
+inline float decoded{i}(int32_t code, float scale) {{
+    const float size = bits<float>(((code & {largest}) << {dropped}) + {bits}) - {least}f;
+    return {signed_size} * scale;
+}}
+inline int32_t encoded{i}(float x, float scale, int32_t u) {{
+    const int32_t whole = bits<int32_t>(x), size = {size};
+    const int32_t code = (bits<int32_t>(bits<float>(size) * scale + {least}f) + u) >> {dropped};
+    return {finished};
+}}
+"""
+SIGNED_PARTS = {
+    "size": "whole & INT32_MAX",
+    "signed_size": "bits<float>(bits<int32_t>(size) | ({signed_code} & INT32_MIN))",
+    "finished": "code | ((whole >> {shift}) & {sign})",
+}
+POSITIVE_PARTS = {  # These come without a sign.
+    "size": "whole",
+    "signed_size": "size",
+    "finished": "code > (size < 1 ? size : 1) ? code : (size < 1 ? size : 1)",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """How a slot is stored."""
+
+    codec: Blockwise
+    kind: str
+
+    @property
+    def type(self) -> str:
+        """Of its codes."""
+        return "uint8_t" if self.kind == POSITIVE else "int8_t"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A slot that is stored as it is, a number for each of the parameter's."""
+
+    dtype: torch.dtype
+
+    @property
+    def type(self) -> str:
+        """Of its numbers."""
+        return STORED[self.dtype]
+
+
+def head(dtype: torch.dtype) -> str:
+    """What comes before every kernel that computes in this dtype."""
+    return HEAD.format(T=TYPES[dtype], smallest=SMALLEST, largest=LARGEST)
+
+
+def functions(i: int, slot: Slot) -> str:
+    """To and from the codes of a slot."""
+    largest, dropped, bits, least = slot.codec.format(slot.kind)
+    parts = POSITIVE_PARTS if slot.kind == POSITIVE else SIGNED_PARTS
+    shift = 32 - slot.codec.bits
+    code = "code" if slot.codec.bits == 8 else f"(code << {shift})"  # What is read as a whole number has its sign already.
+    chosen = {name: text.format(shift=shift, sign=largest + 1, signed_code=code) for name, text in parts.items()}
+    return CODE.format(i=i, largest=largest, dropped=dropped, bits=bits, least=repr(least), **chosen)
+
+
+def decoding(k: int, column: int, slot: Slot) -> Iterator[str]:
+    """The lines that decode one block into the buffer."""
+    block, least = slot.codec.block, slot.codec.format(slot.kind)[3]
+    yield f"const float scale{k} = bounded(plain(scales{k}[row]) * {1 / (1 - least)!r}f);"
+    yield f"const {slot.type}* __restrict codes{k} = {_codes(column, slot)};"
+    yield f"float* __restrict s{k} = buffer{k} + (row - first) * {block};"
+    yield f"int32_t largest{k} = 0;"
+    yield "#pragma omp simd"
+    if slot.codec.bits == 4:
+        yield f"for (int i = 0; i < {block // 2}; i++) {{"
+        yield f"    s{k}[i] = decoded{k}(codes{k}[i] & 15, scale{k});"
+        yield f"    s{k}[i + {block // 2}] = decoded{k}((codes{k}[i] >> 4) & 15, scale{k});"
+        yield "}"
+    else:
+        yield f"for (int i = 0; i < {block}; i++) s{k}[i] = decoded{k}(codes{k}[i], scale{k});"
+
+
+def raised(k: int, slot: Slot) -> str:
+    """The largest number of a slot, after one more."""
+    size = f"bits<int32_t>(s{k}[i]){'' if slot.kind == POSITIVE else ' & INT32_MAX'}"
+    return f"{{ const int32_t size = {size}; largest{k} = largest{k} > size ? largest{k} : size; }}"
+
+
+def encoding(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
+    """The lines that write the codes of one block; what is added to each element is that of the first few, again and again."""
+    block, bits = slot.codec.block, slot.codec.bits
+    _, dropped, first, least = slot.codec.format(slot.kind)
+    half = block // 2
+    width = min(WIDTH, half if bits == 4 else block)
+    yield "{"
+    yield f"    const float* __restrict s = buffer{k} + (row - first) * {block};"
+    yield f"    {slot.type}* __restrict codes = {_codes(column, slot)};"
+    yield f"    const int32_t* places = static_cast<int32_t*>(columns[{column + 2}]);"
+    yield f"    const float scale = 1.f / plain(scales{k}[row]) * {1 - least!r}f;"
+    yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
+    yield f"    int32_t u[{max(width, LANES)}];"
+    every = " = ".join(f"u[i + {turn}]" for turn in range(0, max(width, LANES), LANES))
+    yield f"    for (int i = 0; i < {LANES}; i++)"
+    yield f"        {every} = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
+    yield f"    for (int start = 0; start < {block if bits == 8 else half}; start += {width})"
+    yield "        #pragma omp simd"
+    yield f"        for (int i = 0; i < {width}; i++)"
+    low = f"encoded{k}(s[start + i], scale, u[i])"
+    high = f" | encoded{k}(s[start + i + {half}], scale, u[i + {half % LANES}]) << 4" if bits == 4 else ""
+    yield f"            codes[start + i] = {low}{high};"
+    yield "}"
+
+
+def _codes(column: int, slot: Slot) -> str:
+    return f"static_cast<{slot.type}*>(columns[{column}]) + row * {slot.codec.block * slot.codec.bits // 8}"
