@@ -69,6 +69,27 @@ class Coding:
         """Whether a slot of this kind is in codes, of which this is the first part; a leaf may be left out."""
         return kind is not None and stored.dtype in self.codec.dtypes
 
+    def require_own(self, parts: Mapping[str, Sequence[Any]], updates: Tree) -> None:
+        """Raise ValueError where what is stored of a leaf is not what this codec makes of one like it.
+
+        Args:
+            parts: what is stored of each leaf, by name.
+            updates: the leaves.
+        """
+        for name, kind in self.inner.coded.items():
+            columns = [parts[name + ending] for ending in self.codec.parts]
+            for i, (u, *own) in enumerate(zip(trees.leaves(updates), *columns, strict=True)):
+                if u is None or own[0] is None or not self.is_coded(kind, own[0]):
+                    continue
+                found, expected = tuple(tuple(x.shape) for x in own), self.codec.shapes(reals_of(u))
+                if found != expected:
+                    where = trees.paths(updates, f"state[{name!r}]")[i]
+                    raise ValueError(
+                        f"{where} is stored in the shapes {found}, but {self.codec!r} makes {expected} of a tensor of "
+                        f"{tuple(u.shape)}: another codec made this state. Use that one, or pass what init_state of this very "
+                        "transform returned."
+                    )
+
     def decoded(self, stored: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
         """A leaf's slots as the rule sees them, of all that is stored of it; coded ones in this dtype."""
         parts, slots = iter(stored), []

@@ -131,6 +131,8 @@ class Lifted(Form):
         for (name, start), slot in zip(self.slots.items(), slots, strict=True):
             if start is zeros:
                 _require_shapes(slot, updates, f"state[{name!r}]")
+        if self.coding is not None:
+            self.coding.require_own(dict(zip(self.slots, slots, strict=True)), updates)
         return slots
 
     def numbers_of(self, extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,10 +164,12 @@ def test_kernels_of_the_pure_function_write_new_tensors():
 
 
 def test_a_state_of_another_codec_is_refused():
-    params = {"w": torch.ones(1000)}
-    for other in (fo.quantized(fo.adamw(), block=64), fo.quantized(fo.adamw(), bits=4)):
-        with pytest.raises(ValueError, match="another codec made this state"):
-            fo.quantized(fo.adamw()).update(params, other.init_state(params), params)
+    """Also where it is as many codes: half a block of 4 bits, two in a byte and filled up, beside as many of 8 bits."""
+    own = fo.quantized(fo.adamw(), min_size=16)
+    for other, count in (({"block": 64}, 1000), ({"bits": 4}, 1000), ({"bits": 4, "min_size": 16}, 64)):
+        params = {"w": torch.ones(count)}
+        with pytest.raises(ValueError, match=r"state\['exp_avg'\]\['w'\] is stored in .* another codec made this state"):
+            own.update(params, fo.quantized(fo.adamw(), **other).init_state(params), params)
 
 
 @pytest.mark.parametrize(
