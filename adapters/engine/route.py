@@ -238,6 +238,12 @@ def slot_count(links: Iterable[Link]) -> int:
     return sum(len(link.slots) for link in links)
 
 
+def stored_of(link: Link) -> list[tuple[str | None, int]]:
+    """Of each slot of a link's rule the kind of its codes, where it may be in some, and in how many parts it is stored."""
+    coding = link.form.coding
+    return [(kind, count) for _, kind, count in coding.slots] if coding else [(None, 1) for _ in link.slots]
+
+
 def _given(link: Link, hparams: HParams, counts: Counts, extra: Mapping[str, Any]) -> HParams:
     origins = link.hparams.items()
     own = {name: separate(origin.value(hparams, counts)) for name, origin in origins if origin.has_value(hparams)}

@@ -22,7 +22,7 @@ from ..given import of_leaf
 from ..lifted import wider
 from ..memory import on_host
 from ..prologue import is_column
-from ..route import Link, opened, run_links
+from ..route import Link, opened, run_links, stored_of
 from ..run import Run
 from ..work import Work
 from .called import Called
@@ -53,7 +53,8 @@ class Coded(Called):
         if scalars is None:
             return None
         block = self._block(work)
-        return self._kernel(run, work) if block else None, block, scalars
+        kept = _kept(work) if block else None
+        return None if kept is None else self._kernel(run, work, kept), block, scalars
 
     def step(self, run: Run, work: Work, slots: Sequence[Column], prepared: tuple[Any, int, Sequence[Any]]) -> None:
         """Leaf by leaf, and of each leaf block by block."""
@@ -105,27 +106,16 @@ class Coded(Called):
         return [torch.stack(column) for column in zip(*sums, strict=True)]
 
     def _block(self, work: Work) -> int:
-        """The length of the blocks of all slots that are coded; 0 where no kernel is for this."""
+        """The length of the blocks of all slots that may be in codes; 0 where no kernel is for this."""
         stage, p = work.stage, work.p[0]
         codings = [link.form.coding for link in stage.links if link.rule and link.form.coding]
         blocks = {coding.codec.block if isinstance(coding.codec, Blockwise) else 0 for coding in codings}
         fits = self._reasons is not None and stage.fuses and stage.steps and not stage.is_still and not stage.further
         if not fits or len(blocks) != 1 or not on_host(p) or p.dtype not in FLOATS:
             return 0
-        parts = iter(work.slots)
-        for link in stage.links:
-            coding = link.form.coding
-            if coding is None:
-                own = [next(parts)[0] for _ in link.slots]
-                is_fit = all(x.shape == p.shape and x.dtype in KEPT for x in own)
-            else:
-                firsts = [(kind, [next(parts)[0] for _ in range(count)][0]) for _, kind, count in coding.slots]
-                is_fit = all(coding.is_coded(*each) for each in firsts)
-            if not is_fit:
-                return 0
         return blocks.pop()
 
-    def _kernel(self, run: Run, work: Work) -> Any:
+    def _kernel(self, run: Run, work: Work, kept: Sequence[torch.dtype | None]) -> Any:
         """What steps a stage, compiled when it is first asked for; None where that fails."""
         links, part = work.stage.links, work.part
         key = work.stage, part.signature
@@ -133,8 +123,6 @@ class Coded(Called):
             from .coded_kernel import coded_kernel  # The compiler's modules take half a second.
 
             scalars = of_leaf(run.scalars(work, links), 0)
-            names = [(link, name) for link in links for name in link.slots]
-            kept = [x[0].dtype for (link, _), x in zip(names, work.slots, strict=True) if not link.form.coding]
             try:
                 u = wider(work.u[0], part.leaves[0]).to_real()
                 self._kernels[key] = coded_kernel(links, (u, work.p[0].dtype), kept, scalars)
@@ -143,6 +131,19 @@ class Coded(Called):
                 self._reasons[f"compiling the step in codes failed: {type(error).__name__}: {error}"] = None
                 self._kernels[key] = None
         return self._kernels[key]
+
+
+def _kept(work: Work) -> list[torch.dtype | None] | None:
+    """The dtype of each slot that is stored as it is, and None of each in codes; None where a kernel knows no such slot."""
+    parts, kept = iter(work.slots), []
+    for link in work.stage.links:
+        for kind, count in stored_of(link):
+            first = [next(parts)[0] for _ in range(count)][0]
+            is_coded = link.form.coding is not None and link.form.coding.is_coded(kind, first)
+            if not is_coded and (first.shape != work.p[0].shape or first.dtype not in KEPT):
+                return None
+            kept.append(None if is_coded else first.dtype)
+    return kept
 
 
 def _in_place(numbers: tuple[Tensor, Tensor], before: int, row: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from functional_optim.lifting import widened
 from functional_optim.transform import Transform
 
 from ..prologue import Prologue
-from ..route import Link, structure_of
+from ..route import Link, stored_of, structure_of
 from ..stages import Dtypes
 from ..trace import trace
 from .cpp_code import FLAGS, block_of, text_of
@@ -42,6 +42,7 @@ class CodedKernel:
         prologue: the scalars of the links without codes to the kernel's numbers.
         function: in C++, of the number of leaves, and of a table.
         places: for the rounding of each slot; None for one that is stored as it is.
+        counts: in how many parts each slot is stored; of those that are stored as they are the first one holds all.
         block: how many elements are one.
         dtype: of the numbers.
         forms: of the links, kept for the cache.
@@ -50,13 +51,15 @@ class CodedKernel:
     prologue: Prologue
     function: Any
     places: Sequence[Tensor | None]
+    counts: Sequence[int]
     block: int
     dtype: torch.dtype
     forms: Sequence[Any]
 
     def numbers(self, links: Sequence[Link], scalars: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """What it takes in a step: the links' numbers, and where the rounding of each slot is in its turn."""
-        found = [offset(t[0], i) for link, (_, t, _) in zip(links, scalars, strict=True) for i, _ in enumerate(_codes_of(link))]
+        turns = [(t, i) for link, (_, t, _) in zip(links, scalars, strict=True) for i, _ in enumerate(stored_of(link))]
+        found = [offset(t[0], i) for (t, i), places in zip(turns, self.places, strict=True) if places is not None]
         starts = torch.tensor([int(x) for x in found], dtype=torch.int32, device="cpu")
         return self.vector(plain_scalars(links, scalars)), starts
 
@@ -73,8 +76,9 @@ class CodedKernel:
         table = array("q")
         for vector, starts, u, p, *stored in leaves:
             columns, rest = [vector, starts, u, p], iter(stored)
-            for places in self.places:
-                columns += [next(rest)] if places is None else [next(rest), next(rest), places]
+            for places, count in zip(self.places, self.counts, strict=True):
+                parts = [next(rest) for _ in range(count)]
+                columns += parts[:1] if places is None else [*parts, places]
             table.append(u.numel())
             table.extend([x.data_ptr() for x in columns])
         self.function(len(leaves), table.buffer_info()[0])
@@ -101,14 +105,14 @@ def plain_scalars(links: Sequence[Link], scalars: Sequence[Any]) -> list[Any]:
 
 
 def coded_kernel(
-    links: Sequence[Link], dtypes: tuple[torch.dtype, torch.dtype], kept: Sequence[torch.dtype], scalars: Sequence[Any]
+    links: Sequence[Link], dtypes: tuple[torch.dtype, torch.dtype], kept: Sequence[torch.dtype | None], scalars: Sequence[Any]
 ) -> CodedKernel:
-    """The kernel of some elementwise links, for host tensors whose coded slots are in codes, compiled at its first use.
+    """The kernel of some elementwise links, for host tensors, compiled at its first use.
 
     Args:
         links: in order; what they do with the parameter is the end of the step.
         dtypes: of the update and the parameter.
-        kept: of the slots of links without codes.
+        kept: those of the slots that are stored as they are; None for each in codes.
         scalars: such as it will get, of each link.
     """
     key = (structure_of(links), dtypes, tuple(kept), trees.flatten(list(scalars))[1])
@@ -119,17 +123,18 @@ def coded_kernel(
 
 
 def _compiled(
-    links: Sequence[Link], dtypes: tuple[torch.dtype, torch.dtype], kept: Sequence[torch.dtype], scalars: Sequence[Any]
+    links: Sequence[Link], dtypes: tuple[torch.dtype, torch.dtype], kept: Sequence[torch.dtype | None], scalars: Sequence[Any]
 ) -> CodedKernel:
-    others, host = iter(map(Kept, kept)), torch.device("cpu")
-    slots = [slot for link in links for slot in _codes_of(link) or [next(others) for _ in link.slots]]
+    each, host = [(link, *stored) for link in links for stored in stored_of(link)], torch.device("cpu")
+    slots = [Kept(dtype) if dtype else _slot(link, kind) for (link, kind, _), dtype in zip(each, kept, strict=True)]
     stored = tuple(slot.dtype if isinstance(slot, Kept) else torch.float32 for slot in slots)
     known, numbers = Dtypes(*dtypes, stored), plain_scalars(links, scalars)
     traced = trace(plain(links), numbers, known, asks=False)
     text = text_of(traced, known, slots)
     function = inductor.function(text.source, [ctypes.c_int64, ctypes.c_void_p], FLAGS)
     places = [None if isinstance(slot, Kept) else slot.codec.places(slot.kind, host) for slot in slots]
-    kernel = CodedKernel(text.prologue, function, places, block_of(slots), known.scalars, [link.form for link in links])
+    counts, forms = [count for _, _, count in each], [link.form for link in links]
+    kernel = CodedKernel(text.prologue, function, places, counts, block_of(slots), known.scalars, forms)
     _try_out(kernel, body_of(traced), slots, dtypes, numbers)
     return kernel
 
@@ -156,8 +161,11 @@ def _try_out(
     turns = {i: turn for turn, i in enumerate(i for i, slot in enumerate(slots) if isinstance(slot, Slot))}
     starts = torch.arange(len(turns), dtype=torch.int32, device="cpu") * 1000
     u, p = (drawn(-0.5, dtype) for dtype in dtypes)
+    empty = torch.empty(0, device="cpu")
     old = [
-        (drawn(0.0, slot.dtype),) if isinstance(slot, Kept) else coded(slot, drawn(0.5, torch.float32), i)
+        (drawn(0.0, slot.dtype), *[empty] * (kernel.counts[i] - 1))
+        if isinstance(slot, Kept)
+        else coded(slot, drawn(0.5, torch.float32), i)
         for i, slot in enumerate(slots)
     ]
     opened = [
@@ -170,7 +178,7 @@ def _try_out(
     new_u, *new = body.run(vector, u, p, *opened)
     expected = [(widened(p) + new_u).to(p.dtype)]
     for i, (slot, x) in enumerate(zip(slots, new, strict=True)):
-        expected += [x.to(slot.dtype)] if isinstance(slot, Kept) else coded(slot, x, i)
+        expected += [x.to(slot.dtype), *old[i][1:]] if isinstance(slot, Kept) else coded(slot, x, i)
     for x, y in zip([found, *stored], expected, strict=True):
         if x.is_floating_point():
             is_same = torch.allclose(x, y, rtol=1e-2 if x.dtype in LOW else 1e-4, atol=1e-6)
@@ -180,10 +188,8 @@ def _try_out(
             raise RuntimeError("the compiled step in codes computes something else.")
 
 
-def _codes_of(link: Link) -> list[Slot]:
-    """How each slot of a link's rule is stored, all of which are coded; none where no codec stores them."""
+def _slot(link: Link, kind: str | None) -> Slot:
+    """How a slot of a link is in codes."""
     coding = link.form.coding
-    if coding is None:
-        return []
-    assert isinstance(coding.codec, Blockwise)
-    return [Slot(coding.codec, kind) for _, kind, _ in coding.slots if kind]
+    assert coding is not None and isinstance(coding.codec, Blockwise) and kind is not None
+    return Slot(coding.codec, kind)

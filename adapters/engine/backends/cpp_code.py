@@ -27,6 +27,9 @@ from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
 # Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
 TILE, LONGEST = 512, 1 << 14
 
+# How many elements are taken for a block where none is in codes.
+PLAIN = 128
+
 # Bytes of a line of the cache, and how many elements before they are stepped memory is asked for them: by itself the processor
 # asks too late, since a tile is read and written by turns. Of 8 bits it saves AdamW an eighth of its time.
 LINE, AHEAD = 64, 384
@@ -96,7 +99,7 @@ class Text:
 
 
 def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Text:
-    """The kernel of what was traced, with some slots in codes, of one length of blocks.
+    """The kernel of what was traced, with slots in codes of one length of blocks, or none.
 
     Raises:
         NotElementwise: there is no form for an operation.
@@ -117,8 +120,8 @@ def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Tex
 
 
 def block_of(slots: Sequence[Slot | Kept]) -> int:
-    """The length of the blocks of those in codes, of which there are some."""
-    return next(slot.codec.block for slot in slots if isinstance(slot, Slot))
+    """The length of the blocks."""
+    return next((slot.codec.block for slot in slots if isinstance(slot, Slot)), PLAIN)
 
 
 def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str]) -> Iterator[str]:
@@ -196,7 +199,8 @@ def _stepping(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str])
     width = min(block, WIDTH)
     yield f"for (int start = 0; start < {block}; start += {width}) {{"
     yield from (f"    {line}" for line in _asking(slots, width))
-    yield f"    #pragma omp simd reduction(max : {', '.join(f'largest{k}' for k, _ in coded)})"
+    found = ", ".join(f"largest{k}" for k, _ in coded)
+    yield f"    #pragma omp simd{f' reduction(max : {found})' if found else ''}"
     yield f"    for (int i = start; i < start + {width}; i++) {{"
     yield "        const T v0 = u[i], v1 = p[i];"
     for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
@@ -254,9 +258,9 @@ def _last(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
     block, rows = block_of(slots), list(zip(_columns(slots), slots, strict=True))
     cut = {0: TYPES[dtypes.update], 1: TYPES[dtypes.param]}
     cut |= {column: slot.type for column, slot in rows if isinstance(slot, Kept) or slot.codec.bits == 8}
-    turns = range(sum(isinstance(slot, Slot) for slot in slots))
+    turns = [f"int32_t(starts[{turn}] + rows * {BLOCK})" for turn, _ in enumerate(_coded(slots))]
     yield "if (rest == 0) return;"
-    yield f"const int32_t turns[] = {{{', '.join(f'int32_t(starts[{turn}] + rows * {BLOCK})' for turn in turns)}}};"
+    yield f"const int32_t turns[] = {{{', '.join(turns or '0')}}};"
     for i, kind in cut.items():
         yield f"{kind}* const all{i} = static_cast<{kind}*>(columns[{i}]) + rows * {block};"
         yield f"{kind} full{i}[{block}] = {{}};"
