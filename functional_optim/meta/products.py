@@ -163,10 +163,66 @@ inline void rows(const T* a, const T* b, T* c) {
     if constexpr (END > 0) tile<R, (END + WIDTH - 1) / WIDTH, (END - 1) % WIDTH + 1>(a, b + N - END, c + N - END);
 }
 
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+
+#ifdef SHUFFLES
+typedef T Line __attribute__((vector_size(WIDTH * sizeof(T)), aligned(alignof(T)), may_alias));
+
+// Of each pair of neighbours of S elements, in two lines, the second of one line and the first of the other change places.
+template <int S, int... J>
+inline __attribute__((always_inline)) void exchange(Line& a, Line& b, std::integer_sequence<int, J...>) {
+    const Line first = __builtin_shufflevector(a, b, (J & S ? WIDTH + J - S : J)...);
+    b = __builtin_shufflevector(a, b, (J & S ? WIDTH + J : J + S)...);
+    a = first;
+}
+
+template <int S>
+inline __attribute__((always_inline)) void turn(Line (&lines)[WIDTH]) {
+    if constexpr (S < WIDTH) {
+        #pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++)
+            if (!(i & S)) exchange<S>(lines[i], lines[i + S], std::make_integer_sequence<int, WIDTH>{});
+        turn<2 * S>(lines);
+    }
+}
+
+// A square of b, of which there are so many rows and columns, in registers.
+template <int ROWS, int COLUMNS>
+inline void square(const T* b, T* packed) {
+    Line lines[WIDTH];
+    #pragma GCC unroll 16
+    for (int n = 0; n < WIDTH; n++) {
+        lines[n] = Line{};
+        if (n < ROWS && COLUMNS == WIDTH) lines[n] = *reinterpret_cast<const Line*>(b + n * BN);
+        if (n < ROWS && COLUMNS < WIDTH) Vector::loadu(b + n * BN, COLUMNS).store(reinterpret_cast<T*>(&lines[n]));
+    }
+    turn<1>(lines);
+    #pragma GCC unroll 16
+    for (int k = 0; k < COLUMNS; k++) *reinterpret_cast<Line*>(packed + k * LINE) = lines[k];
+}
+
+template <int ROWS>
+inline void squares(const T* b, T* packed) {
+    int64_t k = 0;
+    for (; k + WIDTH <= K; k += WIDTH) square<ROWS, WIDTH>(b + k, packed + k * LINE);
+    if constexpr (K % WIDTH != 0) square<ROWS, K % WIDTH>(b + k, packed + k * LINE);
+}
+#endif
+
 inline void pack(const T* b, T* packed) {
+#ifdef SHUFFLES
     if constexpr (TURNS && BK == 1) {
-        at::vec::transpose_mxn<T>(b, BN, packed, LINE, N, K);
-    } else if constexpr (TURNS) {
+        int64_t n = 0;
+        for (; n + WIDTH <= N; n += WIDTH) squares<WIDTH>(b + n * BN, packed + n);
+        if constexpr (N % WIDTH != 0) squares<N % WIDTH>(b + n * BN, packed + n);
+        return;
+    }
+#endif
+    if constexpr (TURNS) {
         for (int64_t k = 0; k < K; k++)
             for (int64_t n = 0; n < N; n++) packed[k * LINE + n] = b[k * BK + n * BN];
     } else {
