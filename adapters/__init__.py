@@ -13,7 +13,7 @@ from .bridges.param_groups import param_groups
 from .bridges.timm import register_with_timm
 from .evaluation import eval_params
 from .optimizer import OptimizerAdapter
-from .state.loading import LoadReport, load_by_name
+from .state.by_name import LoadReport, load_by_name
 from .template.optimizer import GenericAdaptiveOptimizer
 from .template.transform import as_optimizer_class, as_transform
 from .template.weight_decay import WeightDecay

@@ -11,7 +11,8 @@ from functional_optim.combinators.evaluated import evaluated
 from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
-from .state.loading import keys_of, require_own, unwrapped
+from .state.names import keys_of
+from .state.own import require_own, unwrapped
 
 if TYPE_CHECKING:
     from .leaves import Numbered

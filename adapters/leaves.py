@@ -10,7 +10,7 @@ from torch import Tensor
 from functional_optim.lifting import widened
 
 from .state.layout import Key, Params
-from .state.loading import keys_of
+from .state.names import keys_of
 
 Group: TypeAlias = dict[str, Any]
 Numbered: TypeAlias = tuple[int, Group]

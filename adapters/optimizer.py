@@ -18,7 +18,7 @@ from .engine.snapshot import Present
 from .leaves import Group, Numbered, stepped_of
 from .state.groups import defaults_of
 from .state.layout import Key
-from .state.loading import keys_of
+from .state.names import keys_of
 from .state.rates import Rates, Watch, rates_of
 from .transform_optimizer import TransformOptimizer
 

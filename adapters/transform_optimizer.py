@@ -33,7 +33,8 @@ from .leaves import Group, Leaf, Numbered, leaves_of, stepped_of
 from .state.boxed import checked_and_boxed, open_boxes
 from .state.groups import hparams_of
 from .state.layout import Flat, Key, Layout
-from .state.loading import keys_of, require_state_dict
+from .state.loading import require_state_dict
+from .state.names import keys_of
 from .state.numbers import Numbers
 from .whole_step import whole_step
 

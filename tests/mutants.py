@@ -838,14 +838,14 @@ MUTANTS = [
     ),
     Mutant(
         "a slot of another shape is loaded",
-        "adapters/state/loading.py",
+        "adapters/state/fitting.py",
         "if old in found and shape != expected.shapes.get(name, shape):",
         "if False:",
         "test_contract_state.py -k other_shapes",
     ),
     Mutant(
         "a checkpoint by name is loaded by position",
-        "adapters/state/loading.py",
+        "adapters/state/by_name.py",
         "for name, number in zip(names, numbers, strict=True):",
         "for name, number in zip(sorted(names), numbers, strict=True):",
         "test_load_by_name.py -k another_order",

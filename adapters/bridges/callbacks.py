@@ -8,7 +8,7 @@ from typing import Any
 
 from functional_optim.recipe import answering
 
-from ..state.loading import is_own, unwrapped
+from ..state.own import is_own, unwrapped
 from .logs import log_values
 
 

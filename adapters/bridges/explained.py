@@ -9,7 +9,7 @@ from functional_optim.transform import Transform
 
 from ..engine.explained import reasons_of, stages_of
 from ..leaves import stepped_of
-from ..state.loading import keys_of
+from ..state.names import keys_of
 
 if TYPE_CHECKING:
     from ..leaves import Group, Numbered

@@ -20,7 +20,8 @@ from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..state.layout import Flat, Key, Layout
-from ..state.loading import keys_of, names_of, require_own
+from ..state.names import keys_of, names_of
+from ..state.own import require_own
 from ..transform_optimizer import TransformOptimizer
 
 Group: TypeAlias = dict[str, Any]

@@ -15,7 +15,7 @@ from functional_optim.lifting import Leafwise
 from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
-from ..state.loading import is_own
+from ..state.own import is_own
 
 # Of one parameter, with its name, to what steps it.
 Maker: TypeAlias = Callable[[list[tuple[str, Tensor]]], torch.optim.Optimizer]

@@ -11,7 +11,8 @@ from functional_optim.recipe import answering
 from functional_optim.transform import Transform
 
 from ..leaves import Leaf, Numbered
-from ..state.loading import keys_of, require_own, unwrapped
+from ..state.names import keys_of
+from ..state.own import require_own, unwrapped
 from ..transform_optimizer import TransformOptimizer
 
 

@@ -9,13 +9,7 @@ from torch import Tensor
 from functional_optim.sharded import placed_as
 
 from ..evaluation import without_trained
-from .loading import (
-    adopted_state,
-    require_same_parameters,
-    require_state_dict,
-    warn_of_another_order,
-    with_own_meaning_of_lr,
-)
+from .loading import adopted_state, require_same_parameters, require_state_dict, warn_of_another_order, with_own_meaning_of_lr
 
 if TYPE_CHECKING:
     from ..transform_optimizer import TransformOptimizer

@@ -16,7 +16,8 @@ from functional_optim.transform import Transform, per_tensor, require_transform
 
 from ..state.groups import defaults_of
 from ..state.layout import Key, Layout, detached_from
-from ..state.loading import keys_of, with_own_meaning_of_lr
+from ..state.loading import with_own_meaning_of_lr
+from ..state.names import keys_of
 from ..state.rates import Rates, Watch, rates_of
 from .optimizer import GenericAdaptiveOptimizer
 
