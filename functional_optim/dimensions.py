@@ -13,7 +13,7 @@ from torch import Tensor
 
 from functional_optim.hparams import HParams
 from functional_optim.lifting import SlotInit, widened
-from functional_optim.numerics import Scalar, sqrt
+from functional_optim.numerics import Scalar, plus_product, sqrt
 
 # Of a shape, the sizes of the dimensions that have slots; 0 for one that has none.
 Sides = Callable[[Sequence[int]], Sequence[int]]
@@ -75,6 +75,14 @@ def gram(x: Tensor, i: int) -> Tensor:
     """Of each of a stack of tensors, the inner products of its slices along dimension i: of matrices G Gᵀ for 0, Gᵀ G for 1."""
     y = _as_matrices(x.movedim(i + 1, -1))
     return y.mT @ y
+
+
+def added_gram(gg: Tensor, x: Tensor, i: int, keep: Scalar, share: Scalar) -> Tensor:
+    """`keep gg + share gram(x, i)`, a running sum of such products; empty where there is none."""
+    if not gg.shape[-1]:
+        return gg
+    y = _as_matrices(x.movedim(i + 1, -1))
+    return plus_product(gg, y.mT, y, keep, share)
 
 
 def roots_along(ggs: Sequence[Tensor], qs: Sequence[Tensor], eps: Scalar) -> list[Tensor]:

@@ -265,6 +265,14 @@ def added_product(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any) -> Tensor:
     return call(x, y, z, beta=a, alpha=b)
 
 
+def plus_product(x: Tensor, y: Tensor, z: Tensor, a: Scalar, b: Scalar) -> Tensor:
+    """`a x + b y z` of stacks of matrices, in one call where a and b are numbers and nobody watches."""
+    is_plain = isinstance(a, int | float) and isinstance(b, int | float) and x.dtype == y.dtype == z.dtype
+    if is_plain and not is_observed() and not any(map(is_tracked, (x, y, z))):
+        return added_product(x, y, z, a, b)
+    return a * x + b * (y @ z)
+
+
 def is_tracked(x: Tensor) -> bool:
     """Whether autograd keeps what is computed of it."""
     return x.requires_grad and torch.is_grad_enabled()

@@ -24,10 +24,10 @@ from torch import Tensor
 from functional_optim.combinators.inside import Inside, require_inside
 from functional_optim.decompositions import eigh
 from functional_optim.dimensions import (
+    added_gram,
     arranged,
     folded,
     followed,
-    gram,
     per_dimension,
     roots_along,
     sides,
@@ -164,8 +164,7 @@ def _rotated(
             return turned(u.reshape(shape), [q.mT for q in qs]).reshape(g.shape), new
 
         u, own = cond(t == 1, lambda: (torch.zeros_like(g), own), stepped)
-        grams = _grams(g.reshape(shape), ggs, qs, hp["kl_eps"] if kl else None, t)
-        ggs = [beta * gg + (1 - beta) * new for gg, new in zip(ggs, grams, strict=True)]
+        ggs = _moments(g.reshape(shape), ggs, qs, beta, hp["kl_eps"] if kl else None, t)
         known = [gg.detach() for gg in ggs]
 
         def later():
@@ -178,13 +177,14 @@ def _rotated(
     return rule
 
 
-def _grams(x: Tensor, ggs: Sequence[Tensor], qs: Sequence[Tensor], kl_eps: Any, t: Any) -> list[Tensor]:
-    """What the second moments of this step are; nothing where there are none."""
+def _moments(x: Tensor, ggs: Sequence[Tensor], qs: Sequence[Tensor], beta: Any, kl_eps: Any, t: Any) -> list[Tensor]:
+    """The second moments, with those of this step; empty where there are none."""
     if kl_eps is None:
-        return [gram(x, i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+        return [added_gram(gg, x, i, beta, 1 - beta) for i, gg in enumerate(ggs)]
     # Before there is a basis, the moments are 0.
     roots = [either(t == 1, torch.ones_like(root), root) for root in roots_along(ggs, qs, kl_eps)]
-    return [whitened_gram(x, i, qs, roots) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+    new = [whitened_gram(x, i, qs, roots) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+    return [beta * gg + (1 - beta) * each for gg, each in zip(ggs, new, strict=True)]
 
 
 def _turned_on(ggs: list[Tensor], qs: list[Tensor], own: list[Tensor], turns: list[bool], shape: Sequence[int]) -> Bases:

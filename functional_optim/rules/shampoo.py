@@ -13,10 +13,10 @@ https://arxiv.org/abs/2309.06497
 import torch
 
 from functional_optim.decompositions import eigh
-from functional_optim.dimensions import folded, gram, per_dimension, sides, square_zeros, turned
+from functional_optim.dimensions import added_gram, folded, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise, zeros
-from functional_optim.numerics import bias_correction, cond, is_due, where
+from functional_optim.numerics import bias_correction, cond, is_due, mixed, where
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform
 
@@ -103,9 +103,9 @@ def _shampoo(hp, t, *, every, dims, order):
 
     def rule(g, p, m, *slots):
         shape = (g.shape[0], *folded(tuple(g.shape[1:]) or (1,), dims))
-        m = b1 * m + (1 - b1) * g
+        m = mixed(m, g, 1 - b1)
         ls, rs = list(slots[:dims]), list(slots[dims:])
-        ls = [b2 * x + share * gram(g.reshape(shape), i) if x.shape[-1] else x for i, x in enumerate(ls)]
+        ls = [added_gram(x, g.reshape(shape), i, b2, share) for i, x in enumerate(ls)]
         kept = sum(x.shape[-1] > 0 for x in ls)
         power = 1 / (order or 2 * kept or 1)
         rs = cond(due, lambda: [_root((x / c2).detach(), hp["epsilon"], power) for x in ls], lambda: rs)

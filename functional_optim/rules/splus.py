@@ -13,10 +13,10 @@ Frans, Levine & Abbeel 2025, A Stable Whitening Optimizer for Efficient Neural N
 import torch
 
 from functional_optim.decompositions import eigh
-from functional_optim.dimensions import gram, per_dimension, sides, square_zeros, turned
+from functional_optim.dimensions import added_gram, per_dimension, sides, square_zeros, turned
 from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
 from functional_optim.lifting import Leafwise, zeros
-from functional_optim.numerics import cond, is_due
+from functional_optim.numerics import cond, is_due, mixed
 from functional_optim.recipe import recorded
 from functional_optim.transform import Transform, per_tensor
 
@@ -86,9 +86,9 @@ def _splus(hp, t, *, every):
 
     def rule(g, p, m, *slots):
         ggs, qs = list(slots[:2]), list(slots[2:])
-        m = b1 * m + (1 - b1) * g
+        m = mixed(m, g, 1 - b1)
         u = turned(turned(m, qs).sign(), [q.mT for q in qs])
-        ggs = [b2 * gg + (1 - b2) * gram(g, i) if gg.shape[-1] else gg for i, gg in enumerate(ggs)]
+        ggs = [added_gram(gg, g, i, b2, 1 - b2) for i, gg in enumerate(ggs)]
         known = [gg.detach() for gg in ggs]
         qs = cond((t == 1) | is_due(t, every, hp["inverse_offset"]), lambda: [eigh(gg)[1] for gg in known], lambda: qs)
         return [x.contiguous() for x in (u, m, *ggs, *qs)]
