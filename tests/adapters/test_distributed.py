@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import two_processes
-from covering import mostly_full
+from covering import kinds_of, mostly_full
 
 ALONE = "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
 
@@ -54,8 +54,8 @@ def reports(folder, request) -> list[dict[str, str]]:
     return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in range(2)]
 
 
-# Of the transforms of the table those that have a part of their own, unless there is time for all.
-FULL = mostly_full({name: trial.transform for name, trial in two_processes.TRIALS.items()})
+# Of the transforms of the table those of a kind of their own, by which shards are treated, unless there is time for all.
+FULL = mostly_full({name: trial.transform for name, trial in two_processes.TRIALS.items()}, kinds_of)
 MARKS = {f"{two_processes.every_transform_takes_dtensors.__name__}[{name}]": marks for name, marks in FULL.items()}
 KERNELS = two_processes.every_transform_runs_kernels_on_shards_and_shares_out_copies.__name__
 MARKS |= {f"{KERNELS}[{name}]": [] if name == "lamb" else [pytest.mark.full] for name in FULL}

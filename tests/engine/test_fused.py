@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+from itertools import product
 
 import pytest
 import torch
@@ -41,13 +42,14 @@ from functional_optim.adapters import SGD, Adagrad, Adam, AdamW, OptimizerAdapte
 from functional_optim.adapters.engine.backends import kernels
 from functional_optim.adapters.engine.route import links_of
 
-IN_OTHER_DTYPES = ("momentum", "amsgrad", "clip later", "user rule")
+# The last two have what the others have: slots, branches, a sum over all, numbers of the step.
+IN_OTHER_DTYPES = {"momentum": [pytest.mark.full], "amsgrad": [pytest.mark.full], "clip later": [], "user rule": []}
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, torch.float32) for name in TRANSFORMS]
-    + [(name, dtype) for name in IN_OTHER_DTYPES for dtype in (torch.float64, torch.bfloat16)],
+    + [pytest.param(*each, marks=IN_OTHER_DTYPES[each[0]]) for each in product(IN_OTHER_DTYPES, (torch.float64, torch.bfloat16))],
     ids=str,
 )
 def test_fused_is_eager(name, dtype):
