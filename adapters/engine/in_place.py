@@ -42,6 +42,16 @@ class InPlacePlan(Plan):
     states: Mapping[Key, Flat]
     advances: Tensor
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._holders: dict[Path, list[Tensor]] = {}
+
+    def holders(self, path: Path) -> list[Tensor]:
+        """The tensors that hold the value at this path, which all share; looked up once, as `InPlaceRun.places`."""
+        if path not in self._holders:
+            self._holders[path] = self.layout.holders(path, self.states)
+        return self._holders[path]
+
 
 class InPlaceRun(Run):
     """One step of an optimizer.
@@ -51,6 +61,8 @@ class InPlaceRun(Run):
         grads: of its parameters; None where there is none, and then the parameter stays as it is.
         hparams, counts, extra: see `Run`.
     """
+
+    plan: InPlacePlan
 
     def __init__(
         self,
@@ -131,7 +143,7 @@ class InPlaceRun(Run):
     def share(self, new: Mapping[Path, Any]) -> None:
         """Into all states."""
         for path, value in new.items():
-            stored = self.layout.holders(path, self.states)
+            stored = self.plan.holders(path)
             value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
             if stored:
                 self._pending.append(functools.partial(foreach["copy_"], stored, [value] * len(stored)))

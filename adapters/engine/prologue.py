@@ -5,7 +5,6 @@ of Python's, in double precision, whatever the tensors. A rule that asks whether
 step in which it is traced; the answer is noted too, and what was traced holds as long as it is the same.
 """
 
-import contextlib
 import functools
 import math
 import operator
@@ -96,9 +95,10 @@ class Operation:
         if where is not None:
             wide = dtype_of_scalars(where)
             return OPERATORS[self.name](*args) if self.name in OPERATORS else _by_torch(self.name, *args, wide=wide)
-        with contextlib.suppress(ArithmeticError, ValueError):
+        try:
             return self.function(*args)
-        return _read(self.name, *args)
+        except (ArithmeticError, ValueError):
+            return _read(self.name, *args)
 
 
 # The value at an index, what is asked of it, and the answer for which something was traced.
@@ -166,7 +166,7 @@ class Prologue:
                 needed |= {x for x in operation.args if type(x) is Place}
         self.operations = [(place, operation) for place, operation in operations if place in needed]
         self.others = [(i, x) for i, x in enumerate(tape.values[:inputs]) if not isinstance(x, int | float | Tensor)]
-        self.inputs, self.outputs = inputs, list(outputs)
+        self.inputs, self.outputs, self.asked = inputs, list(outputs), needed.union(i for i, _ in self.others)
         # Behind the places of inputs and results are the constants, so that all arguments are at places.
         self.further: list[Any] = [None] * len(operations)
         self.calls = [(place, operation.function, self._taken(operation.args)) for place, operation in self.operations]
@@ -175,6 +175,8 @@ class Prologue:
     def __call__(self, inputs: Sequence[Any]) -> list[Any] | None:
         """The numbers: Python's, () tensors where an input was one on another device than the host, and columns where one was a
         column. None where a rule would have got another answer than when it was traced."""
+        if not PLAIN_NUMBERS.issuperset(map(type, inputs)):
+            inputs = [x if i in self.asked else 0.0 for i, x in enumerate(inputs)]
         if not PLAIN_NUMBERS.issuperset(map(type, inputs)):
             holds, numbers = self.by_row(inputs, 1)
             return numbers if holds[0] else None

@@ -71,6 +71,7 @@ class Run(ABC):
             plan.lasting = Lasting(hparams)
         self.reduced: dict[Link, Any] = {}
         self._own: dict[Part, dict[Link, Any]] = {}
+        self._varying: set[Part] = set()
         self.cache: dict[Any, Any] = {}
         self.ranks: dict[Link, Mapping[int, int]] = {}
 
@@ -198,8 +199,7 @@ class Run(ABC):
 
     def varies(self, work: Work) -> bool:
         """Whether the leaves of a work have numbers of their own that links have found."""
-        own = self._own.get(work.part)
-        return own is not None and any(is_column(x) for x in trees.leaves(list(own.values())))
+        return work.part in self._varying
 
     def scalars(self, work: Work, links: Sequence[Link], given: Given | None = None) -> list[Any]:
         """Those of some links of the next stage of a work, or of those of its leaves that are given this."""
@@ -291,7 +291,7 @@ class Run(ABC):
         self._require_one_value(link, form, works)
         for work in works:
             self._ready(work)
-            self._own.setdefault(work.part, {})[link] = self._kept(link, form, work)
+            self._learn(link, work, self._kept(link, form, work))
         old = [self._own[work.part][link] for work in works]
         asks = [form.terms(*self.given(work)(link), own) is not None for work, own in zip(works, old, strict=True)]
         own_sums = [self.backend(work).sums(self, work, link) for work in works] if all(asks) else [[] for _ in works]
@@ -300,7 +300,7 @@ class Run(ABC):
         for work, numbers, own in zip(works, old, sums, strict=True):
             sizes = work.part.sizes.column(work.p[0].device)
             found = form.finish(*self.given(work)(link), numbers, Sums(tuple(own), totals, sizes))
-            self._own[work.part][link] = found
+            self._learn(link, work, found)
             for name in form.own:
                 new: Tensor = found.new[name]
                 self.keep(link, name, work, double(new))
@@ -308,6 +308,12 @@ class Run(ABC):
         if form.shared and form.counts:
             names[link.step] = self.given(works[0])(link)[1]
         self.share(names)
+
+    def _learn(self, link: Link, work: Work, numbers: Any) -> None:
+        """What a link has found out for the leaves of a work."""
+        self._own.setdefault(work.part, {})[link] = numbers
+        if any(map(is_column, trees.leaves(numbers))):
+            self._varying.add(work.part)
 
     def _require_one_value(self, link: Link, form: Numbered, works: list[Work]) -> None:
         """Raise ValueError where groups have different values of what there is one of for all, or of what has to agree."""
@@ -322,7 +328,7 @@ class Run(ABC):
         numbers: dict[str, Tensor] = {}
         for name in form.own:
             column = double(torch.stack(self.places(link, name, work)))
-            numbers[name] = column[0] if on_host(column) and bool((column == column[0]).all()) else column
+            numbers[name] = column[0] if on_host(column) and len(set(column.tolist())) == 1 else column
         return {**numbers, **{name: double(self.shared((*link.path, name))) for name in form.shared}}
 
     def _shared_steps(self, passage: Passage) -> dict[Path, int]:

@@ -146,7 +146,13 @@ def own_calls(function):
 
 
 @pytest.mark.parametrize(
-    ("transform", "most"), [(fo.adamw(), 120), (fo.chain(fo.clip_by_global_norm(), fo.adamw()), 180)], ids=["adamw", "clip"]
+    ("transform", "most"),
+    [
+        (fo.adamw(), 120),
+        (fo.chain(fo.clip_by_global_norm(), fo.adamw()), 180),
+        (fo.chain(fo.monitor("grad"), fo.adamw()), 405),
+    ],
+    ids=["adamw", "clip", "monitor"],
 )
 @pytest.mark.parametrize("fused", [None, True])
 def test_a_warm_step_asks_little(transform, most, fused):
