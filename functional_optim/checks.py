@@ -1,7 +1,7 @@
 """What every gradient tree must satisfy before a transform sees it: checked on structure, shape and dtype, never on values."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -69,6 +69,16 @@ def pair_advice(given: Any) -> str:
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Mapping):
         return " If this is the pair that grad_and_value returned, unpack it: grads, loss = ..."
     return ""
+
+
+def require_entries(state: Any, parts: Collection[str], whole: str, part: str) -> None:
+    """Raise ValueError unless the state of a chain or a partition, the whole, has an entry for each part and no others."""
+    if not isinstance(state, Mapping) or set(state) != set(parts):
+        found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        raise ValueError(
+            f"the state of this {whole} holds one entry per {part}, {list(parts)}, but got {found}: pass what init_state or the "
+            f"last update of this very {whole} returned, as in update(grads, state, params).{pair_advice(state)}"
+        )
 
 
 def misfit(function: Callable[..., Any], *arguments: Any) -> str:

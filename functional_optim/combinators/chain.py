@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim.checks import pair_advice
+from functional_optim.checks import require_entries
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
@@ -42,13 +42,7 @@ class Chained(Combined):
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """Each link in turn on what the one before it returned."""
-        if not isinstance(state, Mapping) or set(state) != set(self.links):
-            found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
-            raise ValueError(
-                f"the state of this chain holds one entry per link, {list(self.links)}, but got {found}: "
-                "pass what init_state or the last update of this very chain returned, as in update(grads, state, params)."
-                f"{pair_advice(state)}"
-            )
+        require_entries(state, self.links, "chain", "link")
         new_state = {}
         for name, link in self.links.items():
             updates, new_state[name] = link.update_fn(updates, state[name], params, link.select(hp), **extra)

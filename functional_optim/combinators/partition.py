@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.checks import pair_advice
+from functional_optim.checks import require_entries
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.labels import ByName, ByNdim, Labels, labels_of, require_labels
@@ -84,13 +84,7 @@ class Partitioned(Combined):
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """Each branch on its own leaves."""
-        if not isinstance(state, Mapping) or set(state) != set(self.branches):
-            found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"
-            raise ValueError(
-                f"the state of this partition holds one entry per branch, {list(self.branches)}, but got {found}: "
-                "pass what init_state or the last update of this very partition returned, as in update(grads, state, params)."
-                f"{pair_advice(state)}"
-            )
+        require_entries(state, self.branches, "partition", "branch")
         leaves, spec = trees.flatten(updates)
         new_state = {}
         shares = self._shares(updates, of_params=False) if params is None else self._shares(params)
@@ -248,7 +242,7 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
         mask: `(name, leaf) -> bool`, or a tree of bools by name; a parameter that it does not name is False.
 
     Raises:
-        TypeError: a function does not take (name, leaf), a tree holds text, or it is a single bool.
+        TypeError: a function does not take (name, leaf), or a tree holds text.
         ValueError: from `init_state` and from the constructor of an optimizer, where a tree of bools names none of the
             parameters.
 
@@ -265,8 +259,6 @@ def masked(transform: Transform, mask: Tree | Callable[[str, Tensor], bool]) -> 
     """
     require_transform(transform, "masked")
     require_labels(mask, "mask of masked", "whether it is chosen")
-    if isinstance(mask, bool | None):
-        raise TypeError(f"mask = {mask!r} of masked: expected bools by name, {{'head.weight': True}}, or lambda name, leaf: ...")
     for leaf in () if callable(mask) else trees.leaves(mask):
         if isinstance(leaf, str):
             raise TypeError(
@@ -290,7 +282,8 @@ class _Mask:
     def check(self, names: list[str]) -> None:
         """Raise where the names have nothing in common with those that it gives: a branch may see a part of them."""
         if isinstance(self.mask, Mapping) and names and self.mask and not set(names) & set(self.mask):
-            raise ValueError(f"the mask names no parameter: it has {_listed(self.mask)}; there are: {_listed(names)}.")
+            given = "a single bool, and no name" if set(self.mask) == {""} else _listed(self.mask)
+            raise ValueError(f"the mask names no parameter: it has {given}; there are: {_listed(names)}.")
 
 
 def _routed(branches: Mapping[str, Transform], labels: Labels, *, all_used: bool, name: str) -> Transform:

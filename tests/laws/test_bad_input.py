@@ -1114,7 +1114,11 @@ SLIPS = {
         r"torch's clip_grad_norm_ is not a Transform. Did you mean fo.clip_by_global_norm\(\)",
     ),
     "a number for a name": (lambda: fo.chain(fo.adam(), name=3), TypeError, r"name = 3 of chain: expected a text"),
-    "one bool for a mask": (lambda: fo.masked(fo.adam(), True), TypeError, r"mask = True of masked: expected bools by name"),
+    "one bool for a mask": (
+        lambda: fo.masked(fo.adam(), True).init_state(PARAMS),
+        ValueError,
+        r"the mask names no parameter: it has a single bool, and no name; there are: ",
+    ),
     "an optimizer that does not step in backward": (
         lambda: fo.adapters.step_in_backward(torch.nn.Linear(1, 1), fo.adapters.AdamW([WEIGHT])),
         TypeError,
