@@ -1340,8 +1340,6 @@ def test_a_number_in_a_group_that_nothing_takes():
     params = torch.nn.Linear(2, 1).parameters
     with pytest.warns(UserWarning, match=r"param_groups\[0\] has a key 'weight_decay', .*constructor, adam\(weight_decay=...\)"):
         OptimizerAdapter([{"params": params(), "weight_decay": 0.1}], fo.adam())
-    with pytest.warns(UserWarning, match=r"param_groups\[0\] has a key 'momentum', which changes nothing. adamw has no"):
-        fo.adapters.AdamW([{"params": params(), "momentum": 0.9}])
     with pytest.warns(UserWarning, match=r"has a key 'learning_rate', .*Did you mean 'lr'"):
         OptimizerAdapter([{"params": params(), "learning_rate": torch.tensor(0.1)}], fo.adam())
     OptimizerAdapter([{"params": params(), "weight_decay": 0.0, "name": "head"}], fo.adam())
