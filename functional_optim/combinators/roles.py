@@ -51,8 +51,8 @@ def by_role(model: nn.Module, heads: Collection[str] = ()) -> dict[str, str]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"by_role(model) got a {type(model).__name__}: expected a module.")
-    if isinstance(heads, str):
-        raise TypeError(f"heads = {heads!r}: expected a list of names, [{heads!r}].")
+    if isinstance(heads, str) or not isinstance(heads, Collection):
+        raise TypeError(f"heads = {heads!r}: expected a list of names, [{heads if isinstance(heads, str) else 'lm_head'!r}].")
     modules = dict(model.named_modules())
     for name in heads:
         if name not in modules:

@@ -100,6 +100,7 @@ def rotate(
 
     Raises:
         TypeError: this is no transform; or not rules of gradient and slots alone, for one tensor.
+        ValueError: `directions` has a name that no slot has.
 
     Source: Vyas et al. 2024, https://arxiv.org/abs/2409.11321, and the authors' program; Lin et al. 2025,
     https://arxiv.org/abs/2509.03378, whose program keeps means of the eigenvalues, where here they are taken of the moments.
@@ -115,6 +116,9 @@ def rotate(
             [ 0., -1.]])
     """
     inner = require_inside(transform, "rotate")
+    known = {*DIRECTIONS, *(name.rpartition(".")[2] for name in inner.slots)}
+    if isinstance(directions, str) or not set(directions) <= known:
+        raise ValueError(f"directions = {directions!r}: expected a tuple of names of slots, of {', '.join(inner.slots)}.")
     precondition_frequency = require_count("precondition_frequency", precondition_frequency, 1)
     max_precond_dim = require_count("max_precond_dim", max_precond_dim, 0)
     dims = require_count("dims", dims, 1)

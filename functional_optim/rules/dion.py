@@ -16,7 +16,7 @@ import math
 from torch import Tensor
 
 from functional_optim.decompositions import orthogonal_factor
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, validate_number
 from functional_optim.lifting import Leafwise, widened, zeros
 from functional_optim.numerics import sqrt
 from functional_optim.philox import normal
@@ -61,8 +61,7 @@ def scale_by_dion(momentum: float = 0.95, dion_eps: float = 1e-8, seed: float = 
     tensor([[1., 0.],
             [0., 1.]])
     """
-    if not 0 < rank_fraction <= 1:
-        raise ValueError(f"rank_fraction = {rank_fraction} is outside (0, 1].")
+    validate_number("rank_fraction", rank_fraction, "(0, 1]")
     form = Leafwise(
         name="scale_by_dion",
         scalars=_dion,

@@ -13,7 +13,7 @@ import math
 import torch
 
 from functional_optim.codecs import Codec
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, validate_number
 from functional_optim.recipe import recorded
 from functional_optim.rules.newton_schulz import Schedule, margin_of, matrix_zeros, orthogonalized, require_schedule, schedule_of
 from functional_optim.rules.shape import aspect
@@ -82,7 +82,6 @@ def scale_by_dion2(
     tensor([[1., 0.],
             [0., 0.]])
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction = {fraction} is outside (0, 1].")
+    validate_number("fraction", fraction, "(0, 1]")
     ns_steps = require_schedule(coefficients, ns_steps, ns_dtype)
     return _scale_by_dion2(fraction, coefficients, ns_steps, ns_dtype, ef_decay, ns_eps, state_dtype=state_dtype)

@@ -20,7 +20,7 @@ from functional_optim.dimensions import (
     whitened,
     whitened_gram,
 )
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count, validate_number
 from functional_optim.lifting import Leafwise
 from functional_optim.numerics import cond, is_due
 from functional_optim.recipe import recorded
@@ -72,8 +72,7 @@ def scale_by_kl_shampoo(
     precondition_frequency = require_count("precondition_frequency", precondition_frequency, 1)
     max_precond_dim = require_count("max_precond_dim", max_precond_dim, 0)
     dims = require_count("dims", dims, 2)
-    if not init_factor > 0:
-        raise ValueError(f"init_factor = {init_factor} is not greater than 0.")
+    validate_number("init_factor", init_factor, "(0, inf)")
 
     def sizes(shape):
         return sides(shape, dims, max_precond_dim, vectors=False)

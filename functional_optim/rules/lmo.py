@@ -135,6 +135,6 @@ def scale_by_lmo(
     tensor([ 0.8485, -1.1314])
     """
     ns_steps = require_schedule([COEFFICIENTS], ns_steps, ns_dtype)
-    if norm != AUTO and norm not in NORMS:
+    if norm not in (AUTO, *NORMS):
         raise ValueError(f"norm = {norm!r}: expected one of {', '.join(map(repr, (AUTO, *NORMS)))}.")
     return _scale_by_lmo(norm, normalized, transpose, ns_steps, ns_dtype, norm_eps)

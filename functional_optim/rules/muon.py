@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.codecs import Codec
-from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam
+from functional_optim.hparams import ANY, FRACTION, NON_NEGATIVE, Hparam, is_several
 from functional_optim.in_turn import in_turn
 from functional_optim.numerics import mixed
 from functional_optim.recipe import recorded
@@ -120,7 +120,7 @@ def scale_by_muon(
     """
     factor = scaled_by_shape(adjust_lr_fn)
     given: Any = ns_coefficients
-    by_steps = isinstance(given[0], str | tuple | list)
+    by_steps = not is_several(given)
     ns_steps = require_schedule(given if by_steps else [given], ns_steps, ns_dtype)
     options = {"eps": eps, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
     direction = _scheduled_direction(schedule=given, **options) if by_steps else _direction(ns_coefficients=given, **options)

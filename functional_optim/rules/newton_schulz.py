@@ -11,12 +11,12 @@ Amsel et al. 2025, The Polar Express, https://arxiv.org/abs/2505.16932: the best
 
 import itertools
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import HParams, require_count
+from functional_optim.hparams import HParams, is_several, require_count
 from functional_optim.lifting import SlotInit, require_dims
 from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
 from functional_optim.symmetric import gram, multiplies, quadratic
@@ -66,12 +66,16 @@ def require_schedule(coefficients: str | Schedule, steps: int, dtype: torch.dtyp
         raise TypeError(f"ns_dtype = {dtype!r}: expected a real floating dtype, such as torch.bfloat16, or None.")
     if isinstance(coefficients, str) and coefficients not in SCHEDULES:
         raise ValueError(f"coefficients = {coefficients!r}: expected one of {', '.join(map(repr, SCHEDULES))}, or triples.")
-    if not isinstance(coefficients, str) and not (coefficients and all(len(triple) == 3 for triple in coefficients)):
+    if not isinstance(coefficients, str) and not _are_triples(coefficients):
         raise ValueError(f"coefficients = {coefficients!r}: expected the (a, b, c) of one step or more.")
     steps = require_count("ns_steps", steps, 0)
     if steps >= 100:
         raise ValueError(f"ns_steps = {steps} is outside [0, 100).")
     return steps
+
+
+def _are_triples(coefficients: Any) -> bool:
+    return isinstance(coefficients, Sequence) and bool(coefficients) and all(is_several(x) and len(x) == 3 for x in coefficients)
 
 
 def require_matrix(name: str, shape: Sequence[int]) -> None:

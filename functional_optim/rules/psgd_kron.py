@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.dimensions import folded
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, HParams, require_count, validate_number
 from functional_optim.lifting import Leafwise, widened, zeros
 from functional_optim.numerics import ahead, bias_correction, cond, floor, sqrt, where
 from functional_optim.philox import normal
@@ -80,10 +80,9 @@ def scale_by_psgd_kron(
     dims = require_count("dims", dims, 1)
     max_size_triangular = require_count("max_size_triangular", max_size_triangular, 0)
     min_ndim_triangular = require_count("min_ndim_triangular", min_ndim_triangular, 0)
-    if not precond_init_scale > 0:
-        raise ValueError(f"precond_init_scale = {precond_init_scale} is not greater than 0.")
-    if update_probability is not None and not 0 < update_probability <= 1:
-        raise ValueError(f"update_probability = {update_probability} is outside (0, 1].")
+    validate_number("precond_init_scale", precond_init_scale, "(0, inf)")
+    if update_probability is not None:
+        validate_number("update_probability", update_probability, "(0, 1]")
     form = Leafwise(
         name="scale_by_psgd_kron",
         scalars=_psgd,

@@ -143,5 +143,5 @@ def scale_to_rms(hp, numbers):
 
 def require_factor(adjust_lr_fn: str | None) -> None:
     """Raise ValueError unless there is a factor of this name."""
-    if adjust_lr_fn not in FACTORS:
+    if adjust_lr_fn not in (*FACTORS,):
         raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r}: expected one of {', '.join(map(repr, FACTORS))}.")

@@ -164,6 +164,35 @@ def test_what_another_mode_reads_is_checked_too(make, message):
         make()
 
 
+TRIPLES = r"expected the \(a, b, c\) of one step or more"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        *((lambda given=given: fo.scale_by_muon(ns_coefficients=given), ValueError, TRIPLES) for given in (3.0, None, [])),
+        *(
+            (lambda given=given: fo.orthogonalize(given), ValueError, TRIPLES)
+            for given in (3, (1.0, 2.0, 3.0), [("a", "b", "c")])
+        ),
+        (lambda: fo.muon(adjust_lr_fn=["original"]), ValueError, r"adjust_lr_fn = \['original'\]: expected one of None"),
+        (lambda: fo.scion(norm=["sign"]), ValueError, r"norm = \['sign'\]: expected one of 'auto'"),
+        (lambda: fo.dion(rank_fraction="half"), TypeError, "rank_fraction = 'half' is a str: expected a number"),
+        (lambda: fo.dion2(fraction=None), TypeError, "fraction = None is a NoneType: expected a number"),
+        (lambda: fo.psgd_kron(update_probability="a"), TypeError, "update_probability = 'a' is a str: expected a number"),
+        (lambda: fo.kl_shampoo(init_factor="x"), TypeError, "init_factor = 'x' is a str: expected a number"),
+        (lambda: fo.by_role(MODEL, None), TypeError, r"heads = None: expected a list of names, \['lm_head'\]"),
+        *(
+            (lambda given=given: fo.rotate(fo.scale_by_adam(), directions=given), ValueError, "of exp_avg, exp_avg_sq")
+            for given in ("exp_avg", ("exp_agv",))
+        ),
+    ],
+)
+def test_arguments_of_matrix_rules(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_hyper_parameters_where_there_are_none(refused):
     refused(ValueError, r"chain has no hyper-parameter 'lr'; it accepts: none", tx=fo.chain(), hparams={"lr": 0.1})
 

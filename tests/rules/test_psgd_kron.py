@@ -134,7 +134,7 @@ def test_probes_are_told_by_the_seed():
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"update_probability = 0.0 is outside \(0, 1\]"):
         fo.scale_by_psgd_kron(update_probability=0.0)
-    with pytest.raises(ValueError, match="precond_init_scale = 0.0 is not greater than 0"):
+    with pytest.raises(ValueError, match=r"precond_init_scale = 0.0 is outside \(0, inf\)"):
         fo.psgd_kron(precond_init_scale=0.0)
 
 
