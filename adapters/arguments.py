@@ -109,12 +109,8 @@ def warn_without_gradients(groups: Sequence[Group], loss: Any) -> None:
         user.warn("the closure left no parameter a gradient, so this step changes nothing: let it call loss.backward().")
 
 
-# What groups of many optimizers have: where nothing takes it, it was meant to do something all the same.
-_USUAL = ("weight_decay", "momentum", "betas", "nesterov", "dampening", "amsgrad", "maximize")
-
-
-def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any], chain: Transform | None) -> None:
-    """Warn of keys of a group that look like hyper-parameters, and are none; of a chain also of those that others have."""
+def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
+    """Warn of keys of a group that look like hyper-parameters, and are none."""
     for name in group.keys() - known.keys() - {"params", "param_names"}:
         is_number = isinstance(group[name], int | float | Tensor)
         meant = [word for word in MEANT.get(name, ()) if word in known and is_number]
@@ -124,5 +120,3 @@ def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any], cha
                 f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
                 f"Did you mean {close[0]!r}?"
             )
-        elif chain and name in _USUAL and (isinstance(group[name], Tensor) or group[name]):
-            user.warn(f"param_groups[{index}] has a key {name!r}, which changes nothing. {chain.refusal(name)}")

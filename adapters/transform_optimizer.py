@@ -159,9 +159,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         if isinstance(param_group, dict):
             require_group(index, param_group)
             transform = self._checked_transform(index, {**self.defaults, **param_group})
-            warn_of_misspellings(
-                index, param_group, {**transform.declared, **self.defaults}, transform if self.is_chain else None
-            )
+            warn_of_misspellings(index, param_group, {**transform.declared, **self.defaults})
         try:
             super().add_param_group(param_group)
         except ValueError as error:
