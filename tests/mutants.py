@@ -82,7 +82,7 @@ MUTANTS = [
     ),
     Mutant(
         "of two numbers of 16 bits that are as near a kernel takes the smaller one",
-        "adapters/engine/backends/cpp_code.py",
+        "adapters/engine/backends/cpp_codes.py",
         "((whole >> dropped) & 1)",
         "0",
         "test_coded_steps.py -k every_number_of_16",
