@@ -24,7 +24,8 @@ INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("av
 @functools.cache
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device multiplies numbers of this dtype by itself; where it does not, float32's are faster. If unknown: yes."""
-    known, names = torch.cpu.get_capabilities(), INSTRUCTIONS.get(dtype, ())
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.10 can't tell.
+    names = INSTRUCTIONS.get(dtype, ())
     is_told = device.type == "cpu" and known.get("architecture") == "x86_64" and names
     return not is_told or any(known.get(name, True) for name in names)
 
