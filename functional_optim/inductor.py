@@ -16,12 +16,14 @@ A kernel that goes once through long tensors waits for memory; it asks ahead for
 """
 
 import functools
+import hashlib
 import itertools
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -38,7 +40,8 @@ T = TypeVar("T")
 # So many bytes ahead of what it reads a kernel asks for more, by lines of a cache of this length.
 AHEAD, LINE = 2048, 64
 
-# How many files of kernels are compiled without the precompiled header: as many as take the time that it takes.
+# How many files of kernels are compiled without the precompiled header: as many as take the time that it takes. Nor are their
+# graphs kept from run to run: to begin with that takes as long as to lower them again. What becomes of their C++ is, elsewhere.
 FEW = 4
 
 lock = threading.RLock()  # The compiler's settings are patched meanwhile, and they are the process's.
@@ -76,7 +79,8 @@ def together(tasks: Sequence[Callable[[], T]], *, are_kernels: bool = False) -> 
         if shares_files():  # These are among others.
             return [task() for task in tasks]
         try:
-            quick = quick_start(with_header=are_kernels and next(_files) >= FEW)
+            is_few = are_kernels and next(_files) < FEW
+            quick = quick_start(with_header=are_kernels and not is_few, with_graphs=not is_few)
             with quick, reading_ahead() if are_kernels else nullcontext(), few_files():
                 return [task() for task in tasks]
         except Exception:  # An older C++ compiler than processor, a library that lacks what the instructions need, another torch.
@@ -104,7 +108,7 @@ def function(source: str, argtypes: Sequence[Any], flags: Sequence[str]) -> Any:
 
 
 @contextmanager
-def quick_start(with_header: bool) -> Iterator[None]:
+def quick_start(with_header: bool, with_graphs: bool = True) -> Iterator[None]:
     """Settings of the compiler, in this thread, where preparations don't pay.
 
     What is compiled under them may fail where it would not without; these are settings and insides of the compiler.
@@ -112,10 +116,14 @@ def quick_start(with_header: bool) -> Iterator[None]:
     config = torch_internals.inductor_config
     torch_internals.cpp_builder.get_cpp_compiler()  # Or raise. Where Inductor finds no compiler only later, it logs a page.
     settings: dict[str, Any] = {} if with_header else {"cpp_cache_precompile_headers": False}
+    if not with_graphs:
+        settings["fx_graph_cache"] = False
     isa = _reported_isa()
     if isa is not None:
         # Part of the key of the compiler's cache. What a failed quick start has left there, for narrower vectors, is not taken.
         settings["cpp.simdlen"] = isa.bit_width()
+    # The key of the compiler's cache of graphs knows nothing of the changes below, nor what another version of this file changed.
+    tag = f"{torch_internals.compiler_config.cache_key_tag} {_own_digest()}"
     thread, module, kernels = threading.get_ident(), torch_internals.cpu_vec_isa, torch_internals.cpp_kernels
     try_all, simplified = module.valid_vec_isa_list, kernels.stride_at_vec_range
     overrides, one_by_one = kernels.CppVecOverrides, kernels.CppVecOverrides.to_dtype_bitcast
@@ -123,7 +131,7 @@ def quick_start(with_header: bool) -> Iterator[None]:
     kernels.stride_at_vec_range = functools.partial(stride, simplified)
     overrides.to_dtype_bitcast = staticmethod(functools.wraps(one_by_one)(functools.partial(_bitcast, kernels, one_by_one)))
     try:
-        with config.patch(settings):
+        with config.patch(settings), torch_internals.compiler_config.patch(cache_key_tag=tag):
             yield
     finally:
         module.valid_vec_isa_list, kernels.stride_at_vec_range = try_all, simplified
@@ -178,6 +186,12 @@ def _bitcast(kernels: Any, otherwise: Callable[..., Any], x: Any, dtype: torch.d
         return f"at::vec::cast<{name}>({x})"
     each = f"for (int i = 0; i < {count}; i++) found[i] = at::vec::cast<{name}>({x}[i]);"
     return f"[&]() {{ at::vec::VectorizedN<{name}, {count}> found; {each} return found; }}()"
+
+
+@functools.cache
+def _own_digest() -> str:
+    """What differs between versions of this file."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _reported_isa() -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 import functional_optim as fo
-from functional_optim import inductor, kernel_files
+from functional_optim import inductor, kernel_files, torch_internals
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine.backends import kernels
 
@@ -88,19 +88,33 @@ def test_kernels_get_the_widest_vectors_and_other_threads_what_they_had(tried):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "is_kernel", "expected"), [(0, True, False), (3, True, False), (4, True, None), (4, False, False)]
+    ("kernels", "is_kernel", "header", "graphs"),
+    [(0, True, False, False), (3, True, False, False), (4, True, None, True), (4, False, False, True)],
 )
-def test_the_header_is_precompiled_for_many_files(monkeypatch, kernels, is_kernel, expected):
-    usual, seen = config.cpp_cache_precompile_headers, []
+def test_the_header_is_precompiled_for_many_files_and_few_graphs_are_kept(monkeypatch, kernels, is_kernel, header, graphs):
+    seen = []
     monkeypatch.setattr(inductor, "_files", itertools.count(kernels))
 
     def trace():
-        seen.append(config.cpp_cache_precompile_headers)
+        seen.append((config.cpp_cache_precompile_headers, config.fx_graph_cache))
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with config.patch(fx_graph_cache=True), pytest.raises(ZeroDivisionError):
         inductor.lowered(trace, {}, is_kernel=is_kernel)
-    assert seen == [usual if expected is None else expected, usual]
+    usual = config.cpp_cache_precompile_headers
+    assert seen == [(usual if header is None else header, graphs), (usual, True)]
+
+
+def test_a_version_has_graphs_of_its_own_in_the_cache(monkeypatch):
+    compiler = torch_internals.compiler_config
+    with compiler.patch(cache_key_tag="a user's"):
+        tags = [compiler.cache_key_tag]
+        for digest in (inductor._own_digest(), "another"):
+            monkeypatch.setattr(inductor, "_own_digest", lambda digest=digest: digest)
+            with inductor.quick_start(with_header=False):
+                tags.append(compiler.cache_key_tag)
+        assert compiler.cache_key_tag == tags[0]
+    assert all(tag.startswith("a user's") for tag in tags) and len({*tags}) == 3
 
 
 @pytest.mark.skipif(torch._inductor.config.compile_threads <= 1, reason="with one thread nobody waits")
