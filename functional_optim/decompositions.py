@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from functional_optim.torch_internals import is_at_hand
+
 
 def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of each of a stack of symmetric matrices the eigenvalues, rising, and the eigenvectors, in columns."""
@@ -33,6 +35,9 @@ def orthogonal_factor(x: Tensor) -> Tensor:
 
 
 def _of_finite(decomposed: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> tuple[Tensor, ...]:
+    total = x.sum()
+    if is_at_hand(total) and bool(total.isfinite()):  # As it is nearly always, at a glance.
+        return tuple(decomposed(x))
     finite = x.isfinite().flatten(1).all(1)
     parts = decomposed(torch.where(finite.reshape(-1, 1, 1), x, 0.0))
     return tuple(torch.where(finite.reshape(-1, *[1] * (part.ndim - 1)), part, torch.nan) for part in parts)

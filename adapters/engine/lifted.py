@@ -30,7 +30,8 @@ def wider(u: Tensor, leaf: Leaf) -> torch.dtype:
 def lifted(
     run: "Run", link: Link, leaves: Sequence[Leaf], u: Column, p: Column, slots: Sequence[Column]
 ) -> tuple[Column, list[Column]]:
-    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written.
+    """A rule's own update of some leaves: their updates and new slots, none of them in the memory of what is to be written; but a
+    slot that the rule left alone is the same tensor as before.
 
     What is spread over processes is gathered by each of them.
     """
@@ -38,9 +39,13 @@ def lifted(
     seen_p = [leaf.whole(widened(x)) for leaf, x in zip(leaves, p, strict=True)]
     seen = [[leaf.whole_slot(link, i, x) for leaf, x in zip(leaves, column, strict=True)] for i, column in enumerate(slots)]
     owned = [*p, *(x for column in slots for x in column)]
-    new_u, new = detached_from(owned, _ruled(run, link, leaves, seen_u, seen_p, seen))
+    found_u, found = _ruled(run, link, leaves, seen_u, seen_p, seen)
+    written = [[None if x is old else x for x, old in zip(*pair, strict=True)] for pair in zip(found, slots, strict=True)]
+    new_u, new = detached_from(owned, (found_u, written))
     rows = zip(leaves, new_u, strict=True)
-    return [leaf.laid_out(leaf.own(x)) for leaf, x in rows], [list(map(local, column)) for column in new]
+    return [leaf.laid_out(leaf.own(x)) for leaf, x in rows], [
+        [old if x is None else local(x) for x, old in zip(*pair, strict=True)] for pair in zip(new, slots, strict=True)
+    ]
 
 
 def by_owners(

@@ -163,8 +163,12 @@ class Leafwise(Lifted):
         leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
         if not self.batched:
             return [self._called(rule, leaves[0])]
-        stacks = [None if column[0] is None else _stacked(column) for column in zip(*leaves, strict=True)]
-        return list(zip(*(x.unbind() for x in self._called(rule, stacks)), strict=True))
+        columns = list(zip(*leaves, strict=True))
+        stacks = [None if column[0] is None else _stacked(column) for column in columns]
+        # A slot that the rule hands back as it got it is the leaves' own tensors, which need not be written.
+        given = zip((None, *stacks[2:]), ((), *columns[2:]), strict=True)
+        outputs = zip(self._called(rule, stacks), given, strict=False)
+        return list(zip(*(column if x is stack else x.unbind() for x, (stack, column) in outputs), strict=True))
 
     def _called(self, rule: Rule, arguments: Sequence[Any]) -> Sequence[Tensor]:
         """The rule's outputs, which are one tensor for the update and one for each slot."""

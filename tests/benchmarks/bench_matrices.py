@@ -47,7 +47,8 @@ OTHERS = {
         "HeavyBall SOAP": ("heavyball", "SOAP", {"lr": 3e-3, "betas": (0.95, 0.95), "precondition_frequency": PERIOD}),
     },
     "shampoo": {
-        "pytorch_optimizer Shampoo": ("pytorch_optimizer", "Shampoo", {"preconditioning_compute_steps": PERIOD}),
+        # Its momentum is off by default; ours keeps one.
+        "pytorch_optimizer Shampoo": ("pytorch_optimizer", "Shampoo", {"preconditioning_compute_steps": PERIOD, "momentum": 0.9}),
     },
     "psgd": {
         "kron_torch Kron": ("kron_torch", "Kron", {"preconditioner_update_probability": 1.0}),

@@ -110,6 +110,21 @@ def test_derivatives_take_new_roots_for_constants():
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_roots_are_written_only_when_they_are_new():
+    """Whatever is stacked: a tensor that was not written has the version that it had."""
+    params = [torch.nn.Parameter(randn(4, 4, seed=i)) for i in range(3)]
+    opt = OptimizerAdapter(params, fo.shampoo(precondition_frequency=2))
+    written = []
+    for step in range(4):
+        for i, p in enumerate(params):
+            p.grad = randn(4, 4, seed=10 * step + i)
+        roots = [x for p in params for name, x in opt.state[p].items() if "roots" in name]
+        versions = [x._version for x in roots]
+        opt.step()
+        written.append([x._version > old for x, old in zip(roots, versions, strict=True)])
+    assert written[1:] == [[True] * 6, [False] * 6, [True] * 6]
+
+
 @pytest.mark.parametrize("offset", [0, 1, 2])
 def test_no_offset_takes_a_root_of_too_few_gradients(offset):
     """After one gradient of a matrix the other directions have only epsilon, and the next gradient would go 100 times too far."""

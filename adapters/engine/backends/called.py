@@ -42,7 +42,9 @@ class Called:
         if work.stage.is_lifted:
             work.u, new = lifted(run, links[0], work.part.leaves, work.u, work.p, slots)
             for column, values in zip(slots, new, strict=True):
-                foreach["copy_"](column, values)
+                rows = [(x, value) for x, value in zip(column, values, strict=True) if value is not x]
+                if rows:
+                    foreach["copy_"](*map(list, zip(*rows, strict=True)))
             return
         names = [(link.form, name) for link in links for name in link.slots]
         for i, leaf in enumerate(work.part.leaves):
