@@ -201,13 +201,14 @@ def derivatives_are_right(trial: Trial) -> None:
     generator = torch.Generator("cpu").manual_seed(6)
     weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype, device="cpu") for y in function(*inputs)]
 
-    def slopes(*inputs: Tensor) -> tuple[Tensor, ...]:
-        """Of a weighted sum of the results; in its weights it is linear, so that `gradgradcheck` would differ in nothing else."""
-        total = torch.stack([(w * y).sum() for w, y in zip(weights, function(*inputs), strict=True)]).sum()
+    def slopes(scale: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of a weighted sum of the results. They are linear in the weights: one factor of all tells whether these count."""
+        total = scale * torch.stack([(w * y).sum() for w, y in zip(weights, function(*inputs), strict=True)]).sum()
         return torch.autograd.grad(total, inputs, create_graph=True, materialize_grads=True)
 
     torch.autograd.gradcheck(function, inputs, check_undefined_grad=False)
-    torch.autograd.gradcheck(slopes, inputs, atol=1e-4, check_undefined_grad=False)
+    scale = torch.ones((), dtype=torch.float64, device="cpu", requires_grad=True)
+    torch.autograd.gradcheck(slopes, (scale, *inputs), atol=1e-4, check_undefined_grad=False)
 
 
 def derivatives_at_zero_are_finite(trial: Trial) -> None:

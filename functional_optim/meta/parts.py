@@ -33,9 +33,9 @@ _IS_PART = "functional_optim: part"
 
 # Trust the shapes and strides that the trace has seen.
 SETTINGS = {"size_asserts": False, "alignment_asserts": False}
-# A processor's convolutions order their blocks by themselves. Where Inductor has them by channels, all between them is turned, in
-# tiles: a fifth of the time of a few-shot network's gradient.
-ON_PROCESSORS = {"layout_optimization": False}
+# On a processor Inductor has convolutions by channels, which suits them. But with their derivatives all that is between them is
+# turned for it, in tiles: a fifth of the time of a few-shot network's gradient.
+WITHOUT_TURNING = {"layout_optimization": False}
 
 
 class Part:
@@ -88,9 +88,7 @@ class Part:
             log.info("compiling %s: %d operations", self.name, sum(len(inner.graph.nodes) for inner in inside))
             return graph, [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")], self.mode
 
-        holders = self.graph.graph.find_nodes(op="placeholder")
-        is_on_processor = all(node.meta["val"].device.type == "cpu" for node in holders)
-        settings = SETTINGS | (ON_PROCESSORS if is_on_processor else {}) | self.settings
+        settings = SETTINGS | (WITHOUT_TURNING if _derives_convolutions_on_processors(self) else {}) | self.settings
         made = inductor.lowered(traced, settings, is_backward=self.is_backward)
         run = torch_internals.called_alone(made)
         if not (constants or routines):
@@ -219,6 +217,14 @@ def _programs(part: Part) -> Iterator[Part]:
         else:  # a function of this program
             yield from (other for other in _programs(inner) if other is not inner)
     yield part
+
+
+def _derives_convolutions_on_processors(part: Part) -> bool:
+    """Whether it, or a function that it calls, holds the derivative of a convolution there."""
+    found = part.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.convolution_backward.default)
+    return any(node.args[1].meta["val"].device.type == "cpu" for node in found) or any(
+        isinstance(inner, Part) and _derives_convolutions_on_processors(inner) for inner in part.within
+    )
 
 
 def _compile_all(parts: Sequence[Part]) -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.autograd.gradcheck import GradcheckError
 
 import functional_optim as fo
 from functional_optim import trees
-from functional_optim.testing import LawBrokenError, check_transform
+from functional_optim.testing import LawBrokenError, check_transform, derivatives_are_right
+from functional_optim.trials import Trial
 
 
 def momentum(rule):
@@ -46,6 +48,27 @@ def has_infinite_slope_at_zero(hp, t, g, p, m):
 
 def hides_a_parameter_from_autograd(hp, t, g, p, m):
     return g * hp["beta"].detach() if isinstance(hp["beta"], torch.Tensor) else g * hp["beta"], m
+
+
+class Cube(torch.autograd.Function):
+    """Its slope is right, and no function of what comes after it."""
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, weight):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * weight.detach()
+
+
+def cuts_off_what_comes_after(hp, t, g, p, m):
+    return Cube.apply(g), m
 
 
 class CountsInPython:
@@ -100,6 +123,12 @@ def forgets_to_return(hp):
 def test_a_broken_transform_is_found(transform, law, where):
     with pytest.raises(LawBrokenError, match=f"(?s)breaks the law “{law}”: .*{where}"):
         check_transform(transform)
+
+
+def test_a_slope_that_is_cut_off_from_what_comes_after_it_is_found():
+    trial = Trial(momentum(cuts_off_what_comes_after), {"w": torch.tensor([0.5, -1.0], dtype=torch.float64)})
+    with pytest.raises(GradcheckError, match="Jacobian mismatch"):
+        derivatives_are_right(trial)
 
 
 def test_a_sound_transform_passes():
