@@ -226,7 +226,13 @@ class Blockwise(Codec):
                 "state."
             )
         rows = codes.reshape(-1, self.block // 2) if self.bits == 4 else self._rows(codes)
-        return self.decode_rows(rows, scale.reshape(-1), kind).reshape(-1)[: math.prod(shape)].reshape(tuple(shape))
+        if not math.prod(shape) % self.block:
+            return self.decode_rows(rows, scale.reshape(-1), kind).reshape(tuple(shape))
+        # Of a loop that reads scales at place // block, Inductor makes one over whole blocks, and what is behind them is never
+        # written (CppScheduling.try_loop_split). It leaves a shift as it is.
+        place = torch.arange(math.prod(shape), dtype=torch.int32, device=scale.device)
+        factors = self._factors(scale.reshape(-1), kind).index_select(0, place >> self.block.bit_length() - 1)
+        return (self._sizes(rows, kind).reshape(-1)[: len(place)] * factors).reshape(tuple(shape))
 
     def places(self, kind: str, device: torch.device) -> Tensor:
         """What the place of an element in its block adds to u, in units of a float32's last bit."""
@@ -250,6 +256,16 @@ class Blockwise(Codec):
 
     def decode_rows(self, codes: Tensor, scale: Tensor, kind: str) -> Tensor:
         """The numbers of whole blocks."""
+        return self._sizes(codes, kind) * self._factors(scale, kind).unsqueeze(1)
+
+    def format(self, kind: str) -> tuple[int, int, int, float]:
+        """Of a kind: the largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
+        largest, dropped = (1 << self.bits - (kind == SIGNED)) - 1, DIGITS - MANTISSA[self.bits, kind]
+        bits = ONE - (largest << dropped)
+        return largest, dropped, bits, _float_of(bits)
+
+    def _sizes(self, codes: Tensor, kind: str) -> Tensor:
+        """± (y − δ) of the codes of whole blocks."""
         largest, dropped, bits, least = self.format(kind)
         whole = codes.to(torch.int32)
         if self.bits == 4:
@@ -257,13 +273,12 @@ class Blockwise(Codec):
         size = (((whole & largest) << dropped) + bits).view(torch.float32) - least
         if kind == SIGNED:
             size = (size.view(torch.int32) | ((whole << (32 - self.bits)) & SIGN)).view(torch.float32)
-        return size * (_rounded(scale) * (1 / (1 - least))).clamp(max=LARGEST).unsqueeze(1)
+        return size
 
-    def format(self, kind: str) -> tuple[int, int, int, float]:
-        """Of a kind: the largest code; how many bits of a float32 have no place in codes; and δ, as bits and as a number."""
-        largest, dropped = (1 << self.bits - (kind == SIGNED)) - 1, DIGITS - MANTISSA[self.bits, kind]
-        bits = ONE - (largest << dropped)
-        return largest, dropped, bits, _float_of(bits)
+    def _factors(self, scale: Tensor, kind: str) -> Tensor:
+        """s / (1 − δ) of each block."""
+        least = self.format(kind)[3]
+        return (_rounded(scale) * (1 / (1 - least))).clamp(max=LARGEST)
 
     def _rows_of(self, shape: Sequence[int]) -> int:
         """How many dimensions stand before the last ones that are whole blocks; 0 where blocks go across rows."""
