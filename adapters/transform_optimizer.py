@@ -291,7 +291,7 @@ class TransformOptimizer(torch.optim.Optimizer):
                 be so afterwards: call `train()`.
         """
         self.evaluation.require_training("load_state_dict")
-        if not isinstance(state_dict, Mapping):
+        if not hasattr(state_dict, "copy"):  # torch's first act; what isn't a state dict yet, hooks may make one.
             require_state_dict(state_dict)
         trained: dict[Tensor, Tensor] = {}
         # The hooks of other people come first: they may make another optimizer's checkpoint into one of this.

@@ -138,8 +138,8 @@ class Blockwise(Codec):
     Args:
         bits: 8 or 4.
         block: how many elements, in the order of the tensor's rows, share a scale: a power of 2, at least 16.
-        min_size: slots of parameters with fewer elements stay float32; so do those of a `DTensor` that is cut within a block, see
-            `quantized`.
+        min_size: slots of parameters with fewer elements stay float32; so do those of a `DTensor` whose cuts may fall within a
+            block, see `quantized`.
 
     State: of a slot `exp_avg`, the codes under that name, int8 (uint8 if the slot is never negative) in the shape of the
     parameter; and `exp_avg.scale`, float32, of the parameter's shape (…, k, l, …) up to where k l … is a multiple of `block`, and

@@ -41,6 +41,8 @@ CELL = "text-align:left; vertical-align:top; padding:0.3em 0.6em; overflow-wrap:
 WIDTHS = ("24%", "48%", "28%")
 WRAPPED = "white-space:pre-wrap; overflow-wrap:anywhere"
 
+NOTHING = "There is nothing to step: no parameters, or all of them are frozen."
+
 BARS = "▁▂▃▄▅▆▇█"
 SAMPLES = 32
 
@@ -151,10 +153,7 @@ class Explanation:
 
     def __str__(self) -> str:
         blocks = [f"{_called(params, rows)}\n{_indented(rows)}" for params, rows in self._kinds()]
-        blocks += ["schedules\n" + _indented(self.curves)] if self.curves else []
-        ran = [*map(str, self.stages), *self.reasons]
-        blocks += ["the last step\n" + _indented(ran)] if ran else []
-        return "\n\n".join(blocks)
+        return "\n\n".join([*(blocks or [NOTHING]), *self._rest()])
 
     __repr__ = __str__
 
@@ -165,8 +164,15 @@ class Explanation:
         for params, rows in self._kinds():
             body = "".join(_cells("td", row.cells) for row in rows)
             parts.append(f"<p><b>{html.escape(_called(params, rows))}</b></p><table style={TABLE!r}>{head}{body}</table>")
-        rest = Explanation((), self.curves, self.stages, self.reasons)
-        return "".join(parts) + (f"<pre style={WRAPPED!r}>{html.escape(str(rest))}</pre>" if str(rest) else "")
+        rest = "\n\n".join(self._rest())
+        return ("".join(parts) or f"<p>{NOTHING}</p>") + (f"<pre style={WRAPPED!r}>{html.escape(rest)}</pre>" if rest else "")
+
+    def _rest(self) -> Iterator[str]:
+        """What is told of schedules, and of the last step."""
+        if self.curves:
+            yield "schedules\n" + _indented(self.curves)
+        if ran := [*map(str, self.stages), *self.reasons]:
+            yield "the last step\n" + _indented(ran)
 
     def _kinds(self) -> list[tuple[tuple[str, ...], list[Row]]]:
         kinds: dict[tuple[str, ...], list[Row]] = {}
@@ -182,8 +188,8 @@ def explain(transform: Transform, params: Tree, state: Tree = None, hparams: HPa
     Args:
         transform: any transform.
         params: what it is for. Nothing of their size is made unless the transform looks at their values.
-            Of a `DTensor`, what counts is this process's part; of slots that stay float32 because it is cut within a block, see
-            `quantized`, the bytes of codes are told.
+            Of a `DTensor`, what counts is this process's part; of slots that stay float32 for how it is cut, see `quantized`,
+            the bytes of codes are told.
         state: the present one; None for the first. From it come the numbers that schedules give.
         hparams: what is given to `update`.
 

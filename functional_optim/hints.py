@@ -177,7 +177,8 @@ def hint(name: str, accepted: Collection[str]) -> str:
         return f" {ADVICE[name]}"
     same = [known for known in accepted if known.lower() == name.lower()]
     found = meant or same or difflib.get_close_matches(name, accepted, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    advice = next((f" {ADVICE[known]}" for known in MEANT.get(name, ()) if known in ADVICE), "")
+    return f" Did you mean {found[0]!r}?" if found else advice
 
 
 def answering(module: str, names: Collection[str], transforms: Collection[str] = ()) -> Callable[[str], Any]:

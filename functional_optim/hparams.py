@@ -49,7 +49,7 @@ class Hparam:
         for interval in (self.range,) if isinstance(self.range, str) else self.range:
             if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]( whole)?", interval):
                 raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
-        object.__setattr__(self, "default", _plain(self.default))
+        object.__setattr__(self, "default", plain(self.default))
         if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
             raise ValueError(f"range = {self.range!r} has {len(self.range)} intervals, the default {self.default!r} has not.")
 
@@ -325,18 +325,18 @@ def require_count(name: str, value: Any, least: int) -> int:
 def _prepared(value: Any, hparam: Hparam) -> Any:
     """A value, or each of a `PerLeaf`'s, in the form that rules get."""
     if not isinstance(value, PerLeaf):
-        return _plain(value)
+        return plain(value)
     leaves, spec = trees.flatten(value.tree, is_several if isinstance(hparam.default, tuple) else None)
-    return PerLeaf(trees.unflatten(spec, [_plain(each) for each in leaves]))
+    return PerLeaf(trees.unflatten(spec, [plain(each) for each in leaves]))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy's and other numbers as Python's, which keep their precision in arithmetic with the step; sequences as tuples."""
     if isinstance(value, int | float | Tensor):
         return value
     if isinstance(value, numbers.Real):
         return float(value)
-    return tuple(map(_plain, value)) if _is_sequence(value) else value
+    return tuple(map(plain, value)) if _is_sequence(value) else value
 
 
 def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:

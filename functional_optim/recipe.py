@@ -15,6 +15,10 @@ from functional_optim.hints import hint, parameters_advice
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
 
+# How what is switched on or off is annotated; and where it may be left open.
+OPEN = (bool | None, "bool | None")
+SWITCHES = (bool, "bool", *OPEN)
+
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
@@ -66,7 +70,7 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
     def construct(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
         try:
             # What is made in a traced function stays there.
-            bound = None if torch.compiler.is_compiling() else _bound(constructor.__name__, signature, args, kwargs)
+            bound = None if torch.compiler.is_compiling() else _bound(constructor.__name__, signature, args, kwargs, OPEN)
             original: Any = constructor(*args, **kwargs)
         except TypeError:
             problem = _misfit(constructor.__name__, signature, args, kwargs)
@@ -76,6 +80,7 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
         if bound is None or any(original is each for each in (*args, *kwargs.values())):
             return original
         made = dataclasses.replace(original)
+        bound.apply_defaults()
         bound.arguments = {name: _own(value) for name, value in bound.arguments.items()}
         object.__setattr__(made, "recipe", Recipe(construct, bound))
         return made
@@ -83,30 +88,40 @@ def recorded(constructor: Callable[Arguments, Made]) -> Callable[Arguments, Made
     return construct
 
 
-def _bound(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Arguments by name, with the defaults of the rest; TypeError where what is switched on or off got something else."""
+def _bound(
+    name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any], may_be_none: Collection[Any]
+) -> inspect.BoundArguments:
+    """Arguments by name; TypeError where what is switched on or off got something else, or None with another annotation."""
     bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
     for key, value in bound.arguments.items():
         switch = signature.parameters[key].annotation
-        is_none = value is None and switch in (bool, "bool")
-        if is_none or (switch in (bool, "bool", bool | None) and isinstance(value, str | float | Sequence | Mapping)):
+        if switch in SWITCHES and not (_is_switch(value) or value is None and switch in may_be_none):
             raise TypeError(f"{key} = {value!r} of {name}: expected True or False.")
     return bound
 
 
+def _is_switch(value: Any) -> bool:
+    """Whether this is True or False, or 1 or 0; NumPy's and () tensors of them are, too."""
+    if isinstance(value, int):
+        return value in (0, 1)
+    return str(getattr(value, "dtype", "")).endswith("bool") and not value.ndim
+
+
 def explained(cls: type[Made]) -> type[Made]:
-    """Let a class say, of arguments that it does not take, what it takes, as what is `recorded` does."""
-    init = cls.__init__
+    """Let a class say, of arguments that it does not take, what it takes, as what is `recorded` does.
+
+    None is off there, as in torch's classes.
+    """
+    init, signature = cls.__init__, inspect.signature(cls)
 
     @functools.wraps(init)
     def construct(self: Made, *args: Any, **kwargs: Any) -> None:
         try:
             if not torch.compiler.is_compiling():
-                _bound(cls.__name__, inspect.signature(cls), args, kwargs)
+                _bound(cls.__name__, signature, args, kwargs, SWITCHES)
             init(self, *args, **kwargs)
         except TypeError:
-            problem = _misfit(cls.__name__, inspect.signature(cls), args, kwargs)
+            problem = _misfit(cls.__name__, signature, args, kwargs)
             if problem:
                 raise TypeError(problem) from None
             raise

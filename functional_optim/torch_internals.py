@@ -223,6 +223,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or any(mode is not None and mode() is not None for mode in modes)
 
 
+def is_of_compiler(function: Any) -> bool:
+    """Whether this is what `torch.compile` returned, or torch's wrapper of that; where torch does not say so, it is none."""
+    return hasattr(function, "_torchdynamo_orig_callable") and not getattr(function, "_torchdynamo_disable", False)
+
+
 def is_at_hand(x: Tensor) -> bool:
     """Whether the value of a tensor can be had on the host at once: of an ordinary one there, that is not batched and not traced.
 

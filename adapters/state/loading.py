@@ -46,7 +46,7 @@ def require_same_parameters(optimizer: torch.optim.Optimizer, state_dict: StateD
 def warn_of_another_order(optimizer: torch.optim.Optimizer, state_dict: StateDict) -> None:
     """Warn where a checkpoint has the names of the optimizer's parameters in another order, by which they are matched."""
     saved, own = (
-        [name for group in groups for name in group.get("param_names", ())]
+        [name for group in groups for name in group.get("param_names") or ()]
         for groups in (state_dict["param_groups"], optimizer.param_groups)
     )
     if saved != own and sorted(saved) == sorted(own):

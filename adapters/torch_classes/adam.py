@@ -56,7 +56,12 @@ class Adam(TorchClass):
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`adam` or `adamw` with the links that this group's numbers call for."""
         return self.rounded(
-            _adam(group["decoupled_weight_decay"], is_on(group["weight_decay"]), group["amsgrad"], group["maximize"])
+            _adam(
+                group["decoupled_weight_decay"] or False,
+                is_on(group["weight_decay"]),
+                group["amsgrad"] or False,
+                group["maximize"],
+            )
         )
 
 

@@ -68,7 +68,9 @@ class Muon(TorchClass):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """Muon, decay and learning rate; the decay is left out where it is 0."""
-        return self.rounded(_muon(is_on(group["weight_decay"]), group["nesterov"], group["ns_steps"], group["adjust_lr_fn"]))
+        return self.rounded(
+            _muon(is_on(group["weight_decay"]), group["nesterov"] or False, group["ns_steps"], group["adjust_lr_fn"])
+        )
 
 
 @functools.cache

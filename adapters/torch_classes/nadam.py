@@ -53,7 +53,7 @@ class NAdam(TorchClass):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`nadam` with the links that this group's numbers call for."""
-        return self.rounded(_nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"]))
+        return self.rounded(_nadam(is_on(group["weight_decay"]), group["decoupled_weight_decay"] or False, group["maximize"]))
 
 
 @functools.cache

@@ -51,7 +51,7 @@ class RAdam(TorchClass):
 
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`radam` with the links that this group's numbers call for."""
-        return self.rounded(_radam(is_on(group["weight_decay"]), group["decoupled_weight_decay"], group["maximize"]))
+        return self.rounded(_radam(is_on(group["weight_decay"]), group["decoupled_weight_decay"] or False, group["maximize"]))
 
 
 @functools.cache

@@ -55,7 +55,7 @@ class RMSprop(TorchClass):
     def transform_for(self, group: Mapping[str, Any]) -> Transform:
         """`rmsprop` with the links that this group's numbers call for."""
         return self.rounded(
-            _rmsprop(is_on(group["momentum"]), is_on(group["weight_decay"]), group["centered"], group["maximize"])
+            _rmsprop(is_on(group["momentum"]), is_on(group["weight_decay"]), group["centered"] or False, group["maximize"])
         )
 
 

@@ -56,7 +56,9 @@ class SGD(TorchClass):
         """`sgd` with the links that this group's numbers call for."""
         if group["nesterov"] and group["dampening"] != 0:
             raise ValueError(f"nesterov=True needs dampening=0, but got dampening={group['dampening']}.")
-        return self.rounded(_sgd(is_on(group["momentum"]), is_on(group["weight_decay"]), group["nesterov"], group["maximize"]))
+        return self.rounded(
+            _sgd(is_on(group["momentum"]), is_on(group["weight_decay"]), group["nesterov"] or False, group["maximize"])
+        )
 
 
 @functools.cache

@@ -45,13 +45,15 @@ def quantized(
     and copies of parameters or gradients stay as they are. The catalogue lists both. `Blockwise` says what is stored, and how it
     is rounded; `state_dtype=Blockwise(bits=8)` is the same for a single rule.
 
-    Of a parameter that is spread over processes (`DTensor`) slots are in codes where it is cut between blocks: cut along its
-    first dimension, as by FSDP2, if what lies behind one index of that is a multiple of `block`, so in matrices with rows of 128,
-    256, …; a smaller `block` fits more. Else, as in vectors, they stay in at least float32. Codes and scales are cut as the
-    parameter is: steps are those of a whole tensor, and `torch.distributed.checkpoint` brings what two processes saved to three,
-    four, or, where no slot is in float32 for being cut, to one that has all, bit for bit. (There it refuses other slots for their
-    sizes; a state dict made with `full_state_dict=True` goes from any to any.) Cut along other dimensions between blocks, slots
-    are rounded otherwise than those of a whole tensor, and a checkpoint wants cuts between blocks again.
+    Of a parameter that is spread over processes (`DTensor`) slots are in codes where cuts fall between blocks however many
+    processes there are: cut along its first dimension, as by FSDP2, if what lies behind one index of that is a multiple of
+    `block`, so in matrices with rows of 128, 256, …; a smaller `block` fits more. Along another dimension, if that holds of it;
+    or if all pieces are equal, and whole blocks in each index of the dimension before. Else they stay in at least float32, as in
+    vectors, also where so many processes happen to cut between blocks. Codes and scales are cut as the parameter is: steps are
+    those of a whole tensor, and `torch.distributed.checkpoint` brings what two processes saved to three, four, or, where no slot
+    is in float32 for being cut, to one that has all, bit for bit. (There it refuses other slots for their sizes; a state dict
+    made with `full_state_dict=True` goes from any to any.) Cut along other dimensions, coded slots are rounded otherwise than
+    those of a whole tensor, and a checkpoint wants cuts between blocks again.
 
     Derivatives of an update are those of the rules at the decoded state; from one step to the next none go through the codes.
 

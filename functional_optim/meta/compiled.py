@@ -15,6 +15,7 @@ from functional_optim.meta.compiled_loop import run_loop
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import pack
 from functional_optim.meta.remat import Arguments, Result, require_constant_closure, require_function
+from functional_optim.torch_internals import is_of_compiler
 from functional_optim.trees import Tree, distinct
 
 
@@ -47,7 +48,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
             tensor: `program(params, torch.tensor(lr))`. Keep what this returns: it holds the compiled code.
 
     Raises:
-        TypeError: `function` is none, or an argument holds what is neither a tensor nor a constant.
+        TypeError: `function` is none, or is what `torch.compile` returned; or an argument holds what is neither a tensor nor a
+            constant.
         ValueError: the function draws random numbers or asks for the value of a tensor (`if x > 0`, `x[x > 0]`); or it, or one
             that is compiled inside, closes over a tensor that is being differentiated, batched or computed around it.
         RuntimeError: forward mode has been opened by torch.autograd.forward_ad; torch.func.jvp nests.
@@ -60,6 +62,8 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     >>> square = compiled(lambda x: x * x)  # compiles when called
     """
     require_function(function, "compiled")
+    if is_of_compiler(function):
+        raise TypeError("compiled got what torch.compile returned, which can't be part of a program: give the function itself.")
     cache: dict[Any, Any] = {}
     called: Callable[..., Any] = function
 

@@ -23,7 +23,7 @@ from functional_optim.meta.compiled_loop import run_loop
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.parts import is_compiling
 from functional_optim.meta.remat import remat as rematerialised
-from functional_optim.meta.remat import require_constant_closure
+from functional_optim.meta.remat import require_constant_closure, segment_of
 from functional_optim.recipe import answering
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree, distinct
@@ -92,7 +92,7 @@ def loop(
     """
     steps = require_count("steps", steps, 1)
     truncate = None if truncate is None else require_count("truncate", truncate, 1)
-    remat = remat if isinstance(remat, bool) else require_count("remat", remat, 1)
+    remat = segment_of(remat)
     if xs is None:
         device = next((x.device for x in pack(state)[0]), None)
         xs = torch.arange(steps, device=device)

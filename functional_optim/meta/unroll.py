@@ -29,7 +29,7 @@ from functional_optim.meta import loops
 from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
-from functional_optim.meta.remat import require_constant_closure
+from functional_optim.meta.remat import require_constant_closure, segment_of
 from functional_optim.numerics import double
 from functional_optim.recipe import answering
 from functional_optim.transform import Transform, require_transform
@@ -287,7 +287,7 @@ def unroll(
     require_transform(transform, "unroll(loss_fn, transform, steps)")
     steps = require_count("steps", steps, 1)
     truncate = None if truncate is None else require_count("truncate", truncate, 1)
-    remat = remat if isinstance(remat, bool) else require_count("remat", remat, 1)
+    remat = segment_of(remat)
     return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile, has_carry)
 
 

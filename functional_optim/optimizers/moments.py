@@ -214,7 +214,7 @@ def simplified_ademamix(
         alpha: α, the weight of the present gradient, at least 0.
         eps: ε, at least 0, in units of |g|.
         weight_decay: λ, at least 0, decoupled; None for none, and no such hyper-parameter.
-        beta1_warmup, min_beta1: let β₁ rise over so many steps, see `scale_by_simplified_ademamix`.
+        beta1_warmup, min_beta1: let β₁ rise over so many steps, from a number in (0, 1); see `scale_by_simplified_ademamix`.
         state_dtype: dtype of the slots, or a codec; the parameter's by default.
 
     Source: Morwani et al. 2025, https://arxiv.org/abs/2502.02431. `optax.contrib.simplified_ademamix` is this without a warm-up.

@@ -14,7 +14,7 @@ The warm-up of β₃ makes the average's half-life grow linearly from that of β
 
 import math
 
-from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, require_count, validate_number
+from functional_optim.hparams import FRACTION, NON_NEGATIVE, Hparam, plain, require_count, validate_number
 from functional_optim.numerics import bias_correction, double, log, sqrt, where
 from functional_optim.transform import elementwise
 
@@ -106,7 +106,7 @@ def scale_by_simplified_ademamix(hp, t, *, beta1_warmup: int | None = None, min_
     validate_number("min_beta1", min_beta1, "(0, 1)")
     b1, b2 = hp["betas"]
     if beta1_warmup is not None:
-        b1 = _lengthened(min_beta1, b1, _share(t, beta1_warmup))
+        b1 = _lengthened(plain(min_beta1), b1, _share(t, beta1_warmup))
     c2 = bias_correction(b2, t)
 
     def rule(g, p, m, v):

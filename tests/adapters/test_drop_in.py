@@ -3,6 +3,7 @@
 import functools
 import inspect
 import io
+import pickle
 
 import pytest
 import torch
@@ -83,6 +84,21 @@ def test_the_signature_is_torchs(name):
     )
     # What torch's have not stands at the end.
     assert ours[:-1] == theirs and ours[-1] == ("rounding", inspect.Parameter.KEYWORD_ONLY, "nearest")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_none_is_off_as_in_torchs(name):
+    """`differentiable=None` alone torch refuses, at its first step."""
+    switches = [p.name for p in inspect.signature(getattr(adapters, name)).parameters.values() if p.annotation is bool]
+    off = dict.fromkeys({*switches} - {"differentiable"})
+    ours, theirs = twins(name, **{**EXAMPLES[name], **off})
+    walk_together(ours, theirs, steps=2, tolerance=FLOAT64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pickle_finds_the_class_in_the_module_that_held_it(name):
+    found = pickle.loads(f"cfunctional_optim.adapters.torch_classes.drop_in\n{name}\n.".encode())
+    assert found is getattr(adapters, name)
 
 
 @pytest.mark.parametrize("name", NAMES)

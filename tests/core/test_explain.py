@@ -165,6 +165,13 @@ def test_what_is_frozen_is_left_out_though_a_rule_takes_no_vectors(fused):
         stepped(optimizer, net, 1)
 
 
+def test_where_all_is_frozen_that_is_said():
+    net = nn.Linear(3, 2).requires_grad_(False)
+    explanation = OptimizerAdapter(net.named_parameters(), fo.adamw()).explain()
+    assert str(explanation) == "There is nothing to step: no parameters, or all of them are frozen."
+    assert explanation._repr_html_() == f"<p>{explanation}</p>"
+
+
 def test_html_marks_code_and_keeps_formulas_in_lines():
     shown = fo.explain(fo.scale_by_adam(), {"w": torch.ones(2)})._repr_html_()
     assert "`" not in shown and "<code>m ← β₁ m + (1 − β₁) g</code></div>" in shown

@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -984,8 +985,11 @@ def test_a_transform_before_the_parameters():
 
 @pytest.mark.parametrize("option", ["fused", "owners"])
 def test_options_that_are_yes_or_no(option):
-    with pytest.raises(TypeError, match=rf"{option} = 'no' of OptimizerAdapter: expected True or False"):
-        OptimizerAdapter([torch.nn.Parameter(torch.ones(1))], fo.adam(), **{option: "no"})
+    for other in ("no", 3, object(), [], torch.ones(2, dtype=torch.bool)):
+        with pytest.raises(TypeError, match=re.escape(f"{option} = {other!r} of OptimizerAdapter: expected True or False")):
+            OptimizerAdapter([WEIGHT], fo.adam(), **{option: other})
+    for one in (None, 1, np.bool_(True), torch.tensor(True)):
+        assert getattr(OptimizerAdapter([WEIGHT], fo.adam(), **{option: one}), option) is one
 
 
 def test_labels_are_checked_when_the_optimizer_is_made():
@@ -1386,6 +1390,8 @@ def test_a_checkpoint_in_another_order():
     with pytest.warns(UserWarning, match=r"another order: what it holds of 'a' goes to 'b'\. .*load_by_name"):
         OptimizerAdapter([("b", b), ("a", a)], fo.adam()).load_state_dict(saved)
     OptimizerAdapter([("a", a), ("c", b)], fo.adam()).load_state_dict(saved)
+    saved["param_groups"][0]["param_names"] = None
+    OptimizerAdapter([("b", b), ("a", a)], fo.adam()).load_state_dict(saved)
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,14 @@ def test_what_is_no_function_is_refused(made):
         made(torch.ones(2))
 
 
+@pytest.mark.parametrize("kind", ["function", "module"])
+def test_what_torch_compiles_is_refused_and_what_it_leaves_alone_is_not(kind):
+    given = squares if kind == "function" else torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"what torch\.compile returned.*give the function itself"):
+        fo.meta.compiled(torch.compile(given))
+    fo.meta.compiled(torch.compiler.disable(squares))
+
+
 @pytest.mark.parametrize("made", [fo.meta.compiled, fo.meta.remat])
 def test_forward_mode_by_hand_says_to_take_torchs_function(made):
     double = made(lambda x: x * 2)

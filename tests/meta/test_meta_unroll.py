@@ -521,6 +521,11 @@ def test_counts_are_checked(options, error, message):
         fo.meta.unroll(wavy, fo.sgd(), **{"steps": 1, **options})
 
 
+def test_none_for_remat_is_false():
+    assert fo.meta.unroll(wavy, fo.sgd(), 1, remat=None).remat is False
+    assert fo.meta.loop(lambda x, i: (x + 1, None), torch.tensor(0), 3, remat=None)[0] == 3
+
+
 def test_what_is_wrong_is_named():
     with pytest.raises(TypeError, match=r"is not a Transform. Did you mean to call it, adam\(\)"):
         fo.meta.unroll(wavy, fo.adam, 1)

@@ -336,6 +336,7 @@ def test_what_is_refused(call, error, message):
         ({"line_search_fn": "strong_wolfe"}, r"lbfgs\(search=fo.solvers.strong_wolfe\(\)\)"),
         ({"constraints": ()}, "no other constraints"),
         ({"lr": 1.0}, "A solver has none: it searches for the length"),
+        ({"learning_rate": 1.0}, "A solver has none: it searches for the length"),
         ({"tol": None}, "tol = None: expected a number"),
         ({"callback": 3}, "callback is a int"),
         ({"method": solvers.lbfgs}, r"Did you mean to call it, lbfgs\(\)"),
