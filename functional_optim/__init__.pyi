@@ -47,7 +47,72 @@ from functional_optim.config import from_config, to_config
 from functional_optim.explain import explain
 from functional_optim.find import find
 from functional_optim.hparams import Hparam, PerLeaf
-from functional_optim.optimizers import adabelief, adadelta, adafactor, adagc, adagrad, adam, adam_atan2, adam_mini, adamax, adamc, adamuon, adamw, adan, ademamix, adopt, amsgrad, apollo, asgd, came, dadapt_adam, dion, dion2, dog, dowg, fira, fromage, galore, grams, kl_shampoo, kl_soap, lamb, laprop, lars, lion, madgrad, mars, muon, nadam, noisy_sgd, normuon, novograd, optimistic_adam, optimistic_gradient_descent, polyak_sgd, prodigy, psgd_kron, radam, rmsprop, rprop, schedule_free_adamw, schedule_free_sgd, scion, sgd, shampoo, sign_sgd, signum, simplified_ademamix, sm3, soap, sophia, sparse_adam, splus, stable_adamw, yogi
+from functional_optim.optimizers import (
+    adabelief,
+    adadelta,
+    adafactor,
+    adagc,
+    adagrad,
+    adam,
+    adam_atan2,
+    adam_mini,
+    adamax,
+    adamc,
+    adamuon,
+    adamw,
+    adan,
+    ademamix,
+    adopt,
+    amsgrad,
+    apollo,
+    asgd,
+    came,
+    dadapt_adam,
+    dion,
+    dion2,
+    dog,
+    dowg,
+    fira,
+    fromage,
+    galore,
+    grams,
+    kl_shampoo,
+    kl_soap,
+    lamb,
+    laprop,
+    lars,
+    lion,
+    madgrad,
+    mars,
+    muon,
+    nadam,
+    noisy_sgd,
+    normuon,
+    novograd,
+    optimistic_adam,
+    optimistic_gradient_descent,
+    polyak_sgd,
+    prodigy,
+    psgd_kron,
+    radam,
+    rmsprop,
+    rprop,
+    schedule_free_adamw,
+    schedule_free_sgd,
+    scion,
+    sgd,
+    shampoo,
+    sign_sgd,
+    signum,
+    simplified_ademamix,
+    sm3,
+    soap,
+    sophia,
+    sparse_adam,
+    splus,
+    stable_adamw,
+    yogi,
+)
 from functional_optim.rules.adafactor import scale_by_factored_rms
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.dion import scale_by_dion
@@ -64,7 +129,22 @@ from functional_optim.rules.shampoo import scale_by_shampoo
 from functional_optim.rules.shape import scale_by_shape
 from functional_optim.rules.sophia import gauss_newton_bartlett
 from functional_optim.rules.splus import scale_by_splus
-from functional_optim.schedules import constant, cosine, cosine_restarts, exponential, inverse_sqrt, join, linear, noam, one_cycle, piecewise_constant, piecewise_interpolate, polynomial, warmup_cosine, warmup_stable_decay
+from functional_optim.schedules import (
+    constant,
+    cosine,
+    cosine_restarts,
+    exponential,
+    inverse_sqrt,
+    join,
+    linear,
+    noam,
+    one_cycle,
+    piecewise_constant,
+    piecewise_interpolate,
+    polynomial,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 from functional_optim.solvers import least_squares, minimize
 from functional_optim.transform import Transform, elementwise, per_tensor, whole_tree
 
@@ -78,7 +158,9 @@ def add_noise(eta: float = 0.01, gamma: float = 0.55, seed: float = 0) -> Transf
 def average_iterates(t0: float = 1000000.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def cautious_decay(weight_decay: float = 0.01) -> Transform: ...
 def centralize() -> Transform: ...
-def clip_by_adagc(lambda_abs: float = 1.0, lambda_rel: float = 1.05, beta: float = 0.98, *, warmup_steps: int = 100) -> Transform: ...
+def clip_by_adagc(
+    lambda_abs: float = 1.0, lambda_rel: float = 1.05, beta: float = 0.98, *, warmup_steps: int = 100
+) -> Transform: ...
 def clip_by_block_rms(threshold: float = 1.0) -> Transform: ...
 def clip_by_global_norm(max_norm: float = 1.0) -> Transform: ...
 def clip_by_value(clip_value: float = 1.0) -> Transform: ...
@@ -87,65 +169,245 @@ def freeze() -> Transform: ...
 def identity() -> Transform: ...
 def kahan_sum() -> Transform: ...
 def keep_params_nonnegative() -> Transform: ...
-def mars_correction(betas: tuple[float, float] = (0.95, 0.99), gamma: float = 0.025, correction_norm: float = 1.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def momo(lr: float = 1.0, momentum: float = 0.9, weight_decay: float = 0.0, lower_bound: float = 0.0, *, adapt_lower_bound: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def momo_adam(lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, weight_decay: float = 0.0, lower_bound: float = 0.0, *, adapt_lower_bound: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def mars_correction(
+    betas: tuple[float, float] = (0.95, 0.99),
+    gamma: float = 0.025,
+    correction_norm: float = 1.0,
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform: ...
+def momo(
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    lower_bound: float = 0.0,
+    *,
+    adapt_lower_bound: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def momo_adam(
+    lr: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    lower_bound: float = 0.0,
+    *,
+    adapt_lower_bound: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def negate() -> Transform: ...
 def normalize_by_update_norm(scale_factor: float = 1.0, eps: float = 1e-06) -> Transform: ...
 def radial_brake(outward: float = 0.5, inward: float = 1.0, *, pinned: bool = False) -> Transform: ...
-def reduce_on_plateau(factor: float = 0.1, rtol: float = 0.0001, atol: float = 0.0, min_scale: float = 0.0, *, patience: int = 10, cooldown: int = 0, accumulation_size: int = 1) -> Transform: ...
+def reduce_on_plateau(
+    factor: float = 0.1,
+    rtol: float = 0.0001,
+    atol: float = 0.0,
+    min_scale: float = 0.0,
+    *,
+    patience: int = 10,
+    cooldown: int = 0,
+    accumulation_size: int = 1,
+) -> Transform: ...
 def row_floor(min_ratio: float = 0.1) -> Transform: ...
 def scale(factor: float = 1.0) -> Transform: ...
 def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_adam_atan2(betas: tuple[float, float] = (0.9, 0.999), a: float = 1.27, b: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_adam_mini(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, blocks: int | None = 1, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_adamax(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_adan(betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_ademamix(betas: tuple[float, float, float] = (0.9, 0.999, 0.9999), alpha: float = 5.0, eps: float = 1e-08, *, alpha_warmup: int | None = None, beta3_warmup: int | None = None, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_adopt(betas: tuple[float, float] = (0.9, 0.9999), eps: float = 1e-06, *, nesterov: bool = False, clipped: bool = True, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_adam_atan2(
+    betas: tuple[float, float] = (0.9, 0.999), a: float = 1.27, b: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
+def scale_by_adam_mini(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    *,
+    blocks: int | None = 1,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_adamax(
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
+def scale_by_adan(
+    betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
+def scale_by_ademamix(
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    alpha: float = 5.0,
+    eps: float = 1e-08,
+    *,
+    alpha_warmup: int | None = None,
+    beta3_warmup: int | None = None,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_adopt(
+    betas: tuple[float, float] = (0.9, 0.9999),
+    eps: float = 1e-06,
+    *,
+    nesterov: bool = False,
+    clipped: bool = True,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_asgd(lr: float = 0.01, lambd: float = 0.0001, alpha: float = 0.75) -> Transform: ...
-def scale_by_belief(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-16, eps_root: float = 1e-16, *, rectify: bool = False, degenerated_to_sgd: bool = True, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_belief(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-16,
+    eps_root: float = 1e-16,
+    *,
+    rectify: bool = False,
+    degenerated_to_sgd: bool = True,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_bias_correction(betas: tuple[float, float] = (0.9, 0.999)) -> Transform: ...
-def scale_by_came(betas: tuple[float, float, float] = (0.9, 0.999, 0.9999), eps: tuple[float, float] = (1e-30, 1e-16), clip_threshold: float = 1.0, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_d_adaptation(lr: float = 1.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, weight_decay: float = 0.0, d0: float = 1e-06, *, use_bias_correction: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_came(
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+    eps: tuple[float, float] = (1e-30, 1e-16),
+    clip_threshold: float = 1.0,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_d_adaptation(
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    d0: float = 1e-06,
+    *,
+    use_bias_correction: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_dog(reps_rel: float = 1e-06, eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_dowg(eps: float = 0.0001, *, state_dtype: torch.dtype | None = None) -> Transform: ...
 def scale_by_inverse_time(lr_decay: float = 0.0) -> Transform: ...
-def scale_by_laprop(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_laprop(
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
 def scale_by_learning_rate(lr: float = 0.001) -> Transform: ...
 def scale_by_lion(betas: tuple[float, float] = (0.9, 0.99), *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_madgrad(lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def scale_by_madgrad(
+    lr: float = 0.01, momentum: float = 0.9, eps: float = 1e-06, *, state_dtype: torch.dtype | None = None
+) -> Transform: ...
 def scale_by_mean_side(nonstandard_constant: float = 0.001, *, max_dim: int = 10000) -> Transform: ...
-def scale_by_nadam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, momentum_decay: float = 0.004, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_novograd(betas: tuple[float, float] = (0.9, 0.25), eps: float = 1e-08, weight_decay: float = 0.0, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_optimistic_gradient(alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_palm(beta1: float = 0.9, beta2_decay: float = -0.8, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_nadam(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    momentum_decay: float = 0.004,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_novograd(
+    betas: tuple[float, float] = (0.9, 0.25),
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_optimistic_gradient(
+    alpha: float = 1.0, beta: float = 1.0, *, state_dtype: torch.dtype | None = None
+) -> Transform: ...
+def scale_by_palm(
+    beta1: float = 0.9, beta2_decay: float = -0.8, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
 def scale_by_param_block_norm(min_scale: float = 0.001) -> Transform: ...
 def scale_by_param_block_rms(min_scale: float = 0.001) -> Transform: ...
 def scale_by_polyak(max_lr: float = 1.0, f_min: float = 0.0, eps: float = 0.0, *, positive_part: bool = False) -> Transform: ...
-def scale_by_prodigy(lr: float = 1.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, weight_decay: float = 0.0, d0: float = 1e-06, d_coef: float = 1.0, *, use_bias_correction: bool = False, safeguard_warmup: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_radam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, degenerated_to_sgd: bool = True, optimized_update: bool = True, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_prodigy(
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    d0: float = 1e-06,
+    d_coef: float = 1.0,
+    *,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_radam(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-08,
+    *,
+    degenerated_to_sgd: bool = True,
+    optimized_update: bool = True,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_relative_step(lr: float = 0.01) -> Transform: ...
-def scale_by_rms(alpha: float = 0.99, eps: float = 1e-08, *, eps_in_sqrt: bool = False, bias_correction: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_rms(
+    alpha: float = 0.99,
+    eps: float = 1e-08,
+    *,
+    eps_in_sqrt: bool = False,
+    bias_correction: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_row_rms(beta2: float = 0.95, row_eps: float = 1e-10, *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_rprop(lr: float = 0.01, etas: tuple[float, float] = (0.5, 1.2), step_sizes: tuple[float, float] = (1e-06, 50.0), *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_rss(initial_accumulator_value: float = 0.0, eps: float = 1e-10, *, eps_in_sqrt: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_rprop(
+    lr: float = 0.01,
+    etas: tuple[float, float] = (0.5, 1.2),
+    step_sizes: tuple[float, float] = (1e-06, 50.0),
+    *,
+    state_dtype: torch.dtype | None = None,
+) -> Transform: ...
+def scale_by_rss(
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+    *,
+    eps_in_sqrt: bool = False,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_schedule(schedule: collections.abc.Callable[[float | torch.Tensor], float | torch.Tensor]) -> Transform: ...
 def scale_by_sign() -> Transform: ...
-def scale_by_simplified_ademamix(betas: tuple[float, float] = (0.99, 0.95), alpha: float = 0.0, eps: float = 1e-08, *, beta1_warmup: int | None = None, min_beta1: float = 0.9, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_simplified_ademamix(
+    betas: tuple[float, float] = (0.99, 0.95),
+    alpha: float = 0.0,
+    eps: float = 1e-08,
+    *,
+    beta1_warmup: int | None = None,
+    min_beta1: float = 0.9,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_by_sm3(momentum: float = 0.9, eps: float = 1e-08, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_sophia(betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04, eps: float = 1e-12, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_sparse_adam(betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_stable_adamw(betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-06, weight_decay: float = 0.01, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
-def scale_by_stddev(alpha: float = 0.99, eps: float = 1e-08, *, eps_in_sqrt: bool = False, bias_correction: bool = False, state_dtype: torch.dtype | None = None) -> Transform: ...
-def scale_by_trust_ratio(min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip: bool = False) -> Transform: ...
-def scale_by_yogi(betas: tuple[float, float] = (0.9, 0.999), eps: float = 0.001, initial_accumulator_value: float = 1e-06, *, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def scale_by_sophia(
+    betas: tuple[float, float] = (0.965, 0.99),
+    rho: float = 0.04,
+    eps: float = 1e-12,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_sparse_adam(
+    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-08, *, state_dtype: torch.dtype | None = None
+) -> Transform: ...
+def scale_by_stable_adamw(
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-06,
+    weight_decay: float = 0.01,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
+def scale_by_stddev(
+    alpha: float = 0.99,
+    eps: float = 1e-08,
+    *,
+    eps_in_sqrt: bool = False,
+    bias_correction: bool = False,
+    state_dtype: torch.dtype | None = None,
+) -> Transform: ...
+def scale_by_trust_ratio(
+    min_norm: float = 0.0, trust_coefficient: float = 1.0, eps: float = 0.0, *, trust_clip: bool = False
+) -> Transform: ...
+def scale_by_yogi(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 0.001,
+    initial_accumulator_value: float = 1e-06,
+    *,
+    state_dtype: torch.dtype | Codec | None = None,
+) -> Transform: ...
 def scale_to_rms(rms: float = 0.2, rms_eps: float = 1e-08) -> Transform: ...
-def schedule_free_average(lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None) -> Transform: ...
+def schedule_free_average(
+    lr: float = 0.001, momentum: float = 0.9, weight_lr_power: float = 2.0, *, state_dtype: torch.dtype | None = None
+) -> Transform: ...
 def soft_threshold(lr: float = 0.001, l1_decay: float = 0.0001) -> Transform: ...
 def stochastic_rounding(seed: float = 0) -> Transform: ...
 def subtract_decayed_weights(weight_decay: float = 0.0001) -> Transform: ...
-def trace(momentum: float = 0.9, dampening: float = 0.0, *, nesterov: bool = False, state_dtype: torch.dtype | Codec | None = None) -> Transform: ...
+def trace(
+    momentum: float = 0.9, dampening: float = 0.0, *, nesterov: bool = False, state_dtype: torch.dtype | Codec | None = None
+) -> Transform: ...
 def zero_nans() -> Transform: ...
 
 __all__ = [

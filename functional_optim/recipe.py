@@ -107,21 +107,25 @@ def _is_switch(value: Any) -> bool:
     return str(getattr(value, "dtype", "")).endswith("bool") and not value.ndim
 
 
+# Once for each class. torch.compile traces no function that closes over a signature.
+_signature_of = functools.cache(inspect.signature)
+
+
 def explained(cls: type[Made]) -> type[Made]:
     """Let a class say, of arguments that it does not take, what it takes, as what is `recorded` does.
 
     None is off there, as in torch's classes.
     """
-    init, signature = cls.__init__, inspect.signature(cls)
+    init = cls.__init__
 
     @functools.wraps(init)
     def construct(self: Made, *args: Any, **kwargs: Any) -> None:
         try:
             if not torch.compiler.is_compiling():
-                _bound(cls.__name__, signature, args, kwargs, SWITCHES)
+                _bound(cls.__name__, _signature_of(cls), args, kwargs, SWITCHES)
             init(self, *args, **kwargs)
         except TypeError:
-            problem = _misfit(cls.__name__, signature, args, kwargs)
+            problem = _misfit(cls.__name__, _signature_of(cls), args, kwargs)
             if problem:
                 raise TypeError(problem) from None
             raise
