@@ -69,7 +69,7 @@ def check_transform(transform: Transform, params: Mapping[str, Tensor] | None = 
     require_transform(transform, "check_transform")
     trial = Trial(transform, {k: p.detach().double() for k, p in (params or default_params()).items()})
     if isinstance(transform.form, Chained):
-        warn_if_uphill(transform, trial.params, {}, stacklevel=2)
+        warn_if_uphill(transform, trial.params, {}, stacklevel=3)  # Of who called what answers for it.
     for number, law in enumerate(LAWS, 1):
         with _said_if_slow(f"{transform.name}: at law {number} of {len(LAWS)}, “{_name(law)}”"):
             check_law(law, trial)
