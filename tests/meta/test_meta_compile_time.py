@@ -48,12 +48,13 @@ def run(lr, seed, steps):
         torch.testing.assert_close(found, expected)
     print({name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss", "bypass")}, flush=True)
 
-    # After a loop the process keeps what is freed: 10 MB a time are written to pages that it has.
+    # After a loop the process keeps what is freed: 10 MB a time are written to pages that it has. Now and then a tensor, of some
+    # 300 pages, finds no room among them; if all were given back, ten times would be 23,000 faults.
     x, faults = [torch.ones(300_000) for _ in range(8)], []
     for _ in range(20):
         x = [y + 1 for y in x]
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-    assert sys.platform != "linux" or faults[-1] - faults[9] < 200, faults
+    assert sys.platform != "linux" or faults[-1] - faults[9] < 5000, faults
 
 # Each in a process of its own. None has compiled anything, this one neither: it has what all of them import.
 for lr, seed, steps in ((0.1, 0, 3), (0.03, 1, 3), (0.1, 0, 4)):
