@@ -71,7 +71,7 @@ def pair_advice(given: Any) -> str:
     return ""
 
 
-def require_entries(state: Any, parts: Collection[str], whole: str, part: str) -> None:
+def require_state_per_part(state: Any, parts: Collection[str], whole: str, part: str) -> None:
     """Raise ValueError unless the state of a chain or a partition, the whole, has an entry for each part and no others."""
     if not isinstance(state, Mapping) or set(state) != set(parts):
         found = list(state) if isinstance(state, Mapping) else f"a {type(state).__name__}"

@@ -181,7 +181,7 @@ def hint(name: str, accepted: Collection[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else advice
 
 
-def answering(module: str, names: Collection[str], transforms: Collection[str] = ()) -> Callable[[str], Any]:
+def module_getattr(module: str, names: Collection[str], transforms: Collection[str] = ()) -> Callable[[str], Any]:
     """The `__getattr__` of a module: an AttributeError that says which of its names may be meant, or which transform."""
 
     def no_attribute(name: str) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hints import hint, parameters_advice
+from functional_optim.recipe import is_bool
 from functional_optim.trees import IsLeaf, Spec, Tree
 
 HParams: TypeAlias = Mapping[str, Any]
@@ -312,7 +313,7 @@ def require_count(name: str, value: Any, least: int) -> int:
         ValueError: less.
     """
     try:
-        if isinstance(value, bool) or getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
+        if is_bool(value) or getattr(value, "ndim", 0):
             raise TypeError
         count = operator.index(value)
     except (TypeError, RuntimeError):  # The second of a tensor that is batched or traced.

@@ -251,13 +251,13 @@ def mixed(x: Tensor, y: Tensor, weight: Scalar) -> Tensor:
     """`(1 − weight) x + weight y`, in one call where the weight is a number and nobody watches."""
     if not isinstance(x, Tensor):  # An engine writes down what is to be called.
         return torch.lerp(x, y, weight)
-    if isinstance(weight, int | float) and x.dtype == y.dtype and not is_observed() and not is_tracked(x) and not is_tracked(y):
+    if isinstance(weight, int | float) and x.dtype == y.dtype and not is_watched(x, y):
         return x.lerp(y, weight)
     return (1 - weight) * x + weight * y
 
 
 def added_product(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any) -> Tensor:
-    """`a x + b y z` of matrices or stacks of them, rounded once; for numbers, and only where nobody watches: see `is_observed`.
+    """`a x + b y z` of matrices or stacks of them, rounded once; for numbers, and only where nobody watches: see `is_watched`.
 
     torch's compiler may drop the second factor, and its forward mode crashes on it.
     """
@@ -268,14 +268,14 @@ def added_product(x: Tensor, y: Tensor, z: Tensor, a: Any, b: Any) -> Tensor:
 def plus_product(x: Tensor, y: Tensor, z: Tensor, a: Scalar, b: Scalar) -> Tensor:
     """`a x + b y z` of stacks of matrices, in one call where a and b are numbers and nobody watches."""
     is_plain = isinstance(a, int | float) and isinstance(b, int | float) and x.dtype == y.dtype == z.dtype
-    if is_plain and not is_observed() and not any(map(is_tracked, (x, y, z))):
+    if is_plain and not is_watched(x, y, z):
         return added_product(x, y, z, a, b)
     return a * x + b * (y @ z)
 
 
-def is_tracked(x: Tensor) -> bool:
-    """Whether autograd keeps what is computed of it."""
-    return x.requires_grad and torch.is_grad_enabled()
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether what is computed of these may be batched, differentiated or traced; where nobody can tell: as if it were."""
+    return is_observed() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
 def _differentiating() -> bool:

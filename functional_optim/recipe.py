@@ -104,7 +104,12 @@ def _is_switch(value: Any) -> bool:
     """Whether this is True or False, or 1 or 0; NumPy's and () tensors of them are, too."""
     if isinstance(value, int):
         return value in (0, 1)
-    return str(getattr(value, "dtype", "")).endswith("bool") and not value.ndim
+    return is_bool(value) and not value.ndim
+
+
+def is_bool(value: Any) -> bool:
+    """Whether this is a bool, or an array or tensor of bools."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
 # Once for each class. torch.compile traces no function that closes over a signature.

@@ -189,7 +189,7 @@ class Steps:
         def start_of(name: str) -> Callable[[Tensor, Mapping[str, Any]], Tensor]:
             def start(p: Tensor, hp: Mapping[str, Any]) -> Tensor:
                 state = self.first_state(p, hp)
-                self.require_entries(state, f"init_state of a parameter of shape {tuple(p.shape)}")
+                self.require_same_entries(state, f"init_state of a parameter of shape {tuple(p.shape)}")
                 return _stored(state[name], p)
 
             return start
@@ -210,7 +210,7 @@ class Steps:
                 param = p.clone()
                 new = {**state, **{name: value.clone() for name, value in tensors.items()}}
                 self.optimizer.step_param(new, {**self.group, **hp, "params": [param]}, g, param)
-                self.require_entries(new, "step_param")
+                self.require_same_entries(new, "step_param")
                 return param - p, *(_stored(new[name], p) for name in self.example)
 
             # The compiler does the same by itself, and can't look into this.
@@ -219,7 +219,7 @@ class Steps:
 
         return rule
 
-    def require_entries(self, state: Mapping[str, Any], where: str) -> None:
+    def require_same_entries(self, state: Mapping[str, Any], where: str) -> None:
         """Raise ValueError unless the state has the entries of the example."""
         if state.keys() != self.example.keys():
             raise ValueError(

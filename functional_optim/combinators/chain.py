@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functional_optim.checks import require_entries
+from functional_optim.checks import require_state_per_part
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
@@ -42,7 +42,7 @@ class Chained(Combined):
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """Each link in turn on what the one before it returned."""
-        require_entries(state, self.links, "chain", "link")
+        require_state_per_part(state, self.links, "chain", "link")
         new_state = {}
         for name, link in self.links.items():
             updates, new_state[name] = link.update_fn(updates, state[name], params, link.select(hp), **extra)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from functional_optim import trees
-from functional_optim.checks import require_entries
+from functional_optim.checks import require_state_per_part
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.combined import Combined
 from functional_optim.combinators.labels import ByName, ByNdim, Labels, labels_of, require_labels
@@ -84,7 +84,7 @@ class Partitioned(Combined):
 
     def update(self, updates: Tree, state: Tree, params: Tree, hp: HParams, **extra: Any) -> tuple[Tree, Tree]:
         """Each branch on its own leaves."""
-        require_entries(state, self.branches, "partition", "branch")
+        require_state_per_part(state, self.branches, "partition", "branch")
         leaves, spec = trees.flatten(updates)
         new_state = {}
         shares = self._shares(updates, of_params=False) if params is None else self._shares(params)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hparams import require_count, validate_number
-from functional_optim.meta.loops import loop, require_entries
+from functional_optim.meta.loops import loop, require_entry_per_step
 from functional_optim.meta.packing import map_tensors
 from functional_optim.meta.zero_order import directions
 from functional_optim.recipe import answering
@@ -87,7 +87,7 @@ class WindowedGradient:
         steps = require_count("steps", steps, 1)
         if steps % self.window:
             raise ValueError(f"steps = {steps}: expected a multiple of the window, {self.window}.")
-        require_entries(xs, steps, "xs", "Without xs a step gets its index.")
+        require_entry_per_step(xs, steps, "xs", "Without xs a step gets its index.")
         particles, found = self.init(params, state, generator=generator), None
         for start in range(0, steps, self.window):
             own = map_tensors(lambda x, start=start: x[start : start + self.window], xs)

@@ -23,7 +23,7 @@ from functional_optim.meta.compiled_loop import run_loop
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
 from functional_optim.meta.parts import is_compiling
 from functional_optim.meta.remat import remat as rematerialised
-from functional_optim.meta.remat import require_constant_closure, segment_of
+from functional_optim.meta.remat import require_constant_closure
 from functional_optim.recipe import answering
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree, distinct
@@ -90,13 +90,11 @@ def loop(
     >>> last, seen
     (tensor(6), tensor([0, 0, 1, 3]))
     """
-    steps = require_count("steps", steps, 1)
-    truncate = None if truncate is None else require_count("truncate", truncate, 1)
-    remat = segment_of(remat)
+    steps, truncate, remat = counts_of(steps, truncate, remat)
     if xs is None:
         device = next((x.device for x in pack(state)[0]), None)
         xs = torch.arange(steps, device=device)
-    require_entries(xs, steps, "xs", advice="What is the same at every step goes into `args`.")
+    require_entry_per_step(xs, steps, "xs", advice="What is the same at every step goes into `args`.")
     compiles = is_compiling()
     if remat or compiles:
         for function in filter(None, (step, until)):
@@ -156,7 +154,21 @@ def run(
     return state, _joined(torch.cat, parts) if len(parts) > 1 else parts[0]
 
 
-def require_entries(tree: Tree, steps: int, name: str, advice: str) -> None:
+def counts_of(steps: Any, truncate: Any, remat: Any) -> tuple[int, int | None, bool | int]:
+    """What a loop is told of its steps: how many, before which derivatives end, and how many are a segment.
+
+    Raises:
+        TypeError: a count is no whole number.
+        ValueError: it is less than 1.
+    """
+    steps = require_count("steps", steps, 1)
+    truncate = None if truncate is None else require_count("truncate", truncate, 1)
+    if remat is None or isinstance(remat, bool):
+        return steps, truncate, bool(remat)
+    return steps, truncate, require_count("remat", remat, 1)
+
+
+def require_entry_per_step(tree: Tree, steps: int, name: str, advice: str) -> None:
     """Raise ValueError unless each tensor has one entry per step."""
     for x in pack(tree)[0]:
         if x.ndim == 0 or x.shape[0] != steps:

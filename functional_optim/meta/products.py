@@ -43,11 +43,12 @@ def take_small_products(graph: fx.GraphModule) -> None:
     """Have the products of small matrices in a graph compiled here."""
     if not _is_known_to_compiler():
         return
+    text = hashlib.sha256(_CODE.encode()).hexdigest()
     for target in (aten.mm.default, aten.bmm.default):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             a, b = (x.meta["val"] if isinstance(x, fx.Node) else None for x in node.args)
             if a is not None and b is not None and _is_small(a, b):
-                node.target, node.args = PRODUCT, (*node.args, hashlib.sha256(_CODE.encode()).hexdigest())
+                node.target, node.args = PRODUCT, (*node.args, text)
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:

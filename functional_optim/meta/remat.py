@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from functional_optim import torch_internals
-from functional_optim.hparams import require_count
 from functional_optim.meta.packing import is_smooth, pack
 from functional_optim.torch_internals import is_traced
 from functional_optim.trees import Tree
@@ -96,11 +95,6 @@ def require_function(function: Any, name: str) -> None:
     """Raise TypeError where this is no function: its result, say."""
     if not callable(function):
         raise TypeError(f"{name} got a {type(function).__name__}: expected a function, as in {name}(function)(*arguments).")
-
-
-def segment_of(remat: Any) -> bool | int:
-    """What a loop is given as `remat`: True, False, for which None stands too, or the length of a segment."""
-    return bool(remat) if remat is None or isinstance(remat, bool) else require_count("remat", remat, 1)
 
 
 def under_autocast_of_now(function: Callable[..., Any], tensors: Sequence[Tensor]) -> Callable[..., Any]:

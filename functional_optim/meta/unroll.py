@@ -24,12 +24,12 @@ from functional_optim import trees
 from functional_optim.apply import applied
 from functional_optim.checks import check_params, misfit
 from functional_optim.evaluate import LossAt
-from functional_optim.hparams import HParams, require_count, require_mapping
+from functional_optim.hparams import HParams, require_mapping
 from functional_optim.meta import loops
 from functional_optim.meta.flat import Flat, flattening
 from functional_optim.meta.layers import composing
 from functional_optim.meta.packing import detached, is_smooth, map_tensors, pack
-from functional_optim.meta.remat import require_constant_closure, segment_of
+from functional_optim.meta.remat import require_constant_closure
 from functional_optim.numerics import double
 from functional_optim.recipe import answering
 from functional_optim.transform import Transform, require_transform
@@ -140,7 +140,7 @@ class Unroll:
             given = ", ".join(["params", *["carry"] * self.has_carry, *["batch"] * len(batch), *["batches"] * len(batches)])
             raise TypeError(f"the loss is called with ({given}), but takes {problem}.")
         for name, tree in (("batches", batches), ("schedule", dict(schedule or {}))):
-            loops.require_entries(tree, self.steps, name, "What is the same at every step goes into `batch` or `hparams`.")
+            loops.require_entry_per_step(tree, self.steps, name, "What is the same at every step goes into `batch` or `hparams`.")
 
     def _run(self, flat: Flat | None, carried: Tree, same: tuple[HParams, tuple[Any, ...]], own: Tree) -> tuple[Tree, Any]:
         """The loop on what is carried, with what is the `same` at every step and what is each step's `own`."""
@@ -285,9 +285,7 @@ def unroll(
         found = "a Transform" if isinstance(loss_fn, Transform) else repr(loss_fn)
         raise TypeError(f"unroll(loss_fn, transform, steps): the loss, a function, comes first, but loss_fn is {found}.")
     require_transform(transform, "unroll(loss_fn, transform, steps)")
-    steps = require_count("steps", steps, 1)
-    truncate = None if truncate is None else require_count("truncate", truncate, 1)
-    remat = segment_of(remat)
+    steps, truncate, remat = loops.counts_of(steps, truncate, remat)
     return Unroll(loss_fn, transform, steps, truncate, first_order, remat, has_aux, extra_fn, compile, has_carry)
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from functional_optim.hparams import HParams, is_several, require_count
 from functional_optim.lifting import SlotInit, require_dims
-from functional_optim.numerics import Scalar, added_product, is_tracked, sqrt
+from functional_optim.numerics import Scalar, added_product, is_watched, sqrt
 from functional_optim.symmetric import gram, multiplies, quadratic
-from functional_optim.torch_internals import is_observed
 
 # a, b, c of each step; after the last, its again.
 Schedule: TypeAlias = Sequence[tuple[Scalar, Scalar, Scalar]]
@@ -102,7 +101,7 @@ def orthogonalized(
     # A product and a sum in one call are faster, and rounded once, as they are one after another in the wider dtype. But the call
     # takes numbers alone, which torch's batching, tracing and forward mode lose.
     numbers = all(isinstance(number, int | float) for number in (eps, *itertools.chain(*triples)))
-    iterated = _iterated_by_calls if numbers and not is_observed() and not is_tracked(x) else _iterated
+    iterated = _iterated_by_calls if numbers and not is_watched(x) else _iterated
     y = iterated(x if x.shape[1] <= x.shape[2] else x.mT, triples, eps, dtype, margin)
     return (y if x.shape[1] <= x.shape[2] else y.mT).to(x.dtype)
 

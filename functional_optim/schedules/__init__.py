@@ -36,4 +36,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # Type checkers would take it for a promise that the module has everything.
-    __getattr__ = hints.answering(__name__, __all__)
+    __getattr__ = hints.module_getattr(__name__, __all__)
