@@ -1,7 +1,7 @@
 """What an optimizer is made of, looked at: errors and warnings for what is often given in its place."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,9 +109,13 @@ def warn_without_gradients(groups: Sequence[Group], loss: Any) -> None:
         user.warn("the closure left no parameter a gradient, so this step changes nothing: let it call loss.backward().")
 
 
-def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any]) -> None:
-    """Warn of keys of a group that look like hyper-parameters, and are none."""
-    for name in group.keys() - known.keys() - {"params", "param_names"}:
+# Keys that look like hyper-parameters, in which people and their schedulers keep what `lr` is computed from.
+_OF_SCHEDULERS = ("base_lr", "max_lr")
+
+
+def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any], seen: Collection[str] = ()) -> None:
+    """Warn of keys of a group that look like hyper-parameters, and are none; but for those seen before."""
+    for name in group.keys() - known.keys() - {"params", "param_names", *_OF_SCHEDULERS, *seen}:
         is_number = isinstance(group[name], int | float | Tensor)
         meant = [word for word in MEANT.get(name, ()) if word in known and is_number]
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)

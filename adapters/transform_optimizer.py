@@ -51,7 +51,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
 
     # What no copy takes along.
-    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_named", "_shown")
+    _CACHES = ("_layouts", "_checked", "_steps", "_told", "_named", "_shown", "_seen")
     _is_stepping = False
     _factor = 1.0
     _layouts: dict[Transform, Layout]
@@ -61,6 +61,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     _numbers: Numbers
     _named: dict[int, tuple[Any, list[Key]]]
     _shown: dict[Tensor, list[tuple[Tensor, float]]]
+    _seen: dict[int, frozenset[str]]
 
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         given = given_params(params)
@@ -149,7 +150,7 @@ class TransformOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as in torch; its hyper-parameters are validated, and keys that are none are kept.
 
-        A key that is none, but looks like one, is kept with a warning.
+        A key that is none, but looks like one, is kept with a warning; so is one that is written into a group later.
 
         Raises:
             TypeError, ValueError: as torch, and for a hyper-parameter of the wrong type or out of its range, a group without
@@ -158,8 +159,7 @@ class TransformOptimizer(torch.optim.Optimizer):
         index = len(self.param_groups)
         if isinstance(param_group, dict):
             require_group(index, param_group)
-            transform = self._checked_transform(index, {**self.defaults, **param_group})
-            warn_of_misspellings(index, param_group, {**transform.declared, **self.defaults})
+            self._look(index, param_group, self._checked_transform(index, {**self.defaults, **param_group}))
         try:
             super().add_param_group(param_group)
         except ValueError as error:
@@ -367,8 +367,16 @@ class TransformOptimizer(torch.optim.Optimizer):
         """The groups, whose numbers are in order, by the transform that steps them."""
         parts: dict[Transform, list[Numbered]] = {}
         for index, group in enumerate(self.param_groups):
-            parts.setdefault(self._checked_transform(index, group), []).append((index, group))
+            transform = self._checked_transform(index, group)
+            if group.keys() != self._seen.get(index):
+                self._look(index, group, transform)
+            parts.setdefault(transform, []).append((index, group))
         return parts
+
+    def _look(self, index: int, group: Group, transform: Transform) -> None:
+        """Warn of keys that came into a group since the last look, and look like misspelt hyper-parameters."""
+        warn_of_misspellings(index, group, {**transform.declared, **self.defaults}, self._seen.get(index, ()))
+        self._seen[index] = frozenset(group)
 
     def _forget_shown(self) -> None:
         """Let parameters start anew whose state has been made to be shown, under a learning rate of 0, and is as it was."""

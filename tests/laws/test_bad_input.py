@@ -1376,6 +1376,29 @@ def test_a_misspelt_tensor_in_a_group():
     OptimizerAdapter([{"params": params(), "weight_decay": 0.1, "name": "head"}], fo.adam())
 
 
+@pytest.mark.parametrize(
+    "make", [lambda params: OptimizerAdapter(params, fo.adamw()), fo.adapters.AdamW], ids=["adapter", "class"]
+)
+def test_a_misspelt_number_that_is_written_into_a_group(make):
+    model = torch.nn.Linear(2, 1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer = make(model.parameters())
+    group = optimizer.param_groups[0]
+    # What schedulers, timm and people keep there. The loss, a tensor, is like no hyper-parameter.
+    group |= dict.fromkeys(["initial_lr", "base_lr", "max_lr", "min_lr", "swa_lr", "lr_scale"], 0.1)
+    group |= {"name": "head", "loss": torch.ones(())}
+    optimizer.step()
+    group["learning_rate"] = 0.1
+    with pytest.warns(UserWarning, match=r"param_groups\[0\] has a key 'learning_rate', .*Did you mean 'lr'") as told:
+        optimizer.step()
+    assert [warning.filename for warning in told] == [__file__]
+    optimizer.step()  # It has been told.
+    # As many keys as before.
+    group["weight_decai"] = group.pop("name")
+    with pytest.warns(UserWarning, match=r"has a key 'weight_decai', .*Did you mean 'weight_decay'"):
+        optimizer.step()
+
+
 def test_a_closure_without_a_backward():
     model = torch.nn.Linear(2, 1)
     for optimizer in (OptimizerAdapter(model.parameters(), fo.sam(fo.sgd())), fo.adapters.LBFGS(model.parameters())):
