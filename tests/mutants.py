@@ -1188,7 +1188,7 @@ MUTANTS = [
     ),
     Mutant(
         "a signature that a decorator makes says nothing of its numbers",
-        "functional_optim/transform.py",
+        "functional_optim/transform/constructors.py",
         "default=hparam.default, annotation=_number_type(hparam.default)",
         "default=hparam.default",
         "test_package.py -k arguments_have_types",
