@@ -7,7 +7,7 @@ from functional_optim.combinators.chain import chain
 from functional_optim.combinators.graft import graft
 from functional_optim.combinators.lookahead import ema_params
 from functional_optim.combinators.rotate import rotate
-from functional_optim.optimizers.torch_optim import for_matrices
+from functional_optim.optimizers.torch_optim.muon import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.adam import scale_by_adam
 from functional_optim.rules.decay import add_decayed_weights

@@ -8,7 +8,7 @@ from functional_optim.codecs import Codec
 from functional_optim.combinators.chain import chain
 from functional_optim.combinators.rename import rename_hparams
 from functional_optim.hparams import NON_NEGATIVE, Hparam, declare
-from functional_optim.optimizers.torch_optim import for_matrices
+from functional_optim.optimizers.torch_optim.muon import for_matrices
 from functional_optim.recipe import recorded
 from functional_optim.rules.decay import add_decayed_weights
 from functional_optim.rules.dion import scale_by_dion
