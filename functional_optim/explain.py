@@ -5,7 +5,6 @@ import functools
 import html
 import inspect
 import math
-import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from functional_optim.combinators.partition import Partitioned
 from functional_optim.combinators.rename import Renamed, rename_hparams, set_defaults
 from functional_optim.combinators.rounding import with_rounding
 from functional_optim.combinators.scheduled import Scheduled, scheduled
-from functional_optim.form import Path
+from functional_optim.form import Path, part_at
 from functional_optim.hparams import HParams
 from functional_optim.lifting import Lifted
 from functional_optim.recipe import answering
@@ -299,8 +298,8 @@ class _Place:
                 (*self.path, *keys),
                 self.depth + (not self.is_silent),
                 shares[keys],
-                functools.reduce(operator.getitem, keys, self.kept),
-                functools.reduce(operator.getitem, keys, self.state),
+                part_at(self.kept, keys),
+                part_at(self.state, keys),
                 form.handed(keys, self.hp, self.state),
             )
 

@@ -113,7 +113,7 @@ class Form(ABC):
         """
         found = trees.map_leaves(lambda _: None, params)
         for keys, part in self.parts.items():
-            own = part.form.evaluated(functools.reduce(operator.getitem, keys, state), params)
+            own = part.form.evaluated(part_at(state, keys), params)
             found = latter(found, own)
         return found
 
@@ -225,6 +225,16 @@ def needed(transform: Transform) -> Needs:
         return tuple(name for name in found if name not in transform.form.provides)
 
     return Needs(names("numbers"), names("trees"), names("functions"))
+
+
+def part_at(state: Tree, path: Path) -> Any:
+    """What a state has under these keys, one inside the other."""
+    return functools.reduce(operator.getitem, path, state)
+
+
+def with_part(state: Tree, path: Path, change: Callable[[Any], Any]) -> Tree:
+    """The state with what it has under these keys changed."""
+    return {**state, path[0]: with_part(state[path[0]], path[1:], change)} if path else change(state)
 
 
 def nested(transform: Transform, path: Path = ()) -> Iterator[tuple[Path, Form]]:

@@ -1,7 +1,5 @@
 """Where everything is in the trees that `update` is given: what each part of a transform sees of them, and keeps in the state."""
 
-import functools
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,7 +9,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.combinators.gate import Gated
 from functional_optim.combinators.origin import Origin
-from functional_optim.form import Form, Path
+from functional_optim.form import Form, Path, part_at
 from functional_optim.hparams import HParams, PerLeaf
 from functional_optim.numerics import double
 from functional_optim.transform import Transform
@@ -153,7 +151,7 @@ class Anatomy:
 
     def _at(self, path: Path) -> Tree:
         try:
-            return functools.reduce(operator.getitem, path, self._cells)
+            return part_at(self._cells, path)
         except (KeyError, TypeError) as error:
             raise Refused(f"the state has nothing at {'.'.join(path)!r}") from error
 

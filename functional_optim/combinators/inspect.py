@@ -1,10 +1,9 @@
 """Looking into a state by name, and at the hyper-parameters in force."""
 
-import functools
-import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from functional_optim.form import Path, part_at, with_part
 from functional_optim.hints import hint
 from functional_optim.hparams import HParams
 from functional_optim.recipe import answering
@@ -39,10 +38,7 @@ def state_get(state: Tree, name: str) -> Any:
             f"state is a {type(state).__name__}: expected the state of a transform. "
             f"Of an optimizer, optimizer.state[parameter] has the slots, {name!r} among them."
         )
-    entry = state
-    for key in _path_of(state, name):
-        entry = entry[key]
-    return entry
+    return part_at(state, _path_of(state, name))
 
 
 @answering
@@ -55,7 +51,7 @@ def state_set(state: Tree, name: str, value: Any) -> Tree:
     >>> state_set(state, "step", torch.tensor(100))["step"]
     tensor(100)
     """
-    return _replaced(state, _path_of(state, name), value)
+    return with_part(state, _path_of(state, name), lambda old: value)
 
 
 @answering
@@ -90,13 +86,12 @@ def hparams_at(transform: Transform, state: Tree, hparams: HParams | None = None
 def _in_force(transform: Transform, state: Tree, hp: HParams) -> dict[str, Any]:
     found, form = dict(hp), transform.form
     for keys, part in form.parts.items():
-        inner_state = functools.reduce(operator.getitem, keys, state)
-        inner = _in_force(part, inner_state, form.handed(keys, hp, state))
+        inner = _in_force(part, part_at(state, keys), form.handed(keys, hp, state))
         found |= {form.outer_name(keys, name): value for name, value in inner.items()}
     return found
 
 
-def _path_of(state: Tree, name: str) -> tuple[str, ...]:
+def _path_of(state: Tree, name: str) -> Path:
     every = list(_paths(state))
     found = [path for path in every if name in (".".join(path[i:]) for i in range(len(path)))]
     # A whole path is as much as can be given, though a parameter may be called like a slot.
@@ -109,13 +104,9 @@ def _path_of(state: Tree, name: str) -> tuple[str, ...]:
     raise KeyError(f"the state has no entry {name!r}; it has: {', '.join(names)}.{hint(name, names)}")
 
 
-def _paths(state: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _paths(state: Tree, path: Path = ()) -> Iterator[Path]:
     if isinstance(state, Mapping):
         for key, entry in state.items():
             if isinstance(key, str):
                 yield (*path, key)
                 yield from _paths(entry, (*path, key))
-
-
-def _replaced(state: Any, path: tuple[str, ...], value: Any) -> Any:
-    return {**state, path[0]: _replaced(state[path[0]], path[1:], value)} if path else value

@@ -1,7 +1,5 @@
 """`log_values`: what a run is worth watching for, as numbers by name."""
 
-import functools
-import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.combinators.inspect import hparams_at
-from functional_optim.form import Path
+from functional_optim.form import Path, part_at
 from functional_optim.hparams import HParams, PerLeaf
 from functional_optim.recipe import answering
 from functional_optim.transform import Transform
@@ -87,7 +85,7 @@ def _logged(transform: Transform, state: Tree, path: Path) -> Iterator[tuple[Pat
     for name, value in transform.form.logs(state).items():
         yield (*path, name), value
     for keys, part in transform.form.parts.items():
-        yield from _logged(part, functools.reduce(operator.getitem, keys, state), (*path, *keys))
+        yield from _logged(part, part_at(state, keys), (*path, *keys))
 
 
 def _short(path: Path, others: Mapping[Path, Any], taken: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 from functional_optim import trees
 from functional_optim.apply import applied, warn_of_a_graph
 from functional_optim.checks import check_gradients, check_params, pair_advice
-from functional_optim.form import ByHand, Form, Needs, Path, needed, nested
+from functional_optim.form import ByHand, Form, Needs, needed, nested, with_part
 from functional_optim.hints import MEANT, hint
 from functional_optim.hparams import Hparam, HParams, PerLeaf, complete, declare, unknown
 from functional_optim.lifting import widened
@@ -108,7 +108,7 @@ class Transform:
         state = self.init_fn(params, self.select(hparams))
         seeds = [(*path, name) for path, form in nested(self) for name in form.seeds]
         for number, path in enumerate(seeds[1:], 1):
-            state = _changed(state, path, lambda seed, number=number: seed_apart(seed, number))
+            state = with_part(state, path, lambda seed, number=number: seed_apart(seed, number))
         return state
 
     def update(
@@ -267,10 +267,6 @@ class Transform:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(protocol) if self.recipe is None else self.recipe.reduced()
-
-
-def _changed(state: Tree, path: Path, change: Callable[[Any], Any]) -> Tree:
-    return {**state, path[0]: _changed(state[path[0]], path[1:], change)} if path else change(state)
 
 
 def _scheduled(transform: Transform) -> set[str]:
