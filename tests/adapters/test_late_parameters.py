@@ -14,7 +14,7 @@ from trajectories import assert_params_close, drifting_gradient, set_gradients, 
 
 import functional_optim as fo
 from functional_optim.adapters import AdamW, OptimizerAdapter, functional_state, load_functional_state
-from functional_optim.testing import _counted_apart
+from functional_optim.testing.adapter import _counted_apart
 
 # Equal formulas in float64; the host counts in Python numbers, the pure form in tensors.
 FLOAT64 = 1e-12
