@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functional_optim.checks import require_state_per_part
-from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.combined import Transparent
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, merge
@@ -15,7 +15,7 @@ from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Chained(Combined):
+class Chained(Transparent):
     """The form of a chain: its links by name, in order."""
 
     links: Mapping[str, Transform]
@@ -23,14 +23,6 @@ class Chained(Combined):
     @property
     def parts(self) -> Mapping[Path, Transform]:
         return {(name,): link for name, link in self.links.items()}
-
-    @property
-    def mixes_leaves(self) -> bool:
-        return False
-
-    @property
-    def sees_shapes(self) -> bool:
-        return False
 
     def origins(self, path: Path, outer: Mapping[str, Origin]) -> Handed:
         """Each link's names are the chain's."""

@@ -27,15 +27,8 @@ class Combined(Form):
         return name not in self.single
 
 
-@dataclass(frozen=True, eq=False)
-class Around(Combined):
-    """The form of a transform that hands another its hyper-parameters, and does nothing else."""
-
-    inner: Transform
-
-    @property
-    def parts(self) -> Mapping[Path, Transform]:
-        return {(): self.inner}
+class Transparent(Combined):
+    """The form of a transform that leaves updates to its parts: what becomes of a leaf is their business."""
 
     @property
     def mixes_leaves(self) -> bool:
@@ -44,6 +37,17 @@ class Around(Combined):
     @property
     def sees_shapes(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, eq=False)
+class Around(Transparent):
+    """The form of a transform that hands another its hyper-parameters, and does nothing else."""
+
+    inner: Transform
+
+    @property
+    def parts(self) -> Mapping[Path, Transform]:
+        return {(): self.inner}
 
     def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
         """As `inner_hparams`."""

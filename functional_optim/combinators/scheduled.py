@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LRScheduler
 
 from functional_optim.checks import misfit
-from functional_optim.combinators.combined import Combined
+from functional_optim.combinators.combined import Transparent
 from functional_optim.combinators.origin import Handed, Origin
 from functional_optim.form import Path
 from functional_optim.hparams import HParams, validate
@@ -20,7 +20,7 @@ from functional_optim.trees import Tree
 
 
 @dataclass(frozen=True, eq=False)
-class Scheduled(Combined):
+class Scheduled(Transparent):
     """The form of a transform with scheduled hyper-parameters."""
 
     inner: Transform
@@ -34,14 +34,6 @@ class Scheduled(Combined):
     def clocks(self) -> tuple[str, ...]:
         """The clock of the schedules."""
         return ("schedule_step",)
-
-    @property
-    def mixes_leaves(self) -> bool:
-        return False
-
-    @property
-    def sees_shapes(self) -> bool:
-        return False
 
     def handed(self, keys: Path, hp: HParams, state: Tree) -> dict[str, Any]:
         """As `inner_hparams`."""
