@@ -11,18 +11,17 @@ Compiled by Inductor, it was three loops, each of which read its numbers, and di
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from functional_optim.codecs import BLOCK, POSITIVE
 
-from ..prologue import NotElementwise, Place, Prologue
+from ..prologue import NotElementwise, Prologue
 from ..stages import Dtypes
-from ..stand_ins import Node, Number
-from ..trace import Traced, ordered
+from ..stand_ins import Node
+from ..trace import Traced
 from .cpp_codes import TYPES, WIDTH, Kept, Slot, decoding, encoding, functions, head, raised
-from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
+from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, Language, written
 
 # Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
 TILE, LONGEST = 512, 1 << 14
@@ -107,8 +106,8 @@ def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Tex
     block = block_of(slots)
     if block > LONGEST:
         raise NotElementwise(f"blocks of {block} elements are too long for a kernel")
-    numbers: dict[Place, str] = {}
-    rule = list(_rule(traced, slots, numbers))
+    operations, names, numbers = written(CPP, traced.inputs, traced.results)
+    rule = [*operations, *_stored([names[node] for node in traced.results], slots)]
     lines = [head(dtypes.scalars), ASKED, *(functions(k, slot) for k, slot in _coded(slots))]
     lines += [
         *_tile(dtypes, slots, rule, list(numbers.values())),
@@ -124,27 +123,9 @@ def block_of(slots: Sequence[Slot | Kept]) -> int:
     return next((slot.codec.block for slot in slots if isinstance(slot, Slot)), PLAIN)
 
 
-def _rule(traced: Traced, slots: Sequence[Slot | Kept], numbers: dict[Place, str]) -> Iterator[str]:
-    """A line for each operation on an element, and one for each result; the numbers that they take get names."""
-    names = {node: f"v{i}" for i, node in enumerate(traced.inputs)}
-
-    def value(x: Any, *, as_it_is: bool) -> str:
-        if isinstance(x, Node):
-            return names[x] if x.wide or as_it_is else f"T({names[x]})"
-        if isinstance(x, Number):
-            name = numbers.setdefault(x.place, f"n{len(numbers)}")
-            return f"({name} != 0)" if x.is_bool else name
-        return _constant(x)
-
-    for i, node in enumerate(ordered(traced.results, traced.inputs)):
-        names[node] = f"r{i}"
-        if node.op == "to":
-            yield f"const T r{i} = {_converted(node, names[node.args[0]])};"
-        elif node.op not in FORMS or node.options:
-            raise NotElementwise(f"a rule uses {node.op!r}, which kernels for coded slots don't know")
-        else:
-            yield f"const {'T' if node.wide else 'bool'} r{i} = {FORMS[node.op].format(*arguments(node, value))};"
-    u, *new = (names[node] for node in traced.results)
+def _stored(results: Sequence[str], slots: Sequence[Slot | Kept]) -> Iterator[str]:
+    """A line for each result, by the names that they have."""
+    u, *new = results
     yield f"p[i] = v1 + {u};"
     for k, (slot, name) in enumerate(zip(slots, new, strict=True)):
         if isinstance(slot, Kept):
@@ -158,7 +139,7 @@ def _converted(node: Node, x: str) -> str:
     """What a conversion makes of a value, which goes on in the type of all."""
     dtype = node.args[1]
     if dtype not in TYPES:
-        raise NotElementwise(f"a rule converts to {dtype}, which kernels for coded slots don't know")
+        raise NotElementwise(f"a rule converts to {dtype}, which {CPP.kernels} don't know")
     is_low = dtype in (torch.bfloat16, torch.float16)
     return f"{TYPES[dtype]}::rounded({x})" if is_low else f"T({TYPES[dtype]}({x}))"
 
@@ -166,6 +147,14 @@ def _converted(node: Node, x: str) -> str:
 def _constant(x: float) -> str:
     x = float(x)
     return f"T({x!r})" if math.isfinite(x) else "T(NAN)" if x != x else f"T({'-' if x < 0 else ''}INFINITY)"
+
+
+def _line(node: Node, name: str, expression: str) -> str:
+    kind = "T" if node.wide or node.op == "to" else "bool"
+    return f"const {kind} {name} = {expression};"
+
+
+CPP = Language("kernels for coded slots", FORMS, "T", "T({0})", _constant, _converted, _line)
 
 
 def _tile(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:

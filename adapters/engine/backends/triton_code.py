@@ -8,15 +8,14 @@ masked, over the rest.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from ..prologue import NotElementwise, Place, Prologue
+from ..prologue import NotElementwise, Prologue
 from ..stages import Dtypes, Ending
-from ..stand_ins import BOOLEAN, Node, Number
-from ..trace import Traced, ordered
-from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, arguments
+from ..stand_ins import BOOLEAN, Node
+from ..trace import Traced
+from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, Language, written
 
 # Elements that the threads of a program take at a time, two vectors of four float32 each; and those of a stretch.
 BLOCK = 1 << 10
@@ -56,6 +55,9 @@ FORMS: Mapping[str, str] = {
     "zeros_like": "tl.zeros_like({0})",
 }
 
+# What errors call them.
+KERNELS = "kernels for GPUs"
+
 HELPERS = {
     "tl.float32": ("tl.div_rn(a, b)", "tl.sqrt_rn(x)"),
     "tl.float64": ("a / b", "tl.sqrt(x)"),
@@ -88,13 +90,10 @@ def text_of(traced: Traced, ending: Ending, dtypes: Dtypes) -> Text:
         NotElementwise: there is no form for an operation.
     """
     computed, inputs = TYPES[dtypes.scalars], traced.inputs
-    results, written = _results(traced, ending, dtypes)
+    results, places = _results(traced, ending, dtypes)
     columns = [*dtypes.all, *ending.targets(dtypes)]
-    numbers: dict[Place, str] = {}
-    lines = list(_lines(traced, results, numbers, computed))
+    lines, names, numbers = written(_triton(computed), inputs, results)
     values = ", ".join([f"v{i}" for i in range(len(inputs))] + list(numbers.values()))
-    names = {node: f"v{i}" for i, node in enumerate(inputs)}
-    names |= {node: f"r{i}" for i, node in enumerate(ordered(results, inputs))}
     returned = ", ".join(names[node] for node in results)
     sums = len(results) if ending is Ending.TOTAL else 0
     divide, root = HELPERS[computed]
@@ -104,7 +103,7 @@ def text_of(traced: Traced, ending: Ending, dtypes: Dtypes) -> Text:
         *_function(f"body({values})", [*lines, f"return {returned}"]),
         *_function(
             f"kernel(table, stretches, numbers, stride{', sums' if sums else ''})",
-            _kernel(columns, len(inputs), written, list(numbers.values()), values, sums, computed),
+            _kernel(columns, len(inputs), places, list(numbers.values()), values, sums, computed),
             options='(do_not_specialize=["stride"])',
         ),
     ]
@@ -128,35 +127,20 @@ def _results(traced: Traced, ending: Ending, dtypes: Dtypes) -> tuple[list[Node]
     return [node for node, _ in pairs], [place for _, place in pairs]
 
 
-def _lines(traced: Traced, results: Sequence[Node], numbers: dict[Place, str], computed: str) -> Iterator[str]:
-    """A line for each operation; the numbers that it takes get names."""
-    names = {node: f"v{i}" for i, node in enumerate(traced.inputs)}
+def _triton(computed: str) -> Language:
+    """Triton's language, with everything computed in this dtype."""
 
-    def value(x: Any, *, as_it_is: bool) -> str:
-        if isinstance(x, Node):
-            return names[x] if x.wide or as_it_is else f"{names[x]}.to({computed})"
-        if isinstance(x, Number):
-            name = numbers.setdefault(x.place, f"n{len(numbers)}")
-            return f"({name} != 0)" if x.is_bool else name
+    def constant(x: float) -> str:
         return f"tl.full((), {_constant(x)}, {computed})"
 
-    for i, node in enumerate(ordered(results, traced.inputs)):
-        names[node] = f"r{i}"
-        if node.op == "to":
-            yield f"r{i} = {names[node.args[0]]}{_rounded(node, computed)}"
-        elif node.op not in FORMS or node.options:
-            raise NotElementwise(f"a rule uses {node.op!r}, which kernels for GPUs don't know")
-        else:
-            yield f"r{i} = {FORMS[node.op].format(*arguments(node, value), T=computed)}"
+    def converted(node: Node, x: str) -> str:
+        source, dtype = node.args
+        if dtype not in TYPES:
+            raise NotElementwise(f"a rule converts to {dtype}, which {KERNELS} don't know")
+        narrows = source.wide and source.op not in BOOLEAN and TYPES[dtype] != computed
+        return f"{x}.to({TYPES[dtype]}).to({computed})" if narrows else f"{x}.to({computed})"
 
-
-def _rounded(node: Node, computed: str) -> str:
-    """What a conversion does to a value, which goes on in the dtype of all."""
-    source, dtype = node.args
-    if dtype not in TYPES:
-        raise NotElementwise(f"a rule converts to {dtype}, which kernels for GPUs don't know")
-    narrows = source.wide and source.op not in BOOLEAN and TYPES[dtype] != computed
-    return f".to({TYPES[dtype]}).to({computed})" if narrows else f".to({computed})"
+    return Language(KERNELS, FORMS, computed, "{0}.to({T})", constant, converted, lambda node, name, x: f"{name} = {x}")
 
 
 def _constant(x: float) -> str:
