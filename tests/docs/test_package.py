@@ -62,6 +62,11 @@ def test_imports_go_one_way(path):
         assert layer_of(module) <= layer_of(own), f"{own} imports {module}"
 
 
+def test_the_readme_has_these_layers():
+    (table,) = re.findall(r"from those before it\.\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [set(line.split(", ")) for line in table.splitlines()] == LAYERS
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_every_tensor_that_is_made_says_where(path):
     """Else it lies on torch's default device, wherever the parameters are."""

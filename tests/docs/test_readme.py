@@ -30,6 +30,11 @@ def test_the_map_is_true(path):
     assert found or (ROOT / path).is_dir() or list(ROOT.glob(f"[fa]*/{path}"))
 
 
+def test_the_map_has_all_of_the_package():
+    inside = [path for path in (ROOT / "functional_optim").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert not [path.name for path in inside if path.name != "__init__.py" and not re.search(rf"\b{path.name}\b", MAP)]
+
+
 def test_every_public_name_is_in_a_table():
     import functional_optim as fo
 
