@@ -326,9 +326,10 @@ class TransformOptimizer(torch.optim.Optimizer):
             self.evaluation = Evaluation()
         for name in self.defaults.keys() - names:  # torch adds `differentiable` to everything.
             del self.defaults[name]
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+            self._seen[index] = frozenset(group)  # What came with a checkpoint may be another chain's.
             for p in group["params"]:
                 open_boxes(self.state.get(p, {}), p, capturable=bool(group.get("capturable")))
 

@@ -4,6 +4,8 @@ torch matches a checkpoint by position and looks at nothing but the number of pa
 some later step, or never. Here the slots of the two are compared first, by name and shape.
 """
 
+import functools
+import inspect
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -107,11 +109,10 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
     }
     remarks = _Remarks()
     for index, (group, saved) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
-        # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if optimizer.is_chain:
             remarks.others.update(dict.fromkeys(_other_choices(optimizer, saved)))
-        else:
-            _check_group(optimizer, index, saved)
+            if not any(present(state.get(number, {})) for number in saved["params"]):  # Slots would tell.
+                remarks.others.update(dict.fromkeys(_other_numbers(optimizer, saved)))
         for (key, p), number in zip(keys_of(index, group), saved["params"], strict=False):
             try:
                 slots, known = decoded(state.get(number, {}), p), expected.get(key)
@@ -128,6 +129,9 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
                 stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
                 own = {name: slots[old] for name, old in taken.names.items()}
                 state[number] = {**left, **encoded(own, stored, known.encoders)}
+        # Options switched in a group leave slots behind, and links added to a chain know no group of before.
+        if not optimizer.is_chain:
+            _check_group(optimizer, index, saved)
     if remarks:
         user.warn(f"the checkpoint was saved by a somewhat different optimizer, and is loaded in part. {remarks}")
     return state
@@ -170,14 +174,32 @@ class _Remarks:
 
 
 def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
-    """Refuse a group that has other hyper-parameters, and none of this optimizer's own."""
-    own = {name for name, value in optimizer.defaults.items() if _is_number(value)} - set(COMMON)
-    foreign = saved.keys() - optimizer.defaults.keys() - {"params", "param_names"}
-    if own and foreign and not own & saved.keys():
+    """Refuse a group that has other hyper-parameters, and none of this optimizer's own, or those of another class of torch's."""
+    own = _own_numbers(optimizer)
+    foreign, of_torch = saved.keys() - optimizer.defaults.keys() - {"params", "param_names"}, _of_others(optimizer, saved)
+    if own and foreign and not own & saved.keys() or of_torch and own - saved.keys():
         raise ValueError(
-            f"param_groups[{index}] has {listed(foreign)} and lacks {listed(own)}: this is no checkpoint of "
-            f"{type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this optimizer's."
+            f"param_groups[{index}] has {listed(of_torch or foreign)} and lacks {listed(own - saved.keys())}: this is no "
+            f"checkpoint of {type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this "
+            "optimizer's."
         )
+
+
+def _of_others(optimizer: "TransformOptimizer", saved: Group) -> set[str]:
+    """The hyper-parameters of a group that some class of torch's has and this optimizer has not, and that are not off."""
+    return {
+        name
+        for name in saved.keys() & _numbers_of_torch() - optimizer.defaults.keys() - set(COMMON)
+        if isinstance(saved[name], Tensor) or saved[name]
+    }
+
+
+@functools.cache
+def _numbers_of_torch() -> frozenset[str]:
+    """What the hyper-parameters of torch's own classes are called."""
+    classes = [x for x in vars(torch.optim).values() if isinstance(x, type) and issubclass(x, torch.optim.Optimizer)]
+    arguments = itertools.chain.from_iterable(inspect.signature(each).parameters.values() for each in classes)
+    return frozenset(argument.name for argument in arguments if _is_number(argument.default))
 
 
 def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
@@ -189,6 +211,18 @@ def _other_choices(optimizer: "TransformOptimizer", saved: Group) -> Iterator[st
     for name in built.keys() & saved.keys() - optimizer.defaults.keys():
         if saved[name] not in built[name]:
             yield f"its groups have {name}={saved[name]}, this one was built with {name}={built[name][0]}"
+
+
+def _other_numbers(optimizer: "TransformOptimizer", saved: Group) -> Iterator[str]:
+    """Hyper-parameters of another kind in the group, where the chain's own are missing."""
+    foreign, lacking = _of_others(optimizer, saved), _own_numbers(optimizer) - saved.keys()
+    if foreign and lacking:
+        yield f"its groups have {listed(foreign)}, which nothing here takes, and lack {listed(lacking)}, which stay as they are"
+
+
+def _own_numbers(optimizer: "TransformOptimizer") -> set[str]:
+    """The hyper-parameters that say something about which optimizer this is."""
+    return {name for name, value in optimizer.defaults.items() if _is_number(value)} - set(COMMON)
 
 
 def _is_blank(value: Any) -> bool:

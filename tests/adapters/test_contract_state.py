@@ -24,7 +24,7 @@ from subjects import (
 from trajectories import assert_params_close, drifting_gradient, snapshot, start_params, walk_together
 
 import functional_optim as fo
-from functional_optim.adapters import SGD, Adam, AdamW, OptimizerAdapter
+from functional_optim.adapters import SGD, Adadelta, Adam, AdamW, OptimizerAdapter, RMSprop
 from functional_optim.adapters.state.layout import Key
 
 FLOAT64 = 1e-12
@@ -403,7 +403,8 @@ def adagrad_like(params):
 FOREIGN = [
     (SGD, torch.optim.AdamW, r"param_groups\[0\] has .*'betas'.* lacks 'dampening', 'momentum'.*no checkpoint of SGD"),
     (AdamW, torch.optim.SGD, r"param_groups\[0\] has .*'momentum'.* lacks 'betas', 'eps'.*no checkpoint of AdamW"),
-    (AdamW, lambda p: torch.optim.SGD(p, 0.1, 0.9), r"no checkpoint of AdamW"),
+    (AdamW, lambda p: torch.optim.SGD(p, 0.1, 0.9), r"holds 'momentum_buffer', this optimizer keeps 'exp_avg', 'exp_avg_sq'"),
+    (Adadelta, torch.optim.RMSprop, r"has 'alpha' and lacks 'rho': .*no checkpoint of Adadelta"),  # Both keep `square_avg`.
     (Adam, torch.optim.Adadelta, r"the checkpoint holds 'acc_delta', 'square_avg', this optimizer keeps 'exp_avg', 'exp_avg_sq'"),
     (
         adagrad_like,
@@ -423,6 +424,41 @@ def test_a_checkpoint_of_another_kind_is_refused(ours, theirs, message):
     with pytest.raises(ValueError, match=message):
         target.load_state_dict(source.state_dict())
     assert_same_bits(target.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, message",
+    [
+        (AdamW, torch.optim.SGD, r"has 'dampening', 'momentum', 'nesterov' and lacks 'betas', 'eps': .* no checkpoint of AdamW"),
+        (
+            RMSprop,
+            torch.optim.AdamW,
+            r"has 'betas' and lacks 'alpha', 'momentum': .* no checkpoint of RMSprop",
+        ),  # Both have `eps`.
+        (RMSprop, lambda p: torch.optim.SGD(p, 0.1, 0.9, 0.5), r"has 'dampening' and lacks 'alpha', 'eps'"),
+    ],
+    ids=["none in common", "eps in common", "momentum in common"],
+)
+def test_a_checkpoint_of_another_kind_without_state_is_refused(ours, theirs, message):
+    target = ours(start_params())
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=rf"param_groups\[0\] {message}"):
+        target.load_state_dict(theirs(start_params()).state_dict())
+    assert_same_bits(target.state_dict(), before)
+
+
+def test_numbers_in_a_checkpoint_without_state_that_a_chain_does_not_take():
+    target = OptimizerAdapter(start_params(), fo.sgd(momentum=0.9))
+    with pytest.warns(
+        UserWarning, match=r"its groups have 'betas', 'eps', which nothing here takes, and lack .*'momentum'"
+    ) as told:
+        target.load_state_dict(torch.optim.AdamW(start_params(), lr=0.5).state_dict())
+    assert len(told) == 1
+    assert target.param_groups[0]["lr"] == 0.5 and target.param_groups[0]["momentum"] == 0.9
+    # What is off is missing nowhere; nor are numbers of people's own, or links that came in since.
+    clipped = OptimizerAdapter(start_params(), fo.chain(fo.clip_by_global_norm(), fo.sgd()))
+    clipped.load_state_dict(torch.optim.SGD(start_params(), 0.5).state_dict())
+    clipped.load_state_dict(OptimizerAdapter([{"params": start_params(), "lr_scale": 0.1}], fo.sgd()).state_dict())
 
 
 @pytest.mark.parametrize(
