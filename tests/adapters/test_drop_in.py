@@ -97,7 +97,8 @@ def test_none_is_off_as_in_torchs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pickle_finds_the_class_in_the_module_that_held_it(name):
-    found = pickle.loads(f"cfunctional_optim.adapters.torch_classes.drop_in\n{name}\n.".encode())
+    with pytest.warns(DeprecationWarning, match=f"where {name} was; .* Pickle the optimizer again"):
+        found = pickle.loads(f"cfunctional_optim.adapters.torch_classes.drop_in\n{name}\n.".encode())
     assert found is getattr(adapters, name)
 
 
