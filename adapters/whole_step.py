@@ -13,11 +13,11 @@ from .leaves import Numbered, full_gradient, leaves_of, multiplied
 from .state.layout import Key, detached_from
 
 if TYPE_CHECKING:
-    from .transform_optimizer import TransformOptimizer
+    from .stepping import Stepping
 
 
 def whole_step(
-    optimizer: "TransformOptimizer",
+    optimizer: "Stepping",
     transform: Transform,
     groups: list[Numbered],
     closure: Callable[[], Any] | None,

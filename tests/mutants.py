@@ -320,7 +320,7 @@ MUTANTS = [
     ),
     Mutant(
         "a parameter is called by the name of the first step",
-        "adapters/transform_optimizer.py",
+        "adapters/stepping.py",
         "known = copy.deepcopy(names), ",
         "known = names, ",
         "test_adapter.py -k renamed_in_its_group",
@@ -789,7 +789,7 @@ MUTANTS = [
     ),
     Mutant(
         "an unfit number does not say in which group",
-        "adapters/transform_optimizer.py",
+        "adapters/stepping.py",
         'raise type(error)(f"param_groups[{index}]: {error}") from None',
         "raise",
         "test_contract_construction.py -k found_at_the_step",

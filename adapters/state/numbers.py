@@ -9,7 +9,7 @@ from functional_optim.transform import Transform
 
 if TYPE_CHECKING:
     from ..leaves import Group, Leaf, Numbered
-    from ..transform_optimizer import TransformOptimizer
+    from ..stepping import Stepping
 
 
 class Numbers:
@@ -19,7 +19,7 @@ class Numbers:
         self._entries: dict[Transform, list[str]] = {}
         self._validated: dict[tuple[Transform, int], tuple[Sequence[Any] | None, Mapping[str, Any]]] = {}
 
-    def of_group(self, optimizer: "TransformOptimizer", transform: Transform, index: int, group: "Group") -> Mapping[str, Any]:
+    def of_group(self, optimizer: "Stepping", transform: Transform, index: int, group: "Group") -> Mapping[str, Any]:
         """The complete hyper-parameters of a group, validated unless they are the very objects that the last step saw."""
         if transform not in self._entries:
             self._entries[transform] = [optimizer.entry_of(name) for name in transform.declared]
@@ -32,7 +32,7 @@ class Numbers:
             self._validated[transform, index] = lasting, hparams
         return hparams
 
-    def of_leaves(self, optimizer: "TransformOptimizer", transform: Transform, leaves: "list[Leaf]") -> dict[str, Any]:
+    def of_leaves(self, optimizer: "Stepping", transform: Transform, leaves: "list[Leaf]") -> dict[str, Any]:
         """The complete hyper-parameters of these leaves, a `PerLeaf` where their groups differ."""
         groups = {leaf.key.group: leaf.group for leaf in leaves}
         _require_agreement(optimizer, transform, groups.values())
@@ -44,7 +44,7 @@ class Numbers:
         }
 
     def of_groups(
-        self, optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]", among: Collection[int]
+        self, optimizer: "Stepping", transform: Transform, groups: "list[Numbered]", among: Collection[int]
     ) -> dict[int, Mapping[str, Any]]:
         """The complete hyper-parameters of each group among these, by its number; `of_group` has read all of them."""
         if len(groups) > 1:
@@ -52,7 +52,7 @@ class Numbers:
         return {index: self._validated[transform, index][1] for index in among}
 
 
-def _require_agreement(optimizer: "TransformOptimizer", transform: Transform, groups: "Collection[Group]") -> None:
+def _require_agreement(optimizer: "Stepping", transform: Transform, groups: "Collection[Group]") -> None:
     """Raise ValueError where groups differ in which hyper-parameters they give at all."""
     for name, hparam in transform.declared.items():
         if hparam.optional and len({optimizer.entry_of(name) in group for group in groups}) == 2:

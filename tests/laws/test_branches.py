@@ -21,7 +21,7 @@ from engines import (
 )
 
 import functional_optim as fo
-from functional_optim.adapters import OptimizerAdapter, transform_optimizer
+from functional_optim.adapters import OptimizerAdapter, stepping
 from functional_optim.adapters.engine.backends import foreach
 from functional_optim.transform import Transform
 
@@ -120,7 +120,7 @@ def without_the_transform(monkeypatch):
     def run_it(*optimizers, **options):
         with monkeypatch.context() as patch:
             patch.setattr(Transform, "update", refuse)
-            patch.setattr(transform_optimizer, "whole_step", refuse)
+            patch.setattr(stepping, "whole_step", refuse)
             run(*optimizers, **options)
 
     return run_it
