@@ -1,6 +1,6 @@
 """A transform whose updates point uphill is warned of when an optimizer is made of it; no other is."""
 
-import time
+import threading
 import warnings
 
 import pytest
@@ -230,16 +230,18 @@ def test_check_transform_warns_of_chains_but_not_of_links(monkeypatch):
 
 
 def test_check_transform_says_where_it_is_if_that_takes_long(monkeypatch, capsys):
-    def a_slow_law(trial):
-        time.sleep(0.1)
-
     def a_quick_law(trial):
-        pass
+        monkeypatch.setattr(testing, "PATIENCE", 0.0)  # With the law after this one.
+
+    def a_slow_law(trial):
+        for timer in {each for each in threading.enumerate() if isinstance(each, threading.Timer)}:
+            timer.join()
 
     monkeypatch.setattr(testing, "LAWS", [a_quick_law, a_slow_law])
-    monkeypatch.setattr(testing, "PATIENCE", 0.02)
+    monkeypatch.setattr(testing, "PATIENCE", 600.0)
     check_transform(fo.adamw())
     assert capsys.readouterr().err == "check_transform of adamw: at law 2 of 2, “a slow law”\n"
-    monkeypatch.setattr(testing, "PATIENCE", 5.0)
+    monkeypatch.setattr(testing, "LAWS", [a_quick_law])
+    monkeypatch.setattr(testing, "PATIENCE", 600.0)
     check_transform(fo.adamw())
     assert capsys.readouterr().err == ""
