@@ -3,6 +3,9 @@
 import os
 
 import torch
+from precompiled import use_header
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+use_header()

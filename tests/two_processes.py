@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from cases import CASES, PARAMS
+from precompiled import use_header
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -998,6 +999,7 @@ def main(rank: int, folder: Path, waiting: list[str]) -> None:
     """Run these checks, until a few have failed; write what went wrong in each into `folder/report-RANK.json`."""
     global FOLDER
     FOLDER = folder
+    use_header()
     report = {}
     results = dist.FileStore(str(folder / "results"), 2)
     failures = 0

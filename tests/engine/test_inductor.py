@@ -6,6 +6,7 @@ import threading
 import pytest
 import sympy
 import torch
+from precompiled import quick_start
 from torch._inductor import config, cpp_builder, cpu_vec_isa
 
 import functional_optim as fo
@@ -15,6 +16,11 @@ from functional_optim.adapters.engine.backends import kernels
 
 REPORTED = {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability())
 needs_x86 = pytest.mark.skipif(REPORTED is None, reason="on other processors Inductor chooses the vector instructions")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    monkeypatch.setattr(inductor, "quick_start", quick_start)
 
 
 @pytest.fixture
