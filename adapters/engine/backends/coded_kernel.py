@@ -22,7 +22,7 @@ from ..prologue import Prologue
 from ..route import Link, stored_of, structure_of
 from ..stages import Dtypes
 from ..trace import trace
-from .cpp_code import FLAGS, block_of, text_of
+from .cpp_code import block_of, flags, text_of
 from .cpp_codes import Kept, Slot
 from .kernels import Body, body_of, numbers_of, vector_of
 
@@ -131,7 +131,7 @@ def _compiled(
     known, numbers = Dtypes(*dtypes, stored), plain_scalars(links, scalars)
     traced = trace(plain(links), numbers, known, asks=False)
     text = text_of(traced, known, slots)
-    function = inductor.function(text.source, [ctypes.c_int64, ctypes.c_void_p], FLAGS)
+    function = inductor.function(text.source, [ctypes.c_int64, ctypes.c_void_p], flags())
     places = [None if isinstance(slot, Kept) else slot.codec.places(slot.kind, host) for slot in slots]
     counts, forms = [count for _, _, count in each], [link.form for link in links]
     kernel = CodedKernel(text.prologue, function, places, counts, block_of(slots), known.scalars, forms)

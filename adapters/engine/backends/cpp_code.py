@@ -1,9 +1,10 @@
-"""The text of a kernel for rules with coded slots, in C++: a tile of blocks at a time is decoded, stepped, and encoded, in place.
+"""The text of a kernel for rules with coded slots, in C++: block after block is decoded, stepped, and encoded, in place.
 
-A block's scale has to be known before it is encoded. So new slots of a tile, a few blocks, lie in a buffer in between, which is
-small enough for the fastest cache; and there are a few blocks so that the processor has something to do while the largest number
-of one is found. Largest numbers are found as whole numbers, which compare as the floats do, with NaN above all, and at a third of
-the cost. Loops are plain ones, which compilers turn into the processor's vectors; nothing is included that takes long to read.
+A block's scale has to be known before it is encoded. So new slots of the last few blocks lie in a buffer in between, which is
+small enough for the fastest cache. Beside each part of a block that is stepped, a part of one is encoded whose largest number was
+found before: while the processor divides and takes roots it has time for that. Largest numbers are found lane by lane, as whole
+numbers, which compare as the floats do, with NaN above all, and at a third of the cost. Loops are plain ones, of which compilers
+make the processor's vectors; nothing is included that takes long to read.
 
 Compiled by Inductor, it was three loops, each of which read its numbers, and divided for its scale, anew for every vector.
 """
@@ -14,17 +15,18 @@ from dataclasses import dataclass
 
 import torch
 
-from functional_optim.codecs import BLOCK, POSITIVE
+from functional_optim.codecs import BLOCK, LANES, POSITIVE
 
 from ..prologue import NotElementwise, Prologue
 from ..stages import Dtypes
 from ..stand_ins import Node
 from ..trace import Traced
-from .cpp_codes import TYPES, WIDTH, Kept, Slot, decoding, encoding, functions, head, raised
+from .cpp_codes import BEHIND, RING, TYPES, WIDTH, Kept, Slot, codes_of, decoding, encoding, finished, functions, head, raised
 from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, Language, written
 
-# Of so many elements is the buffer of a slot, which holds at least a block; longer ones than this have no place on a stack.
-TILE, LONGEST = 512, 1 << 14
+# Of so many elements is a tile, which a thread takes at once, but of no fewer blocks than FEWEST: it steps the first ones alone.
+# Blocks that are longer than LONGEST have no place on a stack.
+TILE, FEWEST, LONGEST = 1 << 13, 8, 1 << 13
 
 # How many elements are taken for a block where none is in codes.
 PLAIN = 128
@@ -39,6 +41,9 @@ SHARED = 1 << 15
 # How compilers are to treat a kernel: roots of what is negative are NaN, without a note, and nobody asks what comparisons of NaN
 # leave behind, which of several makes jumps; a product and a sum may be rounded once.
 FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ftree-loop-vectorize", "-ffp-contract=fast")
+
+# Compilers take it of some processors that vectors of half the width do better. Of these loops the wide ones take a fifth less.
+WIDE = "-mprefer-vector-width=512"
 
 # By torch's names.
 FORMS: Mapping[str, str] = {
@@ -118,6 +123,11 @@ def text_of(traced: Traced, dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Tex
     return Text("\n".join(lines), traced.tape.prologue(list(numbers)))
 
 
+def flags() -> tuple[str, ...]:
+    """How the compiler is to treat a kernel, on this processor."""
+    return (*FLAGS, WIDE) if torch.backends.cpu.get_cpu_capability() == "AVX512" else FLAGS
+
+
 def block_of(slots: Sequence[Slot | Kept]) -> int:
     """The length of the blocks."""
     return next((slot.codec.block for slot in slots if isinstance(slot, Slot)), PLAIN)
@@ -132,7 +142,7 @@ def _stored(results: Sequence[str], slots: Sequence[Slot | Kept]) -> Iterator[st
             yield f"s{k}[i] = {name if slot.dtype in TYPES else f'int32_t({name})'};"
             continue
         yield f"s{k}[i] = {f'std::fabs({name})' if slot.kind == POSITIVE else name};"
-        yield raised(k, slot)
+        yield raised(k, slot, f"largest{k}[lane]")
 
 
 def _converted(node: Node, x: str) -> str:
@@ -158,39 +168,64 @@ CPP = Language("kernels for coded slots", FORMS, "T", "T({0})", _constant, _conv
 
 
 def _tile(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], numbers: Sequence[str]) -> Iterator[str]:
-    """The function that steps a few blocks."""
+    """The function that steps some blocks, and with each encodes one that was stepped before.
+
+    Before the first are none: what is encoded then goes nowhere, since a loop without conditions is faster.
+    """
     block, columns, coded = block_of(slots), _columns(slots), _coded(slots)
+    width = min(block, WIDTH)
     taken = "int64_t first, int64_t last, int length, const T* numbers, const int32_t* starts, void* const* columns"
     yield f"static void tile({taken}) {{"
     for i, name in enumerate(numbers):
         yield f"    const T {name} = numbers[{i}];"
-    for k, _ in coded:
-        yield f"    alignas(64) float buffer{k}[{_rows(block) * block}];"
+    for k, slot in coded:
+        yield f"    alignas(64) float buffer{k}[{RING * block}] = {{}};"
+        yield f"    {slot.type} nowhere{k}[{block * slot.codec.bits // 8}];"
         yield f"    float* const scales{k} = static_cast<float*>(columns[{columns[k] + 1}]);"
     yield "    for (int64_t row = first; row < last; row++) {"
-    yield from (f"        {line}" for line in _stepping(dtypes, slots, rule))
-    yield "    }"
-    yield "    for (int64_t row = first; row < last; row++) {"
+    yield f"        const int64_t done = row - {BEHIND};"
+    yield "        const bool is_early = done < first;"
+    yield "        const int64_t known = is_early ? row : done;"
+    yield from (f"        {line}" for line in _begun(dtypes, slots))
     for turn, (k, slot) in enumerate(coded):
-        yield from (f"        {line}" for line in encoding(k, turn, columns[k], slot))
+        yield f"        {slot.type}* __restrict found{k} = is_early ? nowhere{k} : {codes_of(columns[k], slot, 'done')};"
+        yield from (f"        {line}" for line in finished(k, turn, columns[k], slot))
+    yield f"        for (int start = 0; start < {block}; start += {width}) {{"
+    yield from (f"            {line}" for line in _stepping(slots, rule, width))
+    for k, slot in coded:
+        yield from (f"            {line}" for line in encoding(k, slot))
+    yield "        }"
+    yield from (f"        {line}" for line in _scales(slots))
+    yield "    }"
+    yield f"    for (int64_t done = last - first < {BEHIND} ? first : last - {BEHIND}; done < last; done++) {{"
+    yield "        const int64_t known = done;"
+    for turn, (k, slot) in enumerate(coded):
+        yield f"        {slot.type}* __restrict found{k} = {codes_of(columns[k], slot, 'done')};"
+        yield from (f"        {line}" for line in finished(k, turn, columns[k], slot))
+        yield f"        for (int start = 0; start < {block}; start += {width}) {{"
+        yield from (f"            {line}" for line in encoding(k, slot))
+        yield "        }"
     yield "    }"
     yield "}"
 
 
-def _stepping(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str]) -> Iterator[str]:
-    """The lines that decode one block, step it, and find its scales."""
-    block, columns, coded = block_of(slots), _columns(slots), _coded(slots)
+def _begun(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
+    """The lines that say where the numbers of a block are, and decode it."""
+    block, columns = block_of(slots), _columns(slots)
     kept = [(f"s{k}", columns[k], slot.type) for k, slot in enumerate(slots) if isinstance(slot, Kept)]
     for name, column, kind in [("u", 0, TYPES[dtypes.update]), ("p", 1, TYPES[dtypes.param]), *kept]:
         yield f"{kind}* __restrict {name} = static_cast<{kind}*>(columns[{column}]) + row * {block};"
-    for k, slot in coded:
+    for k, slot in _coded(slots):
         yield from decoding(k, columns[k], slot)
-    width = min(block, WIDTH)
-    yield f"for (int start = 0; start < {block}; start += {width}) {{"
-    yield from (f"    {line}" for line in _asking(slots, width))
-    found = ", ".join(f"largest{k}" for k, _ in coded)
-    yield f"    #pragma omp simd{f' reduction(max : {found})' if found else ''}"
-    yield f"    for (int i = start; i < start + {width}; i++) {{"
+
+
+def _stepping(slots: Sequence[Slot | Kept], rule: Sequence[str], width: int) -> Iterator[str]:
+    """The lines that step a part of a block."""
+    yield from _asking(slots, width)
+    yield f"for (int part = start; part < start + {width}; part += {LANES}) {{"
+    yield "    #pragma omp simd"
+    yield f"    for (int lane = 0; lane < {LANES}; lane++) {{"
+    yield "        const int i = part + lane;"
     yield "        const T v0 = u[i], v1 = p[i];"
     for k, slot in enumerate(slots):  # Vectors go from bytes to floats by way of whole numbers.
         is_whole = isinstance(slot, Kept) and slot.dtype not in TYPES
@@ -198,13 +233,19 @@ def _stepping(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str])
     yield from (f"        {line}" for line in rule)
     yield "    }"
     yield "}"
+
+
+def _scales(slots: Sequence[Slot | Kept]) -> Iterator[str]:
+    """The lines that write the scales of a block that was stepped."""
+    block, coded = block_of(slots), _coded(slots)
     yield f"if (length < {block}) {{"  # What a rule makes of zeros that fill up a block is none of the parameter's.
     for k, slot in coded:
-        yield f"    largest{k} = 0;"
+        yield f"    for (int lane = 0; lane < {LANES}; lane++) largest{k}[lane] = 0;"
         yield f"    for (int i = length; i < {block}; i++) s{k}[i] = 0;"
-        yield f"    for (int i = 0; i < length; i++) {raised(k, slot)}"
+        yield f"    for (int i = 0; i < length; i++) {raised(k, slot, f'largest{k}[0]')}"
     yield "}"
-    yield from (f"scales{k}[row] = bits<float>(largest{k});" for k, _ in coded)
+    for k, _ in coded:
+        yield f"scales{k}[row] = bits<float>(overall(largest{k}));"
 
 
 def _leaf(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
@@ -222,7 +263,7 @@ def _leaf(dtypes: Dtypes, slots: Sequence[Slot | Kept]) -> Iterator[str]:
 
 def _rows(block: int) -> int:
     """How many blocks are a tile."""
-    return max(TILE // block, 1)
+    return max(TILE // block, FEWEST)
 
 
 def _coded(slots: Sequence[Slot | Kept]) -> list[tuple[int, Slot]]:

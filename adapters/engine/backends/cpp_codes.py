@@ -1,7 +1,7 @@
 """Numbers and codes in C++: their types, and the lines that decode a block, find its largest numbers, and encode it.
 
 What the codes are, and why, says `codecs`. Slots are counted by `k`; of slot k, `columns` holds codes, scales and places from
-`column` on, and `buffer<k>` a tile in floats.
+`column` on, and `buffer<k>` a few blocks in floats.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,10 @@ from functional_optim.codecs import BLOCK, LANES, LARGEST, POSITIVE, SMALLEST, S
 WIDTH = 64
 
 TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "BFloat16", torch.float16: "Half"}
+
+# A block is encoded so many blocks after it was stepped: until then a processor would wait for the largest of its numbers. The
+# buffer of a slot holds so many blocks.
+BEHIND, RING = 2, 4
 
 # Those of slots that are stored as they are, also.
 STORED = {**TYPES, torch.int8: "int8_t", torch.uint8: "uint8_t"}
@@ -59,6 +63,14 @@ struct Half {{
         whole = found | (std::signbit(x) ? 0x8000 : 0);
     }}
 }};
+
+// The largest of what lanes have found.
+inline int32_t overall(const int32_t* lanes) {{
+    int32_t found = 0;
+    #pragma omp simd reduction(max : found)
+    for (int i = 0; i < {lanes}; i++) found = found > lanes[i] ? found : lanes[i];
+    return found;
+}}
 
 // A scale without its last digits, as codecs.py has it, and what is multiplied by to decode.
 inline float bounded(float x) {{ return x > {largest}f ? {largest}f : x; }}
@@ -118,7 +130,7 @@ class Kept:
 
 def head(dtype: torch.dtype) -> str:
     """What comes before every kernel that computes in this dtype."""
-    return HEAD.format(T=TYPES[dtype], smallest=SMALLEST, largest=LARGEST)
+    return HEAD.format(T=TYPES[dtype], smallest=SMALLEST, largest=LARGEST, lanes=LANES)
 
 
 def functions(i: int, slot: Slot) -> str:
@@ -135,9 +147,9 @@ def decoding(k: int, column: int, slot: Slot) -> Iterator[str]:
     """The lines that decode one block into the buffer."""
     block, least = slot.codec.block, slot.codec.format(slot.kind)[3]
     yield f"const float scale{k} = bounded(plain(scales{k}[row]) * {1 / (1 - least)!r}f);"
-    yield f"const {slot.type}* __restrict codes{k} = {_codes(column, slot)};"
-    yield f"float* __restrict s{k} = buffer{k} + (row - first) * {block};"
-    yield f"int32_t largest{k} = 0;"
+    yield f"const {slot.type}* __restrict codes{k} = {codes_of(column, slot, 'row')};"
+    yield f"float* __restrict s{k} = buffer{k} + row % {RING} * {block};"
+    yield f"int32_t largest{k}[{LANES}] = {{}};"
     yield "#pragma omp simd"
     if slot.codec.bits == 4:
         yield f"for (int i = 0; i < {block // 2}; i++) {{"
@@ -148,36 +160,40 @@ def decoding(k: int, column: int, slot: Slot) -> Iterator[str]:
         yield f"for (int i = 0; i < {block}; i++) s{k}[i] = decoded{k}(codes{k}[i], scale{k});"
 
 
-def raised(k: int, slot: Slot) -> str:
+def raised(k: int, slot: Slot, largest: str) -> str:
     """The largest number of a slot, after one more."""
     size = f"bits<int32_t>(s{k}[i]){'' if slot.kind == POSITIVE else ' & INT32_MAX'}"
-    return f"{{ const int32_t size = {size}; largest{k} = largest{k} > size ? largest{k} : size; }}"
+    return f"{{ const int32_t size = {size}; {largest} = {largest} > size ? {largest} : size; }}"
 
 
-def encoding(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
-    """The lines that write the codes of one block; what is added to each element is that of the first few, again and again."""
-    block, bits = slot.codec.block, slot.codec.bits
+def finished(k: int, turn: int, column: int, slot: Slot) -> Iterator[str]:
+    """The lines that prepare to encode a block: where its numbers are, by what they are divided, and what is added to them, which
+    is the same for the first few again and again."""
     _, dropped, first, least = slot.codec.format(slot.kind)
-    half = block // 2
-    width = min(WIDTH, half if bits == 4 else block)
-    yield "{"
-    yield f"    const float* __restrict s = buffer{k} + (row - first) * {block};"
-    yield f"    {slot.type}* __restrict codes = {_codes(column, slot)};"
-    yield f"    const int32_t* places = static_cast<int32_t*>(columns[{column + 2}]);"
-    yield f"    const float scale = 1.f / plain(scales{k}[row]) * {1 - least!r}f;"
-    yield f"    const int32_t turn = (int32_t(uint32_t(row) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
-    yield f"    int32_t u[{max(width, LANES)}];"
-    every = " = ".join(f"u[i + {turn}]" for turn in range(0, max(width, LANES), LANES))
-    yield f"    for (int i = 0; i < {LANES}; i++)"
-    yield f"        {every} = (((turn << {dropped - STEP_BITS - 1}) + places[i]) & {(1 << dropped) - 1}) - {first};"
-    yield f"    for (int start = 0; start < {block if bits == 8 else half}; start += {width})"
-    yield "        #pragma omp simd"
-    yield f"        for (int i = 0; i < {width}; i++)"
-    low = f"encoded{k}(s[start + i], scale, u[i])"
-    high = f" | encoded{k}(s[start + i + {half}], scale, u[i + {half % LANES}]) << 4" if bits == 4 else ""
-    yield f"            codes[start + i] = {low}{high};"
+    every = " = ".join(f"added{k}[i + {start}]" for start in range(0, WIDTH, LANES))
+    yield f"const float* __restrict done{k} = buffer{k} + (done + {RING}) % {RING} * {slot.codec.block};"
+    yield f"const float factor{k} = 1.f / plain(scales{k}[known]) * {1 - least!r}f;"
+    yield f"const int32_t turn{k} = (int32_t(uint32_t(done) * {BLOCK}u + uint32_t(starts[{turn}])) & {STEPS - 1}) * 2 + 1;"
+    yield f"const int32_t* places{k} = static_cast<int32_t*>(columns[{column + 2}]);"
+    yield f"int32_t added{k}[{WIDTH}];"
+    yield f"for (int i = 0; i < {LANES}; i++)"
+    yield f"    {every} = (((turn{k} << {dropped - STEP_BITS - 1}) + places{k}[i]) & {(1 << dropped) - 1}) - {first};"
+
+
+def encoding(k: int, slot: Slot) -> Iterator[str]:
+    """The lines that write the codes of a part of a block: of 4 bits twice as many, of every other part."""
+    bits, half, added = slot.codec.bits, slot.codec.block // 2, f"factor{k}, added{k}"
+    width = min(WIDTH, slot.codec.block * bits // 8)
+    is_turn = f"if (start % {2 * WIDTH} == {k % 2 * WIDTH})" if bits == 4 and half >= WIDTH else ""
+    yield f"{is_turn} {{"
+    yield f"    const int at = {f'start / {2 * WIDTH} * {WIDTH}' if bits == 4 else 'start'};"
+    yield "    #pragma omp simd"
+    yield f"    for (int i = 0; i < {width}; i++)"
+    high = f" | encoded{k}(done{k}[at + i + {half}], {added}[i + {half % LANES}]) << 4" if bits == 4 else ""
+    yield f"        found{k}[at + i] = encoded{k}(done{k}[at + i], {added}[i]){high};"
     yield "}"
 
 
-def _codes(column: int, slot: Slot) -> str:
-    return f"static_cast<{slot.type}*>(columns[{column}]) + row * {slot.codec.block * slot.codec.bits // 8}"
+def codes_of(column: int, slot: Slot, row: str) -> str:
+    """Where the codes of a block are."""
+    return f"static_cast<{slot.type}*>(columns[{column}]) + {row} * {slot.codec.block * slot.codec.bits // 8}"
