@@ -23,7 +23,8 @@ from functional_optim.combinators.partition import Partitioned
 from functional_optim.combinators.rename import Renamed
 from functional_optim.combinators.scheduled import Scheduled
 from functional_optim.form import ByHand
-from functional_optim.hparams import HParams, contains
+from functional_optim.hparams import HParams
+from functional_optim.intervals import contains
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 from functional_optim.trials import Trial

@@ -6,7 +6,6 @@ range; tensors are never read, so they can be batched, differentiated and traced
 
 import numbers
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.hints import hint, parameters_advice
+from functional_optim.intervals import WHOLE, bounds, contains, intersection, is_interval
 from functional_optim.recipe import is_bool
 from functional_optim.trees import IsLeaf, Spec, Tree
 
@@ -24,8 +24,6 @@ ANY = "(-inf, inf)"
 NON_NEGATIVE = "[0, inf)"
 POSITIVE = "(0, inf]"
 FRACTION = "[0, 1)"
-# What an interval of whole numbers ends with.
-WHOLE = " whole"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Hparam:
 
     def __post_init__(self) -> None:
         for interval in (self.range,) if isinstance(self.range, str) else self.range:
-            if not re.fullmatch(r"[\[(] *\S+ *, *\S+ *[\])]( whole)?", interval):
+            if not is_interval(interval):
                 raise ValueError(f"range = {interval!r} is not an interval such as '[0, 1)' or '(0, inf]'.")
         object.__setattr__(self, "default", plain(self.default))
         if not isinstance(self.range, str) and (not isinstance(self.default, tuple) or len(self.default) != len(self.range)):
@@ -272,7 +270,7 @@ def validate_number(where: str, value: Any, interval: str) -> None:
 
 def _modulo(value: numbers.Real, interval: str) -> str:
     """Advice for one who gives a whole number beyond those of float64, such as `torch.initial_seed()`; or nothing."""
-    is_too_large = isinstance(value, numbers.Integral) and int(value) > 2**53 == _bounds(interval.removesuffix(WHOLE))[1]
+    is_too_large = isinstance(value, numbers.Integral) and int(value) > 2**53 == bounds(interval.removesuffix(WHOLE))[1]
     return " Give value % 2**53: larger whole numbers are not exact in float64." if is_too_large else ""
 
 
@@ -342,34 +340,5 @@ def plain(value: Any) -> Any:
 
 def _common_range(a: Hparam, b: Hparam) -> str | tuple[str, ...]:
     """What both allow: one interval for all entries where that says it."""
-    both = tuple(_intersection(*pair) for pair in zip(a.ranges, b.ranges, strict=False))
+    both = tuple(intersection(*pair) for pair in zip(a.ranges, b.ranges, strict=False))
     return both[0] if len(set(both)) == 1 else both
-
-
-def _intersection(a: str, b: str) -> str:
-    """The numbers that lie in both intervals."""
-    ending = WHOLE if WHOLE in (a[-len(WHOLE) :], b[-len(WHOLE) :]) else ""
-    a, b = a.removesuffix(WHOLE), b.removesuffix(WHOLE)
-    (low_a, high_a), (low_b, high_b) = _bounds(a), _bounds(b)
-    low = max((low_a, a[0] == "(", a), (low_b, b[0] == "(", b))[2]
-    high = min((high_a, a[-1] == "]", a), (high_b, b[-1] == "]", b))[2]
-    return f"{low.split(',')[0]}, {high.split(',')[1].strip()}{ending}"
-
-
-def _bounds(interval: str) -> tuple[float, float]:
-    low, high = map(float, interval[1:-1].split(","))
-    return low, high
-
-
-def contains(interval: str, x: float) -> bool:
-    """Whether x lies in an interval such as `"[0, 1)"`; NaN lies in none.
-
-    >>> contains("[0, 1)", 0.0), contains("[0, 1)", 1.0), contains("(-inf, inf)", float("nan"))
-    (True, False, False)
-    """
-    if interval.endswith(WHOLE):
-        return x.is_integer() and contains(interval.removesuffix(WHOLE), x)
-    low, high = _bounds(interval)
-    above = x >= low if interval[0] == "[" else x > low
-    below = x <= high if interval[-1] == "]" else x < high
-    return above and below

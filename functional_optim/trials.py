@@ -13,7 +13,7 @@ from functional_optim import trees
 from functional_optim.apply import apply_updates
 from functional_optim.evaluate import LossAt
 from functional_optim.form import nested
-from functional_optim.hparams import contains
+from functional_optim.intervals import contains
 from functional_optim.transform import Transform
 from functional_optim.trees import Tree
 

@@ -131,14 +131,14 @@ MUTANTS = [
     ),
     Mutant(
         "a configuration writes the patterns of labels as a dict, whose order tools may change",
-        "functional_optim/config.py",
+        "functional_optim/config/writing.py",
         'fields = {"patterns": list(value.patterns.items())}',
         "pass",
         "test_config.py -k sorting",
     ),
     Mutant(
         "an error in a file does not say where",
-        "functional_optim/config.py",
+        "functional_optim/config/reading.py",
         'raise type(error)(f"{inside}: {error}") from None',
         "raise",
         "test_config.py -k errors_say_where",
@@ -467,7 +467,7 @@ MUTANTS = [
     ),
     Mutant(
         "NaN lies in every range",
-        "functional_optim/hparams.py",
+        "functional_optim/intervals.py",
         "return above and below",
         "return above and below or x != x",
         "test_hparams.py",

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functional_optim.hparams import ANY, Hparam, PerLeaf, complete, contains
+from functional_optim.hparams import ANY, Hparam, PerLeaf, complete
+from functional_optim.intervals import contains
 from functional_optim.transform import Transform
 
 

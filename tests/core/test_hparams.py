@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from trajectories import assert_same_trajectory, awkward_gradients, params_of
 
 import functional_optim as fo
-from functional_optim.hparams import contains, one_or_each, require_count, spread
+from functional_optim.hparams import one_or_each, require_count, spread
+from functional_optim.intervals import contains
 from functional_optim.trees import flatten
 
 # The same arithmetic, by tensors instead of Python numbers: at most another rounding a step, in float64.

@@ -17,7 +17,7 @@ import functional_optim as fo
 # Imports go one way: a module may import from its own layer and from those before it.
 LAYERS = [
     {"torch_internals", "traced_trees"},
-    {"trees", "sharded", "kernel_files", "inductor", "hints", "closures"},
+    {"trees", "sharded", "kernel_files", "inductor", "hints", "intervals", "closures"},
     {"recipe"},
     {"numerics"},
     {"philox"},
@@ -97,7 +97,7 @@ def calls_and_attributes(path: Path):
 
 
 # All mutation is in the adapters; the laws read results, and what writes a chain down reads a tensor that stands for a number.
-READING = {"adapters", "testing", "trials.py", "config.py"}
+READING = {"adapters", "testing", "trials.py", "config"}
 PURE = [path for path in MODULES if not READING & {*relative(path).split("/")}]
 
 
