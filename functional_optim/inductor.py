@@ -13,6 +13,8 @@ For each index of each kernel Inductor has sympy simplify how far it moves with 
 convolutions takes. Of a sum of multiples that is a coefficient (see `stride`).
 
 A kernel that goes once through long tensors waits for memory; it asks ahead for what it is about to read (see `reading_ahead`).
+
+Of a loop that reads at x // 128 Inductor writes whole blocks only; here it leaves such a loop in one (see `splitting_evenly`).
 """
 
 import functools
@@ -75,7 +77,7 @@ def together(tasks: Sequence[Callable[[], T]], *, are_kernels: bool = False) -> 
         tasks: called in order; again, where something fails.
         are_kernels: whether each becomes a single kernel.
     """
-    with lock:
+    with lock, nullcontext() if shares_files() else splitting_evenly():
         if shares_files():  # These are among others.
             return [task() for task in tasks]
         try:
@@ -122,8 +124,6 @@ def quick_start(with_header: bool, with_graphs: bool = True) -> Iterator[None]:
     if isa is not None:
         # Part of the key of the compiler's cache. What a failed quick start has left there, for narrower vectors, is not taken.
         settings["cpp.simdlen"] = isa.bit_width()
-    # The key of the compiler's cache of graphs knows nothing of the changes below, nor what another version of this file changed.
-    tag = f"{torch_internals.compiler_config.cache_key_tag} {_own_digest()}"
     thread, module, kernels = threading.get_ident(), torch_internals.cpu_vec_isa, torch_internals.cpp_kernels
     try_all, simplified = module.valid_vec_isa_list, kernels.stride_at_vec_range
     overrides, one_by_one = kernels.CppVecOverrides, kernels.CppVecOverrides.to_dtype_bitcast
@@ -131,11 +131,49 @@ def quick_start(with_header: bool, with_graphs: bool = True) -> Iterator[None]:
     kernels.stride_at_vec_range = functools.partial(stride, simplified)
     overrides.to_dtype_bitcast = staticmethod(functools.wraps(one_by_one)(functools.partial(_bitcast, kernels, one_by_one)))
     try:
-        with config.patch(settings), torch_internals.compiler_config.patch(cache_key_tag=tag):
+        with config.patch(settings), tagged("quick"):
             yield
     finally:
         module.valid_vec_isa_list, kernels.stride_at_vec_range = try_all, simplified
         overrides.to_dtype_bitcast = staticmethod(one_by_one)
+
+
+@contextmanager
+def tagged(name: str) -> Iterator[None]:
+    """Changes to the compiler, of which the key of its cache of graphs would know nothing, nor of another version of them."""
+    tag = f"{torch_internals.compiler_config.cache_key_tag} {name} {_own_digest()}"
+    with torch_internals.compiler_config.patch(cache_key_tag=tag):
+        yield
+
+
+@contextmanager
+def splitting_evenly() -> Iterator[None]:
+    """A loop over x that reads at x // d becomes two, over x // d and x % d, only where d divides its length.
+
+    Inductor makes two of others, too, and never writes what is behind the last whole d (seen in torch 2.13).
+    """
+    scheduling = getattr(torch_internals.get("cpp_kernels"), "CppScheduling", None)
+    split = getattr(scheduling, "try_loop_split", None)
+    if scheduling is None or split is None:
+        yield
+        return
+    scheduling.try_loop_split = lambda self, nodes: split(self, nodes) if all(map(_splits_evenly, nodes)) else nodes
+    try:
+        with tagged("even") if torch_internals.get("compiler_config") else nullcontext():
+            yield
+    finally:
+        scheduling.try_loop_split = split
+
+
+def _splits_evenly(node: Any) -> bool:
+    """Whether all divisors of a loop's variables, in the places that a node reads and writes, divide its length."""
+    kernels = torch_internals.cpp_kernels
+    if not isinstance(node.node, kernels.ir.ComputedBuffer):
+        return True
+    _, body, _ = node.node.get_default_sizes_body()
+    places = [place for place in body.indexing_exprs.values() if isinstance(place, kernels.sympy.Expr)]
+    divisions = [division.args for place in places for division in place.find(kernels.FloorDiv)]
+    return all(body.var_ranges[x] % d == 0 for x, d in divisions if x in body.var_ranges)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ NAMES: dict[str, Name] = {
         "another way: the compiler's usual preparations, so the first kernels take longer, and each step (see `inductor`)",
         compiler_config="torch.compiler.config",  # its cache_key_tag
         cpp_builder="torch._inductor.cpp_builder",  # its get_cpp_compiler
-        cpp_kernels="torch._inductor.codegen.cpp",  # its stride_at_vec_range and CppVecKernel._get_vec_load_line
+        # its stride_at_vec_range, CppVecKernel._get_vec_load_line and CppScheduling.try_loop_split
+        cpp_kernels="torch._inductor.codegen.cpp",
         cpu_vec_isa="torch._inductor.cpu_vec_isa",  # its valid_vec_isa_list, x86_isa_checker, VecAVX512 and VecAVX2
     ),
     **_names(

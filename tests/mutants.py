@@ -1166,6 +1166,20 @@ MUTANTS = [
         "test_meta_loop.py -k written_over",
     ),
     Mutant(
+        "a batch reaches no further than in one step",
+        "functional_optim/meta/reach.py",
+        "        while alone and not",
+        "        if alone and not",
+        "test_meta_batching.py -k until_they_differ",
+    ),
+    Mutant(
+        "the compiler splits loops where what is left is lost",
+        "functional_optim/inductor.py",
+        "if all(map(_splits_evenly, nodes)) else nodes",
+        "",
+        "test_inductor.py -k by_a_division",
+    ),
+    Mutant(
         "a batch of cotangents passes for the batch around it",
         "functional_optim/meta/compiled_loop.py",
         "if tape.within[done : done + 1] != (torch_internals.maybe_current_level(),):",

@@ -22,6 +22,7 @@ from functional_optim.meta.compile_step import code_of
 from functional_optim.meta.derived_loops import tangent, transposed
 from functional_optim.meta.packing import is_smooth
 from functional_optim.meta.plan import Plan, Step, Tape, Tensors
+from functional_optim.meta.reach import batch_axes, to_axis
 from functional_optim.meta.remat import along, back, in_some
 from functional_optim.meta.steps import plain
 from functional_optim.torch_internals import is_traced
@@ -121,14 +122,10 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensors, Tensors]:
         plan, tape, *tensors = args
-        # what moves is batched, so that the transpose returns a derivative for each entry of the batch, never their sum
-        axes = tuple(
-            plan.axis(i) if i < plan.carried or plan.moving[i] or given is not None else None
-            for i, given in enumerate(in_dims[2:])
-        )
-        moved = [_to_axis(x, given, axis, info.batch_size) for x, given, axis in zip(tensors, in_dims[2:], axes, strict=True)]
+        axes, size = batch_axes(plan, in_dims[2:], tensors), info.batch_size
+        moved = [to_axis(x, given, axis, size) for x, given, axis in zip(tensors, in_dims[2:], axes, strict=True)]
         outputs = _Loop.apply(plan.batched(axes), tape, *moved)
-        return outputs, tuple(int(i >= plan.carried) for i in range(len(outputs)))
+        return outputs, tuple(axes[i] if i < plan.carried else 1 for i in range(len(outputs)))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Tensors:
@@ -177,7 +174,7 @@ class _Transpose(torch.autograd.Function):
         axes = tape.batches[done]
         smooth = plan.carried and sum(map(is_smooth, inputs[: plan.carried]))
         targets = *axes, *(int(i >= smooth) for i in range(len(inputs) - count))
-        moved = [_to_axis(x, d, axis, size) for x, d, axis in zip(inputs, given, targets, strict=True)]
+        moved = [to_axis(x, d, axis, size) for x, d, axis in zip(inputs, given, targets, strict=True)]
         slopes = _Transpose.apply(plan.batched(axes), tape, *moved)
         return slopes, tuple(plan.axis(i) for i, moves in enumerate(plan.moving) if moves)
 
@@ -194,15 +191,6 @@ class _Transpose(torch.autograd.Function):
         inputs = ctx.saved_tensors
         moving = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
         return along(_pulled(ctx.plan), inputs, moving, [tangents[2 + i] for i in moving])
-
-
-def _to_axis(x: Tensor, given: int | None, axis: int | None, size: int) -> Tensor:
-    """A tensor batched at one axis, or at none, batched at another."""
-    if axis is None:
-        return x
-    if given is not None:
-        return x.movedim(given, axis)
-    return x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:]).contiguous()
 
 
 def _is_routine(plan: Plan) -> bool:

@@ -70,8 +70,14 @@ class Plan:
     def batched(self, axes: tuple[int | None, ...]) -> "Plan":
         """The plan whose step takes the batch, of the `vmap` that calls this, at these axes."""
         given = tuple(list(part) for part in self.parts([None if axis is None else 0 for axis in axes]))
+
+        def step(*parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            carry, logs = self.step(*parts)
+            return list(carry), list(logs)
+
+        where: Any = given[0], 0  # of the carry as it came, and of the logs
         batches, within = (*self.batches, axes), (*self.within, torch_internals.maybe_current_level())
-        return replace(self, step=torch.vmap(self.step, given), batches=batches, within=within)
+        return replace(self, step=torch.vmap(step, given, where), batches=batches, within=within)
 
     def run(self, *tensors: Tensor) -> Tensors:
         """The loop without the compiler, for derivatives that are not compiled."""

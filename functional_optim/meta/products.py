@@ -120,41 +120,65 @@ using Vector = at::vec::Vectorized<T>;
 constexpr int WIDTH = Vector::size();
 /*constants*/
 
+inline void clear(Vector& x) { x = Vector(0); }
+inline void add(Vector& sum, const Vector& a, const Vector& b) { sum = at::vec::fmadd(a, b, sum); }
+inline void store(const Vector& x, T* c, int count) { x.store(c, count); }
+
+#ifdef CPU_CAPABILITY_AVX512
+// Vectors are loaded in part without a copy. And half a vector takes some processors half the time.
+constexpr bool MASKS = true;
+using Half = std::conditional_t<sizeof(T) == 4, __m256, __m256d>;
+inline __m256 half(__m512 x) { return _mm512_castps512_ps256(x); }
+inline __m256d half(__m512d x) { return _mm512_castpd512_pd256(x); }
+inline __m512 whole(__m256 x) { return _mm512_castps256_ps512(x); }
+inline __m512d whole(__m256d x) { return _mm512_castpd256_pd512(x); }
+inline __m256 fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+inline __m256d fma(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+inline void clear(Half& x) { x = Half{}; }
+inline void add(Half& sum, const Vector& a, const Vector& b) { sum = fma(half(a), half(b), sum); }
+inline void store(const Half& x, T* c, int count) { Vector(whole(x)).store(c, count); }
+#else
+constexpr bool MASKS = false;
+using Half = Vector;
+#endif
+
 // Of the processor's 32 or 16 registers, so many hold sums, and the rest what they are made of.
 constexpr int SUMS = WIDTH * sizeof(T) == 64 ? 24 : 12;
 constexpr int64_t VECTORS = (N + WIDTH - 1) / WIDTH, ACROSS = VECTORS < 4 ? VECTORS : 4;
 // What is left of a row where whole vectors end.
 constexpr int64_t END = N % (ACROSS * WIDTH);
 constexpr int64_t BLOCKS = (M * ACROSS + SUMS - 1) / SUMS, DOWN = (M + BLOCKS - 1) / BLOCKS;
-constexpr bool TURNS = BN != 1, PACKS = TURNS || N % WIDTH != 0;
+constexpr bool TURNS = BN != 1, PACKS = TURNS || (N % WIDTH != 0 && !MASKS);
 constexpr int64_t LINE = PACKS ? VECTORS * WIDTH : BK;
 
 // R rows by V vectors of c, the last of them with LAST elements.
 template <int R, int V, int LAST>
 inline void tile(const T* a, const T* b, T* c) {
     Vector sums[R][V];
+    std::conditional_t<LAST <= WIDTH / 2, Half, Vector> ends[R];
     #pragma GCC unroll 32
     for (int r = 0; r < R; r++) {
         #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) sums[r][v] = Vector(0);
+        for (int v = 0; v < V - 1; v++) clear(sums[r][v]);
+        clear(ends[r]);
     }
     for (int64_t k = 0; k < K; k++) {
         Vector row[V];
         #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) row[v] = Vector::loadu(b + k * LINE + v * WIDTH);
+        for (int v = 0; v < V; v++) row[v] = Vector::loadu(b + k * LINE + v * WIDTH, PACKS || v < V - 1 ? WIDTH : LAST);
         #pragma GCC unroll 32
         for (int r = 0; r < R; r++) {
             const Vector factor(a[r * AM + k * AK]);
             #pragma GCC unroll 4
-            for (int v = 0; v < V; v++) sums[r][v] = at::vec::fmadd(factor, row[v], sums[r][v]);
+            for (int v = 0; v < V - 1; v++) add(sums[r][v], factor, row[v]);
+            add(ends[r], factor, row[V - 1]);
         }
     }
     #pragma GCC unroll 32
     for (int r = 0; r < R; r++) {
         #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) {
-            sums[r][v].store(c + r * CM + v * WIDTH, v < V - 1 ? WIDTH : LAST);
-        }
+        for (int v = 0; v < V - 1; v++) store(sums[r][v], c + r * CM + v * WIDTH, WIDTH);
+        store(ends[r], c + r * CM + (V - 1) * WIDTH, LAST);
     }
 }
 

@@ -8,6 +8,7 @@ from meta_helpers import close, peak_bytes
 from torch import nn
 
 import functional_optim as fo
+from functional_optim.meta import compiled_loop
 
 DOUBLE = {"dtype": torch.float64}
 # The same float64 arithmetic, in another order where a matrix product is batched.
@@ -181,3 +182,28 @@ def test_dropout_is_random_per_batch_entry_and_not_rematerialised():
     assert len(torch.vmap(train, randomness="different")(lrs).unique()) == 5
     with pytest.raises(ValueError, match="draws random numbers"):
         train(lrs[0], remat=True)
+
+
+def test_whole_numbers_are_carried_once_for_a_batch_until_they_differ(monkeypatch):
+    seen, original = [], compiled_loop.batch_axes
+    monkeypatch.setattr(compiled_loop, "batch_axes", lambda *args: seen.append(original(*args)) or seen[-1])
+
+    def step(state, i, rate):
+        x, steps, hits, after = state  # of the last, only the second step makes it differ
+        return (x * (1 + rate / (steps + 1)), steps + 1, hits + (x > 1), after + hits), steps
+
+    def train(rate, x):
+        zero = torch.tensor(0)
+        return fo.meta.loop(step, (x, zero, zero, zero), 4, args=(rate,))
+
+    rates, xs = torch.tensor([0.1, 0.5, 2.0], **DOUBLE), torch.tensor([0.5, 0.9], **DOUBLE)
+    found = fo.meta.compiled(torch.vmap(torch.vmap(train, (None, 0)), (0, None)))(rates, xs)
+    runs = [flat(train(rate, x)) for rate in rates for x in xs]
+    close(flat(found), [torch.stack(each).unflatten(0, (3, 2)) for each in zip(*runs, strict=True)], **SAME)
+    assert {axes[:4] for axes in seen} == {(0, None, 0, 0)}
+
+
+def flat(run):
+    """What a loop returned, as a list."""
+    state, logs = run
+    return [*state, logs]

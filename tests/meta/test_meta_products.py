@@ -33,7 +33,7 @@ def pairs(x):
         (x[:, :18, :11].mT, x[:, :21, :18].mT),  # both by columns
         (x[:1, :6, ::3].expand(3, 6, 14), x[:, :14, ::5]),  # neither by rows nor by columns; one for all
         (x[:, :10, :13].double(), x[:, 2:21, 3:16].double().mT),  # by columns again, in shorter vectors
-        (x[0, :9, :3].double(), x.reshape(-1, 144)[:3].double()),  # no batch, and more than four vectors
+        (x[0, :9, :3].double(), x.reshape(-1, 144)[:3, :39].double()),  # no batch, and more than four vectors
     ]
 
 
