@@ -12,9 +12,10 @@ demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/python notebooks/digits.py $(DEMO)
 
 # A process for each core, one thread each: small tensors gain nothing from more, and much of the time goes into compilers.
-# TESTS="tests/engine/test_fused.py" are these alone.
+# TESTS="tests/engine/test_fused.py" are these alone. A test that hangs for five minutes ends with its process: it says where it was.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) --numprocesses auto --maxprocesses 8 --dist worksteal \
+	    --override-ini faulthandler_timeout=300 --override-ini faulthandler_exit_on_timeout=true
 
 # Each law on every transform, and whatever else takes longer than a newcomer or a commit should wait.
 test-all: $(VENV)/installed

@@ -20,11 +20,25 @@ def parts_of(tx: Transform) -> set[str]:
     return own.union(*map(parts_of, form.parts.values()))
 
 
-def kinds_of(tx: Transform) -> set[Any]:
-    """What engines tell transforms apart by: of rules the class and which of its fields are filled; and what is around them."""
+def kind_of(rule: Lifted) -> tuple[Any, ...]:
+    """Its class, and which of its fields are filled."""
+    return (type(rule), *(field.name for field in dataclasses.fields(rule) if getattr(rule, field.name)))
+
+
+def structures_of(tx: Transform) -> set[Any]:
+    """Parts; elementwise rules of a kind are one, whose formulas differ, while rules that see shapes have loops as well."""
     form = tx.form
     if isinstance(form, Lifted):
-        return {(type(form), *(field.name for field in dataclasses.fields(form) if getattr(form, field.name)))}
+        return {form.name if form.sees_shapes else kind_of(form)}
+    own: Any = type(form) if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__
+    return {own}.union(*map(structures_of, form.parts.values()))
+
+
+def kinds_of(tx: Transform) -> set[Any]:
+    """What engines tell transforms apart by: the kinds of rules, and what is around them."""
+    form = tx.form
+    if isinstance(form, Lifted):
+        return {kind_of(form)}
     own = type(form) if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__
     return {own}.union(*map(kinds_of, form.parts.values()))
 

@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 import torch
 from cases import params_for
-from covering import mostly_full
+from covering import mostly_full, structures_of
 from engines import (
     EDITS,
     FUSIBLE,
@@ -62,7 +62,7 @@ def test_fused_is_eager(name, dtype):
 # What is no rule for one tensor can't be fused; that it steps eagerly is tested below.
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=marks) for case, marks in mostly_full(FUSIBLE).items()])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=marks) for case, marks in mostly_full(FUSIBLE, structures_of).items()])
 def test_fused_is_eager_for_every_transform_of_the_table(case):
     own = params_for(case)
     # Each branch of a partition needs a parameter.
