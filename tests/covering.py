@@ -20,6 +20,15 @@ def parts_of(tx: Transform) -> set[str]:
     return own.union(*map(parts_of, form.parts.values()))
 
 
+def written_in(tx: Transform) -> set[Any]:
+    """Parts, with each choice of options and numbers that rules are made with."""
+    form = tx.form
+    if isinstance(form, Lifted):
+        return {(repr(tx), kind_of(form))}
+    own: Any = type(form) if isinstance(form, Chained) or tx.recipe is None else tx.recipe.constructor.__name__
+    return {own}.union(*map(written_in, form.parts.values()))
+
+
 def kind_of(rule: Lifted) -> tuple[Any, ...]:
     """Its class, and which of its fields are filled."""
     return (type(rule), *(field.name for field in dataclasses.fields(rule) if getattr(rule, field.name)))

@@ -1,15 +1,15 @@
 """Every law on every transform of the table, and a table that has every transform.
 
-Two laws take most of the time. `make test` has them of a few transforms: derivatives of as many as have every rule and every
-wrapper; the tracer's graph with one elementwise rule of each kind, since by other laws no formula reads a value. `make test-all`
-has them of all.
+`make test` has a law of as many transforms as have every wrapper, and every rule with each choice of its options. Two laws take
+most of the time: derivatives are taken of as many as have every rule and every wrapper; the tracer's graph with one elementwise
+rule of each kind, since by other laws no formula reads a value. `make test-all` has each law of all.
 """
 
 import inspect
 
 import pytest
 from cases import CASES, TABLE, params_for
-from covering import covering, mostly_full, parts_of, structures_of
+from covering import covering, mostly_full, parts_of, structures_of, written_in
 
 import functional_optim as fo
 from functional_optim import testing
@@ -60,12 +60,13 @@ TRIALS = {case: Trial(tx, params_for(case) or default_params()) for case, tx in 
 
 # Nine tenths of the time that all laws take.
 SLOW = {testing.one_graph_serves_all_steps: mostly_full(TABLE, structures_of), testing.derivatives_are_right: mostly_full(TABLE)}
+OTHERWISE = mostly_full(TABLE, written_in)
 
 
 def every_pair():
     for case, trial in TRIALS.items():
         for law in LAWS:
-            yield pytest.param(trial, law, id=f"{case}-{law.__name__}", marks=SLOW[law][case] if law in SLOW else [])
+            yield pytest.param(trial, law, id=f"{case}-{law.__name__}", marks=SLOW.get(law, OTHERWISE)[case])
 
 
 @pytest.mark.parametrize("trial, law", list(every_pair()))

@@ -88,7 +88,7 @@ def batch_norm(kind, n):
     return lambda: kind(n, track_running_stats=False)
 
 
-VECTORS, SEQUENCES, IMAGES = (2, 5, 6), (2, 5, 4, 6), (2, 5, 1, 8, 8)
+VECTORS, SEQUENCES, IMAGES = (2, 5, 6), (2, 5, 2, 6), (2, 5, 1, 8, 8)
 NETWORKS = {
     "relu": (mlp(nn.ReLU), VECTORS),
     "gelu": (mlp(nn.GELU), VECTORS),
@@ -113,6 +113,12 @@ NETWORKS = {
     "gru": (sequence(lambda: nn.GRU(6, 4, batch_first=True), 4), SEQUENCES),
     "rnn": (sequence(lambda: nn.RNN(6, 4, 2, bias=False, batch_first=True), 4), SEQUENCES),
     "cells": (sequence(Cells), SEQUENCES),
+    # Together, since a compilation takes long.
+    "batch norm, max-pooling": (
+        image(conv(), batch_norm(nn.BatchNorm2d, 4), nn.ReLU, lambda: nn.MaxPool2d(2), features=64),
+        IMAGES,
+    ),
+    "layer norm, attention": (sequence(lambda: nn.Sequential(nn.LayerNorm(6), Attention(causal=True))), SEQUENCES),
 }
 TRANSFORMS = {
     "sgd": (fo.sgd(momentum=0.9), 0.3),
@@ -186,7 +192,7 @@ def test_derivatives(network, transform):
 
 
 # One of each cause, since a compilation takes ten seconds, of an encoder layer or under Muon half a minute.
-COMPILED = {("max-pooling", "adam"), *((network, "sgd") for network in ("attention", "layer norm", "lstm", "batch norm"))}
+COMPILED = {("batch norm, max-pooling", "adam"), ("layer norm, attention", "sgd"), ("lstm", "sgd")}
 
 
 @pytest.mark.parametrize(("network", "transform"), mostly_full(COMPILED))
@@ -197,7 +203,9 @@ def test_compiled(network, transform):
     close(program(params), torch.func.grad(in_turn(after(compile=False), tasks))(params), **SAME)
 
 
-@pytest.mark.parametrize(("network", "transform"), mostly_full({("relu", "sgd")}))
+# What a batch adds is above; loops without one are compiled in test_meta_compiled.py.
+@pytest.mark.full
+@pytest.mark.parametrize(("network", "transform"), EVERY)
 def test_compiled_without_a_batch(network, transform):
     after, params, _, tasks = problem(network, transform)
     first = [data[0] for data in tasks]
