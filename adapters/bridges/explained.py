@@ -13,10 +13,10 @@ from ..state.names import keys_of
 
 if TYPE_CHECKING:
     from ..leaves import Group, Numbered
-    from ..transform_optimizer import TransformOptimizer
+    from ..stepping import Stepping
 
 
-def explanation_of(optimizer: "TransformOptimizer") -> Explanation:
+def explanation_of(optimizer: "Stepping") -> Explanation:
     """The links that each parameter goes through, with the numbers of its group; and the stages of the last step."""
     rows: list[Row] = []
     curves: dict[Curve, None] = {}
@@ -29,9 +29,7 @@ def explanation_of(optimizer: "TransformOptimizer") -> Explanation:
     return Explanation(tuple(rows), tuple(curves), stages_of(steps), reasons_of(steps))
 
 
-def _of_group(
-    optimizer: "TransformOptimizer", transform: Transform, groups: "list[Numbered]", index: int, group: "Group"
-) -> Explanation:
+def _of_group(optimizer: "Stepping", transform: Transform, groups: "list[Numbered]", index: int, group: "Group") -> Explanation:
     params = {key: p for key, p in stepped_of(dict(keys_of(index, group))).items() if not is_lazy(p)}
     hparams = transform.select(optimizer._numbers.of_group(optimizer, transform, index, group))
     kept = sketched(transform, params, hparams)

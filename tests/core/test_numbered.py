@@ -9,7 +9,7 @@ from engines import Plain, assert_same_progress, parameters, params_of, run, set
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
-from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.backends import foreach, rows
 from functional_optim.adapters.engine.buckets import Way
 from functional_optim.adapters.engine.route import links_of
 
@@ -20,8 +20,8 @@ ENGINES = {OptimizerAdapter: "LISTED", Fused: "COMPILED"}
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(foreach, "BLOCK", 4000)
-    monkeypatch.setattr(foreach, "SMALL", 500)
+    monkeypatch.setattr(rows, "BLOCK", 4000)
+    monkeypatch.setattr(rows, "SMALL", 500)
 
 
 def ended(*links):

@@ -25,7 +25,7 @@ from engines import (
 
 import functional_optim as fo
 from functional_optim.adapters import AdamW, OptimizerAdapter, RMSprop
-from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.backends import rows
 from functional_optim.adapters.engine.backends.foreach import program_of
 from functional_optim.adapters.engine.route import links_of, scalars_of, slot_count, values_of
 from functional_optim.adapters.engine.stages import Dtypes, Ending
@@ -38,8 +38,8 @@ SHAPES = [(3, 4), (150, 100), (), (7,), (0,), (1,), (2, 3, 5), (40, 25), (4, 3, 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks that tests can afford."""
-    monkeypatch.setattr(foreach, "BLOCK", 4000)
-    monkeypatch.setattr(foreach, "SMALL", 500)
+    monkeypatch.setattr(rows, "BLOCK", 4000)
+    monkeypatch.setattr(rows, "SMALL", 500)
 
 
 def pair(transform, shapes=SHAPES, dtype=torch.float64, **hparams):

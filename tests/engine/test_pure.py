@@ -18,7 +18,7 @@ import functional_optim as fo
 from functional_optim import testing, trees
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine import buckets, fresh, pure
-from functional_optim.adapters.engine.backends import foreach, kernels
+from functional_optim.adapters.engine.backends import foreach, kernels, rows
 from functional_optim.lifting import Leafwise
 from functional_optim.testing import LAWS, Trial, check_law, default_params
 
@@ -671,8 +671,8 @@ def test_on_another_device_lists_go_through_all_tensors():
 
 
 def test_large_tensors_go_block_by_block(monkeypatch, no_compiler):
-    monkeypatch.setattr(foreach, "BLOCK", 4000)
-    monkeypatch.setattr(foreach, "SMALL", 500)
+    monkeypatch.setattr(rows, "BLOCK", 4000)
+    monkeypatch.setattr(rows, "SMALL", 500)
     monkeypatch.setattr(buckets, "SMALL", 500)
     with warnings.catch_warnings(action="ignore"):
         assert_same_steps(CLIPPED, sample(9), sample)

@@ -11,7 +11,7 @@ from engines import Plain, assert_same_progress, by_hand, parameters, params_of,
 import functional_optim as fo
 from functional_optim import trees
 from functional_optim.adapters import OptimizerAdapter
-from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.backends import rows
 
 SHAPES = [(3, 4), (150, 100), (), (7,), (0,)]
 Fused = functools.partial(OptimizerAdapter, fused=True)
@@ -19,8 +19,8 @@ Fused = functools.partial(OptimizerAdapter, fused=True)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(foreach, "BLOCK", 4000)
-    monkeypatch.setattr(foreach, "SMALL", 500)
+    monkeypatch.setattr(rows, "BLOCK", 4000)
+    monkeypatch.setattr(rows, "SMALL", 500)
 
 
 def every_other(step):

@@ -14,7 +14,7 @@ import functional_optim as fo
 from functional_optim import torch_internals
 from functional_optim.adapters import OptimizerAdapter
 from functional_optim.adapters.engine import in_place, memory, program
-from functional_optim.adapters.engine.backends import called, foreach, inductor_call, kernels
+from functional_optim.adapters.engine.backends import called, foreach, inductor_call, kernels, rows
 from functional_optim.numerics import sqrt
 
 DOOR = "functional_optim/torch_internals.py"
@@ -177,7 +177,7 @@ def test_settings_that_are_gone_are_left_out():
 
 def test_without_functions_on_lists_steps_are_the_same(monkeypatch):
     expected = stepped(False)
-    for module in (program, foreach, called, in_place):
+    for module in (program, foreach, rows, called, in_place):
         monkeypatch.setattr(module, "foreach", memory.LOOPS)
     for p, q in zip(stepped(False), expected, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)  # Functions on lists may contract a product and a sum.

@@ -22,7 +22,7 @@ from engines import (
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter, stepping
-from functional_optim.adapters.engine.backends import foreach
+from functional_optim.adapters.engine.backends import rows
 from functional_optim.transform import Transform
 
 SHAPES = [(3, 4), (150, 100), (5,), (7,), (0,), (1,), (4, 3), (9,)]
@@ -109,8 +109,8 @@ def refuse(*args, **kwargs):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(foreach, "BLOCK", 4000)
-    monkeypatch.setattr(foreach, "SMALL", 500)
+    monkeypatch.setattr(rows, "BLOCK", 4000)
+    monkeypatch.setattr(rows, "SMALL", 500)
 
 
 @pytest.fixture

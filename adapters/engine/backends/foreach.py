@@ -6,13 +6,11 @@ in-place operations do it (see `program`): a block of a large tensor stays in th
 small tensors go through `torch._foreach_*` together.
 """
 
-import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +21,7 @@ from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
 
 from ..buckets import Column, Leaf
-from ..lengths import SMALL
-from ..memory import PLAIN, flat, foreach, is_dense, is_lazy, on_host, reals
+from ..memory import PLAIN, foreach, is_lazy, on_host
 from ..passes import drawn_out, require_one_dtype, stepped
 from ..program import Program
 from ..prologue import NotElementwise, Prologue, is_column
@@ -33,25 +30,12 @@ from ..run import Run
 from ..stages import Dtypes, Ending
 from ..trace import Traced, trace
 from ..work import Refused, Work
-
-Row: TypeAlias = list[Sequence[Tensor]]
-
-LOW = (torch.bfloat16, torch.float16)
-
-# Elements of a block. With fewer, the threads of an operation wait for each other as long as they work, on a busy machine; with
-# more, what it stores leaves the cache: of AdamW six tensors, 12 MB.
-BLOCK = 1 << 19
-
-# On other devices, where a call costs more: elements of a list, 256 MB in float32.
-LONG = 1 << 26
+from .rows import Row, add, blocks, computed_in, form_of, normed, opened, pieces, rows_in, summed
 
 # Leaves with the same numbers that are worth a list of their own, with numbers that are drawn out of it.
 ALONE = 4
-
 DTYPE, FIRST = attrgetter("dtype"), itemgetter(0)
-
 IS_FLOAT = frozenset({float})
-
 # Of a run whose numbers keep giving other answers, so many programs are kept.
 VARIANTS = 8
 
@@ -114,7 +98,7 @@ class Lists:
             return "a slot is not like its parameter"
         if any(link.rule and link.rule.as_stored for stage in leaf.passage.stages if stage.fuses for link in stage.links):
             return "a rule sees a slot as it is stored"
-        if len({_computed_in(dtype) for dtype in (leaf.grad_dtype, *(x.dtype for x in tensors))}) != 1:
+        if len({computed_in(dtype) for dtype in (leaf.grad_dtype, *(x.dtype for x in tensors))}) != 1:
             return "a parameter and its slots are of several precisions"
         return ""
 
@@ -142,20 +126,20 @@ class Lists:
         columns = [work.u, work.p, *slots, *(work.further if work.arrived else ())]
         updates: dict[int, Tensor] = {}
         for arranged in prepared:
-            for piece in _pieces(work, arranged):
-                row = _rows(columns, piece)
+            for piece in pieces(work, arranged.rows):
+                row = rows_in(columns, piece)
                 numbers = arranged.numbers if arranged.rows is None else arranged.numbers_of(piece)
-                blocks = _blocks(row)
-                if steps or len(blocks) == 1:
-                    for block in blocks:
+                parts = blocks(row)
+                if steps or len(parts) == 1:
+                    for block in parts:
                         results = _run(arranged, block, numbers, end)
                         if steps and results and not work.stage.is_still:
-                            _add(block[1], results, work.part.leaves[0].update_dtype)
+                            add(block[1], results, work.part.leaves[0].update_dtype)
                         elif not steps:
                             updates |= zip(piece, results, strict=True)
                 else:
-                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=_computed_in(row[1][0].dtype))
-                    for block, place in zip(blocks, flat(target).split(BLOCK), strict=True):
+                    updates[piece[0]] = target = torch.empty_like(real(row[1][0]), dtype=computed_in(row[1][0].dtype))
+                    for block, ((place,),) in zip(parts, blocks([[target]]), strict=True):
                         place.copy_(_run(arranged, block, numbers, end)[0])
         work.u = [updates[i] for i in sorted(updates)] if updates else []
 
@@ -165,11 +149,11 @@ class Lists:
         for arranged in self._arranged(run, work, link, Ending.TOTAL):
             kinds, each = arranged.program.nonnegative, not link.form.sums_all_only
             # What may be of either sign is stored twice, of half the tensors at a time.
-            for piece in _pieces(work, arranged, at_least=1 if all(kinds) else 2):
+            for piece in pieces(work, arranged.rows, at_least=1 if all(kinds) else 2):
                 numbers = arranged.numbers_of(piece)
-                for block in _blocks(_rows(work.columns, piece)):
-                    terms = arranged.program.run(block if arranged.plain else _opened(block), numbers)
-                    results = _summed(terms, each=each) if on_host(work.p[0]) else _normed(terms, kinds)
+                for block in blocks(rows_in(work.columns, piece)):
+                    terms = arranged.program.run(block if arranged.plain else opened(block), numbers)
+                    results = summed(terms, each=each) if on_host(work.p[0]) else normed(terms, kinds)
                     for i, own in zip(piece, results, strict=False):
                         sums[i] = [x + y for x, y in zip(sums[i], own, strict=True)] if i in sums else own
         return [torch.stack(column) for column in zip(*(sums[i] for i in sorted(sums)), strict=True)]
@@ -179,7 +163,7 @@ class Lists:
         updates: dict[int, Tensor] = {}
         for arranged in self._arranged(run, work, link, Ending.PEEK):
             rows = arranged.rows_of(work)
-            (results,) = arranged.program.run(_opened(_rows(work.columns, rows)), arranged.numbers_of(rows))
+            (results,) = arranged.program.run(opened(rows_in(work.columns, rows)), arranged.numbers_of(rows))
             updates |= zip(rows, results, strict=True)
         return [updates[i] for i in sorted(updates)]
 
@@ -187,7 +171,7 @@ class Lists:
         """The program of a stage, or of the links that come before one of them, and its numbers in this step; several, where
         rules get other answers for some leaves than for others."""
         stage = work.stage
-        dtype, plain = _form(tuple(map(DTYPE, map(FIRST, work.columns))))
+        dtype, plain = form_of(tuple(map(DTYPE, map(FIRST, work.columns))))
         ending = ending or (Ending.STORE if stage.is_still else Ending.STEP if stage.steps and plain else Ending.UPDATE)
         key = stage, until, ending, dtype
         whose = key, plain, run.owner(work)
@@ -286,33 +270,6 @@ def program_of(traced: Traced, ending: Ending) -> Program:
     return Program(traced.inputs, {**stored, 1: stepped(traced.inputs[1], u)})
 
 
-def _pieces(work: Work, arranged: Arranged, at_least: int = 1) -> list[list[int]]:
-    """The leaves of a program in lists.
-
-    On the host these are of small ones, none much longer than a block, and large ones alone; elsewhere of any size, and at least
-    so many.
-    """
-    lengths = work.part.lengths
-    small, longest = (SMALL, BLOCK) if on_host(work.p[0]) else (math.inf, min(LONG, sum(lengths) // at_least))
-    return lengths.pieces(small, longest) if arranged.rows is None else lengths.in_pieces(arranged.rows, small, longest)
-
-
-def _rows(columns: Sequence[Column], piece: Sequence[int]) -> Row:
-    """Some rows, in order, of each column."""
-    if len(piece) == len(columns[0]):
-        return list(columns)
-    return [[column[i] for i in piece] for column in columns]
-
-
-def _blocks(row: Sequence[Sequence[Tensor]]) -> Sequence[Row]:
-    """The row, or on the host a large tensor block by block."""
-    first = row[0][0]
-    if len(row[0]) > 1 or not on_host(first) or reals(first) <= BLOCK or not _alike([x[0] for x in row]):
-        return [list(row)]
-    tensors = [x[0] for x in row]
-    return [[[x] for x in block] for block in zip(*(flat(x).split(BLOCK) for x in tensors), strict=True)]
-
-
 def _run(arranged: Arranged, row: Row, numbers: Sequence[Any], end: int) -> Sequence[Tensor]:
     """Run a program on tensors as they are, or on opened copies, of which all that comes after the update and the parameter, up
     to `end`, is what is stored.
@@ -320,35 +277,12 @@ def _run(arranged: Arranged, row: Row, numbers: Sequence[Any], end: int) -> Sequ
     if arranged.plain:
         results = arranged.program.run(row, numbers)
         return results[0] if results else ()
-    opened = _opened(row)
-    results = arranged.program.run(opened, numbers)
-    for stored, wide in zip(row[2:end], opened[2:end], strict=True):
+    copies = opened(row)
+    results = arranged.program.run(copies, numbers)
+    for stored, wide in zip(row[2:end], copies[2:end], strict=True):
         if stored[0].dtype != wide[0].dtype and not stored[0].is_complex():
             foreach["copy_"](stored, wide)
     return results[0] if results else ()
-
-
-def _summed(columns: Sequence[Sequence[Tensor]], *, each: bool) -> list[list[Tensor]]:
-    """The sums over each row of some columns, or over all rows together."""
-    if each:
-        return [[x.sum() for x in row] for row in zip(*columns, strict=True)]
-    return [[torch.cat([x.reshape(-1) for x in column]).sum() for column in columns]]
-
-
-def _normed(columns: Sequence[Sequence[Tensor]], nonnegative: Sequence[bool]) -> list[Sequence[Tensor]]:
-    """The sums over each row by norms, which torch has for lists; of what may be of either sign, those of two parts."""
-    sums = []
-    for column, is_one_part in zip(columns, nonnegative, strict=True):
-        if is_one_part:
-            sums.append(foreach["norm"](column, 1))
-        else:
-            parts = [foreach["norm"](foreach[name](column, 0.0), 1) for name in ("clamp_min", "clamp_max")]
-            sums.append(foreach["sub"](*parts))
-    return list(zip(*sums, strict=True))
-
-
-def _add(params: Sequence[Tensor], updates: Sequence[Tensor], dtype: torch.dtype) -> None:
-    foreach["add_"](list(map(real, params)), _converted(updates, dtype.to_real()))
 
 
 def _like(number: Any, dtype: torch.dtype, rows: Sequence[int] = (), there: Sequence[bool] = ()) -> Any:
@@ -357,39 +291,3 @@ def _like(number: Any, dtype: torch.dtype, rows: Sequence[int] = (), there: Sequ
         return number
     number = number if number.dtype == torch.bool else number.to(dtype)
     return dict(zip(rows, compress(number.unbind(), there), strict=True)) if is_column(number) else number
-
-
-def _opened(row: Sequence[Sequence[Tensor]]) -> Row:
-    """What a rule sees: at least float32, and pairs of reals."""
-    return [_converted(list(map(real, xs)), _computed_in(xs[0].dtype)) for xs in row]
-
-
-def _converted(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    """The tensors in this dtype; all are of one."""
-    if tensors[0].dtype == dtype:
-        return tensors
-    if on_host(tensors[0]):
-        return [x.to(dtype) for x in tensors]
-    targets = [torch.empty_like(x, dtype=dtype) for x in tensors]
-    foreach["copy_"](targets, tensors)
-    return targets
-
-
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether the tensors are dense, and all in the same order of elements."""
-    strides = tensors[0].stride()
-    return all(x.stride() == strides and not is_lazy(x) for x in tensors) and is_dense(tensors[0])
-
-
-def _computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a rule sees a tensor of this one: at least float32, and of complex numbers that of the parts."""
-    dtype = dtype.to_real()
-    return torch.float32 if dtype in LOW else dtype
-
-
-@functools.cache
-def _form(dtypes: tuple[torch.dtype, ...]) -> tuple[torch.dtype, bool]:
-    """The dtype in which a stage is computed, of those of the update, the parameter, and all else that it sees; and whether
-    these are real, and stored in that."""
-    dtype = _computed_in(dtypes[1])
-    return dtype, set(dtypes) == {dtype}
