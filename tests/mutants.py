@@ -103,14 +103,14 @@ MUTANTS = [
     ),
     Mutant(
         "a tensor in codes may be cut anywhere",
-        "functional_optim/codecs.py",
+        "functional_optim/codecs/blockwise.py",
         "return dim < rows",
         "return True",
         "test_codecs.py -k may_be_cut",
     ),
     Mutant(
         "codes of a part of a tensor are rounded as those of the first part",
-        "functional_optim/codecs.py",
+        "functional_optim/codecs/blockwise.py",
         "before // self.block % PERIOD * BLOCK",
         "0",
         "test_codecs.py -k may_be_cut",

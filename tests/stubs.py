@@ -64,7 +64,7 @@ def imports(statements: Iterable[ast.stmt], made: Container[str]) -> Iterator[st
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("functional_optim."):
             names = [alias.name for alias in node.names if alias.name not in made]
             # The annotations of what is made name it.
-            names = sorted([*names, "Codec"]) if node.module == Codec.__module__ else names
+            names = sorted([*names, "Codec"]) if node.module == "functional_optim.codecs" else names
             if names:
                 yield f"from {node.module} import {', '.join(names)}"
 

@@ -101,7 +101,9 @@ def test_a_recipe_keeps_its_arguments_to_itself():
     assert repr(tx) == "partition(branches={'a': scale(factor=2.0)}, labels=by_name({'': 'a'}))"
 
 
-@pytest.mark.parametrize("name", ["transform.Transform", "optimizers.moments.adan", "optimizers.torch_optim.muon"])
+@pytest.mark.parametrize(
+    "name", ["codecs.Blockwise", "transform.Transform", "optimizers.moments.adan", "optimizers.torch_optim.muon"]
+)
 def test_pickles_find_what_they_name_in_the_module_that_held_it(name):
     module, _, held = name.rpartition(".")
     assert pickle.loads(f"cfunctional_optim.{module}\n{held}\n.".encode()) is getattr(fo, held)

@@ -72,7 +72,7 @@ inline int32_t overall(const int32_t* lanes) {{
     return found;
 }}
 
-// A scale without its last digits, as codecs.py has it, and what is multiplied by to decode.
+// A scale without its last digits, as Blockwise has it, and what is multiplied by to decode.
 inline float bounded(float x) {{ return x > {largest}f ? {largest}f : x; }}
 inline float plain(float scale) {{
     return bounded(bits<float>((bits<int32_t>(scale) + 4) & -8) + {smallest}f) + (scale - scale);

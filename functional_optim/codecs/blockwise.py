@@ -1,10 +1,7 @@
-"""Codecs: what a slot is stored as, where that is less than the rule computes with.
+"""Codes of a few bits, beside a scale for each block of elements.
 
-A codec stands between a slot and its rule: the rule gets the decoded slot, and what it returns is encoded. No rule knows of it.
-
-`Blockwise` stores codes beside a scale for each block of elements. Within a block values differ by orders of magnitude, and what
-an update is made of is their ratio, m / √v. So codes are small floats: a few bits of an exponent and of a mantissa, and of x is
-stored what a float32 of a little more than it has there,
+Within a block values differ by orders of magnitude, and what an update is made of is their ratio, m / √v. So codes are small
+floats: a few bits of an exponent and of a mantissa, and of x is stored what a float32 of a little more than it has there,
 
     s      the largest |x| of the block, which has the largest code
     y      |x| / s (1 − δ) + δ, from δ to 1: steps are in proportion to |x|, and even below δ s
@@ -23,7 +20,6 @@ Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, https://arxi
 
 import math
 import struct
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -31,12 +27,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from functional_optim.codecs.codec import POSITIVE, SIGNED, Codec
 from functional_optim.hparams import require_count
-from functional_optim.numerics import Scalar, double, round_stochastically
-from functional_optim.philox import words
-
-# Kinds of slots that may be coded: averages of either sign; averages of what is never negative, by the root of which is divided.
-SIGNED, POSITIVE = "signed", "positive"
+from functional_optim.numerics import Scalar, double
 
 # Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, and from element to element. And how far a slot is
 # from the one before it: not far, modulo 1, so that m and v are rounded up and down together, and m / √v is less often too long.
@@ -64,62 +57,6 @@ LARGEST = torch.finfo(torch.float32).max
 # power of 2 add up to updates ten times as long as they should be. With one more, averages of squares would not reach far enough:
 # AdamW would learn more slowly.
 MANTISSA = {(8, SIGNED): 3, (8, POSITIVE): 3, (4, SIGNED): 1, (4, POSITIVE): 2}
-
-
-class Codec(ABC):
-    """How a slot is stored."""
-
-    parts: ClassVar[tuple[str, ...]] = ("",)
-    """The endings of the names under which the parts of what is stored are found in the state."""
-
-    @abstractmethod
-    def takes(self, x: Tensor) -> bool:
-        """Whether a parameter's slots are coded; else they are stored as they are, and there are no further parts."""
-
-    @abstractmethod
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
-        """The parts of what is stored for a real tensor.
-
-        Args:
-            x: the slot, whose derivatives end here.
-            kind: SIGNED or POSITIVE.
-            t: the step.
-            number: of the slot among those of its rule.
-            before: how many elements of the tensor come before these, if they are a part of one.
-        """
-
-    def may_be_cut(self, shape: Sequence[int], dim: int, pieces: int) -> bool:
-        """Whether a tensor of this shape, cut along this dimension into so many pieces, is stored as what is stored of the
-        pieces, each by itself, cut along the same dimension."""
-        del shape, dim, pieces
-        return False
-
-    def shapes(self, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Those of the parts of what is stored for a real tensor of this shape."""
-        return (tuple(shape),)
-
-    def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
-        """What is stored for zeros of this shape."""
-        return self.encode(torch.zeros(tuple(shape), device=device), kind, 0, 0)
-
-    @abstractmethod
-    def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
-        """The slot, in float32."""
-
-    @property
-    @abstractmethod
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        """Those of a slot that is coded; none of them is that of a slot which is not."""
-
-    @property
-    def stretch(self) -> int:
-        """How many elements, counted from the first, may be encoded apart from the others; 0 if all must be at once."""
-        return 0
-
-    def empty(self, device: torch.device) -> tuple[Tensor, ...]:
-        """What is stored in the place of further parts where a slot is not coded."""
-        del device
-        return ()
 
 
 @dataclass(frozen=True)
@@ -289,64 +226,6 @@ class Blockwise(Codec):
         flat = x.reshape(-1)
         missing = -flat.shape[0] % self.block
         return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, self.block)
-
-
-@dataclass(frozen=True)
-class Stochastic(Codec):
-    """Slots in bfloat16 or float16, rounded up or down at random so that the mean is right.
-
-    Rounded to nearest, a bfloat16 average of β = 0.999 stands still: what a step adds is below half of its last digit. The random
-    numbers are the library's Philox: a function of the step, the slot and the place of the element, the same in every run. They
-    are no function of the tensor or the rule: of tensors of one shape the first slots are rounded with the same numbers.
-
-    Args:
-        dtype: of the slots.
-
-    State: the slots, in that dtype. In float16 no average of squares lies between 0 and 6e-8: what is below becomes that, and
-    steps shorter; gradients of 1e-3 have smaller squares, and want bfloat16.
-
-    Raises:
-        TypeError: the dtype is neither torch.bfloat16 nor torch.float16.
-
-    Neither torch nor optax has a counterpart; optax's `mu_dtype` rounds to nearest.
-
-    >>> Stochastic()
-    Stochastic(dtype=torch.bfloat16)
-    """
-
-    dtype: torch.dtype = torch.bfloat16
-
-    def __post_init__(self) -> None:
-        if self.dtype not in (torch.bfloat16, torch.float16):
-            raise TypeError(f"dtype = {self.dtype!r} of Stochastic: expected torch.bfloat16 or torch.float16.")
-
-    def takes(self, x: Tensor) -> bool:
-        """Any."""
-        return x.numel() > 0
-
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        """That one; what is not coded has at least float32."""
-        return (self.dtype,)
-
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
-        """Rounded."""
-        del before  # What may be cut, it does not say.
-        x = x.detach().float()
-        rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
-        if kind == POSITIVE:  # What is divided by must not become 0.
-            rounded = torch.where((x > 0) & (rounded == 0), _least(self.dtype), rounded)
-        return (rounded,)
-
-    def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
-        """As it is."""
-        return stored[0].float()
-
-
-def _least(dtype: torch.dtype) -> float:
-    """The smallest number above 0."""
-    limits = torch.finfo(dtype)
-    return limits.smallest_normal * limits.eps
 
 
 def codec_of(codes: Tensor, scale: Tensor, shape: Sequence[int]) -> tuple[Blockwise, str]:

@@ -1,0 +1,69 @@
+"""Slots in two bytes, rounded at random."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from functional_optim.codecs.codec import POSITIVE, Codec
+from functional_optim.numerics import Scalar, round_stochastically
+from functional_optim.philox import words
+
+
+@dataclass(frozen=True)
+class Stochastic(Codec):
+    """Slots in bfloat16 or float16, rounded up or down at random so that the mean is right.
+
+    Rounded to nearest, a bfloat16 average of β = 0.999 stands still: what a step adds is below half of its last digit. The random
+    numbers are the library's Philox: a function of the step, the slot and the place of the element, the same in every run. They
+    are no function of the tensor or the rule: of tensors of one shape the first slots are rounded with the same numbers.
+
+    Args:
+        dtype: of the slots.
+
+    State: the slots, in that dtype. In float16 no average of squares lies between 0 and 6e-8: what is below becomes that, and
+    steps shorter; gradients of 1e-3 have smaller squares, and want bfloat16.
+
+    Raises:
+        TypeError: the dtype is neither torch.bfloat16 nor torch.float16.
+
+    Neither torch nor optax has a counterpart; optax's `mu_dtype` rounds to nearest.
+
+    >>> Stochastic()
+    Stochastic(dtype=torch.bfloat16)
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            raise TypeError(f"dtype = {self.dtype!r} of Stochastic: expected torch.bfloat16 or torch.float16.")
+
+    def takes(self, x: Tensor) -> bool:
+        """Any."""
+        return x.numel() > 0
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """That one; what is not coded has at least float32."""
+        return (self.dtype,)
+
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
+        """Rounded."""
+        del before  # What may be cut, it does not say.
+        x = x.detach().float()
+        rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
+        if kind == POSITIVE:  # What is divided by must not become 0.
+            rounded = torch.where((x > 0) & (rounded == 0), _least(self.dtype), rounded)
+        return (rounded,)
+
+    def decode(self, stored: Sequence[Tensor], kind: str, shape: Sequence[int]) -> Tensor:
+        """As it is."""
+        return stored[0].float()
+
+
+def _least(dtype: torch.dtype) -> float:
+    """The smallest number above 0."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * limits.eps
