@@ -21,7 +21,22 @@ from ..prologue import NotElementwise, Prologue
 from ..stages import Dtypes
 from ..stand_ins import Node
 from ..trace import Traced
-from .cpp_codes import BEHIND, RING, TYPES, WIDTH, Kept, Slot, codes_of, decoding, encoding, finished, functions, head, raised
+from .cpp_codes import (
+    BEHIND,
+    RING,
+    TYPES,
+    WIDTH,
+    Kept,
+    Slot,
+    codes_of,
+    decoding,
+    encoding,
+    finished,
+    functions,
+    head,
+    raised,
+    scaled,
+)
 from .forms import LIBRARY, LIBRARY_OF_TWO, OPERATORS, Language, written
 
 # Of so many elements is a tile, which a thread takes at once, but of no fewer blocks than FEWEST: it steps the first ones alone.
@@ -182,6 +197,8 @@ def _tile(dtypes: Dtypes, slots: Sequence[Slot | Kept], rule: Sequence[str], num
         yield f"    alignas(64) float buffer{k}[{RING * block}] = {{}};"
         yield f"    {slot.type} nowhere{k}[{block * slot.codec.bits // 8}];"
         yield f"    float* const scales{k} = static_cast<float*>(columns[{columns[k] + 1}]);"
+        yield f"    float factors{k}[{_rows(block)}];"
+        yield from (f"    {line}" for line in scaled(k, slot))
     yield "    for (int64_t row = first; row < last; row++) {"
     yield f"        const int64_t done = row - {BEHIND};"
     yield "        const bool is_early = done < first;"

@@ -143,10 +143,17 @@ def functions(i: int, slot: Slot) -> str:
     return CODE.format(i=i, largest=largest, dropped=dropped, bits=bits, least=repr(least), **chosen)
 
 
+def scaled(k: int, slot: Slot) -> Iterator[str]:
+    """The lines that say by what the codes of each block of a tile are multiplied: of many at once, by vectors."""
+    yield "#pragma omp simd"
+    yield "for (int i = 0; i < last - first; i++)"
+    yield f"    factors{k}[i] = bounded(plain(scales{k}[first + i]) * {1 / (1 - slot.codec.format(slot.kind)[3])!r}f);"
+
+
 def decoding(k: int, column: int, slot: Slot) -> Iterator[str]:
     """The lines that decode one block into the buffer."""
-    block, least = slot.codec.block, slot.codec.format(slot.kind)[3]
-    yield f"const float scale{k} = bounded(plain(scales{k}[row]) * {1 / (1 - least)!r}f);"
+    block = slot.codec.block
+    yield f"const float scale{k} = factors{k}[row - first];"
     yield f"const {slot.type}* __restrict codes{k} = {codes_of(column, slot, 'row')};"
     yield f"float* __restrict s{k} = buffer{k} + row % {RING} * {block};"
     yield f"int32_t largest{k}[{LANES}] = {{}};"
