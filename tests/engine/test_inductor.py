@@ -136,6 +136,21 @@ def test_the_kernels_of_a_step_are_one_file_and_read_ahead(monkeypatch):
     assert ["__builtin_prefetch" in code for code in files[0]] == [True, True]
 
 
+@pytest.mark.skipif(torch._inductor.config.compile_threads <= 1, reason="with one thread nobody waits")
+def test_a_vector_of_doubles_is_added_up_by_halves(monkeypatch):
+    """Each of its places counts once: any sum of powers of 2 is exact and says of which it is; and a maximum in each place."""
+    codes, translated = [], kernel_files._Files._translated
+    monkeypatch.setattr(
+        kernel_files._Files, "_translated", lambda self, some: codes.extend(self.codes[some]) or translated(self, some)
+    )
+    powers = 2.0 ** torch.arange(50, dtype=torch.float64)
+    with config.patch(force_disable_caches=True):
+        sums, most = fo.meta.compiled(lambda x: (x.sum(-1), x.amax(-1)))(powers + torch.diag(2 * powers))
+    torch.testing.assert_close(sums, 2.0**50 - 1 + 2 * powers, rtol=0, atol=0)
+    torch.testing.assert_close(most, torch.maximum(3 * powers, powers[-1]), rtol=0, atol=0)
+    assert any("by_halves<" in code for code in codes)
+
+
 def test_an_index_grows_by_its_coefficient():
     """What a variable isn't in is no reason to ask sympy, which would import its units of physics."""
     x, n = sympy.symbols("x n", integer=True)
