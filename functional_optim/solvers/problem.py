@@ -1,5 +1,6 @@
 """An objective as a function of one vector: the parameters' tensors joined, complex ones as pairs of reals."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +39,15 @@ class Problem:
     residuals: Callable[..., Any] | None = None
     bounds: tuple[Tensor, Tensor] | None = None
 
-    @property
+    @functools.cached_property
     def trained(self) -> list[int]:
         """Which leaves are minimised over."""
         return [i for i, x in enumerate(self.leaves) if _is_smooth(x)]
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """How many numbers each of them is in the vector."""
+        return [self.leaves[i].numel() * (2 if self.leaves[i].is_complex() else 1) for i in self.trained]
 
     @property
     def start(self) -> Tensor:
@@ -58,9 +64,8 @@ class Problem:
 
     def parted(self, vector: Tensor) -> list[Tensor]:
         """The tensors that a vector was joined from."""
-        like = [self.leaves[i] for i in self.trained]
-        pieces = vector.split([x.numel() * (2 if x.is_complex() else 1) for x in like])
-        return [_shaped(piece, x) for piece, x in zip(pieces, like, strict=True)]
+        pieces = vector.split_with_sizes(self.sizes)
+        return [_shaped(piece, self.leaves[i]) for piece, i in zip(pieces, self.trained, strict=True)]
 
     def tree(self, vector: Tensor) -> Tree:
         """The parameters of a vector."""
