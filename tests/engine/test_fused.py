@@ -72,8 +72,16 @@ def test_fused_is_eager_for_every_transform_of_the_table(case):
     assert ways(fused) == ({"COMPILED"} if any(link.packs for link in links_of(FUSIBLE[case])) else set())
 
 
-@pytest.mark.parametrize("name", PER_TENSOR)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in PER_TENSOR),
+        ("per tensor", torch.bfloat16),
+        # Where the link stands makes no difference to how it takes another dtype.
+        *(pytest.param(name, torch.bfloat16, marks=pytest.mark.full) for name in PER_TENSOR if name != "per tensor"),
+    ],
+    ids=str,
+)
 def test_a_link_that_needs_shapes_runs_between_kernels(name, dtype):
     eager, fused = pair(PER_TENSOR[name](), WITH_ROWS, dtype)
     run(eager, fused)
@@ -104,7 +112,11 @@ def test_drop_in_classes_take_fused_from_the_group(drop_in):
     assert_close(switched, ours)
 
 
-@pytest.mark.parametrize("name", ["adamw", "clip first", "clip later", "no sum", "momentum"])
+# Kernels for four dtypes take long: one that writes, and one beside a sum.
+IN_ANY_LAYOUT = ["adamw", "clip later", *(pytest.param(n, marks=pytest.mark.full) for n in ("clip first", "no sum", "momentum"))]
+
+
+@pytest.mark.parametrize("name", IN_ANY_LAYOUT)
 def test_any_layout_and_mixed_dtypes(name):
     transform = TRANSFORMS[name]()
     eager, fused = Plain(odd_parameters(), transform), OptimizerAdapter(odd_parameters(), transform, fused=True)
