@@ -203,9 +203,7 @@ def test_compiled(network, transform):
     close(program(params), torch.func.grad(in_turn(after(compile=False), tasks))(params), **SAME)
 
 
-# What a batch adds is above; loops without one are compiled in test_meta_compiled.py.
-@pytest.mark.full
-@pytest.mark.parametrize(("network", "transform"), EVERY)
+@pytest.mark.parametrize(("network", "transform"), mostly_full({("relu", "sgd")}))
 def test_compiled_without_a_batch(network, transform):
     after, params, _, tasks = problem(network, transform)
     first = [data[0] for data in tasks]
