@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from functional_optim import inductor, torch_internals
+from functional_optim.meta.joins import compute_in_place
 from functional_optim.meta.nodes import returned
 from functional_optim.meta.products import take_small_products
 from functional_optim.meta.rewrites import divide_once, keep_small_powers_apart, lift_constants, take_views_outside
@@ -271,6 +272,7 @@ def _prepared(part: Part, routines: list[Routine]) -> tuple[fx.GraphModule, list
     constants = lift_constants(graph, part.mode)
     divide_once(graph)
     keep_small_powers_apart(graph)
+    compute_in_place(graph)
     take_small_products(graph)
     torch_internals.keep_strides(graph.graph.output_node(), len(returned(graph)))
     graph.recompile()

@@ -30,25 +30,42 @@ MANY = 2**20
 TYPES = {torch.float32: "float", torch.float64: "double"}
 
 # The compiler finds on disk what it has made of a graph by what the graph says: so it says by which text products are written.
-torch.library.define("functional_optim::product", "(Tensor a, Tensor b, str text) -> Tensor", tags=(torch.Tag.flexible_layout,))
+torch.library.define(
+    "functional_optim::product",
+    "(Tensor a, Tensor b, str text, bool joins=False) -> Tensor",
+    tags=(torch.Tag.flexible_layout,),
+)
 PRODUCT = torch.ops.functional_optim.product.default
 
 
 @torch.library.impl("functional_optim::product", "CompositeExplicitAutograd")
-def _product(a: Tensor, b: Tensor, text: str) -> Tensor:
-    return a @ b
+def _product(a: Tensor, b: Tensor, text: str, joins: bool = False) -> Tensor:
+    return (a @ b).flatten(-2) if joins else a @ b
 
 
 def take_small_products(graph: fx.GraphModule) -> None:
     """Have the products of small matrices in a graph compiled here."""
     if not _is_known_to_compiler():
         return
-    text = hashlib.sha256(_CODE.encode()).hexdigest()
     for target in (aten.mm.default, aten.bmm.default):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             a, b = (x.meta["val"] if isinstance(x, fx.Node) else None for x in node.args)
             if a is not None and b is not None and _is_small(a, b):
-                node.target, node.args = PRODUCT, (*node.args, text)
+                node.target, node.args = PRODUCT, (*node.args, _digest())
+
+
+def join_rows(graph: fx.GraphModule, product: fx.Node) -> fx.Node | None:
+    """A product of small matrices whose rows are one behind the other in a single dimension; None of another product."""
+    a, b = product.all_input_nodes[0], product.all_input_nodes[-1]
+    if not (_is_known_to_compiler() and _is_small(a.meta["val"], b.meta["val"])):
+        return None
+    node = graph.graph.call_function(PRODUCT, (a, b, _digest(), True))
+    node.meta["val"] = product.meta["val"].flatten(-2)
+    return node
+
+
+def _digest() -> str:
+    return hashlib.sha256(_CODE.encode()).hexdigest()
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
@@ -72,8 +89,12 @@ def _is_known_to_compiler() -> bool:
             """Write the kernel, unless the program has it, and its call."""
             a, b = self.inputs
             dtype = self.get_dtype()
+            *batch, m, k = map(int, a.get_size())
+            n = int(b.get_size()[-1])
             strides = [list(map(int, x.get_stride())) for x in (a, b, self)]
-            code = source(TYPES[dtype], list(map(int, self.get_size())), int(a.get_size()[-1]), *strides)
+            if len(strides[2]) < len(strides[0]):  # its rows are one behind the other
+                strides[2][-1:] = n, 1
+            code = source(TYPES[dtype], [*batch, m, n], k, *strides)
             name = wrapper.src_to_kernel.get(code)
             if name is None:
                 name = f"cpp_product_{wrapper.next_kernel_suffix()}"
@@ -81,12 +102,13 @@ def _is_known_to_compiler() -> bool:
                 types = [*(f"{kind}{TYPES[dtype]}*" for kind in ("const ", "const ", "")), *["const int64_t"] * 5]
                 wrapper.define_kernel(name, f"async_compile.cpp_pybinding({types!r}, r'''{code}''')", gpu=False)
             places = [_place(ir, x) for x in (a, b)]
-            batch = [stride[0] if len(stride) == 3 else 0 for stride in strides]
-            given = [*(name for name, _ in places), self.codegen_reference(), *(offset for _, offset in places), *batch]
+            steps = [stride[0] if batch else 0 for stride in strides]
+            given = [*(name for name, _ in places), self.codegen_reference(), *(offset for _, offset in places), *steps]
             wrapper.writeline(f"{name}({', '.join(map(str, given))})")
 
-    def lowered(a: Any, b: Any, text: str) -> Any:
-        size = [*a.get_size()[:-1], b.get_size()[-1]]
+    def lowered(a: Any, b: Any, text: str, joins: bool = False) -> Any:
+        *batch, m, n = [*a.get_size()[:-1], b.get_size()[-1]]
+        size = [*batch, m * n] if joins else [*batch, m, n]
         layout = ir.FlexibleLayout(device=a.get_device(), dtype=a.get_dtype(), size=size)
         return ir.TensorBox.create(Product(layout=layout, inputs=[ir.ExternKernel.realize_input(x) for x in (a, b)]))
 

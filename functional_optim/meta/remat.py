@@ -116,13 +116,14 @@ def require_constant_closure(function: Callable[..., Any], *, batched: bool = Tr
 
     Unless it may be `batched`, also over one that a `vmap` around the function batches.
     """
+    is_watched = torch_internals.is_observed()  # else nobody batches or takes forward derivatives, which takes longer to tell
     for where, value in closed_over(function, set()):
         if isinstance(value, NO_TREES):
             continue
         for x in pack(value)[0]:
-            if x.requires_grad or forward_ad.unpack_dual(x).tangent is not None:
+            if x.requires_grad or is_watched and forward_ad.unpack_dual(x).tangent is not None:
                 raise ValueError(f"{where}, which is being differentiated: pass it as an argument, or detach it.")
-            if not batched and torch_internals.is_batchedtensor(x):
+            if is_watched and not batched and torch_internals.is_batchedtensor(x):
                 raise ValueError(f"{where}, which is being batched: pass it as an argument.")
 
 
