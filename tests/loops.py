@@ -18,6 +18,17 @@ class Loop(Protocol):
         ...
 
 
+class Descent:
+    """`p ← p − lr (direction(g) + decay p)`."""
+
+    def __init__(self, direction: Callable[[Tensor], Tensor], lr: float, decay: float) -> None:
+        self.direction, self.lr, self.decay = direction, lr, decay
+
+    def step(self, p: Tensor, g: Tensor) -> Tensor:
+        """The next parameter."""
+        return p - self.lr * (self.direction(g) + self.decay * p)
+
+
 def randn(*shape: int, seed: int = 0) -> Tensor:
     """Normal numbers in float64, the same for the same arguments."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

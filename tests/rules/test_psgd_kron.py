@@ -1,13 +1,13 @@
 """PSGD Kron: kron_torch's formulas by einsum and inverses, given our probes; what it tends to, its schedule, its seed."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from loops import randn
+from loops import Descent, errors, randn
 
 import functional_optim as fo
-from functional_optim.adapters import OptimizerAdapter
 from functional_optim.philox import normal
 from functional_optim.rules.psgd_kron import _fits
 
@@ -64,27 +64,17 @@ class Kron:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("share, largest", [(None, 8192), (0.5, 8192), (None, 1)])
 def test_the_programs_loop(share, largest, decay):
-    params = {name: randn(*shape, seed=1) for name, shape in {**SHAPES, "convolution": (4, 2, 1, 2)}.items()}
-    flat = {**SHAPES, "scalar": (1,), "convolution": (4, 4)}
+    shapes, flat = {**SHAPES, "convolution": (4, 2, 1, 2)}, {**SHAPES, "scalar": (1,), "convolution": (4, 4)}
     options = {"update_probability": share, "max_size_triangular": largest, "precond_init_scale": 0.5}
     tx = fo.psgd_kron(0.02, 0.9, decay, 0.1, 7, **options)
-    loops = {name: Kron(shape, 0.9, 0.1, len(shape) > 1 and largest > 1, 0.5) for name, shape in flat.items()}
-    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
-    optimizer = OptimizerAdapter(leaves.items(), tx)
-    state, start, expected = tx.init_state(params), params, params
-    for step in range(30):
-        grads = {name: randn(*p.shape, seed=100 + step) for name, p in params.items()}
-        updates, state = tx.update(grads, state, params)
-        params = fo.apply_updates(params, updates)
-        do_fit = share is None or (step + 1) % 2 == 0
-        directions = {name: loops[name].direction(g, do_fit) for name, g in grads.items()}
-        expected = {name: p - 0.02 * (directions[name] + decay * p) for name, p in expected.items()}
-        for name, leaf in leaves.items():
-            leaf.grad = grads[name]
-        optimizer.step()
-    for name, p in expected.items():
-        for found in (params[name], leaves[name].detach()):
-            assert float((found - p).abs().max() / (p - start[name]).abs().max()) < 1e-10, name
+
+    def loop(name, p):
+        kron = Kron(flat[name], 0.9, 0.1, len(flat[name]) > 1 and largest > 1, 0.5)
+        fits = itertools.cycle([share is None, True])
+        return Descent(lambda g: kron.direction(g, next(fits)), 0.02, decay)
+
+    found = errors(tx, shapes, loop)
+    assert max(found.values()) < 1e-10, found
 
 
 def test_it_whitens():
