@@ -174,8 +174,9 @@ class TransformOptimizer(Stepping):
         """Load what `state_dict` returned, of this class, of the torch class it stands for, or of a chain with the same slots.
 
         Parameters are matched by position, as in torch; `load_by_name` matches them by their names. Hooks are called as in torch.
-        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), and are
-        spread over processes as their parameters are, whether they were saved so or whole; and in that a checkpoint has to fit.
+        Differs from torch in that slots keep their dtype (the float32 moments of a bfloat16 parameter stay float32), but those in
+        16 bits get that of this optimizer's rule where it keeps more; that they are spread over processes as their parameters
+        are, whether they were saved so or whole; and in that a checkpoint has to fit.
         A chain loads what it can of one whose rules or options differ in part: a rule goes on with all its slots and its count,
         or starts afresh with none of them. A warning says which.
 

@@ -13,7 +13,7 @@ from functional_optim.transform import Transform
 from .adopting import Adopted, adopted
 from .layout import Key, Layout
 from .names import keys_of
-from .recoding import Encoders, decoded, encoders, scales_of
+from .recoding import Encoders, at_least, decoded, encoded, encoders, scales_of
 
 if TYPE_CHECKING:
     from ..transform_optimizer import TransformOptimizer
@@ -32,12 +32,14 @@ class Expected:
     Attributes:
         layout, key: by which the names are known.
         shapes: of the slots that are of use to it, counts left out; without codes.
+        dtypes: of these.
         encoders: of those that it may keep in codes.
     """
 
     layout: Layout
     key: Key
     shapes: Slots
+    dtypes: Mapping[str, torch.dtype]
     encoders: Encoders
 
     @property
@@ -49,6 +51,11 @@ class Expected:
         """What it takes over of these."""
         unused = {name for name in self.names if name not in self.shapes and not is_count(name)}
         return adopted(self.layout, self.key, list(slots), unused)
+
+    def stored(self, slots: StateDict, saved: Mapping[str, Sequence[Any]]) -> StateDict:
+        """What it keeps of slots without codes; `saved` is what the checkpoint has of each."""
+        widened = {name: at_least(x, self.dtypes.get(name)) for name, x in slots.items()}
+        return encoded(widened, saved, self.encoders)
 
 
 def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> dict[Key, Expected]:
@@ -74,7 +81,7 @@ def expected_slots(optimizer: "TransformOptimizer", groups: Sequence[Group]) -> 
             shapes = {
                 name: tuple((params[key] if name in coded else state[name]).shape) for name in present(state) - scales_of(state)
             }
-            found[key] = Expected(layout, key, shapes, coded)
+            found[key] = Expected(layout, key, shapes, {name: state[name].dtype for name in shapes}, coded)
     return found
 
 

@@ -21,7 +21,7 @@ from .adopting import Adopted
 from .fitting import BY_NAME, Expected, StateDict, expected_slots, listed, misfit, present
 from .layout import Key
 from .names import keys_of
-from .recoding import SCALE, decoded, encoded
+from .recoding import SCALE, decoded
 
 if TYPE_CHECKING:
     from ..transform_optimizer import TransformOptimizer
@@ -121,14 +121,15 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
             problem = misfit(known, slots)
             if problem:
                 raise ValueError(f"param_groups[{index}], parameter {_called(number, key)}: {problem}")
-            if known and present(slots):
+            # All slots of a parameter without elements are empty.
+            if known and (present(slots) or slots and not p.numel()):
                 taken = known.adopted(slots)
                 remarks.note(known, taken, slots, optimizer.is_chain)
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
                 saved_slots = state[number]
                 stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
                 own = {name: slots[old] for name, old in taken.names.items()}
-                state[number] = {**left, **encoded(own, stored, known.encoders)}
+                state[number] = {**left, **known.stored(own, stored)}
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if not optimizer.is_chain:
             _check_group(optimizer, index, saved)

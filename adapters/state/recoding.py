@@ -19,9 +19,12 @@ from functional_optim.transform import Transform
 
 SCALE = Blockwise.parts[1]
 
+# What `Stochastic` rounds to.
+HALF = (torch.bfloat16, torch.float16)
+
 
 def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
-    """The slots of a parameter in a checkpoint, without codes."""
+    """The slots of a parameter in a checkpoint, without codes; complex ones in place of the pairs that a codec made of them."""
     found = dict(slots)
     for name in slots:
         codes, scale = slots[name], slots.get(name + SCALE)
@@ -32,7 +35,16 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
                 codec, kind = codec_of(codes, scale, shape)
                 reals = decoded_by(codec, (codes, scale), kind, shape)
                 found[name] = torch.view_as_complex(reals) if p.is_complex() else reals
+        elif isinstance(codes, Tensor) and p.is_complex() and codes.dtype in HALF and tuple(codes.shape) == reals_of(p):
+            found[name] = torch.view_as_complex(codes.float())
     return found
+
+
+def at_least(x: Any, dtype: torch.dtype | None) -> Any:
+    """A slot saved in 16 bits in no less than this dtype: a rule that keeps more goes on in its own precision."""
+    if not isinstance(x, Tensor) or x.dtype not in HALF or dtype is None or not dtype.is_floating_point:
+        return x
+    return x.to(torch.promote_types(x.dtype, dtype))
 
 
 @dataclass(frozen=True)

@@ -147,3 +147,55 @@ def test_codes_of_another_shape_are_reported_and_left_out_by_name():
     assert report.mismatched == ["2.weight", "2.bias"]
     with pytest.raises(ValueError, match="90 codes and 1 scales.* shape"):
         fo.adapters.load_by_name(optimizer, stepped(net, coded(net, 8)).state_dict())
+
+
+ROUNDED = [
+    (lambda: fo.quantized(fo.adam(), codec=fo.Stochastic()), fo.adam),
+    (lambda: fo.quantized(fo.adam(), codec=fo.Stochastic()), lambda: fo.quantized(fo.adam())),  # Too small for codes.
+    (lambda: fo.chain(fo.scale_by_adam(state_dtype=torch.bfloat16), fo.scale_by_learning_rate()), fo.adam),
+]
+
+
+@pytest.mark.parametrize("saver, receiver", ROUNDED)
+def test_what_was_saved_in_16_bits_goes_on_in_the_precision_of_the_rule_that_loads_it(saver, receiver):
+    """Rounded to nearest in bfloat16, an average that moves by less than half of its last digit stands still."""
+    w = torch.ones(4, requires_grad=True)
+    saving, loading = (fo.adapters.OptimizerAdapter([w], tx()) for tx in (saver, receiver))
+    w.grad = torch.full_like(w, 0.1)
+    saving.step()
+    saved = saving.state[w]["exp_avg_sq"].double()
+    loading.load_state_dict(through_a_file(saving.state_dict()))
+    w.grad = torch.ones_like(w)
+    for _ in range(100):
+        loading.step()
+    found = loading.state[w]["exp_avg_sq"]
+    assert found.dtype == torch.float32
+    # float32 adds up 100 roundings at most.
+    torch.testing.assert_close(found.double(), 1 - 0.999**100 * (1 - saved), rtol=1e-5, atol=0)
+
+
+def test_complex_slots_rounded_at_random_load_where_they_were_saved_and_without_a_codec():
+    z = torch.randn(3, dtype=torch.complex64, requires_grad=True)
+    txs = fo.quantized(fo.adamw(), codec=fo.Stochastic()), fo.adamw()
+    optimizer, plain = (fo.adapters.OptimizerAdapter([z], tx) for tx in txs)
+    z.grad = torch.randn_like(z)
+    optimizer.step()
+    before = {name: x.clone() for name, x in optimizer.state[z].items()}
+    plain.load_state_dict(through_a_file(optimizer.state_dict()))
+    optimizer.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert all(torch.equal(x, before[name]) and x.dtype == before[name].dtype for name, x in optimizer.state[z].items())
+    assert torch.equal(plain.state[z]["exp_avg"], torch.view_as_complex(before["exp_avg"].float()))
+
+
+def test_a_parameter_without_elements_goes_on_with_codes_and_without():
+    params = [torch.ones(300, requires_grad=True), torch.zeros(0, 3, requires_grad=True)]
+    saving = torch.optim.AdamW(params)
+    coding, plain = (fo.adapters.OptimizerAdapter(params, tx) for tx in (fo.quantized(fo.adamw()), fo.adamw()))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for optimizer, before in ((saving, None), (coding, saving), (plain, coding)):
+        if before is not None:
+            optimizer.load_state_dict(before.state_dict())
+        optimizer.step()  # A rule that starts afresh warns.
+    assert [int(optimizer.state[params[1]]["step"]) for optimizer in (saving, coding, plain)] == [1, 2, 3]
+    assert set(plain.state[params[1]]) == {"step", "exp_avg", "exp_avg_sq"}
