@@ -221,12 +221,16 @@ def _also_stored_by(coding: Coding, rule: "Transform") -> "Transform":
     return type(rule).of(_stored_by(dataclasses.replace(coding, inner=form)), rule.declared, rule.name)
 
 
-def require_plain(form: Any, where: str) -> None:
-    """Raise ValueError where a rule's slots are stored by a codec, and `where` wants to see them."""
+def require_plain(form: Any, where: str, *, codable: bool = True) -> None:
+    """Raise ValueError where a rule's slots are stored by a codec, and `where` wants to see them.
+
+    `codable` says whether a codec may store what it makes of them.
+    """
     if isinstance(form, Lifted) and form.coding is not None:
+        around = f" quantized({where}(...)) codes what of it may be coded, if anything." if codable else ""
         raise ValueError(
             f"{where} works on the slots of {form.name}, which a codec stores: give that rule no codec, but a dtype, such as "
-            f"state_dtype=torch.bfloat16. quantized({where}(...)) codes what of it may be coded, if anything."
+            f"state_dtype=torch.bfloat16.{around}"
         )
 
 

@@ -30,6 +30,7 @@ def blocked(transform: Transform, size: int = 1024) -> Transform:
         size: of the largest block, at least 1.
 
     State: the rule's; slots of what is cut have the numbers of its blocks in front, (blocks of rows, blocks of columns, …).
+    `quantized` codes none of them; a dtype goes inside, `blocked(rotate(scale_by_adam(state_dtype=torch.bfloat16)))`.
 
     Raises:
         TypeError: this is no transform, or no such rule.
@@ -42,10 +43,11 @@ def blocked(transform: Transform, size: int = 1024) -> Transform:
     >>> state["factors.0"].shape
     torch.Size([2, 3, 2, 2])
     """
-    inner = require_batched(transform, "blocked")
+    inner = require_batched(transform, "blocked", codable=False)
     size = require_count("size", size, 1)
     slots = {name: _of_each_block(start, size) for name, start in inner.slots.items()}
-    form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars, size), slots=slots)
+    # Codecs take slots to have the parameter's shape.
+    form = dataclasses.replace(inner, scalars=_Scalars(inner.scalars, size), slots=slots, coded={})
     return Transform.of(form, transform.declared, "blocked")
 
 

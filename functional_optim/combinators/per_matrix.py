@@ -43,11 +43,11 @@ def per_matrix(transform: Transform) -> Transform:
     return Transform.of(form, transform.declared, "per_matrix")
 
 
-def require_batched(transform: Any, name: str) -> Leafwise:
-    """The form of a rule that sees matrices of equal shapes together, or TypeError."""
+def require_batched(transform: Any, name: str, *, codable: bool = True) -> Leafwise:
+    """The form of a rule that sees matrices of equal shapes together, or TypeError; `codable` as for `require_plain`."""
     require_transform(transform, name)
     inner = transform.form
-    require_plain(inner, name)
+    require_plain(inner, name, codable=codable)
     known = isinstance(inner, Leafwise) and inner.batched and not inner.finds and not inner.leaf_extra
     if not isinstance(inner, Leafwise) or not known or any(isinstance(start, OneNumber) for start in inner.slots.values()):
         raise TypeError(

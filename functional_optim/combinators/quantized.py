@@ -42,8 +42,8 @@ def quantized(
         tx = quantized(soap(), only=r"weight$")
 
     Each rule says which of its slots are coded: averages of gradients and of their squares. Counts, numbers, step sizes, factors,
-    and copies of parameters or gradients stay as they are. The catalogue lists both. `Blockwise` says what is stored, and how it
-    is rounded; `state_dtype=Blockwise(bits=8)` is the same for a single rule.
+    copies of parameters or gradients, and whatever is inside `blocked` stay as they are. The catalogue lists both. `Blockwise`
+    says what is stored, and how it is rounded; `state_dtype=Blockwise(bits=8)` is the same for a single rule.
 
     Of a parameter that is spread over processes (`DTensor`) slots are in codes where cuts fall between blocks however many
     processes there are: cut along its first dimension, as by FSDP2, if what lies behind one index of that is a multiple of
@@ -87,7 +87,10 @@ def quantized(
         raise TypeError(f"codec = {codec!r} of quantized: expected a codec, such as Blockwise(bits=4) or Stochastic().")
     codec, chosen = codec or Blockwise(bits, block, min_size), _chosen(only)
     if not any(isinstance(form, Lifted) and form.coded for _, form in nested(transform)):
-        raise ValueError(f"{transform.name} has no slot that may be coded. A rule of your own says which may be: {EXAMPLE}.")
+        raise ValueError(
+            f"{transform.name} has no slot that may be coded. A rule of your own says which may be: {EXAMPLE}. Inside "
+            "blocked(...) none may be: give the rule there a dtype, such as scale_by_adam(state_dtype=torch.bfloat16)."
+        )
     coded = _rebuilt(transform, codec, chosen)
     return coded if chosen is None else Transform.of(OnlySome(coded, chosen, repr(only)), coded.declared, coded.name)
 

@@ -60,3 +60,18 @@ def test_what_is_unfit_is_refused():
         fo.blocked(fo.scale_by_adam())
     with pytest.raises(ValueError, match="size = 0"):
         fo.blocked(fo.scale_by_shampoo(), size=0)
+
+
+def test_slots_of_blocks_are_not_coded():
+    """Codecs take slots to have the parameter's shape, as those of blocks have not."""
+    rule = fo.rotate(fo.scale_by_adam())
+    with pytest.raises(ValueError, match=r"chain has no slot that may be coded.*blocked.*state_dtype=torch.bfloat16"):
+        fo.quantized(fo.chain(fo.blocked(rule, 4), fo.scale_by_learning_rate(0.1)))
+    with pytest.raises(ValueError, match=r"state_dtype=torch.bfloat16\.$"):  # And no advice that leads there.
+        fo.blocked(fo.quantized(rule))
+    params, grads = {"w": randn(6, 5, seed=1)}, {"w": randn(6, 5, seed=2)}
+    beside = fo.quantized(fo.chain(fo.blocked(rule, 4), fo.ema()), min_size=1)
+    advised = fo.blocked(fo.rotate(fo.scale_by_adam(state_dtype=torch.bfloat16)), 4)
+    states = [tx.update(grads, tx.init_state(params), params)[1] for tx in (beside, advised)]
+    assert states[0]["blocked"]["exp_avg"]["w"].is_floating_point() and states[0]["ema"]["exp_avg"]["w"].dtype == torch.int8
+    assert states[1]["exp_avg"]["w"].dtype == torch.bfloat16
