@@ -87,7 +87,8 @@ def declare(hparams: HParams) -> dict[str, Hparam]:
     for name, hparam in declared.items():
         if name == "step":
             raise ValueError("a hyper-parameter can't be called 'step': that is the count of updates, kept in the state.")
-        validate(name, hparam.default, hparam)
+        if not hparam.optional:  # There it only shows the kind of value; of branches that share a name, the first one's.
+            validate(name, hparam.default, hparam)
     return declared
 
 

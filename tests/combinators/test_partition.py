@@ -35,6 +35,15 @@ def test_five_ways_to_label(labels):
     assert [u.tolist() for u in found["head"]] == [[-4.0] * 3, -8.0]
 
 
+@pytest.mark.parametrize("order", [("shampoo", "adamw"), ("adamw", "shampoo"), ("ademamix", "rmsprop")])
+def test_a_default_of_one_branch_may_be_outside_the_range_of_another(order):
+    """Shampoo's betas[1] is 1, where Adam's averages would stand still; a value for both must suit both."""
+    first, second = (getattr(fo, name)() for name in order)
+    found = updates_of(fo.partition({"a": first, "b": second}, fo.by_ndim({2: "a"}, otherwise="b")))
+    alone, _ = first.update(GRADS["stem"], first.init_state(PARAMS["stem"]), PARAMS["stem"])
+    assert torch.equal(found["stem"]["w"], alone["w"])
+
+
 def test_branches_with_different_defaults_keep_their_own():
     tx = fo.partition({"a": fo.scale(10.0), "b": fo.scale(-1.0)}, fo.by_ndim({2: "a"}, otherwise="b"))
     assert "factor" not in tx.hparams
