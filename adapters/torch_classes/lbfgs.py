@@ -1,18 +1,24 @@
 """`LBFGS`: torch.optim's class, by the searches and directions of `functional_optim.solvers`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from functional_optim.hparams import ANY, NON_NEGATIVE, require_count, validate_number
 from functional_optim.recipe import explained
 from functional_optim.rules.lbfgs import two_loops
 from functional_optim.searches.backtracking import fixed
 from functional_optim.searches.search import Search
 from functional_optim.searches.strong_wolfe import strong_wolfe
 
-from ..arguments import given_params, warn_without_gradients
+from ..arguments import given_params, warn_of_misspellings, warn_without_gradients
+from ..state.fitting import listed
+
+COUNTS = ("max_iter", "max_eval", "history_size")
+TOLERANCES = ("tolerance_grad", "tolerance_change")
+OPTIONS = ("lr", *COUNTS, *TOLERANCES, "line_search_fn", "maximize")
 
 
 @explained
@@ -36,7 +42,9 @@ class LBFGS(torch.optim.Optimizer):
         maximize: climb, as torch's other classes can. What `step` returns is the closure's value all the same.
 
     Raises:
-        ValueError: `lr` is negative, an unknown `line_search_fn`, or groups that differ in their options.
+        TypeError: an option that is no number, or a count that is no whole one.
+        ValueError: `lr` is negative, a count is below 1, an unknown `line_search_fn`, or groups that differ in their options;
+            also from `step`, of what was written into a group, and from `load_state_dict`, of another class's checkpoint.
 
     Source: Liu & Nocedal 1989, https://doi.org/10.1007/BF01589116; Nocedal & Wright 2006, Algorithms 3.5, 3.6 and 7.4.
 
@@ -64,10 +72,7 @@ class LBFGS(torch.optim.Optimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        if not float(lr) >= 0:
-            raise ValueError(f"lr = {lr}: expected a number that is not negative.")
-        if line_search_fn not in (None, "strong_wolfe"):
-            raise ValueError(f"line_search_fn = {line_search_fn!r}: expected None or 'strong_wolfe'.")
+        require_count("max_iter", max_iter, 1)
         defaults = {
             "lr": lr,
             "max_iter": max_iter,
@@ -78,24 +83,40 @@ class LBFGS(torch.optim.Optimizer):
             "line_search_fn": line_search_fn,
             "maximize": maximize,
         }
+        _require_options(defaults, "")
         super().__init__(given_params(params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, whose options must be those of the others."""
         super().add_param_group(param_group)
-        first, last = self.param_groups[0], self.param_groups[-1]
-        different = [name for name in self.defaults if first[name] != last[name]]
-        if different:
+        try:
+            self._require_groups(self.param_groups)
+        except (TypeError, ValueError):
             self.param_groups.pop()
-            raise ValueError(
-                f"param_groups[{len(self.param_groups)}] has another {different[0]} than param_groups[0]: all groups are one "
-                "vector to L-BFGS, so their options must agree."
-            )
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
+        """Also called by `load_state_dict`."""
+        for group in state["param_groups"]:
             group.setdefault("maximize", False)  # torch's checkpoints have none.
+        self._require_groups(state["param_groups"])
+        super().__setstate__(state)
+
+    def _require_groups(self, groups: list[dict[str, Any]]) -> None:
+        """Raise unless these groups have the options of L-BFGS, and all of them the same."""
+        for index, group in enumerate(groups):
+            lacking = [name for name in OPTIONS if name not in group]
+            if lacking:
+                raise ValueError(
+                    f"param_groups[{index}] lacks {listed(lacking)}: this is no checkpoint of {type(self).__name__}."
+                )
+            _require_options(group, f"param_groups[{index}]: ")
+            different = [name for name in OPTIONS if groups[0][name] != group[name]]
+            if different:
+                raise ValueError(
+                    f"param_groups[{index}] has another {different[0]} than param_groups[0]: all groups are one vector to "
+                    "L-BFGS, so their options must agree."
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -106,6 +127,9 @@ class LBFGS(torch.optim.Optimizer):
         """
         if closure is None:
             raise TypeError("LBFGS evaluates the loss several times in a step: step(closure), with a function that computes it.")
+        self._require_groups(self.param_groups)
+        for index, each in enumerate(self.param_groups):
+            warn_of_misspellings(index, each, self.defaults)
         evaluate = torch.enable_grad()(closure)
         group, state = self.param_groups[0], self.state[self._params[0]]
         state.setdefault("func_evals", 0)
@@ -204,6 +228,18 @@ class LBFGS(torch.optim.Optimizer):
             pieces.append(_real(g).reshape(-1))
         g = torch.cat(pieces)
         return -g if self.param_groups[0]["maximize"] else g
+
+
+def _require_options(options: Mapping[str, Any], where: str) -> None:
+    """Raise unless these may be the options of a group; `where` is what an error begins with."""
+    lr = options["lr"]
+    validate_number(f"{where}lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, NON_NEGATIVE)
+    for name in COUNTS:
+        require_count(where + name, options[name], 1)
+    for name in TOLERANCES:
+        validate_number(where + name, options[name], ANY)
+    if options["line_search_fn"] not in (None, "strong_wolfe"):
+        raise ValueError(f"{where}line_search_fn = {options['line_search_fn']!r}: expected None or 'strong_wolfe'.")
 
 
 def _dot(x: Tensor, y: Tensor) -> float:

@@ -120,4 +120,43 @@ def test_what_is_refused():
         LBFGS([{"params": [w]}, {"params": [start()], "lr": 0.1}])
     with pytest.raises(TypeError, match=r"step\(closure\)"):
         LBFGS([w]).step()
+    with pytest.raises(TypeError, match="lr = None"):
+        LBFGS([w], lr=None)
+    for count in ("max_iter", "max_eval", "history_size"):
+        with pytest.raises(ValueError, match=f"{count} = 0: expected a whole number of at least 1"):
+            LBFGS([w], **{count: 0})
     assert math.isclose(float(w.detach()[0]), -1)
+
+
+@pytest.mark.parametrize("other", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("is_stepped", [True, False])
+def test_another_classs_checkpoint_is_refused_and_changes_nothing(other, is_stepped):
+    w, theirs = start(), start()
+    optimizer, saved = LBFGS([w]), other([theirs], lr=0.1)
+    if is_stepped:
+        trained(saved, theirs, 1)
+    with pytest.raises(ValueError, match=r"param_groups\[0\] lacks .*'tolerance_grad'.* no checkpoint of LBFGS"):
+        optimizer.load_state_dict(saved.state_dict())
+    assert not optimizer.state and optimizer.param_groups[0]["lr"] == 1
+    trained(optimizer, w, 1)
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "value", "message"),
+    [(0, "lr", -1.0, r"param_groups\[0\]: lr = -1.0 is outside"), (1, "lr", 0.0, r"param_groups\[1\] has another lr")],
+)
+def test_what_is_written_into_a_group_is_looked_at(index, name, value, message):
+    x, y = start(), start()
+    optimizer = LBFGS([{"params": [x]}, {"params": [y]}])
+    optimizer.param_groups[index][name] = value
+    with pytest.raises(ValueError, match=message):
+        trained(optimizer, x, 1)
+    assert torch.equal(x, start())
+
+
+def test_a_misspelt_option_in_a_group_is_told_of():
+    w = start()
+    optimizer = LBFGS([w])
+    optimizer.param_groups[0]["histroy_size"] = 3
+    with pytest.warns(UserWarning, match="Did you mean 'history_size'"):
+        trained(optimizer, w, 1)
