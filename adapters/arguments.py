@@ -1,6 +1,7 @@
 """What an optimizer is made of, looked at: errors and warnings for what is often given in its place."""
 
 import difflib
+import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -113,14 +114,28 @@ def warn_without_gradients(groups: Sequence[Group], loss: Any) -> None:
 _OF_SCHEDULERS = ("base_lr", "max_lr")
 
 
-def warn_of_misspellings(index: int, group: Group, known: Mapping[str, Any], seen: Collection[str] = ()) -> None:
-    """Warn of keys of a group that look like hyper-parameters, and are none; but for those seen before."""
+def warn_of_misspellings(
+    index: int, group: Group, known: Mapping[str, Any], kind: type[torch.optim.Optimizer], seen: Collection[str] = ()
+) -> None:
+    """Warn of keys of a group that look like hyper-parameters, or are arguments of the optimizer; but for those seen before."""
     for name in group.keys() - known.keys() - {"params", "param_names", *_OF_SCHEDULERS, *seen}:
+        where = f"param_groups[{index}] has a key {name!r}, which is"
+        if _is_argument(name, group[name], kind):
+            user.warn(
+                f"{where} an argument of the optimizer, for all groups, and changes nothing here: "
+                f"{kind.__name__}(..., {name}={group[name]!r})."
+            )
+            continue
         is_number = isinstance(group[name], int | float | Tensor)
         meant = [word for word in MEANT.get(name, ()) if word in known and is_number]
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
-            user.warn(
-                f"param_groups[{index}] has a key {name!r}, which is no hyper-parameter and changes nothing. "
-                f"Did you mean {close[0]!r}?"
-            )
+            user.warn(f"{where} no hyper-parameter and changes nothing. Did you mean {close[0]!r}?")
+
+
+def _is_argument(name: str, value: Any, kind: type[torch.optim.Optimizer]) -> bool:
+    """Whether optimizers of this class are made with such a choice, and this is none that is off, as in torch's own groups."""
+    argument = inspect.signature(kind).parameters.get(name)
+    if argument is None or argument.kind is argument.VAR_KEYWORD or not isinstance(value, str | bool):
+        return False
+    return bool(value) and value != argument.default

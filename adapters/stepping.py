@@ -166,7 +166,8 @@ class Stepping(torch.optim.Optimizer):
 
     def _look(self, index: int, group: Group, transform: Transform) -> None:
         """Warn of keys that came into a group since the last look, and look like misspelt hyper-parameters."""
-        warn_of_misspellings(index, group, {**transform.declared, **self.defaults}, self._seen.get(index, ()))
+        known = {**transform.declared, **self.defaults}
+        warn_of_misspellings(index, group, known, type(self), self._seen.get(index, ()))
         self._seen[index] = frozenset(group)
 
     def _checked_transform(self, index: int, group: Group) -> Transform:

@@ -69,6 +69,7 @@ class TransformOptimizer(Stepping):
         index = len(self.param_groups)
         if isinstance(param_group, dict):
             require_group(index, param_group)
+            self._seen.pop(index, None)  # Of a group that was refused.
             self._look(index, param_group, self._checked_transform(index, {**self.defaults, **param_group}))
         try:
             super().add_param_group(param_group)

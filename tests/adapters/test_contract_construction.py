@@ -17,7 +17,8 @@ from subjects import (
 )
 from trajectories import set_gradients, start_params
 
-from functional_optim.adapters import AdamW
+import functional_optim as fo
+from functional_optim.adapters import AdamW, OptimizerAdapter
 
 # The next step is the same under another rate: of the one it sets but the first step sizes, the other computes its rate a step
 # ahead, as their counterparts in torch do.
@@ -144,6 +145,24 @@ def test_a_misspelt_key_is_kept_with_a_warning(typo, meant):
     assert len(caught) == 1 and optimizer.param_groups[0][typo] == 0.1
     with pytest.warns(UserWarning, match=r"param_groups\[1\]"):
         optimizer.add_param_group({"params": start_params(), typo: 0.1})
+
+
+def test_an_argument_of_the_optimizer_in_a_group_is_told_of():
+    group = {"params": start_params(), "rounding": "error_bits"}
+    with pytest.warns(UserWarning, match=r"argument of the optimizer.* AdamW\(\.\.\., rounding='error_bits'\)") as caught:
+        AdamW([group])
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=r"OptimizerAdapter\(\.\.\., fused=True\)"):
+        OptimizerAdapter([{**group, "rounding": "nearest", "fused": True}], fo.adamw())
+
+
+def test_a_misspelt_key_of_a_group_that_was_refused_is_told_of_again():
+    known, new = start_params(), start_params()
+    optimizer = AdamW(known)
+    with pytest.warns(UserWarning, match="weight_decy"), pytest.raises(ValueError, match="more than one"):
+        optimizer.add_param_group({"params": known, "weight_decy": 0.1})
+    with pytest.warns(UserWarning, match="weight_decy"):
+        optimizer.add_param_group({"params": new, "weight_decy": 0.1})
 
 
 @every_eager
