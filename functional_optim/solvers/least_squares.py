@@ -27,7 +27,7 @@ from functional_optim.solvers.implicit import Solve, implicitly
 from functional_optim.solvers.machine import BUDGET, CONVERGED, GOING, NO_PROGRESS, NOT_FINITE, Budget, Machine
 from functional_optim.solvers.minimize import Minimum, budget_of, by_cg, method_of, outcome, require_callback, run
 from functional_optim.solvers.newton import NewtonDescent, conjugate
-from functional_optim.solvers.problem import Problem, problem_of
+from functional_optim.solvers.problem import Problem, problem_of, real_residuals
 from functional_optim.trees import Tree
 
 
@@ -206,8 +206,9 @@ def least_squares(
     budget = budget_of(tol, max_steps, max_evals)
 
     def objective(params: Tree, *args: Any) -> Any:
-        found = fn(params, *args)
-        return (0.5 * (found[0] ** 2).sum(), found[1]) if has_aux else 0.5 * (found**2).sum()
+        r, aux = real_residuals(fn(params, *args), has_aux)
+        f = 0.5 * (r**2).sum()
+        return (f, aux) if has_aux else f
 
     problem = problem_of(objective if callable(fn) else fn, params, args, has_aux, constant=bool(implicit))
     problem = bounded(replace(problem, residuals=fn), bounds, implicit=implicit)

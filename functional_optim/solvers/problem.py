@@ -133,13 +133,7 @@ class Problem:
     def residual(self, x: Tensor) -> tuple[Tensor, Tree]:
         """Of a vector: the residuals as one, and the auxiliary output."""
         assert self.residuals is not None, "which whoever asks for it has given"
-        found = self.residuals(self.tree(x), *self.args)
-        if self.has_aux and not (isinstance(found, tuple) and len(found) == 2):
-            raise ValueError(f"with has_aux, the residuals are the first of a pair (r, aux), but fn returned {found!r}.")
-        r, aux = found if self.has_aux else (found, ())
-        if not isinstance(r, Tensor) or r.is_complex():
-            what = f"a {r.dtype} tensor" if isinstance(r, Tensor) else f"a {type(r).__name__}"
-            raise ValueError(f"the residuals are {what}: expected a real tensor. For (r, aux), pass has_aux=True.")
+        r, aux = real_residuals(self.residuals(self.tree(x), *self.args), self.has_aux)
         return r.reshape(-1).to(x.dtype), aux
 
     def gauss_product(self, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -199,6 +193,24 @@ def problem_of(fn: Callable[..., Any], params: Tree, args: Any, has_aux: bool, *
         raise ValueError("params hold no floating-point number: there is nothing to minimise over.")
     on_host = can_read(args, constant=constant)
     return Problem(fn, args, has_aux, tuple(x.detach() if on_host and _is_smooth(x) else x for x in leaves), spec, on_host)
+
+
+def real_residuals(found: Any, has_aux: bool) -> tuple[Tensor, Tree]:
+    """What a function of residuals returned: them, and what it has beside them.
+
+    Raises:
+        ValueError: it is no pair, or they are no real tensor.
+    """
+    if has_aux and not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(f"with has_aux, the residuals are the first of a pair (r, aux), but fn returned {found!r}.")
+    r, aux = found if has_aux else (found, ())
+    if not isinstance(r, Tensor) or r.is_complex():
+        what = f"a {r.dtype} tensor" if isinstance(r, Tensor) else f"a {type(r).__name__}"
+        raise ValueError(
+            f"the residuals are {what}: expected a real tensor; of complex ones, torch.view_as_real(r). "
+            "For (r, aux), pass has_aux=True."
+        )
+    return r, aux
 
 
 def _is_smooth(x: Any) -> bool:

@@ -111,6 +111,12 @@ def test_residuals_that_are_not_finite_make_the_step_shorter():
     torch.testing.assert_close(found.params, vector(1), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton"])
+def test_complex_residuals_are_refused_by_every_method(method):
+    with pytest.raises(ValueError, match=r"the residuals are a torch\.complex64 tensor: .*view_as_real"):
+        fo.least_squares(lambda x: x * 1j - 1, torch.ones(2), method=method)
+
+
 def test_what_is_refused():
     with pytest.raises(TypeError, match="fn is a Tensor"):
         fo.least_squares(vector(1), vector(1))
