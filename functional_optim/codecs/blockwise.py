@@ -84,6 +84,7 @@ class Blockwise(Codec):
     (blocks,). In 4 bits codes are two in a byte, in the shape of the scales with block / 2 behind it.
 
     Raises:
+        TypeError: a number is no whole one.
         ValueError: `bits` is neither, or `block` is no power of 2 from 16 up.
 
     Source: blocks by Dettmers et al. 2022, https://arxiv.org/abs/2110.02861. bitsandbytes and torchao search a table of codes and
@@ -102,7 +103,8 @@ class Blockwise(Codec):
     parts: ClassVar[tuple[str, ...]] = ("", ".scale")
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8) or isinstance(self.bits, bool):
+        object.__setattr__(self, "bits", require_count("bits of Blockwise", self.bits, 0))
+        if self.bits not in (4, 8):
             raise ValueError(f"bits = {self.bits!r} of Blockwise: expected 8 or 4.")
         object.__setattr__(self, "block", require_count("block of Blockwise", self.block, 16))
         if self.block & (self.block - 1):

@@ -230,7 +230,8 @@ def test_a_slow_average_in_bfloat16_arrives_only_if_it_is_rounded_at_random():
     "arguments, message",
     [
         ({"bits": 2}, "bits = 2 of Blockwise: expected 8 or 4"),
-        ({"bits": True}, "bits = True"),
+        ({"bits": True}, "= True: expected"),
+        ({"bits": 8.0}, "= 8.0: expected a whole number"),
         ({"block": 48}, "block = 48 of Blockwise: expected a power of 2"),
         ({"block": 8}, "block of Blockwise"),
         ({"min_size": -1}, "min_size of Blockwise"),
