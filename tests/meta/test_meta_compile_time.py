@@ -13,6 +13,7 @@ from meta_helpers import close
 from torch._higher_order_ops.utils import registered_hop_fake_fns
 from torch._inductor import config
 from torch._inductor.codecache import CppPythonBindingsCodeCache
+from torch._inductor.graph import GraphLowering
 
 import functional_optim as fo
 from functional_optim import inductor, torch_internals
@@ -154,6 +155,26 @@ def test_the_compiler_runs_no_part_to_see_what_it_returns(monkeypatch):
     with config.patch(force_disable_caches=True):
         fo.meta.compiled(decayed)(torch.ones(3), torch.tensor(0.1))
     assert not asked
+
+
+def test_no_tensor_is_turned_for_convolutions_that_are_derived(monkeypatch):
+    """By channels, as Inductor has them, what lies between them and their derivatives is copied."""
+
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = torch.tanh(torch.nn.functional.conv2d(x, kernel, padding=1))
+        return x.square().mean()
+
+    programs = []
+    monkeypatch.setattr(GraphLowering, "save_output_code", programs.append)
+    given = [torch.randn(8, 8, 3, 3), torch.randn(8, 8, 3, 3)], torch.randn(4, 8, 8, 8)
+    with config.patch(fx_graph_cache=False):
+        for function in (loss, torch.func.grad(loss)):
+            close(fo.meta.compiled(function)(*given), function(*given), rtol=1e-4, atol=1e-6)  # Sums of 576.
+    by_channels = [len(re.findall(r"empty_strided_cpu\(\(\d+, \d+, \d+, \d+\), \(\d+, 1, ", text)) for text in programs]
+    # The images and the first kernels; the others are written so where they are made.
+    assert by_channels == [2, 0]
+    assert [text.count(" = extern_kernels.convolution(") for text in programs] == [2, 2]
 
 
 def test_on_request_it_says_what_it_compiles(caplog):
