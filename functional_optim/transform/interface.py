@@ -91,10 +91,17 @@ class Transform:
     def init_state(self, params: Tree, hparams: HParams | None = None) -> Tree:
         """The state before the first update: plain dicts of trees like `params` and of () tensors.
 
+        Args:
+            params: a tree of tensors, and of None for what is not trained; it may be empty. None alone is no tree: as in `update`,
+                it stands for parameters that are not given.
+            hparams: as in `update`.
+
         Raises:
-            TypeError: a leaf of `params` is not a tensor.
+            TypeError: a leaf of `params` is not a tensor, or they are not given.
             ValueError: a hyper-parameter is unknown or out of range.
         """
+        if params is None:
+            raise TypeError("params is None: init_state(params, hparams) takes the tensors that are trained, or a tree of them.")
         check_params(params)
         self.form.check(params)
         self.form.check_each(params)

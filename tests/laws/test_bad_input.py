@@ -488,6 +488,11 @@ def test_parameters_that_are_no_tensors():
         fo.adamw().init_state({"a": 1.0})
     with pytest.raises(TypeError, match=r"params is a generator: parameters are tensors"):
         fo.adamw().init_state(model.parameters())
+    with pytest.raises(TypeError, match=r"params is None: init_state\(params, hparams\) takes the tensors that are trained"):
+        fo.adamw().init_state(None)
+    # What is not trained has no slots, and a tree may hold nothing else.
+    for params, slots in (({}, {}), ({"a": None}, {"a": None})):
+        assert fo.adamw().init_state(params)["scale_by_adam"]["exp_avg"] == slots
 
 
 # States and parameters that a rule needs.
