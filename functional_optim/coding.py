@@ -11,7 +11,7 @@ from torch import Tensor
 from functional_optim import trees
 from functional_optim.codecs import Codec
 from functional_optim.hparams import HParams
-from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, widened, zeros
+from functional_optim.lifting import Leafwise, Lifted, SlotInit, WholeTree, places_of, widened, zeros
 from functional_optim.numbered import Numbered
 from functional_optim.numerics import real
 from functional_optim.reductions import SumOver
@@ -99,13 +99,13 @@ class Coding:
             slots.append(decoded_by(self.codec, own, kind, shape).to(dtype) if is_coded else widened(own[0]))
         return slots
 
-    def encoded(self, new: Sequence[Tensor], stored: Sequence[Tensor], t: Any) -> list[Tensor]:
-        """New slots in the way in which the old ones are stored."""
+    def encoded(self, new: Sequence[Tensor], stored: Sequence[Tensor], t: Any, place: int) -> list[Tensor]:
+        """New slots of a leaf, which has this place among those of its shape, in the way in which the old ones are stored."""
         parts, found = iter(stored), []
         for number, (slot, (_, kind, count)) in enumerate(zip(new, self.slots, strict=True)):
             own = [next(parts) for _ in range(count)]
             if self.is_coded(kind, own[0]):
-                found += encoded_by(self.codec, slot, kind, t, number, like=own[0], before=self.before)
+                found += encoded_by(self.codec, slot, kind, t, number, like=own[0], before=self.before, place=place)
             else:
                 found += slot, *own[1:]
         return found
@@ -165,13 +165,15 @@ def decoded_by(codec: Codec, stored: Sequence[Tensor], kind: str, shape: Sequenc
     return of_pieces(codec.decode(mine, kind, dims), shape, first)
 
 
-def encoded_by(codec: Codec, x: Tensor, kind: str, t: Any, number: int, *, like: Tensor, before: int = 0) -> tuple[Tensor, ...]:
+def encoded_by(
+    codec: Codec, x: Tensor, kind: str, t: Any, number: int, *, like: Tensor, before: int = 0, place: int = 0
+) -> tuple[Tensor, ...]:
     """What is to be stored of a real tensor, spread over processes as another one is; or not at all."""
     if not is_sharded(like):
-        return codec.encode(x, kind, t, number, before)
+        return codec.encode(x, kind, t, number, before, place)
     placed: Any = spread_as(x, like)
     before = elements_before(placed.shape, placed.device_mesh, placed.placements)
-    parts = codec.encode(local(placed), kind, t, number, before)
+    parts = codec.encode(local(placed), kind, t, number, before, place)
     return tuple(of_pieces(part, shape, like) for part, shape in zip(parts, codec.shapes(placed.shape), strict=True))
 
 
@@ -209,6 +211,7 @@ def _stored_by(coding: Coding) -> Lifted:
     if isinstance(form, Leafwise):
         how["evaluated_at"] = form.evaluated_at and _evaluation(form.evaluated_at, coding)
         how["reduce"] = form.reduce and _reduction(form.reduce, coding, tuple(starts))
+        how["places"] = form.places or coding.codec.by_place
         how["in_turn"] = tuple(_also_stored_by(coding, rule) for rule in form.in_turn)
     return dataclasses.replace(form, **how)
 
@@ -252,7 +255,7 @@ class _Scalars:
     def __call__(self, hp: HParams, t: Any, *found: Any, **options: Any) -> Any:
         form = self.coding.inner
         assert isinstance(form, Leafwise)
-        return _around(self.coding, form.rule(hp, t, *(found or (None,))), t, batched=form.batched)
+        return _around(self.coding, form.rule(hp, t, *(found or (None,))), t, hp.get("place", 0), batched=form.batched)
 
 
 class _NumberedScalars(_Scalars):
@@ -268,7 +271,7 @@ class _NumberedScalars(_Scalars):
             return terms(g, p, *self.coding.decoded(stored[:count], g.shape, g.dtype), *stored[count:])
 
         def coded_rule(new: Any, g: Tensor, p: Tensor, *stored: Any) -> Any:
-            return _around(self.coding, lambda *row: rule(new, *row), t)(g, p, *stored)
+            return _around(self.coding, lambda *row: rule(new, *row), t, hp.get("place", 0))(g, p, *stored)
 
         return terms and coded_terms, finish, coded_rule
 
@@ -285,13 +288,15 @@ class _WholeScalars(_Scalars):
             decoded = [coding.decoded(row, g.shape, g.dtype) for row, g in zip(stored, gs, strict=True)]
             slots = [[row[i] for row in decoded] for i in range(len(form.slots))]
             updates, shared, *new = rule(gs, ps, shared, *slots, *columns[count:])
-            encoded = [coding.encoded(row, old, t) for row, old in zip(zip(*new, strict=True), stored, strict=True)]
+            places = places_of({i: g.shape for i, g in enumerate(gs)})
+            rows = enumerate(zip(zip(*new, strict=True), stored, strict=True))
+            encoded = [coding.encoded(row, old, t, places[i]) for i, (row, old) in rows]
             return updates, shared, *([row[i] for row in encoded] for i in range(count))
 
         return coded_rule
 
 
-def _around(coding: Coding, rule: Callable[..., Any], t: Any, *, batched: bool = False) -> Callable[..., Any]:
+def _around(coding: Coding, rule: Callable[..., Any], t: Any, place: int, *, batched: bool = False) -> Callable[..., Any]:
     """A rule for one tensor of decoded slots, as one of coded ones; or for a stack of tensors."""
     count = _stored(coding)
 
@@ -299,12 +304,13 @@ def _around(coding: Coding, rule: Callable[..., Any], t: Any, *, batched: bool =
         parts, further = stored[:count], stored[count:]
         if not batched:
             u, *new = rule(g, p, *coding.decoded(parts, g.shape, g.dtype), *further)
-            return u, *coding.encoded(new, parts, t)
+            return u, *coding.encoded(new, parts, t, place)
         rows = list(zip(*(x.unbind() for x in parts), strict=True))
         decoded = [coding.decoded(row, g.shape[1:], g.dtype) for row in rows]
         u, *new = rule(g, p, *(torch.stack(column) for column in zip(*decoded, strict=True)), *further)
         encoded = [
-            coding.encoded(own, row, t) for own, row in zip(zip(*(x.unbind() for x in new), strict=True), rows, strict=True)
+            coding.encoded(own, row, t, place)
+            for own, row in zip(zip(*(x.unbind() for x in new), strict=True), rows, strict=True)
         ]
         return u, *(torch.stack(column) for column in zip(*encoded, strict=True))
 

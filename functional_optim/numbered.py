@@ -144,7 +144,7 @@ class Numbered(Leafwise):
         given = self._leaf_extras(extra, updates, spec)
         t = (state["step"] + 1 if self.shared else advanced(state["step"], u, spec)) if self.counts else None
         shared = {name: state[name] for name in self.shared}
-        scalars = spread({**hp, **self.numbers_of(extra)}, t, spec)
+        scalars = spread({**hp, **self.numbers_of(extra), **self._places(u, slots, hp, spec)}, t, spec)
 
         present = [i for i in range(len(u)) if u[i] is not None]
         self.require_agreement([scalars[i].hp for i in present])

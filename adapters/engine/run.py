@@ -20,7 +20,7 @@ from functional_optim.numerics import double, real
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import whole
 
-from .buckets import Column, Way
+from .buckets import Column, Leaf, Way
 from .given import CountTable
 from .lifted import by_owners, lifted
 from .memory import on_host
@@ -101,6 +101,13 @@ class Run(Scalars):
     def _ranks(self, link: Link) -> Mapping[int, int]:
         present = [leaf for work in self.works for leaf in work.part.leaves if link in leaf.passage.place]
         return places_of({leaf.index: leaf.shape for leaf in present})
+
+    def at_place(self, links: Sequence[Link], scalars: list[Any], leaf: Leaf) -> list[Any]:
+        """The scalars of links for one leaf, with its place among those of its shape where a rule asks for it."""
+        if not any(link in self.ranks for link in links):
+            return scalars
+        places = [{"place": self.ranks[link][leaf.index]} if link in self.ranks else {} for link in links]
+        return [({**hp, **place}, *rest) for (hp, *rest), place in zip(scalars, places, strict=True)]
 
     def backend(self, work: Work) -> Backend:
         """What runs the next stage of a work."""

@@ -129,8 +129,9 @@ class Blockwise(Codec):
         """No scale."""
         return (torch.empty(0, device=device),)
 
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0, place: int = 0) -> tuple[Tensor, ...]:
         """Codes and scales."""
+        del place
         start = offset(t, number) + before // self.block % PERIOD * BLOCK
         codes, scale = self.encode_rows(self._rows(x.detach().float()), kind, start, self.places(kind, x.device))
         shapes = self.shapes(x.shape)

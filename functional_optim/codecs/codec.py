@@ -22,12 +22,15 @@ class Codec(ABC):
     parts: ClassVar[tuple[str, ...]] = ("",)
     """The endings of the names under which the parts of what is stored are found in the state."""
 
+    by_place: ClassVar[bool] = False
+    """Whether what is stored depends on the place of a tensor among those of its shape."""
+
     @abstractmethod
     def takes(self, x: Tensor) -> bool:
         """Whether a parameter's slots are coded; else they are stored as they are, and there are no further parts."""
 
     @abstractmethod
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0, place: int = 0) -> tuple[Tensor, ...]:
         """The parts of what is stored for a real tensor.
 
         Args:
@@ -36,6 +39,7 @@ class Codec(ABC):
             t: the step.
             number: of the slot among those of its rule.
             before: how many elements of the tensor come before these, if they are a part of one.
+            place: how many tensors of its shape come before this one, where that is of use: `by_place`.
         """
 
     def may_be_cut(self, shape: Sequence[int], dim: int, pieces: int) -> bool:

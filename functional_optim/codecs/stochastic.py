@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ class Stochastic(Codec):
     """Slots in bfloat16 or float16, rounded up or down at random so that the mean is right.
 
     Rounded to nearest, a bfloat16 average of β = 0.999 stands still: what a step adds is below half of its last digit. The random
-    numbers are the library's Philox: a function of the step, the slot and the place of the element, the same in every run. They
-    are no function of the tensor or the rule: of tensors of one shape the first slots are rounded with the same numbers.
+    numbers are the library's Philox: a function of the step, the slot, the place of the element, and that of the tensor among
+    those of its shape that have a gradient; the same in every run. They are no function of the rule: two rules of a chain round
+    the first slots of a tensor with the same numbers. A slot that does not start at zeros is rounded alike in all tensors then.
 
     Args:
         dtype: of the slots.
@@ -35,6 +37,7 @@ class Stochastic(Codec):
     """
 
     dtype: torch.dtype = torch.bfloat16
+    by_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.dtype not in (torch.bfloat16, torch.float16):
@@ -49,11 +52,11 @@ class Stochastic(Codec):
         """That one; what is not coded has at least float32."""
         return (self.dtype,)
 
-    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, kind: str, t: Scalar, number: int, before: int = 0, place: int = 0) -> tuple[Tensor, ...]:
         """Rounded."""
         del before  # What may be cut, it does not say.
         x = x.detach().float()
-        rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, 0, x.device))
+        rounded = round_stochastically(x, self.dtype, noise=words(x.shape, number, t, place, x.device))
         if kind == POSITIVE:  # What is divided by must not become 0.
             rounded = torch.where((x > 0) & (rounded == 0), _least(self.dtype), rounded)
         return (rounded,)

@@ -92,7 +92,7 @@ class Leafwise(Lifted):
         present = [i for i in range(len(u)) if u[i] is not None]
         work = {i: [self._opened(column[i], k) for k, column in enumerate(columns)] for i in present}
         reduced = self._reduced(list(work.values()))
-        numbers = {**hp, **self.numbers_of(extra), **(self._places(u, slots, hp, spec) if self.places else {})}
+        numbers = {**hp, **self.numbers_of(extra), **self._places(u, slots, hp, spec)}
         scalars = spread(numbers, t, spec)
         rules: dict[int, Rule] = {}
         for members in self._batches(work, scalars):
@@ -107,11 +107,11 @@ class Leafwise(Lifted):
         return trees.unflatten(spec, u), {"step": t, **new_state} if self.counts else new_state
 
     def _places(self, updates: Sequence[Any], slots: Sequence[Sequence[Any]], hp: HParams, spec: Spec) -> dict[str, Any]:
-        """The place of each leaf, unless an engine, which has some of the leaves only, gives it.
+        """The place of each leaf, if it is asked for, unless an engine, which has some of the leaves only, gives it.
 
         Of which dtype a parameter is, a slot tells that is seen as it is stored; here parameters are in at least float32.
         """
-        if "place" in hp:
+        if not self.places or "place" in hp:
             return {}
         told = next((slot for slot, kept in zip(slots, self.unopened, strict=True) if kept), None)
         shapes = {i: u.shape for i, u in enumerate(updates) if u is not None and (told is None or self.concerns(told[i]))}

@@ -92,8 +92,8 @@ class Transform:
         """The state before the first update: plain dicts of trees like `params` and of () tensors.
 
         Args:
-            params: a tree of tensors, and of None for what is not trained; it may be empty. None alone is no tree: as in `update`,
-                it stands for parameters that are not given.
+            params: a tree of tensors, and of None for what is not trained; it may be empty. None alone is no tree: as in
+                `update`, it stands for parameters that are not given.
             hparams: as in `update`.
 
         Raises:

@@ -7,6 +7,8 @@ import torch
 
 import functional_optim as fo
 from functional_optim.codecs import MANTISSA, POSITIVE, SIGNED
+from functional_optim.numerics import round_stochastically
+from functional_optim.philox import words
 
 KINDS = [(8, SIGNED), (8, POSITIVE), (4, SIGNED), (4, POSITIVE)]
 
@@ -210,6 +212,9 @@ def test_stochastic_rounding_is_a_function_of_step_slot_and_place_with_the_right
     first = codec.encode(x, SIGNED, 5, 0)[0]
     assert first.dtype == torch.bfloat16 and torch.equal(first, codec.encode(x, SIGNED, 5, 0)[0])
     assert not torch.equal(first, codec.encode(x, SIGNED, 6, 0)[0]) and not torch.equal(first, codec.encode(x, SIGNED, 5, 1)[0])
+    assert not torch.equal(first, codec.encode(x, SIGNED, 5, 0, place=1)[0])
+    # The first tensor of its shape has the numbers of runs from before tensors had places.
+    assert torch.equal(first, round_stochastically(x, torch.bfloat16, noise=words(x.shape, 0, 5, 0)))
     # A step of bfloat16 is 1/128 here: an eighth of 2000 goes up, ± 4 standard deviations of 15.
     assert abs(int((first > 1).sum()) - 250) < 60
 

@@ -92,6 +92,65 @@ def test_no_more_of_a_slot_is_in_float32_than_a_block(fused):
     assert 0 < sizes.largest <= max(4 * PERIOD * 16, 4 << 17) < 4 * count
 
 
+@fo.whole_tree(slots=("m",), coded={"m": "signed"})
+def all_at_once(hp):
+    def rule(gs, ps, shared, ms):
+        new = [0.875 * m + g for g, m in zip(gs, ms, strict=True)]
+        return [-m / 1024 for m in new], shared, new
+
+    return rule
+
+
+# A run of elementwise rules; one that keeps numbers; one that takes tensors together, and one that takes all.
+ROUNDED = {
+    "sgd": lambda: fo.sgd(lr=2.0**-10, momentum=0.875),
+    "prodigy": lambda: fo.prodigy(),
+    "muon": lambda: fo.chain(fo.scale_by_muon(momentum=0.875), fo.scale_by_learning_rate(0.1)),
+    "all at once": all_at_once,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* is no rule for one tensor")
+@pytest.mark.parametrize("chain", ROUNDED)
+def test_equal_tensors_are_rounded_at_random_with_numbers_of_their_own(chain):
+    """The same in every engine, and after a resume; in two groups, one without a gradient at the last step."""
+    tx, shapes = fo.quantized(ROUNDED[chain](), codec=fo.Stochastic()), [(6, 8)] * 3 + [(5, 4)] * 2
+    start, absent = [torch.ones(shape) for shape in shapes], {3: 0}
+
+    def grads(step):
+        return [None if i == absent.get(step) else noise(shape, step) for i, shape in enumerate(shapes)]
+
+    def purely(tx):
+        params, state = start, tx.init_state(start)
+        for step in range(4):
+            params, state = tx.step(grads(step), state, params)
+        return params
+
+    def optimizer_of(fused):
+        params = [torch.nn.Parameter(p.clone()) for p in start]
+        return params, fo.adapters.OptimizerAdapter([{"params": params[:2]}, {"params": params[2:]}], tx, fused=fused)
+
+    def by_optimizer(fused, resumed=4):
+        params, optimizer = optimizer_of(fused)
+        for step in range(4):
+            if step == resumed:
+                old, saved = params, optimizer.state_dict()
+                params, optimizer = optimizer_of(fused)
+                optimizer.load_state_dict(saved)
+                with torch.no_grad():
+                    torch._foreach_copy_(params, old)
+            for p, grad in zip(params, grads(step), strict=True):
+                p.grad = grad
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    rows = purely(tx)
+    # Their gradients are the same, but for the first one's last.
+    assert len({tuple(p.flatten().tolist()) for p in rows}) == len(rows)
+    for others in (purely(fo.fused(tx)), by_optimizer(None), by_optimizer(True), by_optimizer(None, resumed=2)):
+        assert [torch.equal(*pair) for pair in zip(others, rows, strict=True)] == [True] * len(rows)
+
+
 WAYS = [(way, bits) for way in ("error_bits", "kahan", "master_copy") for bits in (8, 4)]
 
 

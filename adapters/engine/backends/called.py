@@ -48,7 +48,7 @@ class Called:
             return
         names = [(link.form, name) for link in links for name in link.slots]
         for i, leaf in enumerate(work.part.leaves):
-            u, new = run_links(links, of_leaf(prepared, i), self._row(work, links, i))
+            u, new = run_links(links, run.at_place(links, of_leaf(prepared, i), leaf), self._row(work, links, i))
             for (form, name), slot, value in zip(names, slots, new, strict=True):
                 slot[i].copy_(form.closed(name, value, slot[i]))
             if links:

@@ -78,7 +78,7 @@ class Coded(Called):
             target = None if stage.steps else torch.empty_like(u)
             for start, end in _stretches(links, row, count):
                 piece = [_cut(x, start, end, count) for x in row]
-                new_u, new = run_links(links, of_leaf(scalars, i), opened(links, piece))
+                new_u, new = run_links(links, run.at_place(stage.links, of_leaf(scalars, i), leaf), opened(links, piece))
                 for slot, value in zip(targets, new, strict=True):
                     _cut(slot, start, end, count).copy_(value)
                 if target is not None:
