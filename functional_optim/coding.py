@@ -81,13 +81,13 @@ class Coding:
             for i, (u, *own) in enumerate(zip(trees.leaves(updates), *columns, strict=True)):
                 if u is None or own[0] is None or not self.is_coded(kind, own[0]):
                     continue
-                found, expected = tuple(tuple(x.shape) for x in own), self.codec.shapes(reals_of(u))
-                if found != expected:
-                    where = trees.paths(updates, f"state[{name!r}]")[i]
+                if not self.codec.may_have_made(own, reals_of(u)):
+                    found, expected = tuple(tuple(x.shape) for x in own), self.codec.shapes(reals_of(u))
+                    which = f"the shapes {found}" if found != expected else "codes of other bits"
                     raise ValueError(
-                        f"{where} is stored in the shapes {found}, but {self.codec!r} makes {expected} of a tensor of "
-                        f"{tuple(u.shape)}: another codec made this state. Use that one, or pass what init_state of this very "
-                        "transform returned."
+                        f"{trees.paths(updates, f'state[{name!r}]')[i]} is stored in {which}, but {self.codec!r} makes "
+                        f"{expected} of a tensor of {tuple(u.shape)}: another codec made this state. Use that one, or pass what "
+                        "init_state of this very transform returned."
                     )
 
     def decoded(self, stored: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:

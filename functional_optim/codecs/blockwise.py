@@ -30,6 +30,7 @@ from torch import Tensor
 from functional_optim.codecs.codec import POSITIVE, SIGNED, Codec
 from functional_optim.hparams import require_count
 from functional_optim.numerics import Scalar, double
+from functional_optim.torch_internals import is_at_hand
 
 # Irrational numbers whose multiples, modulo 1, lie evenly: from step to step, and from element to element. And how far a slot is
 # from the one before it: not far, modulo 1, so that m and v are rounded up and down together, and m / √v is less often too long.
@@ -149,6 +150,16 @@ class Blockwise(Codec):
         rows = self._rows_of(shape)
         scales = (*shape[:rows], -(-math.prod(shape[rows:]) // self.block))
         return tuple(shape) if self.bits == 8 else (*scales, self.block // 2), scales
+
+    def may_have_made(self, stored: Sequence[Tensor], shape: Sequence[int]) -> bool:
+        """By the shapes; where these don't tell 4 bits from 8, by values that are at hand. Zeros are the same in both."""
+        codes, scale = stored
+        if not super().may_have_made(stored, shape):
+            return False
+        tells = len(shape) != 2 or shape[0] != 1 or tuple(codes.shape) != tuple(shape)  # See `codec_of`.
+        if tells or not (is_at_hand(codes) and is_at_hand(scale) and scale.any()):
+            return True
+        return codec_of(codes, scale, shape)[0].bits == self.bits
 
     def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
         """Made as they are: a slot is not in float32 at any time."""

@@ -52,6 +52,10 @@ class Codec(ABC):
         """Those of the parts of what is stored for a real tensor of this shape."""
         return (tuple(shape),)
 
+    def may_have_made(self, stored: Sequence[Tensor], shape: Sequence[int]) -> bool:
+        """Whether this may be what it has stored of a real tensor of this shape."""
+        return tuple(tuple(part.shape) for part in stored) == self.shapes(shape)
+
     def zeros(self, shape: Sequence[int], kind: str, device: torch.device) -> tuple[Tensor, ...]:
         """What is stored for zeros of this shape."""
         return self.encode(torch.zeros(tuple(shape), device=device), kind, 0, 0)

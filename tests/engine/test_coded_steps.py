@@ -236,6 +236,21 @@ def test_a_state_of_another_codec_is_refused():
             own.update(params, fo.quantized(fo.adamw(), **other).init_state(params), params)
 
 
+@pytest.mark.parametrize("bits, others", [(8, 4), (4, 8)])
+def test_a_state_of_other_bits_is_refused_where_its_shapes_are_the_same(bits, others):
+    """Half a block in the shape (1, n), by its values; but not zeros, which are the same in both."""
+    params, (tx, other) = {"w": torch.ones(1, 64)}, (fo.quantized(fo.adamw(), n, min_size=16) for n in (bits, others))
+    start = other.init_state(params)
+    assert torch.equal(tx.update(params, start, params)[0]["w"], tx.update(params, tx.init_state(params), params)[0]["w"])
+    _, state = other.update(params, start, params)
+    with pytest.raises(
+        ValueError, match=r"state\['exp_avg'\]\['w'\] is stored in codes of other bits, .* another codec made this"
+    ):
+        tx.update(params, state, params)
+    _, state = tx.update(params, tx.init_state(params), params)
+    tx.update(params, state, params)
+
+
 @pytest.mark.parametrize(
     "dtype, lr",
     [
