@@ -13,12 +13,16 @@ from functional_optim.lifting.counts import advanced
 from functional_optim.lifting.lifted import Lifted, Rule
 from functional_optim.reductions import SumOver
 from functional_optim.sharded import is_sharded, on_one_mesh, whole
+from functional_optim.torch_internals import is_observed
 from functional_optim.trees import Spec, Tree
 
 if TYPE_CHECKING:
     from functional_optim.transform import Transform
 
 Reduction: TypeAlias = Callable[..., Any]
+
+# On the host, bytes of what a rule takes together: stacks that fit into a cache cost less than the calls that they save.
+LARGEST_STACK = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,8 @@ class Leafwise(Lifted):
 
     Attributes:
         reduce: `(updates, params, **slots) -> reduced`, lists of leaves to () tensors; or None.
-        batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension.
+        batched: whether the rule gets leaves of equal shapes, dtypes and scalars together, stacked along a new first dimension;
+            on the host as many in one call as a cache holds.
         places: whether the rule gets the leaf's place among those of its shape, `hp["place"]`; see `places_of`.
         evaluated_at: `(p, *slots, *own) -> x`, where a leaf is evaluated; None for where it is trained.
         in_turn: the rules that this one is, where it is no more than those one after another; each keeps its slots among these.
@@ -163,6 +168,11 @@ class Leafwise(Lifted):
         leaves = leaves if self.elementwise else [[whole(x) for x in arguments] for arguments in leaves]
         if not self.batched:
             return [self._called(rule, leaves[0])]
+        most = _most_together(leaves[0]) or len(leaves)
+        return [row for first in range(0, len(leaves), most) for row in self._together(rule, leaves[first : first + most])]
+
+    def _together(self, rule: Rule, leaves: Sequence[Sequence[Any]]) -> list[Sequence[Tensor]]:
+        """What a batched rule returns for each of these leaves, in one call."""
         columns = list(zip(*leaves, strict=True))
         stacks = [None if column[0] is None else _stacked(column) for column in columns]
         # A slot that the rule hands back as it got it is the leaves' own tensors, which need not be written.
@@ -187,6 +197,14 @@ def places_of(shapes: Mapping[int, Any]) -> dict[int, int]:
     for i in sorted(shapes):
         alike.setdefault(shapes[i], []).append(i)
     return {i: place for some in alike.values() for place, i in enumerate(some)}
+
+
+def _most_together(arguments: Sequence[Any]) -> int | None:
+    """Of leaves like this one, how many a rule takes in one call; None for all, as where somebody watches."""
+    tensors = [x for x in arguments if x is not None]
+    if is_observed() or not all(x.is_cpu for x in tensors):
+        return None
+    return max(1, LARGEST_STACK // max(1, sum(x.nbytes for x in tensors)))
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

@@ -85,7 +85,7 @@ def scale_by_muon(
     """Replace each matrix by nearly the closest orthogonal one to its momentum: all directions move alike.
 
     A parameter of more than two dimensions, such as a convolution's, is the matrix of its first dimension by all others
-    together. Matrices of equal shapes are iterated together, in one product for all of them.
+    together. Matrices of equal shapes are iterated together: in one product for all, on the host for as many as a cache holds.
 
     Args:
         momentum: μ, in [0, 1).

@@ -9,6 +9,7 @@ SGD via General Purpose Lie-Group Preconditioners, https://arxiv.org/abs/2402.04
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,13 @@ def _factors(dims, largest, least_dims, scale):
 def _psgd(hp, t, *, share, dims):
     beta, c = hp["momentum"], bias_correction(hp["momentum"], t)
     now, before = (_fits(ahead(step, hp["precondition_offset"]), share) for step in (t, t - 1))
+    probes = dict[Any, Tensor]()
+
+    def probe(like):
+        key = like.shape[1:], like.dtype, like.device
+        if key not in probes:
+            probes[key] = normal((1, *key[0]), hp["seed"], t, 0, like.device).to(like.dtype)
+        return probes[key]
 
     def rule(g, p, m, *qs):
         shape = folded(tuple(g.shape[1:]) or (1,), dims)
@@ -125,8 +133,7 @@ def _psgd(hp, t, *, share, dims):
         x, own = (m / c).reshape(g.shape[0], *shape), list(qs[: len(shape)])
 
         def fit():
-            v = normal((1, *shape), hp["seed"], t, 0, g.device).to(g.dtype).expand_as(x)
-            new = fitted(own, x, v, hp["precond_lr"])
+            new = fitted(own, x, probe(x).expand_as(x), hp["precond_lr"])
             return cond(now % BALANCE == 0, lambda: balanced(new), lambda: new)
 
         own = cond(now > before, fit, lambda: own)
