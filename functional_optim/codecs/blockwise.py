@@ -233,7 +233,7 @@ class Blockwise(Codec):
 
     def _rows_of(self, shape: Sequence[int]) -> int:
         """How many dimensions stand before the last ones that are whole blocks; 0 where blocks go across rows."""
-        return max((i for i in range(len(shape)) if not math.prod(shape[i:]) % self.block), default=0)
+        return max([0, *(i for i in range(len(shape)) if not math.prod(shape[i:]) % self.block)])  # Dynamo knows no `default`.
 
     def _rows(self, x: Tensor) -> Tensor:
         """Blocks as rows, the last one filled with zeros."""
