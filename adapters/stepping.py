@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Stepping(torch.optim.Optimizer):
 
     is_chain = False
     """Whether one transform, chosen by the user, steps all groups; else the options in a group choose it."""
+    lenient: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that may be out of their ranges in the groups there are."""
 
     # What no copy takes along.
     _CACHES = ("_layouts", "_checked", "_steps", "_told", "_named", "_seen")

@@ -183,8 +183,8 @@ class TransformOptimizer(Stepping):
 
         Raises:
             TypeError: it is none of an optimizer, but a model's, say.
-            ValueError: as torch; or another kind of optimizer saved it, or a slot has another shape than its parameter's.
-                Nothing has been changed then.
+            ValueError: as torch; or another kind of optimizer saved it, a slot has another shape than its parameter's, or a group
+                has a number that steps would refuse. Nothing has been changed then.
             RuntimeError: the parameters are those to evaluate at. If they were when the checkpoint was saved, they are thought to
                 be so afterwards: call `train()`.
         """

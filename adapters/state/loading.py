@@ -19,6 +19,7 @@ from functional_optim.combinators.innermost import innermost
 from .. import user
 from .adopting import Adopted
 from .fitting import BY_NAME, Expected, StateDict, expected_slots, listed, misfit, present
+from .groups import lenient_hparams_of
 from .layout import Key
 from .names import keys_of
 from .recoding import SCALE, decoded
@@ -124,7 +125,7 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
             # All slots of a parameter without elements are empty.
             if known and (present(slots) or slots and not p.numel()):
                 taken = known.adopted(slots)
-                remarks.note(known, taken, slots, optimizer.is_chain)
+                remarks.note(repr(key.name) if key.name else str(number), known, taken, slots, optimizer.is_chain)
                 left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
                 saved_slots = state[number]
                 stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
@@ -133,6 +134,7 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if not optimizer.is_chain:
             _check_group(optimizer, index, saved)
+        _check_numbers(optimizer, index, saved)
     if remarks:
         user.warn(f"the checkpoint was saved by a somewhat different optimizer, and is loaded in part. {remarks}")
     return state
@@ -148,16 +150,19 @@ class _Remarks:
 
     def __init__(self) -> None:
         self.loaded: dict[str, None] = {}
-        self.anew: dict[str, None] = {}
+        self.anew: dict[str, tuple[set[str], list[str]]] = {}
+        """What a rule lacks, and in which parameters."""
         self.left: dict[str, None] = {}
         self.others: dict[str, None] = {}
 
-    def note(self, expected: Expected, taken: Adopted, slots: StateDict, is_chain: bool) -> None:
+    def note(self, called: str, expected: Expected, taken: Adopted, slots: StateDict, is_chain: bool) -> None:
         """One parameter; of classes that choose their rules by the options of a group, only what is broken."""
         self.loaded.update(dict.fromkeys(taken.going_on))
         for rule, lacking in taken.afresh.items():
             if lacking or is_chain:
-                self.anew[f"{rule} (the checkpoint lacks {listed(lacking)})" if lacking else rule] = None
+                known, params = self.anew.setdefault(rule, (set(), []))
+                known.update(lacking)
+                params.append(called)
         if is_chain:
             self.left.update(dict.fromkeys(map(repr, sorted(set(taken.strange) & present(slots)))))
 
@@ -167,11 +172,18 @@ class _Remarks:
     def __str__(self) -> str:
         parts = {
             "Loaded: {}.": self.loaded,
-            "Starting anew: {}.": self.anew,
+            "Starting anew: {}.": [self._begun(rule, *told) for rule, told in self.anew.items()],
             "Left out: {}, which nothing here keeps.": self.left,
             "Other options: {}.": self.others,
         }
         return " ".join(text.format(", ".join(names)) for text, names in parts.items() if names)
+
+    def _begun(self, rule: str, lacking: set[str], params: list[str]) -> str:
+        """A rule that starts anew; if it goes on in other parameters, of which."""
+        more = f" and {len(params) - 3} more" if len(params) > 3 else ""
+        whose = f" of {'parameter' if len(params) == 1 else 'parameters'} {', '.join(params[:3])}{more}"
+        why = f" (the checkpoint lacks {listed(lacking)})" if lacking else ""
+        return f"{rule}{whose if rule in self.loaded else ''}{why}"
 
 
 def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
@@ -184,6 +196,22 @@ def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> N
             f"checkpoint of {type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this "
             "optimizer's."
         )
+
+
+def _check_numbers(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
+    """Refuse a group with a value that every later step would refuse, as a pair is where this optimizer has a number."""
+    group = {**optimizer.defaults, **saved}
+    transform = optimizer.transform_for(group)
+    for name in transform.declared:
+        entry = optimizer.entry_of(name)
+        try:
+            lenient_hparams_of(transform, {name: group[entry]} if entry in group else {}, optimizer.lenient)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"param_groups[{index}] of the checkpoint has {entry} = {group[entry]!r}, which this optimizer can't take; its "
+                f"own is {optimizer.param_groups[index].get(entry)!r}. To keep nothing but the state, replace its param_groups "
+                "by this optimizer's, state_dict['param_groups'] = optimizer.state_dict()['param_groups']."
+            ) from error
 
 
 def _of_others(optimizer: "TransformOptimizer", saved: Group) -> set[str]:

@@ -37,6 +37,7 @@ class TorchClass(TransformOptimizer):
     takes_sparse: ClassVar[bool] = False
     """Whether gradients may be sparse, as those of `torch.nn.Embedding(sparse=True)`."""
     takes_dense: ClassVar[bool] = True
+    lenient: ClassVar[tuple[str, ...]] = ("betas",)
 
     rounding = "nearest"
     """How parameters of low precision are rounded after a step; see `with_rounding`."""
@@ -74,7 +75,7 @@ class TorchClass(TransformOptimizer):
         """
         if index >= len(self.param_groups):
             return super().hparams_of(transform, index, group)
-        hparams, odd = lenient_hparams_of(transform, group, ("betas",))
+        hparams, odd = lenient_hparams_of(transform, group, self.lenient)
         if odd and not self._warned:
             self._warned["betas"] = True
             user.warn(
@@ -129,7 +130,7 @@ class TorchClass(TransformOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `TransformOptimizer.load_state_dict`; what torch's class doesn't keep is made of what it does."""
         super().load_state_dict(state_dict)
-        with contextlib.suppress(TypeError, ValueError):  # Of a number that is unfit, the next step says so.
+        with contextlib.suppress(TypeError, ValueError):  # Of parameters that are unfit, the next step says so.
             self.start(p for p, slots in self.state.items() if slots)
 
     def has_slot(self, name: str, p: Tensor) -> bool:

@@ -447,6 +447,52 @@ def test_a_checkpoint_of_another_kind_without_state_is_refused(ours, theirs, mes
     assert_same_bits(target.state_dict(), before)
 
 
+def changed(state_dict, **entries):
+    """A checkpoint whose groups have other entries."""
+    return {**state_dict, "param_groups": [{**group, **entries} for group in state_dict["param_groups"]]}
+
+
+@pytest.mark.parametrize("make", [lambda p: OptimizerAdapter(p, fo.adamw()), AdamW], ids=["a chain", "a class"])
+@pytest.mark.parametrize("entries", [{"eps": (None, 1e-3)}, {"lr": -1.0}, {"betas": 0.9}, {"weight_decay": None}], ids=str)
+def test_a_checkpoint_with_a_number_that_every_step_would_refuse_is_refused(make, entries):
+    source, target = make(start_params()), make(start_params())
+    advance(source, 2)
+    before, saved = copy.deepcopy(target.state_dict()), changed(source.state_dict(), **entries)
+    with pytest.raises(ValueError, match=rf"param_groups\[0\] .* has {next(iter(entries))} = .* replace its param_groups"):
+        target.load_state_dict(saved)
+    assert_same_bits(target.state_dict(), before)
+    target.load_state_dict({**saved, "param_groups": target.state_dict()["param_groups"]})
+    advance(target, 1)
+
+
+def test_a_checkpoint_of_adafactor_without_state_is_refused_by_a_chain_that_has_one_eps():
+    target = OptimizerAdapter(start_params(), fo.adamw())
+    with pytest.raises(ValueError, match=r"has eps = \(None, 0\.001\), which this optimizer can't take; its own is 1e-08"):
+        target.load_state_dict(torch.optim.Adafactor(start_params()).state_dict())
+
+
+@pytest.mark.parametrize(
+    "make, entries",
+    [
+        (AdamW, {"lr": torch.tensor([0.1]), "betas": [0.8, torch.tensor(0.9)]}),
+        (lambda p: OptimizerAdapter(p, fo.adamw()), {"lr": torch.tensor(0.1), "betas": [0.8, 0.9]}),
+        # What cyclic schedulers write, and torch's classes step with.
+        (AdamW, {"betas": (1.5, 0.9)}),
+        (lambda p: OptimizerAdapter(p, fo.scheduled(fo.adamw(), lr=lambda step: 0.1)), {"lr": 1.0}),
+        (lambda p: SGD(p, 0.1), {"betas": "somebody's own"}),
+    ],
+    ids=["tensors", "tensors in a chain", "betas out of range", "a factor", "no number of this optimizer"],
+)
+def test_a_checkpoint_with_numbers_that_steps_take_is_loaded(make, entries):
+    target = make(start_params())
+    is_odd = entries.get("betas", (0,))[0] == 1.5
+    with pytest.warns(UserWarning, match="out of range") if is_odd else nullcontext() as told:
+        target.load_state_dict(changed(make(start_params()).state_dict(), **entries))
+        advance(target, 1)
+    assert not is_odd or len(told) == 1
+    assert entries.items() <= target.param_groups[0].items()
+
+
 def test_numbers_in_a_checkpoint_without_state_that_a_chain_does_not_take():
     target = OptimizerAdapter(start_params(), fo.sgd(momentum=0.9))
     with pytest.warns(

@@ -170,6 +170,26 @@ def test_torchs_checkpoint_goes_on_in_every_branch(fused):
     walk_together(again, theirs, 5, FLOAT64, first=25)
 
 
+@pytest.mark.parametrize(
+    "theirs, told",
+    [
+        (
+            torch.optim.AdamW,
+            r"Loaded: rotate\. Starting anew: rotate of parameter 'w' \(the checkpoint lacks 'GG\.0', [^)]*\)\.$",
+        ),
+        (torch.optim.Adamax, r"in part\. Starting anew: rotate \(the checkpoint lacks 'GG\.0', [^)]*'exp_avg_sq'\)\. Left out"),
+    ],
+)
+def test_a_rule_that_starts_anew_in_some_parameters_is_told_of_once_and_of_which(theirs, told):
+    """SOAP is Adam in vectors, and more in matrices."""
+    w, b = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,)))
+    source, target = theirs([w, b]), OptimizerAdapter([("w", w), ("b", b)], fo.soap())
+    advance(source, 1)
+    with pytest.warns(UserWarning, match=told):
+        target.load_state_dict(source.state_dict())
+    assert ("exp_avg_sq" in target.state[b]) == (theirs is torch.optim.AdamW) and "exp_avg_sq" not in target.state[w]
+
+
 def test_by_name_it_is_the_same():
     named = [(str(i), p) for i, p in enumerate(start_params())]
     source = OptimizerAdapter(named, fo.adam(0.1))
@@ -188,7 +208,7 @@ def test_a_checkpoint_that_lacks_a_slot_of_one_parameter():
         advance(source, 3)
         saved = source.state_dict()
         del saved["state"][1]["exp_avg"]
-        with pytest.warns(UserWarning, match=r"scale_by_adam \(the checkpoint lacks 'exp_avg'\)") as caught:
+        with pytest.warns(UserWarning, match=r"scale_by_adam of parameter 1 \(the checkpoint lacks 'exp_avg'\)") as caught:
             target.load_state_dict(saved)
         assert caught[0].filename == __file__, "where the user is"
         advance(target, 1, first=3)
