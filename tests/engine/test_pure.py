@@ -171,7 +171,7 @@ def test_kernels_compute_what_the_rules_do(case):
         assert_like(stepped, fo.apply_updates(where, updates))
         assert_like(found, expected)
         where, state = stepped, found
-    assert ways(fused) <= {"COMPILED"}
+    assert ways(fused) <= {"COMPILED", "CODED"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.complex64], ids=str)
