@@ -129,7 +129,7 @@ class LBFGS(torch.optim.Optimizer):
             raise TypeError("LBFGS evaluates the loss several times in a step: step(closure), with a function that computes it.")
         self._require_groups(self.param_groups)
         for index, each in enumerate(self.param_groups):
-            warn_of_misspellings(index, each, self.defaults)
+            warn_of_misspellings(index, each, self.defaults, type(self))
         evaluate = torch.enable_grad()(closure)
         group, state = self.param_groups[0], self.state[self._params[0]]
         state.setdefault("func_evals", 0)
