@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 from cases import TABLE
+from covering import mostly_full, written_in
 
 import functional_optim as fo
 from functional_optim.adapters import OptimizerAdapter
@@ -275,8 +276,5 @@ EDITS = {
 
 FUSIBLE = {case: tx for case, tx in TABLE.items() if all(link.rule for link in links_of(tx))}
 # Slots in codes are stepped in a way of their own.
-ELEMENTWISE = [
-    pytest.param(tx, id=case)
-    for case, tx in FUSIBLE.items()
-    if all(link.packs and not any(link.form.unopened) for link in links_of(tx))
-]
+PACKED = {case: tx for case, tx in FUSIBLE.items() if all(link.packs and not any(link.form.unopened) for link in links_of(tx))}
+ELEMENTWISE = [pytest.param(PACKED[case], id=case, marks=marks) for case, marks in mostly_full(PACKED, written_in).items()]

@@ -1,6 +1,7 @@
 """Our classes on the inputs of torch's own tests of its optimizers: the table that comes with the installed torch."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -9,9 +10,21 @@ from trajectories import assert_params_close
 from functional_optim import adapters
 
 pytest.importorskip("expecttest", reason="torch's table needs it (pip install expecttest)")
-table = pytest.importorskip("torch.testing._internal.common_optimizers", reason="private to torch, and may move")
 
-INFOS = {info.optim_cls.__name__: info for info in table.optim_db if hasattr(adapters, info.optim_cls.__name__)}
+NAMES = [name for name in torch.optim.__all__ if hasattr(adapters, name)]
+
+
+@functools.cache
+def table():
+    """Torch's module, which takes seconds to import."""
+    return pytest.importorskip("torch.testing._internal.common_optimizers", reason="private to torch, and may move")
+
+
+@functools.cache
+def infos():
+    return {info.optim_cls.__name__: info for info in table().optim_db if hasattr(adapters, info.optim_cls.__name__)}
+
+
 # Ways to run the same arithmetic, and `differentiable`, in which torch corrects Adam's bias in float32.
 WAYS = ({}, {"foreach": True}, {"differentiable": True})
 
@@ -24,7 +37,7 @@ pytestmark = [
 
 
 def test_the_table_has_all_our_classes():
-    assert len(INFOS) == 15
+    assert sorted(infos()) == sorted(NAMES) and len(NAMES) == 15
 
 
 def start(differentiable):
@@ -61,7 +74,7 @@ def walked(cls, kwargs, schedules=(), steps=5):
 
 
 def inputs_of(name):
-    info = INFOS[name]
+    info = infos()[name]
     for given in info.optim_inputs_func(device="cpu"):
         for way in WAYS:
             # Counts on the device are another matter; LBFGS maximizes from torch 2.14 on, and ours not yet.
@@ -76,29 +89,29 @@ def inputs_of(name):
 TOLERANCE = 1e-6
 
 
-@pytest.mark.parametrize("name", INFOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_torchs_inputs_retrace_torch(name):
     inputs = list(inputs_of(name))
     assert len(inputs) >= 4
     for kwargs in inputs:
-        ours, theirs = walked(getattr(adapters, name), kwargs), walked(INFOS[name].optim_cls, kwargs)
+        ours, theirs = walked(getattr(adapters, name), kwargs), walked(infos()[name].optim_cls, kwargs)
         try:
             assert_params_close(ours, theirs, TOLERANCE)
         except AssertionError as error:
             raise AssertionError(f"{kwargs}: {error}") from None
 
 
-@pytest.mark.parametrize("name", INFOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_torchs_schedules_retrace_torch(name):
-    for schedules in INFOS[name].scheduler_inputs:
-        ours, theirs = (walked(cls, {"lr": 0.01}, schedules) for cls in (getattr(adapters, name), INFOS[name].optim_cls))
+    for schedules in infos()[name].scheduler_inputs:
+        ours, theirs = (walked(cls, {"lr": 0.01}, schedules) for cls in (getattr(adapters, name), infos()[name].optim_cls))
         assert_params_close(ours, theirs, TOLERANCE)
 
 
-@pytest.mark.parametrize("name", INFOS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_torch_refuses_is_refused(name):
-    for case in INFOS[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
-        given, at_step = case.optimizer_error_input, case.error_on == table.OptimizerErrorEnum.STEP_ERROR
+    for case in infos()[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        given, at_step = case.optimizer_error_input, case.error_on == table().OptimizerErrorEnum.STEP_ERROR
         if case.error_type is UserWarning:  # duplicates: torch's own warning
             continue
         params = [torch.nn.Parameter(torch.zeros(2, 2))] if given.params is None else given.params
