@@ -233,7 +233,9 @@ class LBFGS(torch.optim.Optimizer):
 def _require_options(options: Mapping[str, Any], where: str) -> None:
     """Raise unless these may be the options of a group; `where` is what an error begins with."""
     lr = options["lr"]
-    validate_number(f"{where}lr", lr.item() if isinstance(lr, Tensor) and lr.numel() == 1 else lr, NON_NEGATIVE)
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"{where}lr is a tensor of shape {tuple(lr.shape)}: expected a number or a tensor of one element.")
+    validate_number(f"{where}lr", lr.item() if isinstance(lr, Tensor) else lr, NON_NEGATIVE)
     for name in COUNTS:
         require_count(where + name, options[name], 1)
     for name in TOLERANCES:
