@@ -8,7 +8,7 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -31,6 +31,9 @@ Group: TypeAlias = dict[str, Any]
 
 # Hyper-parameters that say nothing about which optimizer a group was written for.
 COMMON = ("lr", "weight_decay")
+
+# Slots that are a parameter's own digits: kept past steps that don't keep them up to date, they would undo these.
+OF_PARAMETERS = ("fp32_copy", "error_bits", "kahan_comp")
 
 # What a group says about its learning rate; torch's schedulers start from `initial_lr`.
 OF_LR = ("lr", "lr_is_factor", "initial_lr")
@@ -126,11 +129,10 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
             if known and (present(slots) or slots and not p.numel()):
                 taken = known.adopted(slots)
                 remarks.note(repr(key.name) if key.name else str(number), known, taken, slots, optimizer.is_chain)
-                left = {name: value for name, value in slots.items() if name in taken.strange and name not in known.names}
                 saved_slots = state[number]
                 stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
                 own = {name: slots[old] for name, old in taken.names.items()}
-                state[number] = {**left, **known.stored(own, stored)}
+                state[number] = {**_left(optimizer, slots, taken.strange), **known.stored(own, stored)}
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if not optimizer.is_chain:
             _check_group(optimizer, index, saved)
@@ -138,6 +140,11 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
     if remarks:
         user.warn(f"the checkpoint was saved by a somewhat different optimizer, and is loaded in part. {remarks}")
     return state
+
+
+def _left(optimizer: "TransformOptimizer", slots: StateDict, strange: Collection[str]) -> dict[str, Any]:
+    """What stays in the state though no rule keeps it: of torch's classes, as there, the slots of options that are off now."""
+    return {} if optimizer.is_chain else {name: slots[name] for name in strange if name not in OF_PARAMETERS}
 
 
 def _called(number: Any, key: Key) -> str:
@@ -187,12 +194,13 @@ class _Remarks:
 
 
 def _check_group(optimizer: "TransformOptimizer", index: int, saved: Group) -> None:
-    """Refuse a group that has other hyper-parameters, and none of this optimizer's own, or those of another class of torch's."""
+    """Refuse a group that lacks most of this optimizer's hyper-parameters, or one and has those of another class of torch's."""
     own = _own_numbers(optimizer)
     foreign, of_torch = saved.keys() - optimizer.defaults.keys() - {"params", "param_names"}, _of_others(optimizer, saved)
-    if own and foreign and not own & saved.keys() or of_torch and own - saved.keys():
+    lacking = own - saved.keys()
+    if foreign and 2 * len(lacking) > len(own) or of_torch and lacking:
         raise ValueError(
-            f"param_groups[{index}] has {listed(of_torch or foreign)} and lacks {listed(own - saved.keys())}: this is no "
+            f"param_groups[{index}] has {listed(of_torch or foreign)} and lacks {listed(lacking)}: this is no "
             f"checkpoint of {type(optimizer).__name__}. To keep nothing but the state, replace its param_groups by this "
             "optimizer's."
         )

@@ -94,12 +94,20 @@ class LBFGS(torch.optim.Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        for history in self.state.values():
+            history["n_iter"] = 0  # It is of shorter vectors: a new one begins.
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also called by `load_state_dict`."""
         for group in state["param_groups"]:
             group.setdefault("maximize", False)  # torch's checkpoints have none.
         self._require_groups(state["param_groups"])
+        count = sum(_real(p).numel() for group in state["param_groups"] for p in group["params"])
+        for saved in state["state"].values():
+            if "d" in saved and saved["d"].numel() != count:
+                raise ValueError(
+                    f"the checkpoint's direction has {saved['d'].numel()} numbers, these parameters {count}: it is of others."
+                )
         super().__setstate__(state)
 
     def _require_groups(self, groups: list[dict[str, Any]]) -> None:

@@ -160,3 +160,24 @@ def test_a_misspelt_option_in_a_group_is_told_of():
     optimizer.param_groups[0]["histroy_size"] = 3
     with pytest.warns(UserWarning, match="Did you mean 'history_size'"):
         trained(optimizer, w, 1)
+
+
+def test_a_checkpoint_of_other_parameters_is_refused():
+    w, other = start(), torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
+    saved, optimizer = LBFGS([w], max_iter=2), LBFGS([other])
+    trained(saved, w, 1)
+    with pytest.raises(ValueError, match="direction has 10 numbers, these parameters 5"):
+        optimizer.load_state_dict(saved.state_dict())
+    assert not optimizer.state
+
+
+def test_a_group_that_is_added_later_begins_a_new_history():
+    """From there the iterates are those of an optimizer that was made with both groups."""
+    x, y = start(), start()
+    optimizer = LBFGS([x], lr=0.01, max_iter=3)
+    trained(optimizer, x, 1)
+    z = [torch.nn.Parameter(p.detach().clone()) for p in (x, y)]
+    optimizer.add_param_group({"params": [y]})
+    together = LBFGS(z, lr=0.01, max_iter=3)
+    found = trained(optimizer, x, 2, lambda w: rosenbrock(w) + rosenbrock(y))
+    assert torch.equal(found, trained(together, z[0], 2, lambda w: rosenbrock(w) + rosenbrock(z[1])))
