@@ -8,7 +8,7 @@ import functools
 import inspect
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -32,8 +32,9 @@ Group: TypeAlias = dict[str, Any]
 # Hyper-parameters that say nothing about which optimizer a group was written for.
 COMMON = ("lr", "weight_decay")
 
-# Slots that are a parameter's own digits: kept past steps that don't keep them up to date, they would undo these.
-OF_PARAMETERS = ("fp32_copy", "error_bits", "kahan_comp")
+# Slots that hold a parameter, or digits of it: left in the state through steps that don't keep them up to date, and saved again,
+# they would undo these steps.
+OF_PARAMETERS = ("fp32_copy", "error_bits", "kahan_comp", "slow_params", "ema_params", "z")
 
 # What a group says about its learning rate; torch's schedulers start from `initial_lr`.
 OF_LR = ("lr", "lr_is_factor", "initial_lr")
@@ -132,7 +133,8 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
                 saved_slots = state[number]
                 stored = {name: (saved_slots[old], saved_slots.get(old + SCALE)) for name, old in taken.names.items()}
                 own = {name: slots[old] for name, old in taken.names.items()}
-                state[number] = {**_left(optimizer, slots, taken.strange), **known.stored(own, stored)}
+                left = {name: slots[name] for name in taken.strange if name not in known.names and not _is_of_parameter(name)}
+                state[number] = {**left, **known.stored(own, stored)}
         # Options switched in a group leave slots behind, and links added to a chain know no group of before.
         if not optimizer.is_chain:
             _check_group(optimizer, index, saved)
@@ -142,9 +144,8 @@ def adopted_state(optimizer: "TransformOptimizer", state_dict: StateDict) -> dic
     return state
 
 
-def _left(optimizer: "TransformOptimizer", slots: StateDict, strange: Collection[str]) -> dict[str, Any]:
-    """What stays in the state though no rule keeps it: of torch's classes, as there, the slots of options that are off now."""
-    return {} if optimizer.is_chain else {name: slots[name] for name in strange if name not in OF_PARAMETERS}
+def _is_of_parameter(name: str) -> bool:
+    return name.rpartition(".")[2] in OF_PARAMETERS
 
 
 def _called(number: Any, key: Key) -> str:

@@ -119,7 +119,7 @@ def _factors(dims, largest, least_dims, scale):
 def _psgd(hp, t, *, share, dims):
     beta, c = hp["momentum"], bias_correction(hp["momentum"], t)
     now, before = (_fits(ahead(step, hp["precondition_offset"]), share) for step in (t, t - 1))
-    probes = dict[Any, Tensor]()
+    probes: dict[Any, Tensor] = {}
 
     def probe(like):
         key = like.shape[1:], like.dtype, like.device

@@ -548,6 +548,20 @@ def test_options_switched_in_mid_training_are_no_other_kind():
     walk_together(again, optimizer, 3, 0, first=2)
 
 
+@pytest.mark.parametrize("wrap", [fo.lookahead, fo.ema_params, fo.schedule_free], ids=lambda wrap: wrap.__name__)
+def test_copies_of_parameters_are_left_out_where_nothing_keeps_them_up_to_date(wrap):
+    w = torch.nn.Parameter(torch.ones(4))
+    saved = OptimizerAdapter([w], wrap(fo.sgd(0.1)))
+    saved.init_state()
+    without = OptimizerAdapter([w], fo.sgd(0.1, momentum=0.9))
+    state = saved.state_dict()
+    state["state"][0]["momentum_buffer"] = torch.ones(4)
+    with pytest.warns(UserWarning, match="Left out"):
+        without.load_state_dict(state)
+    held = [name for name, value in without.state[w].items() if torch.is_tensor(value) and value.shape == w.shape]
+    assert held == ["momentum_buffer"]
+
+
 @pytest.mark.parametrize("rounding", ["master_copy", "error_bits", "kahan"])
 @pytest.mark.parametrize(
     "make", [AdamW, lambda p, lr, **given: OptimizerAdapter(p, fo.adamw(lr), **given)], ids=["class", "chain"]
