@@ -18,6 +18,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import functional_optim as fo
 
@@ -174,7 +175,8 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     training(arguments.tasks, arguments.rounds)
-    batch(arguments.sizes, arguments.rounds)
+    with threadpool_limits(1):  # NumPy's other threads would wait for work in SciPy's time.
+        batch(arguments.sizes, arguments.rounds)
 
 
 if __name__ == "__main__":
