@@ -8,7 +8,7 @@ from torch import Tensor
 
 from functional_optim import trees
 from functional_optim.checks import check_gradients, pair_advice
-from functional_optim.numerics import round_stochastically
+from functional_optim.numerics import LOW, round_stochastically
 from functional_optim.trees import Tree
 
 
@@ -57,7 +57,7 @@ def applied(params: Tree, updates: Tree, *, rounding: str = "nearest", generator
     def add(p: Any, u: Tensor | None) -> Any:
         if u is None:
             return p
-        if rounding == "stochastic" and p.dtype in (torch.bfloat16, torch.float16):
+        if rounding == "stochastic" and p.dtype in LOW:
             return round_stochastically(p.float() + u, p.dtype, generator)
         return (p + u).to(p.dtype)
 

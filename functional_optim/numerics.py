@@ -44,6 +44,9 @@ __all__ = [
 
 WITHOUT_FLOAT64 = ("mps",)
 
+# The dtypes of 16 bits: rules compute in more.
+LOW = (torch.bfloat16, torch.float16)
+
 
 @overload
 def real(x: Tensor) -> Tensor: ...

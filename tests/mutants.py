@@ -461,7 +461,7 @@ MUTANTS = [
     Mutant(
         "low precision is not widened",
         "functional_optim/lifting/lifted.py",
-        "return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x",
+        "return x.float() if x is not None and x.dtype in LOW else x",
         "return x",
         "test_laws.py -k low_precision",
     ),

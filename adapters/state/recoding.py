@@ -14,13 +14,11 @@ from torch import Tensor
 from functional_optim.codecs import Blockwise, Codec, codec_of
 from functional_optim.coding import decoded_by, encoded_by, reals_of
 from functional_optim.form import Path, nested
+from functional_optim.numerics import LOW
 from functional_optim.sharded import is_sharded, spread_as, whole
 from functional_optim.transform import Transform
 
 SCALE = Blockwise.parts[1]
-
-# What `Stochastic` rounds to.
-HALF = (torch.bfloat16, torch.float16)
 
 
 def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
@@ -35,14 +33,14 @@ def decoded(slots: Mapping[str, Any], p: Tensor) -> dict[str, Any]:
                 codec, kind = codec_of(codes, scale, shape)
                 reals = decoded_by(codec, (codes, scale), kind, shape)
                 found[name] = torch.view_as_complex(reals) if p.is_complex() else reals
-        elif isinstance(codes, Tensor) and p.is_complex() and codes.dtype in HALF and tuple(codes.shape) == reals_of(p):
+        elif isinstance(codes, Tensor) and p.is_complex() and codes.dtype in LOW and tuple(codes.shape) == reals_of(p):
             found[name] = torch.view_as_complex(codes.float())
     return found
 
 
 def at_least(x: Any, dtype: torch.dtype | None) -> Any:
     """A slot saved in 16 bits in no less than this dtype: a rule that keeps more goes on in its own precision."""
-    if not isinstance(x, Tensor) or x.dtype not in HALF or dtype is None or not dtype.is_floating_point:
+    if not isinstance(x, Tensor) or x.dtype not in LOW or dtype is None or not dtype.is_floating_point:
         return x
     return x.to(torch.promote_types(x.dtype, dtype))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from functional_optim.codecs.codec import POSITIVE, Codec
-from functional_optim.numerics import Scalar, round_stochastically
+from functional_optim.numerics import LOW, Scalar, round_stochastically
 from functional_optim.philox import words
 
 
@@ -40,7 +40,7 @@ class Stochastic(Codec):
     by_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.dtype not in (torch.bfloat16, torch.float16):
+        if self.dtype not in LOW:
             raise TypeError(f"dtype = {self.dtype!r} of Stochastic: expected torch.bfloat16 or torch.float16.")
 
     def takes(self, x: Tensor) -> bool:

@@ -15,7 +15,7 @@ from functional_optim.form import Form, Needs
 from functional_optim.hparams import HParams, spread
 from functional_optim.lifting.counts import device_of, new_count
 from functional_optim.lifting.slots import OneNumber, SlotInit, zeros
-from functional_optim.numerics import double, real
+from functional_optim.numerics import LOW, double, real
 from functional_optim.sharded import placed_like, whole
 from functional_optim.trees import Spec, Tree
 
@@ -233,7 +233,7 @@ def widened(x: Tensor) -> Tensor: ...
 def widened(x: Tensor | None) -> Tensor | None: ...
 def widened(x: Tensor | None) -> Tensor | None:
     """A tensor in at least float32, the precision that every rule computes in."""
-    return x.float() if x is not None and x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x is not None and x.dtype in LOW else x
 
 
 def _require_shapes(slot: Sequence[Tensor | None], updates: Tree, name: str) -> None:

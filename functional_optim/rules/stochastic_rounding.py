@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from functional_optim.hparams import Hparam, HParams
-from functional_optim.numerics import round_stochastically
+from functional_optim.numerics import LOW, round_stochastically
 from functional_optim.philox import halves
 from functional_optim.rules.arrival import step_to
 from functional_optim.rules.noise import SEEDS
 from functional_optim.transform import per_tensor
-
-LOW = (torch.bfloat16, torch.float16)
 
 
 def nothing(p: Tensor, hp: HParams) -> Tensor:

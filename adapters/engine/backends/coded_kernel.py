@@ -16,6 +16,7 @@ from torch import Tensor
 from functional_optim import inductor, trees
 from functional_optim.codecs import Blockwise, offset
 from functional_optim.lifting import widened
+from functional_optim.numerics import LOW
 from functional_optim.transform import Transform
 
 from ..prologue import Prologue
@@ -28,8 +29,6 @@ from .kernels import Body, body_of, numbers_of, vector_of
 
 # How many blocks a kernel is tried on.
 TRIED_ROWS = 37
-
-LOW = torch.bfloat16, torch.float16
 
 _kernels: dict[Any, "CodedKernel"] = {}
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from functional_optim.codecs import BLOCK, LANES, POSITIVE
+from functional_optim.numerics import LOW
 
 from ..prologue import NotElementwise, Prologue
 from ..stages import Dtypes
@@ -165,7 +166,7 @@ def _converted(node: Node, x: str) -> str:
     dtype = node.args[1]
     if dtype not in TYPES:
         raise NotElementwise(f"a rule converts to {dtype}, which {CPP.kernels} don't know")
-    is_low = dtype in (torch.bfloat16, torch.float16)
+    is_low = dtype in LOW
     return f"{TYPES[dtype]}::rounded({x})" if is_low else f"T({TYPES[dtype]}({x}))"
 
 

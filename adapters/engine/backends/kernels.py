@@ -17,6 +17,7 @@ from torch import Tensor
 
 from functional_optim import inductor, torch_internals, trees
 from functional_optim.lifting import Leafwise, widened
+from functional_optim.numerics import LOW
 
 from ..lengths import Lengths
 from ..memory import flat
@@ -196,7 +197,7 @@ def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor in another dtype; in one of low precision, its numbers as float32: a compiler may leave out a conversion there and
     back, by which rules round, but not arithmetic with bits.
     """
-    if dtype not in (torch.bfloat16, torch.float16) or x.dtype != torch.float32:
+    if dtype not in LOW or x.dtype != torch.float32:
         return x.to(dtype)
     dropped = 16 if dtype == torch.bfloat16 else 13
     bits = x.view(torch.int32)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from functional_optim.numerics import real
+from functional_optim.numerics import LOW, real
 
 from ..buckets import Column
 from ..lengths import SMALL
@@ -16,8 +16,6 @@ from ..memory import flat, foreach, is_dense, is_lazy, on_host, reals
 from ..work import Work
 
 Row: TypeAlias = list[Sequence[Tensor]]
-
-LOW = (torch.bfloat16, torch.float16)
 
 # Elements of a block. With fewer, the threads of an operation wait for each other as long as they work, on a busy machine; with
 # more, what it stores leaves the cache: of AdamW six tensors, 12 MB.
