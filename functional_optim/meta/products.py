@@ -51,7 +51,7 @@ def take_small_products(graph: fx.GraphModule) -> None:
         for node in graph.graph.find_nodes(op="call_function", target=target):
             a, b = (x.meta["val"] if isinstance(x, fx.Node) else None for x in node.args)
             if a is not None and b is not None and _is_small(a, b):
-                node.target, node.args = PRODUCT, (*node.args, _digest())
+                node.target, node.args = PRODUCT, (*node.args, _digest(_CODE))
 
 
 def join_rows(graph: fx.GraphModule, product: fx.Node) -> fx.Node | None:
@@ -59,13 +59,14 @@ def join_rows(graph: fx.GraphModule, product: fx.Node) -> fx.Node | None:
     a, b = product.all_input_nodes[0], product.all_input_nodes[-1]
     if not (_is_known_to_compiler() and _is_small(a.meta["val"], b.meta["val"])):
         return None
-    node = graph.graph.call_function(PRODUCT, (a, b, _digest(), True))
+    node = graph.graph.call_function(PRODUCT, (a, b, _digest(_CODE), True))
     node.meta["val"] = product.meta["val"].flatten(-2)
     return node
 
 
-def _digest() -> str:
-    return hashlib.sha256(_CODE.encode()).hexdigest()
+@functools.cache
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
