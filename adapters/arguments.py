@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,10 +115,13 @@ _OF_SCHEDULERS = ("base_lr", "max_lr")
 
 
 def warn_of_misspellings(
-    index: int, group: Group, known: Mapping[str, Any], kind: type[torch.optim.Optimizer], seen: Collection[str] = ()
+    index: int, group: Group, known: Mapping[str, Any], kind: type[torch.optim.Optimizer], seen: dict[int, frozenset[str]]
 ) -> None:
-    """Warn of keys of a group that look like hyper-parameters, or are arguments of the optimizer; but for those seen before."""
-    for name in group.keys() - known.keys() - {"params", "param_names", *_OF_SCHEDULERS, *seen}:
+    """Warn of keys of a group that look like hyper-parameters, or are arguments of the optimizer; but for those seen before.
+
+    `seen` has the keys of each group, by its number; those of this one are added.
+    """
+    for name in group.keys() - known.keys() - {"params", "param_names", *_OF_SCHEDULERS, *seen.get(index, ())}:
         where = f"param_groups[{index}] has a key {name!r}, which is"
         if _is_argument(name, group[name], kind):
             user.warn(
@@ -131,11 +134,12 @@ def warn_of_misspellings(
         close = meant or difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.85)
         if close:
             user.warn(f"{where} no hyper-parameter and changes nothing. Did you mean {close[0]!r}?")
+    seen[index] = frozenset(group)
 
 
 def _is_argument(name: str, value: Any, kind: type[torch.optim.Optimizer]) -> bool:
     """Whether optimizers of this class are made with such a choice, and this is none that is off, as in torch's own groups."""
-    argument = inspect.signature(kind).parameters.get(name)
-    if argument is None or argument.kind is argument.VAR_KEYWORD or not isinstance(value, str | bool):
+    if not isinstance(value, str | bool) or not value:
         return False
-    return bool(value) and value != argument.default
+    argument = inspect.signature(kind).parameters.get(name)
+    return argument is not None and argument.kind is not argument.VAR_KEYWORD and value != argument.default

@@ -169,8 +169,7 @@ class Stepping(torch.optim.Optimizer):
     def _look(self, index: int, group: Group, transform: Transform) -> None:
         """Warn of keys that came into a group since the last look, and look like misspelt hyper-parameters."""
         known = {**transform.declared, **self.defaults}
-        warn_of_misspellings(index, group, known, type(self), self._seen.get(index, ()))
-        self._seen[index] = frozenset(group)
+        warn_of_misspellings(index, group, known, type(self), self._seen)
 
     def _checked_transform(self, index: int, group: Group) -> Transform:
         """The transform of a group whose numbers are in order."""

@@ -84,6 +84,7 @@ class LBFGS(torch.optim.Optimizer):
             "maximize": maximize,
         }
         _require_options(defaults, "")
+        self._seen: dict[int, frozenset[str]] = {}
         super().__init__(given_params(params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -109,6 +110,7 @@ class LBFGS(torch.optim.Optimizer):
                     f"the checkpoint's direction has {saved['d'].numel()} numbers, these parameters {count}: it is of others."
                 )
         super().__setstate__(state)
+        self._seen = {index: frozenset(group) for index, group in enumerate(self.param_groups)}
 
     def _require_groups(self, groups: list[dict[str, Any]]) -> None:
         """Raise unless these groups have the options of L-BFGS, and all of them the same."""
@@ -137,7 +139,7 @@ class LBFGS(torch.optim.Optimizer):
             raise TypeError("LBFGS evaluates the loss several times in a step: step(closure), with a function that computes it.")
         self._require_groups(self.param_groups)
         for index, each in enumerate(self.param_groups):
-            warn_of_misspellings(index, each, self.defaults, type(self))
+            warn_of_misspellings(index, each, self.defaults, type(self), self._seen)
         evaluate = torch.enable_grad()(closure)
         group, state = self.param_groups[0], self.state[self._params[0]]
         state.setdefault("func_evals", 0)

@@ -158,8 +158,9 @@ def test_a_misspelt_option_in_a_group_is_told_of():
     w = start()
     optimizer = LBFGS([w])
     optimizer.param_groups[0]["histroy_size"] = 3
-    with pytest.warns(UserWarning, match="Did you mean 'history_size'"):
-        trained(optimizer, w, 1)
+    with pytest.warns(UserWarning, match="Did you mean 'history_size'") as told:
+        trained(optimizer, w, 3)
+    assert len(told) == 1
 
 
 def test_a_checkpoint_of_other_parameters_is_refused():
